@@ -1,0 +1,167 @@
+//! Encodings of weight matrices, and [`PackedMatrix`]: rows × columns in one of them.
+//!
+//! A new encoding is one file here (block layout, scalar encode and decode, a link to its origin), one
+//! line in [`QuantFormat::ALL`], and the decoders of the backends that can run it.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use crate::DType;
+
+/// Name of an encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QuantFormat {
+    /// One binary32 an element.
+    F32,
+    /// One binary16 an element.
+    F16,
+    /// One bfloat16 an element.
+    BF16,
+    /// One E4M3 byte an element, one scale for each block of 128 rows × 128 columns; the last block
+    /// of a row or column may be ragged. `value = byte * scale`.
+    Fp8Block128,
+}
+
+impl QuantFormat {
+    /// Every encoding that can be read.
+    pub const ALL: [QuantFormat; 4] = [QuantFormat::F32, QuantFormat::F16, QuantFormat::BF16, QuantFormat::Fp8Block128];
+
+    /// Rows and columns that share a scale in [`QuantFormat::Fp8Block128`].
+    pub const FP8_BLOCK: usize = 128;
+
+    /// Bytes of one row of `cols` elements, scales not counted.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        cols * self.element().size()
+    }
+
+    /// The stored element.
+    pub fn element(self) -> DType {
+        match self {
+            QuantFormat::F32 => DType::F32,
+            QuantFormat::F16 => DType::F16,
+            QuantFormat::BF16 => DType::BF16,
+            QuantFormat::Fp8Block128 => DType::F8E4M3,
+        }
+    }
+}
+
+impl fmt::Display for QuantFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            QuantFormat::F32 => "f32",
+            QuantFormat::F16 => "f16",
+            QuantFormat::BF16 => "bf16",
+            QuantFormat::Fp8Block128 => "fp8-e4m3-128x128",
+        })
+    }
+}
+
+/// Read-only bytes with a shared owner: a slice of a mapped file, or of an owned buffer.
+///
+/// Cloning shares; nothing is ever copied, so a checkpoint stays where the operating system mapped it.
+#[derive(Clone)]
+pub struct SharedBytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl SharedBytes {
+    /// All bytes of `owner`.
+    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        let range = 0..(*owner).as_ref().len();
+        Self { owner, range }
+    }
+
+    /// A part of these bytes, sharing the owner; `None` if `range` does not lie inside.
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        let start = self.range.start.checked_add(range.start)?;
+        let end = self.range.start.checked_add(range.end)?;
+        (start <= end && end <= self.range.end).then(|| Self { owner: Arc::clone(&self.owner), range: start..end })
+    }
+}
+
+impl std::ops::Deref for SharedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for SharedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedBytes({} bytes)", self.len())
+    }
+}
+
+/// A weight matrix as stored: `rows × cols`, row-major, little-endian, in one encoding.
+///
+/// `rows` are output features and `cols` input features, as `torch.nn.Linear.weight` has them.
+#[derive(Clone, Debug)]
+pub struct PackedMatrix {
+    format: QuantFormat,
+    rows: usize,
+    cols: usize,
+    data: SharedBytes,
+    scales: Option<Arc<[f32]>>,
+}
+
+impl PackedMatrix {
+    /// A matrix of one of the plain formats (`f32`, `f16`, `bf16`).
+    ///
+    /// # Panics
+    /// If `data` is not exactly `rows × cols` elements; the loader has checked shape against length.
+    pub fn plain(format: QuantFormat, rows: usize, cols: usize, data: SharedBytes) -> Self {
+        assert!(format != QuantFormat::Fp8Block128, "{format} needs scales");
+        assert_eq!(data.len(), rows * format.row_bytes(cols), "bytes of a {rows}×{cols} {format} matrix");
+        Self { format, rows, cols, data, scales: None }
+    }
+
+    /// An E4M3 matrix with its block scales, `[ceil(rows / 128), ceil(cols / 128)]` row-major.
+    ///
+    /// # Panics
+    /// If `data` or `scales` have another length; the loader has checked both.
+    pub fn fp8(rows: usize, cols: usize, data: SharedBytes, scales: Arc<[f32]>) -> Self {
+        let block = QuantFormat::FP8_BLOCK;
+        assert_eq!(data.len(), rows * cols, "bytes of a {rows}×{cols} fp8 matrix");
+        assert_eq!(scales.len(), rows.div_ceil(block) * cols.div_ceil(block), "scales of a {rows}×{cols} fp8 matrix");
+        Self { format: QuantFormat::Fp8Block128, rows, cols, data, scales: Some(scales) }
+    }
+
+    /// The encoding.
+    pub fn format(&self) -> QuantFormat {
+        self.format
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The stored bytes of all rows.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The stored bytes of row `row`.
+    pub fn row(&self, row: usize) -> &[u8] {
+        let stride = self.format.row_bytes(self.cols);
+        &self.data[row * stride..(row + 1) * stride]
+    }
+
+    /// The block scales of an fp8 matrix that hold for row `row`, one for each 128 columns.
+    pub fn row_scales(&self, row: usize) -> Option<&[f32]> {
+        let per_row = self.cols.div_ceil(QuantFormat::FP8_BLOCK);
+        let block = row / QuantFormat::FP8_BLOCK;
+        self.scales.as_deref().map(|s| &s[block * per_row..(block + 1) * per_row])
+    }
+
+    /// Bytes in memory, scales included.
+    pub fn num_bytes(&self) -> usize {
+        self.data.len() + self.scales.as_deref().map_or(0, std::mem::size_of_val)
+    }
+}
