@@ -1,9 +1,8 @@
 //! The contract between a network and the machine it runs on.
 //!
 //! [`Backend`] names the fused operations, [`quant`] the encodings in which weights arrive,
-//! [`sampling`] the arithmetic that turns logits into tokens, [`reference`](mod@reference) the
-//! plain-loop twin that defines what every operation means, and [`conformance`] the grid that holds
-//! each implementation to it.
+//! [`sampling`] the arithmetic that turns logits into tokens, and [`mod@reference`] the plain-loop twin
+//! that defines what every operation means.
 //!
 //! This crate has no intrinsics, no threads and no input or output, and depends on none of ours.
 
@@ -13,10 +12,12 @@ pub mod backend;
 pub mod dtype;
 pub mod paged;
 pub mod quant;
+pub mod reference;
 pub mod sampling;
 
 pub use backend::{Backend, HeadLayout, KvSpec, UploadError};
 pub use dtype::DType;
 pub use paged::{PagedBatch, Span};
 pub use quant::{PackedMatrix, QuantFormat, SharedBytes};
+pub use reference::RefBackend;
 pub use sampling::{LogitRow, RowOutput, RowTask, SamplingParams, TokenCounts, TokenMask};

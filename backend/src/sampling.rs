@@ -1,7 +1,7 @@
 //! From a row of logits to a token.
 //!
-//! The order of operations is SGLang's (`sampling_batch_info.py`, `sampler.py`, 0.5.23), restated in
-//! [`SamplingParams`]; see `sample_row` for the arithmetic.
+//! The order of operations is SGLang's (`sampling_batch_info.py`, `sampler.py`, 0.5.23); see
+//! [`sample_row`], the scalar twin of [`Backend::sample`](crate::Backend::sample), for the arithmetic.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -71,6 +71,9 @@ pub struct LogitRow {
     pub row: usize,
     /// Sample from them, or score a known token.
     pub task: RowTask,
+    /// Report the log-probability of the chosen token at all. A greedy row that does not is one pass
+    /// over the logits. Scoring always reports it.
+    pub want_logprob: bool,
     /// Report this many of the likeliest tokens with their log-probabilities.
     pub top_logprobs: usize,
     /// Report the log-probabilities of these tokens too.
@@ -108,7 +111,8 @@ pub enum RowTask {
 pub struct RowOutput {
     /// The chosen token, or the scored one.
     pub token: u32,
-    /// Its log-probability: after penalties, mask, bias and temperature, before top-k/p/min-p. Finite.
+    /// Its log-probability: after penalties, mask, bias and temperature, before top-k/p/min-p. Finite
+    /// (an impossible token has `f32::MIN`); 0 where nobody wanted it.
     pub logprob: f32,
     /// The likeliest tokens, best first, ties to the lower id.
     pub top: Vec<(u32, f32)>,
@@ -116,4 +120,187 @@ pub struct RowOutput {
     pub requested: Vec<(u32, f32)>,
     /// The logits held a NaN or no finite value: `token` means nothing and the request must fail.
     pub fault: bool,
+}
+
+/// Temperatures below this mean greedy, as in SGLang.
+const GREEDY_BELOW: f32 = 1e-6;
+
+/// Do what `task` asks with one row of logits, `[vocab]`; overwrites them.
+///
+/// In this order: frequency and presence penalties; banned tokens to −∞; repetition penalty; the mask;
+/// the bias (added after the mask, so a masked token stays impossible); then, for temperature 0, the
+/// largest logit (ties to the lower id), else softmax of `logits / temperature`, the filters of
+/// [`draw`], and one draw.
+///
+/// A NaN, a +∞, or no finite logit at all is reported as `fault`: no token is made up.
+pub fn sample_row(logits: &mut [f32], task: &LogitRow) -> RowOutput {
+    if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
+        return RowOutput { fault: true, ..RowOutput::default() };
+    }
+    match &task.task {
+        RowTask::Score { target } => report(logits, 1.0, *target, task),
+        RowTask::Sample { params, seed, step, counts, banned, mask } => {
+            adjust(logits, params, counts.as_deref(), banned, mask.as_deref());
+            let (best, top) = argmax(logits);
+            if !top.is_finite() {
+                return RowOutput { fault: true, ..RowOutput::default() };
+            }
+            if params.temperature < GREEDY_BELOW {
+                return report(logits, 1.0, best, task);
+            }
+            let token = draw(logits, params, uniform(*seed, *step));
+            report(logits, params.temperature, token, task)
+        }
+    }
+}
+
+/// Index and value of the largest logit, ties to the lower index.
+pub fn argmax(logits: &[f32]) -> (u32, f32) {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, &x) in logits.iter().enumerate() {
+        if x > best.1 {
+            best = (i as u32, x);
+        }
+    }
+    best
+}
+
+/// Penalties, bans, mask and bias.
+fn adjust(
+    logits: &mut [f32],
+    params: &SamplingParams,
+    counts: Option<&TokenCounts>,
+    banned: &[u32],
+    mask: Option<&TokenMask>,
+) {
+    for (&token, &count) in counts.into_iter().flatten() {
+        if let Some(x) = logits.get_mut(token as usize) {
+            *x -= params.frequency_penalty * count as f32 + params.presence_penalty;
+        }
+    }
+    for &token in banned {
+        if let Some(x) = logits.get_mut(token as usize) {
+            *x = f32::NEG_INFINITY;
+        }
+    }
+    for &token in counts.into_iter().flat_map(TokenCounts::keys) {
+        if let Some(x) = logits.get_mut(token as usize) {
+            *x = if *x > 0.0 { *x / params.repetition_penalty } else { *x * params.repetition_penalty };
+        }
+    }
+    if let Some(mask) = mask {
+        for (token, x) in logits.iter_mut().enumerate() {
+            if !mask.allows(token as u32) {
+                *x = f32::NEG_INFINITY;
+            }
+        }
+    }
+    for &(token, bias) in &params.logit_bias {
+        if let Some(x) = logits.get_mut(token as usize) {
+            *x += bias;
+        }
+    }
+}
+
+/// One token of `softmax(logits / temperature)`, filtered and renormalised, at quantile `u` of [0, 1).
+///
+/// Candidates in descending order (ties: lower id first) are dropped from rank `top_k` on, where the
+/// mass before them already exceeds `top_p`, and where they fall below `min_p` of the likeliest. All
+/// three judge the unfiltered distribution (SGLang's "pytorch" sampling backend).
+fn draw(logits: &[f32], params: &SamplingParams, u: f64) -> u32 {
+    let top = argmax(logits).1;
+    let mass = |x: f32| f64::from((x - top) / params.temperature).exp();
+    let total: f64 = logits.iter().map(|&x| mass(x)).sum();
+
+    let unfiltered = params.top_k.is_none() && params.top_p >= 1.0 && params.min_p <= 0.0;
+    if unfiltered {
+        // The order of candidates does not change the distribution: walk by id, no sorting.
+        return at_quantile(logits.iter().enumerate().map(|(i, &x)| (i as u32, mass(x))), u * total);
+    }
+
+    let mut candidates = likeliest(logits, params.top_k.map_or(logits.len(), |k| k as usize));
+    let mut before = 0.0;
+    let mut keep = 0;
+    for &(_, x) in &candidates {
+        let p = mass(x);
+        // The first candidate always stays: nothing is before it and its share of the top is 1.
+        if keep > 0 && (before > f64::from(params.top_p) * total || p < f64::from(params.min_p)) {
+            break;
+        }
+        before += p;
+        keep += 1;
+    }
+    candidates.truncate(keep);
+    at_quantile(candidates.iter().map(|&(i, x)| (i, mass(x))), u * before)
+}
+
+/// The first token whose cumulated mass exceeds `target`; the last one with any mass if rounding left
+/// none.
+fn at_quantile(weighted: impl Iterator<Item = (u32, f64)>, target: f64) -> u32 {
+    let mut cumulated = 0.0;
+    let mut last = 0;
+    for (token, mass) in weighted {
+        if mass > 0.0 {
+            cumulated += mass;
+            last = token;
+            if cumulated > target {
+                break;
+            }
+        }
+    }
+    last
+}
+
+/// The `count` largest possible logits with their tokens, descending, ties to the lower id.
+fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let possible = logits.iter().enumerate().filter(|(_, x)| **x > f32::NEG_INFINITY);
+    let mut ranked: Vec<(u32, f32)> = possible.map(|(i, &x)| (i as u32, x)).collect();
+    if count == 0 {
+        return Vec::new();
+    }
+    if count < ranked.len() {
+        ranked.select_nth_unstable_by(count - 1, order);
+        ranked.truncate(count);
+    }
+    ranked.sort_unstable_by(order);
+    ranked
+}
+
+/// The output for `token`: log-softmax of `logits / temperature` at the places the task names.
+fn report(logits: &[f32], temperature: f32, token: u32, task: &LogitRow) -> RowOutput {
+    let scoring = matches!(task.task, RowTask::Score { .. });
+    if !scoring && !task.want_logprob && task.top_logprobs == 0 && task.logprob_ids.is_empty() {
+        return RowOutput { token, ..RowOutput::default() };
+    }
+    let top = argmax(logits).1;
+    if !top.is_finite() {
+        return RowOutput { fault: true, ..RowOutput::default() };
+    }
+    let sum: f64 = logits.iter().map(|&x| f64::from((x - top) / temperature).exp()).sum();
+    let logprob = |x: f32| ((f64::from((x - top) / temperature) - sum.ln()) as f32).max(f32::MIN);
+    let of = |t: u32| logits.get(t as usize).map_or(f32::MIN, |&x| logprob(x));
+    RowOutput {
+        token,
+        logprob: of(token),
+        top: likeliest(logits, task.top_logprobs).into_iter().map(|(t, x)| (t, logprob(x))).collect(),
+        requested: task.logprob_ids.iter().map(|&t| (t, of(t))).collect(),
+        fault: false,
+    }
+}
+
+/// A uniform number of [0, 1) that depends on `seed` and `step` alone.
+///
+/// SplitMix64's finaliser over both (Steele, Lea & Flood 2014, "Fast Splittable Pseudorandom Number
+/// Generators"), the upper 53 bits.
+fn uniform(seed: u64, step: u64) -> f64 {
+    fn mix(mut z: u64) -> u64 {
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let key = mix(seed.wrapping_add(GOLDEN));
+    let bits = mix(key.wrapping_add(step.wrapping_add(1).wrapping_mul(GOLDEN)));
+    (bits >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -3,7 +3,11 @@
 //! A new encoding is one file here (block layout, scalar encode and decode, a link to its origin), one
 //! line in [`QuantFormat::ALL`], and the decoders of the backends that can run it.
 
+pub mod fp8;
+
 use std::{fmt, ops::Range, sync::Arc};
+
+use half::{bf16, f16};
 
 use crate::DType;
 
@@ -158,6 +162,41 @@ impl PackedMatrix {
         let per_row = self.cols.div_ceil(QuantFormat::FP8_BLOCK);
         let block = row / QuantFormat::FP8_BLOCK;
         self.scales.as_deref().map(|s| &s[block * per_row..(block + 1) * per_row])
+    }
+
+    /// Row `row` as f32, exactly as stored (an fp8 byte times its block's scale, rounded once to f32).
+    ///
+    /// # Panics
+    /// If `out` is not `cols` long.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "length of a decoded row");
+        let bytes = self.row(row);
+        match self.format {
+            QuantFormat::F32 => {
+                for (value, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *value = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                }
+            }
+            QuantFormat::F16 => {
+                for (value, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *value = f16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
+            }
+            QuantFormat::BF16 => {
+                for (value, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *value = bf16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
+            }
+            QuantFormat::Fp8Block128 => {
+                let scales = self.row_scales(row).expect("an fp8 matrix is built with scales");
+                let blocks = out.chunks_mut(QuantFormat::FP8_BLOCK).zip(bytes.chunks(QuantFormat::FP8_BLOCK));
+                for ((values, codes), scale) in blocks.zip(scales) {
+                    for (value, &code) in values.iter_mut().zip(codes) {
+                        *value = fp8::E4M3[code as usize] * scale;
+                    }
+                }
+            }
+        }
     }
 
     /// Bytes in memory, scales included.

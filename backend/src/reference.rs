@@ -1,0 +1,327 @@
+//! [`RefBackend`]: every operation in plain loops, f32 throughout. It defines what the operations mean.
+//!
+//! Clarity over speed: one thread, buffers reallocated at will, weights decoded a row at a time.
+
+use half::bf16;
+
+use crate::{Backend, DType, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, RowOutput, UploadError, sampling};
+
+/// The oracle.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RefBackend;
+
+/// `[rows, cols]` f32, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    cols: usize,
+    values: Vec<f32>,
+}
+
+impl Buffer {
+    fn rows(&self) -> usize {
+        self.values.len() / self.cols
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.cols..(row + 1) * self.cols]
+    }
+
+    /// Set the number of rows and hand them out one by one.
+    fn rows_mut(&mut self, rows: usize) -> impl Iterator<Item = &mut [f32]> {
+        self.values.resize(rows * self.cols, 0.0);
+        self.values.chunks_exact_mut(self.cols)
+    }
+}
+
+/// The experts of a layer.
+#[derive(Clone, Debug)]
+pub struct Experts {
+    gate: Vec<PackedMatrix>,
+    up: Vec<PackedMatrix>,
+    down: Vec<PackedMatrix>,
+}
+
+/// For each row, its experts with their weights, best first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    top_k: usize,
+    rows: Vec<Vec<(usize, f32)>>,
+}
+
+/// Keys and values, `[layer][page][k|v][head][slot][dim]`, rounded to the spec's element.
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    spec: KvSpec,
+    values: Vec<f32>,
+}
+
+impl KvCache {
+    fn offset(&self, layer: usize, page: usize, value: bool, head: usize, slot: usize) -> usize {
+        let spec = &self.spec;
+        assert!(page < spec.num_pages, "page {page} of {}", spec.num_pages);
+        let heads = spec.heads.num_kv_heads;
+        let index = ((layer * spec.num_pages + page) * 2 + usize::from(value)) * heads + head;
+        (index * spec.page_size + slot) * spec.heads.head_dim
+    }
+
+    fn read(&self, layer: usize, pages: &[u32], value: bool, head: usize, position: usize) -> &[f32] {
+        let page = pages[position / self.spec.page_size] as usize;
+        let start = self.offset(layer, page, value, head, position % self.spec.page_size);
+        &self.values[start..start + self.spec.heads.head_dim]
+    }
+
+    fn store(&mut self, layer: usize, pages: &[u32], value: bool, head: usize, position: usize, values: &[f32]) {
+        let page = pages[position / self.spec.page_size] as usize;
+        let start = self.offset(layer, page, value, head, position % self.spec.page_size);
+        for (stored, &v) in self.values[start..].iter_mut().zip(values) {
+            *stored = match self.spec.dtype {
+                DType::BF16 => bf16::from_f32(v).to_f32(),
+                _ => v,
+            };
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
+fn rms_norm(values: &mut [f32], gain: &[f32], eps: f32) {
+    let mean = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for (x, g) in values.iter_mut().zip(gain) {
+        *x = *x * scale * g;
+    }
+}
+
+/// Exponentials of `values` minus their maximum, divided by their sum.
+fn softmax(values: &mut [f32]) {
+    let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    values.iter_mut().for_each(|v| *v = (*v - max).exp());
+    let sum: f32 = values.iter().sum();
+    values.iter_mut().for_each(|v| *v /= sum);
+}
+
+/// `matrix · x`.
+fn project(matrix: &PackedMatrix, x: &[f32]) -> Vec<f32> {
+    let mut row = vec![0.0; matrix.cols()];
+    (0..matrix.rows())
+        .map(|r| {
+            matrix.decode_row(r, &mut row);
+            dot(&row, x)
+        })
+        .collect()
+}
+
+impl Backend for RefBackend {
+    type Buffer = Buffer;
+    type Weight = Vec<PackedMatrix>;
+    type Experts = Experts;
+    type Routing = Routing;
+    type KvCache = KvCache;
+
+    fn alloc(&self, capacity: usize, cols: usize) -> Buffer {
+        Buffer { cols, values: vec![0.0; capacity * cols] }
+    }
+
+    fn alloc_routing(&self, _capacity: usize, top_k: usize) -> Routing {
+        Routing { top_k, rows: Vec::new() }
+    }
+
+    fn alloc_kv(&self, spec: &KvSpec) -> Result<KvCache, UploadError> {
+        let len = spec.num_layers * spec.num_pages * spec.page_size * 2 * spec.heads.kv_dim();
+        Ok(KvCache { spec: *spec, values: vec![0.0; len] })
+    }
+
+    fn upload_weight(&self, parts: &[PackedMatrix]) -> Result<Vec<PackedMatrix>, UploadError> {
+        assert!(parts.windows(2).all(|w| w[0].cols() == w[1].cols()), "stacked matrices share their columns");
+        Ok(parts.to_vec())
+    }
+
+    fn upload_experts(
+        &self,
+        gate: &[PackedMatrix],
+        up: &[PackedMatrix],
+        down: &[PackedMatrix],
+    ) -> Result<Experts, UploadError> {
+        assert!(gate.len() == up.len() && up.len() == down.len(), "three matrices an expert");
+        Ok(Experts { gate: gate.to_vec(), up: up.to_vec(), down: down.to_vec() })
+    }
+
+    fn write(&self, buffer: &mut Buffer, values: &[f32]) {
+        assert_eq!(values.len() % buffer.cols, 0, "whole rows of {} columns", buffer.cols);
+        buffer.values = values.to_vec();
+    }
+
+    fn read(&self, buffer: &Buffer) -> Vec<f32> {
+        buffer.values.clone()
+    }
+
+    fn zero(&self, buffer: &mut Buffer, rows: usize) {
+        buffer.rows_mut(rows).for_each(|row| row.fill(0.0));
+    }
+
+    fn embed(&self, table: &Vec<PackedMatrix>, ids: &[u32], out: &mut Buffer) {
+        let [table] = table.as_slice() else { panic!("an embedding table is one matrix, not {}", table.len()) };
+        for (row, &id) in out.rows_mut(ids.len()).zip(ids) {
+            table.decode_row(id as usize, row);
+        }
+    }
+
+    fn add_rms_norm(&self, residual: &mut Buffer, delta: &Buffer, gain: &Buffer, eps: f32, out: &mut Buffer) {
+        assert_eq!(residual.rows(), delta.rows(), "rows of the residual and of what is added");
+        let rows = residual.rows();
+        for (i, row) in out.rows_mut(rows).enumerate() {
+            for (r, d) in residual.values[i * delta.cols..].iter_mut().zip(delta.row(i)) {
+                *r += d;
+            }
+            row.copy_from_slice(residual.row(i));
+            rms_norm(row, gain.row(0), eps);
+        }
+    }
+
+    fn linear(&self, x: &Buffer, weight: &Vec<PackedMatrix>, out: &mut Buffer) {
+        for (i, row) in out.rows_mut(x.rows()).enumerate() {
+            let products = weight.iter().flat_map(|part| project(part, x.row(i)));
+            row.iter_mut().zip(products).for_each(|(o, p)| *o = p);
+        }
+    }
+
+    fn qk_norm_rope(
+        &self,
+        qkv: &mut Buffer,
+        heads: &HeadLayout,
+        q_gain: &Buffer,
+        k_gain: &Buffer,
+        eps: f32,
+        rotation: &Buffer,
+    ) {
+        assert_eq!(qkv.rows(), rotation.rows(), "rows of qkv and of the rotation");
+        let half = heads.head_dim / 2;
+        let rows = qkv.rows();
+        for (i, row) in qkv.rows_mut(rows).enumerate() {
+            let (cos, sin) = rotation.row(i).split_at(half);
+            let (queries, rest) = row.split_at_mut(heads.q_dim());
+            let keys = &mut rest[..heads.kv_dim()];
+            for (part, gain) in [(queries, q_gain), (keys, k_gain)] {
+                for head in part.chunks_exact_mut(heads.head_dim) {
+                    rms_norm(head, gain.row(0), eps);
+                    let (low, high) = head.split_at_mut(half);
+                    for d in 0..half {
+                        let (a, b) = (low[d], high[d]);
+                        low[d] = a * cos[d] - b * sin[d];
+                        high[d] = b * cos[d] + a * sin[d];
+                    }
+                }
+            }
+        }
+    }
+
+    fn attention(
+        &self,
+        qkv: &Buffer,
+        heads: &HeadLayout,
+        kv: &mut KvCache,
+        layer: usize,
+        batch: &PagedBatch,
+        out: &mut Buffer,
+    ) {
+        assert_eq!(qkv.rows(), batch.num_rows(), "rows of qkv and of the batch");
+        let dim = heads.head_dim;
+        for span in &batch.spans {
+            for i in 0..span.q_len {
+                let (_, keys_values) = qkv.row(span.q_start + i).split_at(heads.q_dim());
+                let position = span.kv_len - span.q_len + i;
+                for (head, values) in keys_values.chunks_exact(dim).enumerate() {
+                    let (is_value, head) = (head >= heads.num_kv_heads, head % heads.num_kv_heads);
+                    kv.store(layer, batch.pages_of(span), is_value, head, position, values);
+                }
+            }
+        }
+        let group = heads.num_heads / heads.num_kv_heads;
+        let scale = 1.0 / (dim as f32).sqrt();
+        let mut rows = out.rows_mut(qkv.rows());
+        for span in &batch.spans {
+            let pages = batch.pages_of(span);
+            for i in 0..span.q_len {
+                let row = rows.next().expect("one output row a query row");
+                let queries = &qkv.row(span.q_start + i)[..heads.q_dim()];
+                let visible = span.kv_len - span.q_len + i + 1;
+                for (h, (query, out)) in queries.chunks_exact(dim).zip(row.chunks_exact_mut(dim)).enumerate() {
+                    let head = h / group;
+                    let mut weights: Vec<f32> =
+                        (0..visible).map(|p| dot(query, kv.read(layer, pages, false, head, p)) * scale).collect();
+                    softmax(&mut weights);
+                    out.fill(0.0);
+                    for (p, weight) in weights.iter().enumerate() {
+                        for (o, v) in out.iter_mut().zip(kv.read(layer, pages, true, head, p)) {
+                            *o += weight * v;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn silu_mul(&self, gate_up: &Buffer, out: &mut Buffer) {
+        for (i, row) in out.rows_mut(gate_up.rows()).enumerate() {
+            let (gate, up) = gate_up.row(i).split_at(gate_up.cols / 2);
+            row.iter_mut().zip(gate.iter().zip(up)).for_each(|(o, (&g, &u))| *o = silu(g) * u);
+        }
+    }
+
+    fn route(&self, logits: &Buffer, renormalise: bool, routing: &mut Routing) {
+        let top_k = routing.top_k;
+        routing.rows = (0..logits.rows())
+            .map(|i| {
+                let mut weights = logits.row(i).to_vec();
+                softmax(&mut weights);
+                let mut ranked: Vec<(usize, f32)> = weights.into_iter().enumerate().collect();
+                ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                ranked.truncate(top_k);
+                if renormalise {
+                    let sum: f32 = ranked.iter().map(|(_, w)| w).sum();
+                    ranked.iter_mut().for_each(|(_, w)| *w /= sum);
+                }
+                ranked
+            })
+            .collect();
+    }
+
+    fn moe(&self, x: &Buffer, routing: &Routing, experts: &Experts, out: &mut Buffer) {
+        assert_eq!(x.rows(), routing.rows.len(), "rows of the input and of the routing");
+        for (i, row) in out.rows_mut(x.rows()).enumerate() {
+            row.fill(0.0);
+            for &(expert, weight) in &routing.rows[i] {
+                let gate = project(&experts.gate[expert], x.row(i));
+                let up = project(&experts.up[expert], x.row(i));
+                let inner: Vec<f32> = gate.iter().zip(&up).map(|(&g, &u)| silu(g) * u).collect();
+                for (o, y) in row.iter_mut().zip(project(&experts.down[expert], &inner)) {
+                    *o += weight * y;
+                }
+            }
+        }
+    }
+
+    fn gather_rows(&self, x: &Buffer, rows: &[usize], out: &mut Buffer) {
+        out.rows_mut(rows.len()).zip(rows).for_each(|(row, &from)| row.copy_from_slice(x.row(from)));
+    }
+
+    fn sample(&self, logits: &mut Buffer, tasks: &[LogitRow], out: &mut Vec<RowOutput>) {
+        assert_eq!(logits.rows(), tasks.len(), "rows of logits and tasks");
+        out.clear();
+        let rows = logits.values.chunks_exact_mut(logits.cols);
+        out.extend(rows.zip(tasks).map(|(row, task)| sampling::sample_row(row, task)));
+    }
+}
+
+impl RefBackend {
+    /// Which experts each row of `routing` goes to, with weights; for tests that compare routings.
+    pub fn routing_rows(routing: &Routing) -> &[Vec<(usize, f32)>] {
+        &routing.rows
+    }
+}
