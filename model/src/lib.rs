@@ -1,12 +1,25 @@
 //! Networks as the papers write them, generic over a [`Backend`](quern_backend::Backend).
 //!
-//! A checkpoint comes in through [`weights`], its numbers through [`config`]; a step goes in as a
-//! [`ForwardBatch`] and comes out as a [`StepOutput`]. No requests, no threads, no SIMD, no HTTP.
+//! A checkpoint comes in through [`Checkpoint`], its numbers through [`ModelConfig`]; a step goes in as
+//! a [`ForwardBatch`] and comes out as a [`StepOutput`]. No requests, no threads, no SIMD, no HTTP.
 
 #![deny(unsafe_code)]
 
 pub mod batch;
+pub mod checkpoint;
+pub mod config;
+pub mod generation_config;
+pub mod layers;
+pub mod load;
 pub mod model;
+pub mod qwen3;
+pub mod rope;
+pub mod weights;
 
 pub use batch::{ForwardBatch, StepOutput};
+pub use checkpoint::{Checkpoint, CheckpointOptions, LoadFormat};
+pub use config::ModelConfig;
+pub use generation_config::GenerationConfig;
+pub use load::{StepLimits, load};
 pub use model::{ForwardError, Model};
+pub use weights::LoadError;

@@ -1,0 +1,110 @@
+//! [`Checkpoint`]: a model's folder, read and verified, ready to be loaded into a backend.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    config::ModelConfig,
+    generation_config::GenerationConfig,
+    weights::{LoadError, Weights, dummy::DummyWeights, safetensors::Safetensors, scan},
+};
+
+/// Where weights are to come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadFormat {
+    /// The folder's safetensors files.
+    #[default]
+    Safetensors,
+    /// Random numbers; only `config.json` is read.
+    Dummy,
+}
+
+/// How to read a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct CheckpointOptions {
+    /// Where weights come from.
+    pub load_format: LoadFormat,
+    /// Merged over the top level of `config.json`.
+    pub config_overrides: Option<Map<String, Value>>,
+}
+
+/// A verified checkpoint; its weights are mapped, not read.
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: ModelConfig,
+    generation: GenerationConfig,
+    source: Source,
+}
+
+enum Source {
+    Files(Safetensors),
+    Dummy(DummyWeights),
+}
+
+impl Checkpoint {
+    /// Read the configs of `dir` and verify that its files hold exactly the network's tensors.
+    pub fn open(dir: &Path, options: &CheckpointOptions) -> Result<Self, LoadError> {
+        let config = ModelConfig::open(dir, options.config_overrides.as_ref())?;
+        let generation = GenerationConfig::open(dir)?;
+        let source = match options.load_format {
+            LoadFormat::Safetensors => Source::Files(Safetensors::open(dir, &config)?),
+            LoadFormat::Dummy => Source::Dummy(DummyWeights::new(&config)),
+        };
+        Ok(Self { dir: dir.to_path_buf(), config, generation, source })
+    }
+
+    /// Random weights for configs that are already in memory.
+    pub fn dummy(config: ModelConfig, generation: GenerationConfig) -> Self {
+        let source = Source::Dummy(DummyWeights::new(&config));
+        Self { dir: PathBuf::new(), config, generation, source }
+    }
+
+    /// The network's numbers.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The recommended sampling.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// Tokens that end a sequence: those of both configs.
+    pub fn eos_token_ids(&self) -> Vec<u32> {
+        let mut ids = self.config.eos_token_ids.clone();
+        ids.extend(&self.generation.eos_token_ids);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Bytes of all weights as stored.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights().num_bytes()
+    }
+
+    /// Where the weights come from.
+    pub fn weights(&self) -> &dyn Weights {
+        match &self.source {
+            Source::Files(files) => files,
+            Source::Dummy(dummy) => dummy,
+        }
+    }
+
+    /// Whether the weights are random.
+    pub fn is_dummy(&self) -> bool {
+        matches!(self.source, Source::Dummy(_))
+    }
+
+    /// Read every weight once and refuse values that are no numbers. `advanced` hears of bytes read, of
+    /// [`weight_bytes`](Self::weight_bytes) in all.
+    pub fn scan(&self, threads: usize, advanced: &mut dyn FnMut(u64)) -> Result<(), LoadError> {
+        let Source::Files(files) = &self.source else { return Ok(()) };
+        let problems = scan::non_finite(files, threads, advanced);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(LoadError::Checkpoint { dir: self.dir.display().to_string(), problems })
+    }
+}

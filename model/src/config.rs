@@ -1,0 +1,497 @@
+//! `config.json`: what the network is. Every derived number is computed here, once.
+
+use std::{fmt, path::Path};
+
+use quern_backend::{DType, HeadLayout};
+use serde_json::{Map, Value};
+
+/// Largest `config.json` that is read.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// Largest value of any size in a config; keeps every product of two of them inside 64 bits.
+const MAX_SIZE: u64 = 1 << 28;
+
+/// Networks this crate can build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// `Qwen3MoeForCausalLM`: mixture-of-experts layers, dense ones where the config says so.
+    Qwen3Moe,
+    /// `Qwen3ForCausalLM`: dense layers only.
+    Qwen3,
+}
+
+impl Architecture {
+    /// Every architecture by its name in `config.json`.
+    pub const ALL: [(&'static str, Architecture); 2] =
+        [("Qwen3MoeForCausalLM", Architecture::Qwen3Moe), ("Qwen3ForCausalLM", Architecture::Qwen3)];
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::ALL.iter().find(|(_, a)| a == self);
+        f.write_str(named.expect("ALL lists every architecture").0)
+    }
+}
+
+/// Why a config cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: {cause}")]
+    Io {
+        /// Path.
+        file: String,
+        /// The operating system's words.
+        cause: std::io::Error,
+    },
+    /// The file is larger than any config.
+    #[error("{file} has {bytes} bytes; at most {MAX_FILE_BYTES} are read")]
+    TooLarge {
+        /// Path.
+        file: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Not JSON, or not an object.
+    #[error("{file} is not a JSON object: {cause}")]
+    Json {
+        /// Path.
+        file: String,
+        /// The parser's words, with line and column.
+        cause: String,
+    },
+    /// A field is missing, of the wrong type, or out of its range.
+    #[error("config.json: `{field}` is {found}; expected {expected}")]
+    Field {
+        /// The field.
+        field: String,
+        /// What it holds.
+        found: String,
+        /// What it should hold.
+        expected: String,
+    },
+    /// A field asks for something this crate does not implement.
+    #[error("config.json: `{field}` = {value} is not supported; supported: {supported}")]
+    Unsupported {
+        /// The field.
+        field: String,
+        /// Its value.
+        value: String,
+        /// What would be.
+        supported: String,
+    },
+}
+
+/// The MLP of the sparse layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoeConfig {
+    /// Experts of a layer.
+    pub num_experts: usize,
+    /// Experts each token goes to.
+    pub top_k: usize,
+    /// Inner features of an expert.
+    pub inner: usize,
+    /// Scale the chosen experts' weights to sum 1.
+    pub renormalise: bool,
+}
+
+/// Rotary position embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// Base of the geometric sequence of frequencies.
+    pub theta: f64,
+    /// Stretching for contexts longer than the trained one.
+    pub yarn: Option<YarnConfig>,
+}
+
+/// YaRN's numbers. Source: Peng et al. 2023, "YaRN: Efficient Context Window Extension".
+#[derive(Clone, Debug, PartialEq)]
+pub struct YarnConfig {
+    /// How many times longer the context is made.
+    pub factor: f64,
+    /// The trained context, in tokens.
+    pub original_context: f64,
+    /// Rotations over the original context above which a dimension is left alone.
+    pub beta_fast: f64,
+    /// Rotations below which a dimension is fully interpolated.
+    pub beta_slow: f64,
+    /// Scale of the cosines and sines.
+    pub attention_factor: f64,
+    /// Round the bounds of the ramp to whole dimensions.
+    pub truncate: bool,
+}
+
+/// A network's numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Which network.
+    pub architecture: Architecture,
+    /// Decoder layers.
+    pub num_layers: usize,
+    /// Features of the residual stream.
+    pub hidden: usize,
+    /// Attention heads; `head_dim` is the config's own, not `hidden / heads`.
+    pub heads: HeadLayout,
+    /// Inner features of a dense MLP.
+    pub intermediate: usize,
+    /// The sparse layers' MLP, if there are any.
+    pub moe: Option<MoeConfig>,
+    /// Whether each layer is sparse.
+    pub sparse_layers: Vec<bool>,
+    /// Rows of the embedding and of the language-model head.
+    pub vocab_size: usize,
+    /// The head uses the embedding's matrix.
+    pub tie_word_embeddings: bool,
+    /// Added under the root of every RMS norm.
+    pub rms_norm_eps: f32,
+    /// Rotary embedding.
+    pub rope: RopeConfig,
+    /// Longest sequence in tokens.
+    pub max_position_embeddings: usize,
+    /// Tokens that end a sequence, from `eos_token_id`.
+    pub eos_token_ids: Vec<u32>,
+    /// The stored type that the config announces (`torch_dtype`).
+    pub dtype: DType,
+    /// The checkpoint announces FP8 blocks of 128 × 128.
+    pub fp8: bool,
+    /// Modules that stay unquantised in an FP8 checkpoint.
+    pub modules_to_not_convert: Vec<String>,
+}
+
+impl ModelConfig {
+    /// Read `dir/config.json`, with `overrides` merged over its top level.
+    pub fn open(dir: &Path, overrides: Option<&Map<String, Value>>) -> Result<Self, ConfigError> {
+        let mut object = read_object(&dir.join("config.json"))?;
+        for (key, value) in overrides.into_iter().flatten() {
+            object.insert(key.clone(), value.clone());
+        }
+        Self::from_json(&object)
+    }
+
+    /// Interpret the fields of a `config.json`.
+    pub fn from_json(object: &Map<String, Value>) -> Result<Self, ConfigError> {
+        let fields = Fields(object);
+        let architecture = architecture(&fields)?;
+        refuse_unsupported(&fields)?;
+
+        let hidden = fields.size("hidden_size")?;
+        let num_heads = fields.size("num_attention_heads")?;
+        let num_kv_heads = fields.size_or("num_key_value_heads", num_heads)?;
+        let head_dim = match object.get("head_dim") {
+            None | Some(Value::Null) => hidden / num_heads,
+            Some(_) => fields.size("head_dim")?,
+        };
+        if head_dim == 0 || head_dim % 2 != 0 {
+            return Err(fields.wrong("head_dim", format!("{head_dim}"), "an even number of at least 2"));
+        }
+        if num_heads % num_kv_heads != 0 {
+            return Err(fields.wrong("num_key_value_heads", num_kv_heads, format!("a divisor of {num_heads} heads")));
+        }
+        let num_layers = fields.size("num_hidden_layers")?;
+        if num_layers > 4096 {
+            return Err(fields.wrong("num_hidden_layers", num_layers, "at most 4096"));
+        }
+        let (moe, sparse_layers) = match architecture {
+            Architecture::Qwen3 => (None, vec![false; num_layers]),
+            Architecture::Qwen3Moe => moe(&fields, num_layers)?,
+        };
+        let needs_dense = sparse_layers.contains(&false);
+        let max_position_embeddings = fields.size("max_position_embeddings")?;
+        let (fp8, modules_to_not_convert) = quantization(&fields)?;
+        Ok(Self {
+            architecture,
+            num_layers,
+            hidden,
+            heads: HeadLayout { num_heads, num_kv_heads, head_dim },
+            intermediate: if needs_dense { fields.size("intermediate_size")? } else { 0 },
+            moe,
+            sparse_layers,
+            vocab_size: fields.size("vocab_size")?,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
+            rms_norm_eps: fields.number("rms_norm_eps", 1e-6)? as f32,
+            rope: rope(&fields, max_position_embeddings)?,
+            max_position_embeddings,
+            eos_token_ids: token_ids(object.get("eos_token_id"), "eos_token_id")?,
+            dtype: dtype(&fields)?,
+            fp8,
+            modules_to_not_convert,
+        })
+    }
+
+    /// Parameters of one layer's attention, norms included.
+    fn attention_params(&self) -> u64 {
+        let (hidden, q, kv) = (self.hidden as u64, self.heads.q_dim() as u64, self.heads.kv_dim() as u64);
+        hidden * (q + 2 * kv) + q * hidden + 2 * self.heads.head_dim as u64 + 2 * hidden
+    }
+
+    /// Parameters of a layer's MLP of which `experts` are counted, router included.
+    fn mlp_params(&self, sparse: bool, experts: impl Fn(&MoeConfig) -> usize) -> u64 {
+        let hidden = self.hidden as u64;
+        match (&self.moe, sparse) {
+            (Some(moe), true) => hidden * moe.num_experts as u64 + experts(moe) as u64 * 3 * hidden * moe.inner as u64,
+            _ => 3 * hidden * self.intermediate as u64,
+        }
+    }
+
+    fn params(&self, experts: impl Fn(&MoeConfig) -> usize, embeddings: u64) -> u64 {
+        let layers: u64 =
+            self.sparse_layers.iter().map(|&sparse| self.attention_params() + self.mlp_params(sparse, &experts)).sum();
+        layers + self.hidden as u64 + embeddings * (self.vocab_size * self.hidden) as u64
+    }
+
+    /// Parameters stored.
+    pub fn total_params(&self) -> u64 {
+        self.params(|moe| moe.num_experts, if self.tie_word_embeddings { 1 } else { 2 })
+    }
+
+    /// Parameters one token multiplies with: its experts only, the head but not the embedding.
+    pub fn active_params(&self) -> u64 {
+        self.params(|moe| moe.top_k, 1)
+    }
+
+    /// Bytes of keys and values of one token over all layers.
+    pub fn kv_bytes_per_token(&self, dtype: DType) -> u64 {
+        (self.num_layers * 2 * self.heads.kv_dim() * dtype.size()) as u64
+    }
+
+    /// Whether the module `name` (without `.weight`) stays unquantised in an FP8 checkpoint.
+    pub fn keeps_unquantised(&self, name: &str) -> bool {
+        self.modules_to_not_convert.iter().any(|m| m == name)
+    }
+}
+
+/// A bounded read of a JSON object.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let file = path.display().to_string();
+    let io = |cause| ConfigError::Io { file: file.clone(), cause };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_FILE_BYTES {
+        return Err(ConfigError::TooLarge { file, bytes });
+    }
+    let text = std::fs::read(path).map_err(io)?;
+    match serde_json::from_slice(&text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(ConfigError::Json { file, cause: "the top level is no object".into() }),
+        Err(cause) => Err(ConfigError::Json { file, cause: cause.to_string() }),
+    }
+}
+
+/// One id, a list of ids, or nothing.
+pub(crate) fn token_ids(value: Option<&Value>, field: &str) -> Result<Vec<u32>, ConfigError> {
+    let wrong = |found: &Value| ConfigError::Field {
+        field: field.into(),
+        found: shown(found),
+        expected: "a token id or a list of token ids".into(),
+    };
+    let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong(v));
+    match value {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(ids)) if ids.len() <= 1024 => ids.iter().map(id).collect(),
+        Some(one) => Ok(vec![id(one)?]),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let mut text = value.to_string();
+    if text.len() > 80 {
+        text = text.chars().take(77).collect::<String>() + "...";
+    }
+    text
+}
+
+/// Typed access to the fields of an object.
+struct Fields<'a>(&'a Map<String, Value>);
+
+impl Fields<'_> {
+    fn wrong(&self, field: &str, found: impl ToString, expected: impl ToString) -> ConfigError {
+        ConfigError::Field { field: field.into(), found: found.to_string(), expected: expected.to_string() }
+    }
+
+    fn unsupported(&self, field: &str, supported: impl ToString) -> ConfigError {
+        let value = self.0.get(field).map_or("absent".into(), shown);
+        ConfigError::Unsupported { field: field.into(), value, supported: supported.to_string() }
+    }
+
+    fn present(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|v| !v.is_null())
+    }
+
+    fn size(&self, field: &str) -> Result<usize, ConfigError> {
+        let expected = format!("a whole number from 1 to {MAX_SIZE}");
+        let Some(value) = self.present(field) else { return Err(self.wrong(field, "missing", expected)) };
+        match value.as_u64() {
+            Some(n @ 1..=MAX_SIZE) => Ok(n as usize),
+            _ => Err(self.wrong(field, shown(value), expected)),
+        }
+    }
+
+    fn size_or(&self, field: &str, default: usize) -> Result<usize, ConfigError> {
+        self.present(field).map_or(Ok(default), |_| self.size(field))
+    }
+
+    fn number(&self, field: &str, default: f64) -> Result<f64, ConfigError> {
+        match self.present(field) {
+            None => Ok(default),
+            Some(value) => match value.as_f64() {
+                Some(x) if x.is_finite() && x > 0.0 => Ok(x),
+                _ => Err(self.wrong(field, shown(value), "a positive number")),
+            },
+        }
+    }
+
+    fn flag(&self, field: &str, default: bool) -> Result<bool, ConfigError> {
+        match self.present(field) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(field, shown(value), "true or false")),
+        }
+    }
+
+    fn object(&self, field: &str) -> Result<Option<&Map<String, Value>>, ConfigError> {
+        match self.present(field) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object)),
+            Some(value) => Err(self.wrong(field, shown(value), "an object")),
+        }
+    }
+}
+
+fn architecture(fields: &Fields<'_>) -> Result<Architecture, ConfigError> {
+    let known = Architecture::ALL.map(|(name, _)| name).join(", ");
+    let name = match fields.present("architectures") {
+        Some(Value::Array(names)) if names.len() == 1 => names[0].as_str(),
+        _ => None,
+    };
+    let found = name.and_then(|name| Architecture::ALL.into_iter().find(|(known, _)| *known == name));
+    found.map(|(_, architecture)| architecture).ok_or_else(|| fields.unsupported("architectures", known))
+}
+
+/// Switches whose other position is another network.
+fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ConfigError> {
+    for switch in ["attention_bias", "qkv_bias", "use_sliding_window", "mlp_bias"] {
+        if fields.flag(switch, false)? {
+            return Err(fields.unsupported(switch, "false"));
+        }
+    }
+    if !fields.flag("use_qk_norm", true)? {
+        return Err(fields.unsupported("use_qk_norm", "true"));
+    }
+    if fields.present("hidden_act").is_some_and(|v| v != "silu") {
+        return Err(fields.unsupported("hidden_act", "\"silu\""));
+    }
+    if fields.present("shared_expert_intermediate_size").is_some_and(|v| v.as_u64() != Some(0)) {
+        return Err(fields.unsupported("shared_expert_intermediate_size", "0"));
+    }
+    Ok(())
+}
+
+fn moe(fields: &Fields<'_>, num_layers: usize) -> Result<(Option<MoeConfig>, Vec<bool>), ConfigError> {
+    let num_experts = match fields.present("num_experts") {
+        Some(_) => fields.size("num_experts")?,
+        None => fields.size("num_local_experts")?,
+    };
+    let top_k = fields.size("num_experts_per_tok")?;
+    if top_k > num_experts {
+        return Err(fields.wrong("num_experts_per_tok", top_k, format!("at most num_experts = {num_experts}")));
+    }
+    let step = fields.size_or("decoder_sparse_step", 1)?;
+    let dense: Vec<u64> = match fields.present("mlp_only_layers") {
+        None => Vec::new(),
+        Some(Value::Array(layers)) if layers.iter().all(Value::is_u64) => {
+            layers.iter().filter_map(Value::as_u64).collect()
+        }
+        Some(value) => return Err(fields.wrong("mlp_only_layers", shown(value), "a list of layer indices")),
+    };
+    let sparse: Vec<bool> = (0..num_layers).map(|l| !dense.contains(&(l as u64)) && (l + 1) % step == 0).collect();
+    let config = MoeConfig {
+        num_experts,
+        top_k,
+        inner: fields.size("moe_intermediate_size")?,
+        renormalise: fields.flag("norm_topk_prob", false)?,
+    };
+    Ok((sparse.contains(&true).then_some(config), sparse))
+}
+
+/// `rope_theta` and `rope_scaling`, or both inside `rope_parameters` as transformers 5 writes them.
+fn rope(fields: &Fields<'_>, max_position_embeddings: usize) -> Result<RopeConfig, ConfigError> {
+    let parameters = match fields.object("rope_parameters")? {
+        Some(parameters) => Some(parameters),
+        None => fields.object("rope_scaling")?,
+    };
+    let Some(parameters) = parameters.map(Fields) else {
+        return Ok(RopeConfig { theta: fields.number("rope_theta", 10_000.0)?, yarn: None });
+    };
+    let theta = parameters.number("rope_theta", fields.number("rope_theta", 10_000.0)?)?;
+    let kind = parameters.present("rope_type").or(parameters.present("type")).and_then(Value::as_str);
+    let yarn = match kind.unwrap_or("default") {
+        "default" => None,
+        "yarn" => Some(yarn(&parameters, max_position_embeddings)?),
+        other => {
+            return Err(ConfigError::Unsupported {
+                field: "rope_scaling.rope_type".into(),
+                value: other.into(),
+                supported: "default, yarn".into(),
+            });
+        }
+    };
+    Ok(RopeConfig { theta, yarn })
+}
+
+fn yarn(parameters: &Fields<'_>, max_position_embeddings: usize) -> Result<YarnConfig, ConfigError> {
+    let original_context = parameters.number("original_max_position_embeddings", max_position_embeddings as f64)?;
+    let factor = match parameters.present("factor") {
+        Some(_) => parameters.number("factor", 1.0)?,
+        None => max_position_embeddings as f64 / original_context,
+    };
+    // The paper's temperature, 0.1 ln(s) + 1, with DeepSeek's two multipliers where they are given.
+    let temperature = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let both = parameters.present("mscale").is_some() && parameters.present("mscale_all_dim").is_some();
+    let attention_factor = match (parameters.present("attention_factor"), both) {
+        (Some(_), _) => parameters.number("attention_factor", 1.0)?,
+        (None, true) => {
+            temperature(parameters.number("mscale", 1.0)?) / temperature(parameters.number("mscale_all_dim", 1.0)?)
+        }
+        (None, false) => temperature(1.0),
+    };
+    Ok(YarnConfig {
+        factor,
+        original_context,
+        beta_fast: parameters.number("beta_fast", 32.0)?,
+        beta_slow: parameters.number("beta_slow", 1.0)?,
+        attention_factor,
+        truncate: parameters.flag("truncate", true)?,
+    })
+}
+
+fn dtype(fields: &Fields<'_>) -> Result<DType, ConfigError> {
+    let field = if fields.present("torch_dtype").is_some() { "torch_dtype" } else { "dtype" };
+    match fields.present(field).map(|v| v.as_str().unwrap_or_default().trim_start_matches("torch.")) {
+        None | Some("bfloat16") => Ok(DType::BF16),
+        Some("float16") => Ok(DType::F16),
+        Some("float32") => Ok(DType::F32),
+        Some(_) => Err(fields.unsupported(field, "bfloat16, float16, float32")),
+    }
+}
+
+fn quantization(fields: &Fields<'_>) -> Result<(bool, Vec<String>), ConfigError> {
+    let Some(quantization) = fields.object("quantization_config")?.map(Fields) else { return Ok((false, Vec::new())) };
+    let named = |field: &str| quantization.present(field).and_then(Value::as_str);
+    let unsupported = |field: &str, supported: &str| ConfigError::Unsupported {
+        field: format!("quantization_config.{field}"),
+        value: quantization.present(field).map_or("absent".into(), shown),
+        supported: supported.into(),
+    };
+    if named("quant_method") != Some("fp8") {
+        return Err(unsupported("quant_method", "fp8 (e4m3 in blocks of 128 × 128)"));
+    }
+    if named("fmt").is_some_and(|fmt| fmt != "e4m3") {
+        return Err(unsupported("fmt", "e4m3"));
+    }
+    if quantization.present("weight_block_size") != Some(&serde_json::json!([128, 128])) {
+        return Err(unsupported("weight_block_size", "[128, 128]"));
+    }
+    let modules = match quantization.present("modules_to_not_convert") {
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_string).collect(),
+        _ => Vec::new(),
+    };
+    Ok((true, modules))
+}

@@ -1,0 +1,42 @@
+//! [`Linear`]: `y = x · wᵀ`, one matrix or several merged into one.
+
+use std::sync::Arc;
+
+use quern_backend::Backend;
+
+use super::Loading;
+use crate::weights::LoadError;
+
+/// A projection without bias.
+pub struct Linear<B: Backend> {
+    weight: Arc<B::Weight>,
+}
+
+impl<B: Backend> Linear<B> {
+    /// The module `name`, `[rows, cols]`.
+    pub fn load(from: &Loading<'_, B>, name: &str, rows: usize, cols: usize) -> Result<Self, LoadError> {
+        Self::load_merged(from, &[(name, rows)], cols)
+    }
+
+    /// Several modules of `cols` input features as one, their outputs side by side.
+    pub fn load_merged(from: &Loading<'_, B>, modules: &[(&str, usize)], cols: usize) -> Result<Self, LoadError> {
+        let parts: Result<Vec<_>, _> =
+            modules.iter().map(|(name, rows)| from.weights.matrix(name, *rows, cols)).collect();
+        Ok(Self { weight: Arc::new(from.backend.upload_weight(&parts?)?) })
+    }
+
+    /// The same matrix under another role: a tied head is the embedding.
+    pub fn share(&self) -> Self {
+        Self { weight: Arc::clone(&self.weight) }
+    }
+
+    /// `out = x · wᵀ`.
+    pub fn forward(&self, backend: &B, x: &B::Buffer, out: &mut B::Buffer) {
+        backend.linear(x, &self.weight, out);
+    }
+
+    /// `out[i] = w[ids[i]]`: the matrix as an embedding table.
+    pub fn embed(&self, backend: &B, ids: &[u32], out: &mut B::Buffer) {
+        backend.embed(&self.weight, ids, out);
+    }
+}

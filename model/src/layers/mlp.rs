@@ -1,0 +1,39 @@
+//! [`Mlp`]: the gated feed-forward network of a dense layer.
+
+use quern_backend::Backend;
+
+use super::{Linear, Loading};
+use crate::weights::LoadError;
+
+/// `down(silu(gate(x)) * up(x))`.
+pub struct Mlp<B: Backend> {
+    gate_up: Linear<B>,
+    down: Linear<B>,
+}
+
+/// The buffers a dense layer works in.
+pub struct MlpScratch<B: Backend> {
+    /// `[tokens, 2 * intermediate]`.
+    pub gate_up: B::Buffer,
+    /// `[tokens, intermediate]`.
+    pub inner: B::Buffer,
+}
+
+impl<B: Backend> Mlp<B> {
+    /// The modules below `name` (`model.layers.N.mlp`).
+    pub fn load(from: &Loading<'_, B>, name: &str) -> Result<Self, LoadError> {
+        let (hidden, inner) = (from.config.hidden, from.config.intermediate);
+        let [gate, up] = ["gate_proj", "up_proj"].map(|part| format!("{name}.{part}"));
+        Ok(Self {
+            gate_up: Linear::load_merged(from, &[(&gate, inner), (&up, inner)], hidden)?,
+            down: Linear::load(from, &format!("{name}.down_proj"), hidden, inner)?,
+        })
+    }
+
+    /// `out = mlp(x)`.
+    pub fn forward(&self, b: &B, x: &B::Buffer, s: &mut MlpScratch<B>, out: &mut B::Buffer) {
+        self.gate_up.forward(b, x, &mut s.gate_up);
+        b.silu_mul(&s.gate_up, &mut s.inner);
+        self.down.forward(b, &s.inner, out);
+    }
+}

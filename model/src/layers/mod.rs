@@ -1,0 +1,27 @@
+//! The boxes of the diagram: each loads its own weights and runs itself.
+
+pub mod attention;
+pub mod experts;
+pub mod linear;
+pub mod mlp;
+pub mod norm;
+
+pub use attention::Attention;
+pub use experts::Experts;
+pub use linear::Linear;
+pub use mlp::Mlp;
+pub use norm::RmsNorm;
+
+use quern_backend::Backend;
+
+use crate::{config::ModelConfig, weights::Weights};
+
+/// What a layer needs to load itself.
+pub struct Loading<'a, B: Backend> {
+    /// Where its weights go.
+    pub backend: &'a B,
+    /// Where they come from.
+    pub weights: &'a dyn Weights,
+    /// The network's numbers.
+    pub config: &'a ModelConfig,
+}

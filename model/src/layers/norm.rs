@@ -1,0 +1,28 @@
+//! [`RmsNorm`]: the gain of a root-mean-square norm.
+
+use quern_backend::Backend;
+
+use super::Loading;
+use crate::weights::LoadError;
+
+/// A norm's gain and epsilon.
+pub struct RmsNorm<B: Backend> {
+    /// One row.
+    pub gain: B::Buffer,
+    /// Added under the root.
+    pub eps: f32,
+}
+
+impl<B: Backend> RmsNorm<B> {
+    /// The module `name`, `[len]`.
+    pub fn load(from: &Loading<'_, B>, name: &str, len: usize) -> Result<Self, LoadError> {
+        let mut gain = from.backend.alloc(1, len);
+        from.backend.write(&mut gain, &from.weights.vector(name, len)?);
+        Ok(Self { gain, eps: from.config.rms_norm_eps })
+    }
+
+    /// `residual += delta; out = norm(residual)`.
+    pub fn forward(&self, backend: &B, residual: &mut B::Buffer, delta: &B::Buffer, out: &mut B::Buffer) {
+        backend.add_rms_norm(residual, delta, &self.gain, self.eps, out);
+    }
+}

@@ -1,0 +1,37 @@
+//! [`load`]: a checkpoint becomes a [`Model`] on a backend.
+
+use std::sync::Arc;
+
+use quern_backend::{Backend, DType};
+
+use crate::{Model, checkpoint::Checkpoint, config::Architecture, layers::Loading, qwen3::Qwen3, weights::LoadError};
+
+/// Sizes that are fixed when a network is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepLimits {
+    /// Most tokens of a step.
+    pub max_tokens: usize,
+    /// Rows of logits that are computed at once; a step may ask for more, in several rounds.
+    pub max_logit_rows: usize,
+    /// Tokens of a page.
+    pub page_size: usize,
+    /// Pages of keys and values.
+    pub num_pages: usize,
+    /// Stored element of keys and values.
+    pub kv_dtype: DType,
+}
+
+/// Build the checkpoint's network on `backend`. `loaded` hears of each finished layer.
+pub fn load<B: Backend>(
+    checkpoint: &Checkpoint,
+    backend: Arc<B>,
+    limits: StepLimits,
+    loaded: &mut dyn FnMut(usize),
+) -> Result<Box<dyn Model>, LoadError> {
+    let config = checkpoint.config();
+    let shared = Arc::clone(&backend);
+    let from = Loading { backend: &*shared, weights: checkpoint.weights(), config };
+    match config.architecture {
+        Architecture::Qwen3Moe | Architecture::Qwen3 => Ok(Box::new(Qwen3::load(&from, backend, limits, loaded)?)),
+    }
+}

@@ -1,0 +1,204 @@
+//! Qwen3 and Qwen3-MoE: a decoder whose layers are attention, then a dense or a sparse MLP.
+//!
+//! Source: Qwen Team 2025, "Qwen3 Technical Report"; HF `modeling_qwen3.py`, `modeling_qwen3_moe.py`.
+
+use std::sync::Arc;
+
+use quern_backend::{Backend, KvSpec, LogitRow, RowOutput};
+
+use crate::{
+    ForwardBatch, ForwardError, Model, StepOutput,
+    config::ModelConfig,
+    layers::{
+        Attention, Experts, Linear, Loading, Mlp, RmsNorm, attention::AttentionScratch, experts::ExpertsScratch,
+        mlp::MlpScratch,
+    },
+    load::StepLimits,
+    rope::Rope,
+    weights::LoadError,
+};
+
+/// The network, its pages of keys and values, and the buffers of a step.
+pub struct Qwen3<B: Backend> {
+    backend: Arc<B>,
+    limits: StepLimits,
+    embed_tokens: Linear<B>,
+    layers: Vec<Layer<B>>,
+    norm: RmsNorm<B>,
+    lm_head: Linear<B>,
+    rope: Rope,
+    kv: B::KvCache,
+    scratch: Scratch<B>,
+}
+
+/// One decoder layer.
+struct Layer<B: Backend> {
+    input_norm: RmsNorm<B>,
+    attention: Attention<B>,
+    post_norm: RmsNorm<B>,
+    mlp: Feed<B>,
+}
+
+/// A layer's second half.
+enum Feed<B: Backend> {
+    Dense(Mlp<B>),
+    Sparse(Experts<B>),
+}
+
+/// Activations of a step; nothing is allocated after start.
+struct Scratch<B: Backend> {
+    /// `[tokens, hidden]`: the residual stream.
+    residual: B::Buffer,
+    /// `[tokens, hidden]`: a block's normalised input.
+    x: B::Buffer,
+    /// `[tokens, hidden]`: a block's output, not yet added.
+    out: B::Buffer,
+    /// `[tokens, head_dim]`.
+    rotation: B::Buffer,
+    rotation_host: Vec<f32>,
+    attention: AttentionScratch<B>,
+    /// Present where a layer is dense.
+    mlp: Option<MlpScratch<B>>,
+    /// Present where a layer is sparse.
+    experts: Option<ExpertsScratch<B>>,
+    /// `[logit rows, hidden]`.
+    last: B::Buffer,
+    /// `[logit rows, vocab]`.
+    logits: B::Buffer,
+    sampled: Vec<RowOutput>,
+}
+
+impl<B: Backend> Qwen3<B> {
+    /// Load every layer; allocate pages and buffers for `limits`. `loaded` hears of each finished layer.
+    pub fn load(
+        from: &Loading<'_, B>,
+        backend: Arc<B>,
+        limits: StepLimits,
+        loaded: &mut dyn FnMut(usize),
+    ) -> Result<Self, LoadError> {
+        let config = from.config;
+        let embed_tokens = Linear::load(from, "model.embed_tokens", config.vocab_size, config.hidden)?;
+        let mut layers = Vec::with_capacity(config.num_layers);
+        for index in 0..config.num_layers {
+            layers.push(Layer::load(from, index)?);
+            loaded(index + 1);
+        }
+        let lm_head = if config.tie_word_embeddings {
+            embed_tokens.share()
+        } else {
+            Linear::load(from, "lm_head", config.vocab_size, config.hidden)?
+        };
+        let kv = backend.alloc_kv(&KvSpec {
+            num_layers: config.num_layers,
+            heads: config.heads,
+            page_size: limits.page_size,
+            num_pages: limits.num_pages,
+            dtype: limits.kv_dtype,
+        })?;
+        Ok(Self {
+            norm: RmsNorm::load(from, "model.norm", config.hidden)?,
+            rope: Rope::new(&config.rope, config.heads.head_dim),
+            scratch: Scratch::new(&*backend, config, &limits),
+            backend,
+            limits,
+            embed_tokens,
+            layers,
+            lm_head,
+            kv,
+        })
+    }
+
+    /// Logits of `rows`, at most `max_logit_rows` of them, and what their tasks make of them.
+    fn sample(&mut self, rows: &[LogitRow], output: &mut StepOutput) {
+        let (b, s) = (&*self.backend, &mut self.scratch);
+        let indices: Vec<usize> = rows.iter().map(|row| row.row).collect();
+        b.gather_rows(&s.x, &indices, &mut s.last);
+        self.lm_head.forward(b, &s.last, &mut s.logits);
+        b.sample(&mut s.logits, rows, &mut s.sampled);
+        output.rows.append(&mut s.sampled);
+    }
+}
+
+impl<B: Backend> Model for Qwen3<B> {
+    fn forward(&mut self, batch: &ForwardBatch) -> Result<StepOutput, ForwardError> {
+        let tokens = batch.token_ids.len();
+        assert!(tokens <= self.limits.max_tokens, "{tokens} tokens in a step of at most {}", self.limits.max_tokens);
+        assert_eq!(tokens, batch.paged.num_rows(), "tokens and rows of the batch");
+
+        let (b, s) = (&*self.backend, &mut self.scratch);
+        s.rotation_host.clear();
+        self.rope.rotations(&batch.positions, &mut s.rotation_host);
+        b.write(&mut s.rotation, &s.rotation_host);
+
+        b.zero(&mut s.residual, tokens);
+        self.embed_tokens.embed(b, &batch.token_ids, &mut s.out);
+        for (index, layer) in self.layers.iter().enumerate() {
+            layer.forward(b, index, batch, &mut self.kv, s);
+        }
+        self.norm.forward(b, &mut s.residual, &s.out, &mut s.x);
+
+        let mut output = StepOutput::default();
+        for rows in batch.logit_rows.chunks(self.limits.max_logit_rows) {
+            self.sample(rows, &mut output);
+        }
+        Ok(output)
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    fn load(from: &Loading<'_, B>, index: usize) -> Result<Self, LoadError> {
+        let name = format!("model.layers.{index}");
+        let mlp = match &from.config.moe {
+            Some(moe) if from.config.sparse_layers[index] => {
+                Feed::Sparse(Experts::load(from, &format!("{name}.mlp"), moe)?)
+            }
+            _ => Feed::Dense(Mlp::load(from, &format!("{name}.mlp"))?),
+        };
+        Ok(Self {
+            input_norm: RmsNorm::load(from, &format!("{name}.input_layernorm"), from.config.hidden)?,
+            attention: Attention::load(from, &format!("{name}.self_attn"))?,
+            post_norm: RmsNorm::load(from, &format!("{name}.post_attention_layernorm"), from.config.hidden)?,
+            mlp,
+        })
+    }
+
+    fn forward(&self, b: &B, index: usize, batch: &ForwardBatch, kv: &mut B::KvCache, s: &mut Scratch<B>) {
+        self.input_norm.forward(b, &mut s.residual, &s.out, &mut s.x);
+        self.attention.forward(b, &s.x, &s.rotation, &batch.paged, index, kv, &mut s.attention, &mut s.out);
+        self.post_norm.forward(b, &mut s.residual, &s.out, &mut s.x);
+        match (&self.mlp, &mut s.mlp, &mut s.experts) {
+            (Feed::Dense(mlp), Some(scratch), _) => mlp.forward(b, &s.x, scratch, &mut s.out),
+            (Feed::Sparse(experts), _, Some(scratch)) => experts.forward(b, &s.x, scratch, &mut s.out),
+            _ => unreachable!("Scratch::new makes room for every kind of layer in the config"),
+        }
+    }
+}
+
+impl<B: Backend> Scratch<B> {
+    fn new(b: &B, config: &ModelConfig, limits: &StepLimits) -> Self {
+        let (tokens, heads) = (limits.max_tokens, config.heads);
+        let dense = config.sparse_layers.contains(&false);
+        Self {
+            residual: b.alloc(tokens, config.hidden),
+            x: b.alloc(tokens, config.hidden),
+            out: b.alloc(tokens, config.hidden),
+            rotation: b.alloc(tokens, heads.head_dim),
+            rotation_host: Vec::with_capacity(tokens * heads.head_dim),
+            attention: AttentionScratch {
+                qkv: b.alloc(tokens, heads.qkv_dim()),
+                context: b.alloc(tokens, heads.q_dim()),
+            },
+            mlp: dense.then(|| MlpScratch {
+                gate_up: b.alloc(tokens, 2 * config.intermediate),
+                inner: b.alloc(tokens, config.intermediate),
+            }),
+            experts: config.moe.map(|moe| ExpertsScratch {
+                logits: b.alloc(tokens, moe.num_experts),
+                routing: b.alloc_routing(tokens, moe.top_k),
+            }),
+            last: b.alloc(limits.max_logit_rows, config.hidden),
+            logits: b.alloc(limits.max_logit_rows, config.vocab_size),
+            sampled: Vec::with_capacity(limits.max_logit_rows),
+        }
+    }
+}

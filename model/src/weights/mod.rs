@@ -1,0 +1,24 @@
+//! Where a network's weights come from: mapped checkpoint files, or random numbers.
+
+pub mod dummy;
+pub mod error;
+pub mod manifest;
+pub mod mapping;
+pub mod safetensors;
+pub mod scan;
+
+pub use error::{LoadError, Problem};
+
+use quern_backend::PackedMatrix;
+
+/// A source of weights. Modules are named as in the checkpoint, without the final `.weight`.
+pub trait Weights: Send + Sync {
+    /// The matrix of module `name`, `[rows, cols]`, in the encoding it is stored in.
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError>;
+
+    /// The vector of module `name`, `[len]`, as f32.
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError>;
+
+    /// Bytes of all weights as stored.
+    fn num_bytes(&self) -> u64;
+}

@@ -1,0 +1,412 @@
+//! Checkpoints in the safetensors format: bounded header reading, mapping, and the check that the files
+//! hold exactly the network's tensors.
+//!
+//! Format: 8 bytes little-endian length, a JSON object `{name: {dtype, shape, data_offsets}}`, then the
+//! data without gaps. Source: huggingface/safetensors, "Format".
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    path::Path,
+    sync::Arc,
+};
+
+use half::bf16;
+use quern_backend::{DType, PackedMatrix, QuantFormat, SharedBytes};
+use serde::{
+    Deserialize,
+    de::{Deserializer, IgnoredAny, MapAccess, Visitor},
+};
+
+use super::{
+    LoadError, Problem, Weights,
+    manifest::{Module, Shape, modules},
+    mapping,
+};
+use crate::config::ModelConfig;
+
+/// Longest header that is read; the format's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Most dimensions of a tensor.
+const MAX_DIMS: usize = 8;
+
+/// One stored tensor.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// The file it lies in, without its folder.
+    pub file: Arc<str>,
+    /// Element type as the header names it (`BF16`, `F8_E4M3`, …).
+    pub dtype: String,
+    /// Sizes, outermost first.
+    pub shape: Vec<u64>,
+    /// Its bytes, mapped.
+    pub bytes: SharedBytes,
+}
+
+impl Tensor {
+    /// The element type, if it is one that weights may have.
+    pub fn element(&self) -> Option<DType> {
+        element(&self.dtype)
+    }
+
+    fn found(&self) -> String {
+        format!("{} {:?}", self.dtype, self.shape)
+    }
+}
+
+/// A checkpoint's tensors, verified against a config.
+#[derive(Debug)]
+pub struct Safetensors {
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Safetensors {
+    /// Map the files of `dir` and check that together they hold exactly the tensors of `config`'s
+    /// network. Lists everything that is wrong.
+    pub fn open(dir: &Path, config: &ModelConfig) -> Result<Self, LoadError> {
+        let mut problems = Vec::new();
+        let files = list_files(dir, &mut problems);
+        let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+        for file in &files.names {
+            for (name, tensor) in read_file(dir, file, &mut problems) {
+                if let Some(declared) = files.index.get(&name).filter(|declared| *declared != file) {
+                    problems.push(Problem::tensor(file, &name, format!("in {declared}, as the index says"), "it here"));
+                }
+                if let Some(earlier) = tensors.get(&name) {
+                    problems.push(Problem::tensor(file, &name, format!("once, in {}", earlier.file), "it again"));
+                } else {
+                    tensors.insert(name, tensor);
+                }
+            }
+        }
+        for (name, file) in &files.index {
+            if files.names.contains(file) && !tensors.contains_key(name) && problems.iter().all(|p| p.file != *file) {
+                problems.push(Problem::tensor(file, name, "the tensor, as the index says", "nothing"));
+            }
+        }
+        let opened = Self { tensors };
+        if problems.is_empty() {
+            opened.verify(config, &mut problems);
+        }
+        if problems.is_empty() {
+            Ok(opened)
+        } else {
+            Err(LoadError::Checkpoint { dir: dir.display().to_string(), problems })
+        }
+    }
+
+    /// Every tensor by its full name.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
+    }
+
+    fn verify(&self, config: &ModelConfig, problems: &mut Vec<Problem>) {
+        let mut wanted = BTreeSet::new();
+        for module in modules(config) {
+            let weight = format!("{}.weight", module.name);
+            match self.tensors.get(&weight) {
+                None => {
+                    let expected = format!("a tensor {:?}", module.shape.dims());
+                    problems.push(Problem::tensor("(no file)", &weight, expected, "nothing"));
+                }
+                Some(tensor) => self.verify_module(config, &module, tensor, problems),
+            }
+            wanted.insert(format!("{weight}_scale_inv"));
+            wanted.insert(weight);
+        }
+        // Some exporters write the tied head a second time; it is the embedding and is not used.
+        if config.tie_word_embeddings {
+            wanted.insert("lm_head.weight".into());
+        }
+        for (name, tensor) in &self.tensors {
+            if !wanted.contains(name) {
+                let expected = format!("no such tensor in {}", config.architecture);
+                problems.push(Problem::tensor(&tensor.file, name, expected, tensor.found()));
+            }
+        }
+    }
+
+    fn verify_module(&self, config: &ModelConfig, module: &Module, tensor: &Tensor, problems: &mut Vec<Problem>) {
+        let weight = format!("{}.weight", module.name);
+        let scale_name = format!("{weight}_scale_inv");
+        let scales = self.tensors.get(&scale_name);
+        let dims: Vec<u64> = module.shape.dims().iter().map(|&d| d as u64).collect();
+        let mut problem = |name: &str, of: &Tensor, expected: String| {
+            problems.push(Problem::tensor(&of.file, name, expected, of.found()));
+        };
+        if tensor.shape != dims {
+            problem(&weight, tensor, format!("shape {dims:?}"));
+        }
+        let quantised = tensor.element() == Some(DType::F8E4M3);
+        match (tensor.element(), module.shape) {
+            (None, _) => problem(&weight, tensor, "one of BF16, F16, F32, F8_E4M3".into()),
+            (Some(DType::F8E4M3), Shape::Vector(_)) => problem(&weight, tensor, "one of BF16, F16, F32".into()),
+            _ => {}
+        }
+        if quantised && (!config.fp8 || config.keeps_unquantised(&module.name)) {
+            problem(&weight, tensor, "an unquantised weight, as config.json says".into());
+        }
+        match (quantised, scales, module.shape) {
+            (true, None, _) => problem(&weight, tensor, format!("`{scale_name}` beside it")),
+            (false, Some(scales), _) => problem(&scale_name, scales, "no scales beside an unquantised weight".into()),
+            (true, Some(scales), Shape::Matrix(rows, cols)) => {
+                let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK) as u64);
+                let plain = matches!(scales.element(), Some(DType::F32 | DType::BF16));
+                if scales.shape != blocks || !plain {
+                    problem(&scale_name, scales, format!("F32 or BF16 {blocks:?}"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&Tensor, LoadError> {
+        let missing = |found: String| LoadError::Checkpoint {
+            dir: "the checkpoint".into(),
+            problems: vec![Problem::tensor("(no file)", name, format!("{shape:?}"), found)],
+        };
+        let tensor = self.tensors.get(name).ok_or_else(|| missing("nothing".into()))?;
+        let same = tensor.shape.len() == shape.len() && tensor.shape.iter().zip(shape).all(|(a, b)| *a == *b as u64);
+        if same { Ok(tensor) } else { Err(missing(tensor.found())) }
+    }
+}
+
+impl Weights for Safetensors {
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError> {
+        let tensor = self.tensor(&format!("{name}.weight"), &[rows, cols])?;
+        let plain = |format| PackedMatrix::plain(format, rows, cols, tensor.bytes.clone());
+        Ok(match tensor.element().expect("verified when opened") {
+            DType::F32 => plain(QuantFormat::F32),
+            DType::F16 => plain(QuantFormat::F16),
+            DType::BF16 => plain(QuantFormat::BF16),
+            DType::F8E4M3 => {
+                let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK));
+                let scales = self.tensor(&format!("{name}.weight_scale_inv"), &blocks)?;
+                PackedMatrix::fp8(rows, cols, tensor.bytes.clone(), floats(scales).into())
+            }
+        })
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        Ok(floats(self.tensor(&format!("{name}.weight"), &[len])?))
+    }
+
+    fn num_bytes(&self) -> u64 {
+        self.tensors.values().map(|t| t.bytes.len() as u64).sum()
+    }
+}
+
+/// A small tensor of one of the plain types as f32.
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    let bytes = &*tensor.bytes;
+    match tensor.element().expect("verified when opened") {
+        DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        DType::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        DType::F8E4M3 => bytes.iter().map(|&b| quern_backend::quant::fp8::E4M3[b as usize]).collect(),
+    }
+}
+
+fn element(dtype: &str) -> Option<DType> {
+    match dtype {
+        "F32" => Some(DType::F32),
+        "F16" => Some(DType::F16),
+        "BF16" => Some(DType::BF16),
+        "F8_E4M3" => Some(DType::F8E4M3),
+        _ => None,
+    }
+}
+
+/// Bytes of an element of any type the format knows; `None` for a name it does not.
+fn element_bytes(dtype: &str) -> Option<u64> {
+    match dtype {
+        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => Some(1),
+        "U16" | "I16" | "F16" | "BF16" => Some(2),
+        "U32" | "I32" | "F32" => Some(4),
+        "U64" | "I64" | "F64" => Some(8),
+        _ => None,
+    }
+}
+
+/// The files of a checkpoint and, if it has an index, the file of each tensor.
+#[derive(Default)]
+struct Files {
+    names: BTreeSet<String>,
+    index: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+
+fn list_files(dir: &Path, problems: &mut Vec<Problem>) -> Files {
+    let mut present = BTreeSet::new();
+    match std::fs::read_dir(dir) {
+        Ok(entries) => {
+            let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
+            present.extend(names.filter(|n| n.ends_with(".safetensors")));
+        }
+        Err(cause) => problems.push(Problem::file(&dir.display().to_string(), "a readable folder", cause)),
+    }
+    if !dir.join(INDEX).exists() {
+        if present.is_empty() && problems.is_empty() {
+            problems.push(Problem::file(
+                "model.safetensors",
+                "the weights (or an index and its shards)",
+                "no such file",
+            ));
+        }
+        return Files { names: present, index: HashMap::new() };
+    }
+    let read = std::fs::read(dir.join(INDEX)).map_err(|e| e.to_string());
+    let index: Index = match read.and_then(|text| serde_json::from_slice(&text).map_err(|e| e.to_string())) {
+        Ok(index) => index,
+        Err(cause) => {
+            problems.push(Problem::file(INDEX, "a JSON object with a `weight_map`", cause));
+            return Files::default();
+        }
+    };
+    let names: BTreeSet<String> = index.weight_map.values().cloned().collect();
+    for name in &names {
+        if name.contains(['/', '\\', '\0']) || !name.ends_with(".safetensors") {
+            problems.push(Problem::file(INDEX, "names of .safetensors files in the same folder", format!("{name:?}")));
+        } else if !present.contains(name) {
+            problems.push(Problem::file(name, "a shard that the index names", "no such file"));
+        }
+    }
+    for name in present.iter().filter(|n| n.starts_with("model") && !names.contains(*n)) {
+        problems.push(Problem::file(name, "only shards that the index names", "a shard it does not name"));
+    }
+    Files { names: names.intersection(&present).cloned().collect(), index: index.weight_map }
+}
+
+/// The tensors of one file; what is wrong with it goes to `problems` and yields no tensors.
+fn read_file(dir: &Path, file: &str, problems: &mut Vec<Problem>) -> Vec<(String, Tensor)> {
+    let bytes = match mapping::map(&dir.join(file)) {
+        Ok(bytes) => bytes,
+        Err(cause) => {
+            problems.push(Problem::file(file, "a readable file", cause));
+            return Vec::new();
+        }
+    };
+    match parse(&bytes) {
+        Err(found) => {
+            problems.push(Problem { file: file.into(), ..found });
+            Vec::new()
+        }
+        Ok((data, entries)) => {
+            let file: Arc<str> = file.into();
+            let tensor = |entry: Entry| {
+                let range = data + entry.begin as usize..data + entry.end as usize;
+                let bytes = bytes.slice(range).expect("parse checked the offsets against the file's length");
+                (entry.name, Tensor { file: Arc::clone(&file), dtype: entry.dtype, shape: entry.shape, bytes })
+            };
+            entries.into_iter().map(tensor).collect()
+        }
+    }
+}
+
+/// One line of a header.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    begin: u64,
+    end: u64,
+}
+
+/// Read a file's header: where its data starts, and its tensors in the order they lie. Checks that they
+/// fill the data exactly. The `file` of the problem is left empty.
+fn parse(bytes: &[u8]) -> Result<(usize, Vec<Entry>), Problem> {
+    let wrong = |expected: String, found: String| Problem::file("", expected, found);
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        return Err(wrong("at least 8 bytes".into(), format!("{} bytes", bytes.len())));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER_BYTES || length > rest.len() as u64 {
+        let limit = MAX_HEADER_BYTES.min(rest.len() as u64);
+        return Err(wrong(format!("a header of at most {limit} bytes"), format!("a header length of {length}")));
+    }
+    let (header, data) = rest.split_at(length as usize);
+    let Header(mut entries) =
+        serde_json::from_slice(header).map_err(|e| wrong("a JSON header".into(), format!("{e}")))?;
+    entries.sort_by_key(|e| (e.begin, e.end));
+    let mut position = 0;
+    for entry in &entries {
+        let problem = |expected: String, found: String| Problem::tensor("", &entry.name, expected, found);
+        if entry.shape.len() > MAX_DIMS {
+            return Err(problem(format!("at most {MAX_DIMS} dimensions"), format!("{}", entry.shape.len())));
+        }
+        let elements = entry.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+        let size = element_bytes(&entry.dtype).zip(elements).and_then(|(size, n)| size.checked_mul(n));
+        let Some(size) = size else {
+            return Err(problem("a known dtype and a sane shape".into(), format!("{} {:?}", entry.dtype, entry.shape)));
+        };
+        if entry.begin != position {
+            return Err(problem(format!("data from byte {position}"), format!("data from byte {}", entry.begin)));
+        }
+        if entry.end.checked_sub(entry.begin) != Some(size) {
+            let found = format!("bytes {}..{}", entry.begin, entry.end);
+            return Err(problem(format!("{size} bytes for {} {:?}", entry.dtype, entry.shape), found));
+        }
+        position = entry.end;
+        if position > data.len() as u64 {
+            return Err(problem(format!("data up to byte {position}"), format!("only {} bytes of data", data.len())));
+        }
+    }
+    if position != data.len() as u64 {
+        return Err(wrong(format!("{position} bytes of data"), format!("{}", data.len())));
+    }
+    Ok((8 + header.len(), entries))
+}
+
+/// A header as JSON; unlike a map it notices a name that comes twice.
+struct Header(Vec<Entry>);
+
+#[derive(Deserialize)]
+struct Described {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut seen = BTreeSet::new();
+                let mut entries = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(serde::de::Error::custom(format!("tensor `{name}` is listed twice")));
+                    }
+                    if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let Described { dtype, shape, data_offsets: (begin, end) } = map.next_value()?;
+                    entries.push(Entry { name, dtype, shape, begin, end });
+                }
+                Ok(Header(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// Parse a header and throw the result away: the entry point for fuzzing.
+pub fn fuzz_header(bytes: &[u8]) {
+    let _ = parse(bytes);
+}

@@ -1,0 +1,96 @@
+//! One pass over all weights for values that are no numbers: a flipped bit or a broken download shows
+//! here rather than as "!!!!" in an answer.
+
+use std::sync::{
+    atomic::{AtomicUsize, Ordering},
+    mpsc,
+};
+
+use quern_backend::DType;
+
+use super::{Problem, safetensors::Safetensors};
+
+/// Bytes that one worker reads at a time: large enough to stream, small enough to share out evenly.
+const CHUNK_BYTES: usize = 8 << 20;
+
+/// Most problems that are collected; a file full of garbage has millions.
+const MAX_PROBLEMS: usize = 64;
+
+/// Look at every element of `weights` with `threads` threads; `advanced` hears of every chunk's bytes.
+pub fn non_finite(weights: &Safetensors, threads: usize, advanced: &mut dyn FnMut(u64)) -> Vec<Problem> {
+    let chunks: Vec<(&str, DType, usize, &str, &[u8])> = weights
+        .tensors()
+        .iter()
+        .filter_map(|(name, t)| Some((name, t.element()?, t)))
+        .flat_map(|(name, dtype, t)| {
+            let pieces = t.bytes.chunks(CHUNK_BYTES).enumerate();
+            pieces.map(move |(i, piece)| (name.as_str(), dtype, i * CHUNK_BYTES / dtype.size(), &*t.file, piece))
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let (report, reports) = mpsc::channel();
+    let mut problems = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            let (report, next, chunks) = (report.clone(), &next, &chunks);
+            scope.spawn(move || {
+                while let Some(&(name, dtype, first, file, bytes)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let problem = first_non_finite(dtype, bytes).map(|index| {
+                        let found = format!("a value that is no number at element {}", first + index);
+                        Problem::tensor(file, name, "finite values", found)
+                    });
+                    // The receiver lives as long as the scope; a failed send would only lose progress.
+                    let _ = report.send((bytes.len() as u64, problem));
+                }
+            });
+        }
+        drop(report);
+        for (bytes, problem) in reports {
+            advanced(bytes);
+            problems.extend(problem.filter(|_| problems.len() < MAX_PROBLEMS));
+        }
+    });
+    problems
+}
+
+/// Index of the first element that is infinite or NaN.
+fn first_non_finite(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    match dtype {
+        DType::F32 => find::<4>(bytes, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
+        DType::F16 => find::<2>(bytes, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        DType::BF16 => find::<2>(bytes, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+        DType::F8E4M3 => find::<1>(bytes, |[b]| b & 0x7f == 0x7f),
+    }
+}
+
+/// First element for which `bad` holds. Blocks are judged whole, which compiles to SIMD; only a bad one
+/// is searched.
+fn find<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool) -> Option<usize> {
+    const BLOCK: usize = 4096;
+    let element = |b: &[u8]| bad(b.try_into().expect("chunks_exact yields N bytes"));
+    for (i, block) in bytes.chunks(BLOCK).enumerate() {
+        if block.chunks_exact(N).fold(false, |any, b| any | element(b)) {
+            let inside = block.chunks_exact(N).position(element).expect("the block holds one");
+            return Some((i * BLOCK) / N + inside);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bad_element_is_named() {
+        let mut values = vec![1.0f32; 5000];
+        let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        assert_eq!(first_non_finite(DType::F32, &bytes(&values)), None);
+        values[4321] = f32::NEG_INFINITY;
+        values[4400] = f32::NAN;
+        assert_eq!(first_non_finite(DType::F32, &bytes(&values)), Some(4321));
+        assert_eq!(first_non_finite(DType::BF16, &[0, 0, 0x80, 0x7f]), Some(1));
+        assert_eq!(first_non_finite(DType::F16, &[0xff, 0x7b, 0, 0xfc]), Some(1));
+        assert_eq!(first_non_finite(DType::F8E4M3, &[0x7e, 0xfe, 0xff]), Some(2));
+    }
+}
