@@ -1,0 +1,77 @@
+//! The networks against transformers' own forward in float32 (5.23.0, eager; see `golden/README.md`).
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use quern_backend::{Backend, DType, RefBackend};
+use support::{Driver, Golden, full_row, limits, shelf};
+
+/// Checkpoints that lie in the repository.
+const OWN: [&str; 4] = ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn"];
+
+/// Those that only the reference shelf has.
+const SHELF: [&str; 2] = ["tiny-bf16", "tiny-fp8"];
+
+fn own(name: &str) -> (PathBuf, Golden) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    (dir.join(name), Golden::open(&dir.join(format!("{name}.safetensors"))))
+}
+
+fn from_shelf(name: &str) -> Option<(PathBuf, Golden)> {
+    let oracle = shelf()?.join("oracle");
+    Some((oracle.join("models").join(name), Golden::open(&oracle.join(format!("goldens/{name}.safetensors")))))
+}
+
+fn all() -> Vec<(&'static str, PathBuf, Golden)> {
+    let own = OWN.into_iter().map(|name| (name, own(name))).collect::<Vec<_>>();
+    let shelf = SHELF.into_iter().filter_map(|name| Some((name, from_shelf(name)?)));
+    own.into_iter().chain(shelf).map(|(name, (dir, golden))| (name, dir, golden)).collect()
+}
+
+/// Every greedy continuation of 64 tokens, all prompts in one ragged batch, must be the oracle's.
+fn greedy_is_exact<B: Backend>(backend: &Arc<B>, dir: &Path, golden: &Golden, name: &str, chunk: usize) {
+    let prompts = golden.prompts();
+    let mut driver = Driver::new(dir, Arc::clone(backend), limits(16, DType::F32));
+    for prompt in &prompts {
+        driver.add(&golden.ids(&format!("{prompt}.ids")));
+    }
+    for (prompt, tokens) in prompts.iter().zip(driver.greedy(64, chunk)) {
+        assert_eq!(tokens, golden.ids(&format!("{prompt}.greedy_ids")), "{name}, prompt {prompt}");
+    }
+}
+
+/// The last position's logits of every prompt within 1e-3 (compared as log-probabilities, which differ
+/// from logits by one constant a row).
+fn logits_agree<B: Backend>(backend: &Arc<B>, dir: &Path, golden: &Golden, name: &str) {
+    for prompt in golden.prompts() {
+        let ids = golden.ids(&format!("{prompt}.ids"));
+        let logits = golden.floats(&format!("{prompt}.last_logits"));
+        let mut driver = Driver::new(dir, Arc::clone(backend), limits(32, DType::F32));
+        driver.add(&ids);
+        let out = driver.step(&[(0, ids.len())], |rows| vec![full_row(rows[0], logits.len())]);
+        let max = logits.iter().copied().fold(f64::MIN, f64::max);
+        let normaliser = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
+        for ((token, logprob), logit) in out[0].requested.iter().zip(logits) {
+            let difference = (f64::from(*logprob) - (logit - normaliser)).abs();
+            assert!(difference < 1e-3, "{name}, prompt {prompt}, token {token}: off by {difference}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_backend_reproduces_every_greedy_continuation() {
+    for (name, dir, golden) in all() {
+        greedy_is_exact(&Arc::new(RefBackend), &dir, &golden, name, 2048);
+    }
+}
+
+#[test]
+fn the_reference_backend_agrees_on_logits() {
+    for (name, dir, golden) in all() {
+        logits_agree(&Arc::new(RefBackend), &dir, &golden, name);
+    }
+}
