@@ -1,1 +1,3 @@
+//! The `quern` binary.
+
 fn main() {}
