@@ -1,12 +1,25 @@
 //! Token ids in, token ids out: requests, sequences, the scheduler, the prefix cache and the pages.
 //!
-//! Knows no text and no HTTP. The scheduler has no clock, thread, channel or randomness; the engine
-//! thread around it owns them.
+//! Knows no text and no HTTP. The [`scheduler`] has no clock, thread, channel or randomness; the
+//! [`engine`]'s thread around it owns them.
 
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod engine;
+pub mod fake;
+pub mod kv_pool;
+pub mod log;
+pub mod metrics;
+pub mod radix_cache;
 pub mod request;
+pub mod reserve;
+pub mod scheduler;
+pub mod sequence;
 
+pub use config::{EngineConfig, Policy};
+pub use engine::{EngineHandle, RequestHandle, start};
+pub use metrics::{EngineMetrics, Snapshot};
 pub use request::{
     EventSink, FailCause, FinishReason, GenerateRequest, Grammar, LogprobRequest, PromptReport, SubmitError,
     TokenEvent, TokenLogprobs,

@@ -1,0 +1,333 @@
+//! [`EngineHandle`] and the thread behind it: commands in, steps, events out.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, Receiver, Sender, TryRecvError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use quern_model::{ForwardBatch, Model, StepOutput};
+
+use crate::{
+    config::EngineConfig,
+    log::StepLog,
+    metrics::{EngineMetrics, Snapshot},
+    request::{EventSink, FailCause, GenerateRequest, SubmitError},
+    scheduler::Scheduler,
+    sequence::SequenceKey,
+};
+
+/// This many failed steps within [`FAULT_WINDOW`] and the engine takes no more work.
+const MAX_FAULTS: usize = 3;
+
+/// See [`MAX_FAULTS`].
+const FAULT_WINDOW: Duration = Duration::from_secs(300);
+
+/// What other threads may ask of the engine's.
+enum Command {
+    Submit(SequenceKey, Box<GenerateRequest>, Box<dyn EventSink>),
+    Abort(SequenceKey),
+    AbortMatching(String),
+    Flush(Sender<bool>),
+    Shutdown,
+}
+
+/// What the handles and the thread share.
+struct Shared {
+    config: EngineConfig,
+    metrics: EngineMetrics,
+    next_key: AtomicU64,
+    /// Requests submitted that have not left the queue.
+    queued: AtomicUsize,
+    accepting: AtomicBool,
+    /// Requests submitted that have not ended.
+    alive: Mutex<usize>,
+    idle: Condvar,
+}
+
+/// A way to an engine's thread. Clones share it; when the last one is gone, the engine shuts down.
+#[derive(Clone)]
+pub struct EngineHandle {
+    commands: Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+/// A request in progress. Dropping it aborts the request before the next step.
+#[must_use = "dropping the handle aborts the request"]
+pub struct RequestHandle {
+    key: SequenceKey,
+    commands: Sender<Command>,
+}
+
+impl Drop for RequestHandle {
+    fn drop(&mut self) {
+        // An engine that is gone has ended the request already; so has one that does not know the key.
+        let _ = self.commands.send(Command::Abort(self.key));
+    }
+}
+
+/// Start an engine over a loaded model.
+pub fn start(model: Box<dyn Model>, config: EngineConfig) -> std::io::Result<EngineHandle> {
+    let (commands, inbox) = mpsc::channel();
+    let shared = Arc::new(Shared {
+        config,
+        metrics: EngineMetrics::default(),
+        next_key: AtomicU64::new(0),
+        queued: AtomicUsize::new(0),
+        accepting: AtomicBool::new(true),
+        alive: Mutex::new(0),
+        idle: Condvar::new(),
+    });
+    let engine = Engine {
+        model,
+        scheduler: Scheduler::new(config),
+        inbox,
+        shared: Arc::clone(&shared),
+        faults: VecDeque::new(),
+        log: StepLog::new(config),
+        left_queue: 0,
+    };
+    thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+    Ok(EngineHandle { commands, shared })
+}
+
+impl EngineHandle {
+    /// Queue a request; its events go to `sink`, on the engine's thread. Never blocks.
+    pub fn submit(&self, request: GenerateRequest, sink: Box<dyn EventSink>) -> Result<RequestHandle, SubmitError> {
+        let Shared { config, queued, accepting, next_key, .. } = &*self.shared;
+        assert!(!request.prompt.is_empty(), "a prompt has at least one token");
+        if !accepting.load(Ordering::Acquire) || !self.shared.metrics.is_healthy() {
+            return Err(SubmitError::ShuttingDown);
+        }
+        let (prompt_tokens, pool_tokens) = (request.prompt.len(), config.pool_tokens());
+        if prompt_tokens > pool_tokens {
+            return Err(SubmitError::PromptTooLong { prompt_tokens, pool_tokens });
+        }
+        let limit = config.max_queued.unwrap_or(usize::MAX);
+        let room = queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
+        room.map_err(|_| SubmitError::QueueFull { limit })?;
+        *self.shared.alive() += 1;
+        let sink = Box::new(CountedSink { sink, shared: Arc::clone(&self.shared) });
+        let key = SequenceKey(next_key.fetch_add(1, Ordering::Relaxed));
+        let command = Command::Submit(key, Box::new(request), sink);
+        self.commands.send(command).map_err(|_| SubmitError::ShuttingDown)?;
+        Ok(RequestHandle { key, commands: self.commands.clone() })
+    }
+
+    /// Abort every request whose id begins with `prefix`; the empty prefix aborts all.
+    pub fn abort(&self, prefix: &str) {
+        let _ = self.commands.send(Command::AbortMatching(prefix.into()));
+    }
+
+    /// Forget all cached prefixes, if no request is alive; says whether it did. Waits for the engine to
+    /// end its step.
+    pub fn flush_cache(&self) -> bool {
+        let (reply, answer) = mpsc::channel();
+        self.commands.send(Command::Flush(reply)).is_ok() && answer.recv().unwrap_or(false)
+    }
+
+    /// Take no more requests; those alive go on.
+    pub fn drain(&self) {
+        self.shared.accepting.store(false, Ordering::Release);
+    }
+
+    /// Wait until no request is alive, at most `timeout`; says whether that came true.
+    pub fn wait_idle(&self, timeout: Duration) -> bool {
+        let alive = self.shared.alive();
+        let result = self.shared.idle.wait_timeout_while(alive, timeout, |alive| *alive > 0);
+        !result.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Fail every request and end the thread.
+    pub fn shutdown(&self) {
+        self.drain();
+        let _ = self.commands.send(Command::Shutdown);
+    }
+
+    /// Figures.
+    pub fn metrics(&self) -> &EngineMetrics {
+        &self.shared.metrics
+    }
+
+    /// Requests submitted that have not been admitted yet.
+    pub fn num_queued(&self) -> usize {
+        self.shared.queued.load(Ordering::Acquire)
+    }
+
+    /// Requests submitted that have not ended.
+    pub fn num_alive(&self) -> usize {
+        *self.shared.alive()
+    }
+
+    /// Sizes and limits.
+    pub fn config(&self) -> &EngineConfig {
+        &self.shared.config
+    }
+}
+
+impl Shared {
+    fn alive(&self) -> MutexGuard<'_, usize> {
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a request as alive until its sink is dropped, which follows its terminal event.
+struct CountedSink {
+    sink: Box<dyn EventSink>,
+    shared: Arc<Shared>,
+}
+
+impl EventSink for CountedSink {
+    fn send(&mut self, event: crate::request::TokenEvent) {
+        self.sink.send(event);
+    }
+}
+
+impl Drop for CountedSink {
+    fn drop(&mut self) {
+        let mut alive = self.shared.alive();
+        *alive -= 1;
+        if *alive == 0 {
+            self.shared.idle.notify_all();
+        }
+    }
+}
+
+/// The thread's own.
+struct Engine {
+    model: Box<dyn Model>,
+    scheduler: Scheduler,
+    inbox: Receiver<Command>,
+    shared: Arc<Shared>,
+    /// When steps failed.
+    faults: VecDeque<Instant>,
+    log: StepLog,
+    left_queue: u64,
+}
+
+/// Whether the thread goes on.
+#[derive(PartialEq)]
+enum Flow {
+    Continue,
+    Stop,
+}
+
+impl Engine {
+    fn run(mut self) {
+        // A panic here is an error of ours in the scheduler. Nobody is left waiting for it.
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.shared.metrics.mark_unhealthy();
+            tracing::error!("the scheduler failed; the engine takes no more requests");
+            let cause = FailCause::Engine("the scheduler failed".into());
+            let _ = catch_unwind(AssertUnwindSafe(|| self.scheduler.fail_all(&cause)));
+        }
+        self.shared.accepting.store(false, Ordering::Release);
+    }
+
+    fn serve(&mut self) {
+        while self.drain_commands() == Flow::Continue {
+            let Some(batch) = self.scheduler.schedule() else {
+                // Only requests that can never run were in the queue, and they have failed.
+                self.publish(0.0);
+                continue;
+            };
+            self.note_left_queue();
+            let started = Instant::now();
+            let output = self.forward(&batch);
+            drop(batch);
+            match output {
+                Ok(output) => self.scheduler.commit(output),
+                Err(cause) => self.fault(&cause),
+            }
+            let seconds = started.elapsed().as_secs_f64();
+            self.log.step(self.scheduler.shape(), &self.scheduler.stats(), self.scheduler.running_tokens());
+            self.publish(seconds);
+        }
+        self.scheduler.fail_all(&FailCause::ShuttingDown);
+        self.publish(0.0);
+    }
+
+    /// Apply what has come in; wait for something while there is nothing to compute.
+    fn drain_commands(&mut self) -> Flow {
+        loop {
+            let command = if self.scheduler.is_idle() {
+                self.publish(0.0);
+                match self.inbox.recv() {
+                    Ok(command) => command,
+                    Err(_) => return Flow::Stop,
+                }
+            } else {
+                match self.inbox.try_recv() {
+                    Ok(command) => command,
+                    Err(TryRecvError::Empty) => return Flow::Continue,
+                    Err(TryRecvError::Disconnected) => return Flow::Stop,
+                }
+            };
+            match command {
+                Command::Submit(key, request, sink) => self.scheduler.submit(key, *request, sink),
+                Command::Abort(key) => self.scheduler.abort(key),
+                Command::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
+                Command::Flush(reply) => {
+                    let flushed = self.scheduler.flush();
+                    if flushed {
+                        tracing::info!("Cache flushed successfully!");
+                    }
+                    // Whoever asked may have gone.
+                    let _ = reply.send(flushed);
+                }
+                Command::Shutdown => return Flow::Stop,
+            }
+            self.note_left_queue();
+        }
+    }
+
+    /// Compute a step; a panic of the model is one more way to fail.
+    fn forward(&mut self, batch: &ForwardBatch) -> Result<StepOutput, String> {
+        match catch_unwind(AssertUnwindSafe(|| self.model.forward(batch))) {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                Err(format!("the model panicked: {}", text.unwrap_or("no message")))
+            }
+        }
+    }
+
+    /// A failed step ends its sequences. Several in a row and the machine is not to be trusted.
+    fn fault(&mut self, cause: &str) {
+        tracing::error!("step failed: {cause}");
+        self.scheduler.fail_step(cause);
+        let now = Instant::now();
+        self.faults.push_back(now);
+        while self.faults.front().is_some_and(|then| now.duration_since(*then) > FAULT_WINDOW) {
+            self.faults.pop_front();
+        }
+        if self.faults.len() >= MAX_FAULTS {
+            tracing::error!("{MAX_FAULTS} failed steps within {FAULT_WINDOW:?}: the engine takes no more requests");
+            self.shared.metrics.mark_unhealthy();
+            self.scheduler.fail_all(&FailCause::Engine(cause.into()));
+        }
+    }
+
+    fn note_left_queue(&mut self) {
+        let left = self.scheduler.stats().left_queue;
+        self.shared.queued.fetch_sub((left - self.left_queue) as usize, Ordering::AcqRel);
+        self.left_queue = left;
+    }
+
+    fn publish(&mut self, last_step_s: f64) {
+        self.note_left_queue();
+        self.shared.metrics.publish(Snapshot {
+            scheduler: self.scheduler.stats(),
+            gen_throughput: if self.scheduler.is_idle() { 0.0 } else { self.log.gen_throughput() },
+            last_step_s,
+            running_tokens: self.scheduler.running_tokens(),
+        });
+    }
+}

@@ -1,0 +1,81 @@
+//! [`EngineMetrics`]: what the engine's thread has counted, for anyone to read.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use crate::scheduler::SchedulerStats;
+
+/// Figures of a running engine. Written by its thread once a step, read by any other.
+#[derive(Debug)]
+pub struct EngineMetrics {
+    stats: Mutex<Snapshot>,
+    healthy: AtomicBool,
+    started: Instant,
+    /// Milliseconds after `started` at which the last step ended or the engine was last idle.
+    progress_ms: AtomicU64,
+}
+
+/// One consistent set of figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The scheduler's counters and state.
+    pub scheduler: SchedulerStats,
+    /// Tokens generated a second, over the last log interval.
+    pub gen_throughput: f64,
+    /// Seconds of the last step.
+    pub last_step_s: f64,
+    /// Tokens of the sequences that run.
+    pub running_tokens: usize,
+}
+
+impl Default for EngineMetrics {
+    fn default() -> Self {
+        Self {
+            stats: Mutex::default(),
+            healthy: AtomicBool::new(true),
+            started: Instant::now(),
+            progress_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl EngineMetrics {
+    /// The present figures.
+    pub fn snapshot(&self) -> Snapshot {
+        *self.lock()
+    }
+
+    /// Whether the engine takes work: false after repeated failures of the model.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Acquire)
+    }
+
+    /// Seconds since the engine last ended a step or had nothing to do.
+    pub fn seconds_since_progress(&self) -> f64 {
+        let last = self.progress_ms.load(Ordering::Relaxed) as f64 / 1e3;
+        (self.started.elapsed().as_secs_f64() - last).max(0.0)
+    }
+
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        *self.lock() = snapshot;
+        self.note_progress();
+    }
+
+    pub(crate) fn note_progress(&self) {
+        self.progress_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn mark_unhealthy(&self) {
+        self.healthy.store(false, Ordering::Release);
+    }
+
+    /// The figures are plain numbers: a panic while they were held leaves nothing half done.
+    fn lock(&self) -> MutexGuard<'_, Snapshot> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

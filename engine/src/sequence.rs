@@ -1,0 +1,195 @@
+//! [`Sequence`]: one generation in progress.
+
+use std::{collections::HashMap, sync::Arc};
+
+use quern_backend::{LogitRow, RowTask, SamplingParams, TokenCounts};
+
+use crate::{
+    radix_cache::PrefixLock,
+    request::{EventSink, GenerateRequest, Grammar, LogprobRequest, PromptReport, TokenLogprobs},
+};
+
+/// Names a sequence for as long as the engine lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceKey(pub u64);
+
+/// A request and how far it has come.
+///
+/// ```text
+/// tokens   [ prompt ............ | output ...... ]
+/// computed [ ........... num_computed )            behind = tokens.len() - num_computed
+/// pages    [ shared with the tree | private ... ]  one for each page_size tokens computed
+/// ```
+pub struct Sequence {
+    /// The request's id.
+    pub id: String,
+    /// Prompt and output.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub prompt_len: usize,
+    /// Tokens whose keys and values are in the pages.
+    pub num_computed: usize,
+    /// The pages, in order.
+    pub pages: Vec<u32>,
+    /// How many of them, from the front, the prefix tree owns.
+    pub num_shared: usize,
+    /// The claim on those; present while the sequence runs.
+    pub lock: Option<PrefixLock>,
+    /// Namespace of its prefixes.
+    pub namespace: Option<Arc<str>>,
+    /// Most output tokens.
+    pub max_new_tokens: usize,
+    /// Runs on past stop tokens.
+    pub ignore_eos: bool,
+    /// Whether it has left the waiting queue at least once.
+    pub admitted: bool,
+    /// Whether `Prefilled` has been sent.
+    pub prefilled: bool,
+    /// Facts about the prompt, gathered until `Prefilled`.
+    pub report: PromptReport,
+    /// Where its events go.
+    pub sink: Box<dyn EventSink>,
+    min_new_tokens: usize,
+    stop_token_ids: Arc<[u32]>,
+    sampling: Arc<SamplingParams>,
+    seed: u64,
+    logprobs: Option<LogprobRequest>,
+    logprob_ids: Arc<[u32]>,
+    counts: Option<Arc<TokenCounts>>,
+    grammar: Option<Box<dyn Grammar>>,
+}
+
+/// Why a sequence ends with the token it has just got.
+pub enum End {
+    /// A stop token.
+    Stop(u32),
+    /// The grammar's end.
+    Grammar(u32),
+    /// As long as it may get.
+    Length,
+}
+
+impl Sequence {
+    /// A sequence that has computed nothing.
+    pub fn new(request: GenerateRequest, sink: Box<dyn EventSink>) -> Self {
+        let counts = request.sampling.needs_counts().then(|| Arc::new(HashMap::new()));
+        let logprob_ids = request.logprobs.as_ref().map_or_else(Vec::new, |l| l.ids.clone());
+        Self {
+            id: request.id,
+            prompt_len: request.prompt.len(),
+            tokens: request.prompt,
+            num_computed: 0,
+            pages: Vec::new(),
+            num_shared: 0,
+            lock: None,
+            namespace: request.namespace,
+            max_new_tokens: request.max_new_tokens,
+            ignore_eos: request.ignore_eos,
+            admitted: false,
+            prefilled: false,
+            report: PromptReport::default(),
+            sink,
+            min_new_tokens: request.min_new_tokens,
+            stop_token_ids: request.stop_token_ids.into(),
+            sampling: Arc::new(request.sampling),
+            seed: request.seed,
+            logprobs: request.logprobs,
+            logprob_ids: logprob_ids.into(),
+            counts,
+            grammar: request.grammar,
+        }
+    }
+
+    /// Tokens that are not computed yet.
+    pub fn behind(&self) -> usize {
+        self.tokens.len() - self.num_computed
+    }
+
+    /// Output tokens so far.
+    pub fn num_output(&self) -> usize {
+        self.tokens.len() - self.prompt_len
+    }
+
+    /// Whether the next step computes one token and samples the next: all else is catching up.
+    pub fn is_decoding(&self) -> bool {
+        self.behind() == 1 && self.num_computed >= self.prompt_len
+    }
+
+    /// How many leading tokens may come from the cache: at least one token is computed, so that there
+    /// are logits, and every scored token's predecessor is.
+    pub fn reusable_tokens(&self) -> usize {
+        let all_but_last = self.tokens.len() - 1;
+        match self.scores_from() {
+            Some(from) if !self.prefilled => all_but_last.min(from.saturating_sub(1)),
+            _ => all_but_last,
+        }
+    }
+
+    fn scores_from(&self) -> Option<usize> {
+        self.logprobs.as_ref().and_then(|l| l.prompt_from)
+    }
+
+    /// The rows wanted of a step that computes `start..end` of this sequence in the batch's rows from
+    /// `first_row` on: prompt scores, and a sample where the step catches up.
+    pub fn logit_rows(&mut self, start: usize, end: usize, first_row: usize, out: &mut Vec<LogitRow>) {
+        let (want_logprob, top_logprobs) = self.logprobs.as_ref().map_or((false, 0), |l| (true, l.top));
+        let logprob_ids = Arc::clone(&self.logprob_ids);
+        let row = |row: usize, task| LogitRow {
+            row,
+            task,
+            want_logprob,
+            top_logprobs,
+            logprob_ids: Arc::clone(&logprob_ids),
+        };
+        if let Some(from) = self.scores_from().filter(|_| !self.prefilled) {
+            // The logits at `p` score the token at `p + 1`.
+            let scored = start.max(from.max(1) - 1)..end.min(self.prompt_len - 1);
+            for position in scored {
+                let target = self.tokens[position + 1];
+                out.push(row(first_row + position - start, RowTask::Score { target }));
+            }
+        }
+        if end == self.tokens.len() && self.max_new_tokens > 0 {
+            let step = self.num_output();
+            let banned = if step < self.min_new_tokens { Arc::clone(&self.stop_token_ids) } else { Arc::new([]) };
+            let task = RowTask::Sample {
+                params: Arc::clone(&self.sampling),
+                seed: self.seed,
+                step: step as u64,
+                counts: self.counts.clone(),
+                banned,
+                mask: self.grammar.as_mut().map(|grammar| grammar.mask()),
+            };
+            out.push(row(first_row + end - 1 - start, task));
+        }
+    }
+
+    /// Take the sampled token; says whether the sequence ends with it.
+    pub fn push(&mut self, token: u32) -> Option<End> {
+        self.tokens.push(token);
+        if let Some(counts) = &mut self.counts {
+            // The step's batch is gone by now, so nobody shares the counts and nothing is copied.
+            *Arc::make_mut(counts).entry(token).or_default() += 1;
+        }
+        let grammar_done = self.grammar.as_mut().is_some_and(|grammar| grammar.accept(token));
+        if !self.ignore_eos && self.stop_token_ids.contains(&token) {
+            Some(End::Stop(token))
+        } else if self.num_output() >= self.max_new_tokens {
+            Some(End::Length)
+        } else if grammar_done {
+            Some(End::Grammar(token))
+        } else {
+            None
+        }
+    }
+
+    /// What to report of a sampled or scored row.
+    pub fn logprobs_of(&self, row: quern_backend::RowOutput) -> Option<TokenLogprobs> {
+        self.logprobs.as_ref().map(|_| TokenLogprobs {
+            id: row.token,
+            logprob: row.logprob,
+            top: row.top,
+            requested: row.requested,
+        })
+    }
+}
