@@ -2,4 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
+pub mod machine;
+pub mod memory;
+pub mod resolve;
+pub mod shipped;

@@ -1,0 +1,338 @@
+//! SGLang's flags that Quern does not build: which of their values are fine, and what is said of the rest.
+//!
+//! A flag of [`TABLE`] is never silently ignored. Asking for what Quern does anyway passes; a value that
+//! could change results or limits stops the start; one that tunes machinery Quern does not have passes
+//! with a line in the log.
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches,
+    builder::{NonEmptyStringValueParser, PossibleValuesParser},
+};
+
+/// One flag of the table.
+#[derive(Debug)]
+pub struct CompatFlag {
+    /// Without dashes.
+    pub name: &'static str,
+    /// Other names, without dashes.
+    pub aliases: &'static [&'static str],
+    /// What follows it.
+    pub takes: Takes,
+    /// Values that ask for what happens anyway.
+    pub as_is: &'static [&'static str],
+    /// What is done about any other value (or about the presence of a switch).
+    pub otherwise: Otherwise,
+}
+
+/// What follows a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Nothing.
+    Nothing,
+    /// One value.
+    Value,
+    /// One of these values.
+    OneOf(&'static [&'static str]),
+    /// One whole number.
+    Int,
+    /// One number.
+    Float,
+    /// One or more values.
+    Values,
+}
+
+/// What is done about a value that is not [`as_is`](CompatFlag::as_is).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// Serve, and log this.
+    Note(&'static str),
+    /// Stop, and say this.
+    Refuse(&'static str),
+}
+
+use Otherwise::{Note, Refuse};
+use Takes::{Float, Int, Nothing, OneOf, Value, Values};
+
+const fn flag(name: &'static str, takes: Takes, as_is: &'static [&'static str], otherwise: Otherwise) -> CompatFlag {
+    CompatFlag { name, aliases: &[], takes, as_is, otherwise }
+}
+
+const fn alias(aliases: &'static [&'static str], flag: CompatFlag) -> CompatFlag {
+    CompatFlag { aliases, ..flag }
+}
+
+const ONE_RANK: &str = "one process with one rank is built; use --cpu-threads to use more cores";
+const NO_RANKS: &str = "there is one rank, so nothing is exchanged";
+const ONE_KERNEL_SET: &str = "kernels are chosen for this CPU; the summary at start names them";
+const NO_GRAPHS: &str = "steps on a CPU need no recorded graphs";
+const NO_TLS: &str = "TLS is not built; put a reverse proxy in front";
+const NO_GRAMMAR: &str = "constrained output is not built; requests that ask for it are refused";
+const NO_SPECULATION: &str = "speculative decoding is not built";
+const NO_LORA: &str = "LoRA adapters are not built";
+const NO_HOST_TIER: &str = "pages live in main memory already; a second tier is not built";
+const NO_PRIORITY: &str = "priorities are not built; --schedule-policy fcfs and lpm are";
+const NO_REQUEST_LOG: &str = "logging of request contents is not built";
+
+/// The flags of SGLang 0.5 that [`ServeArgs`](super::ServeArgs) does not have.
+pub const TABLE: &[CompatFlag] = &[
+    // Model and tokenizer.
+    flag("trust-remote-code", Nothing, &[], Note("no code of a checkpoint is ever run")),
+    flag("tokenizer-mode", OneOf(&["auto", "slow"]), &["auto"], Refuse("the tokenizer of tokenizer.json is built")),
+    flag(
+        "tokenizer-backend",
+        OneOf(&["huggingface", "fastokens"]),
+        &["huggingface"],
+        Note("the tokenizer is built in"),
+    ),
+    flag("tokenizer-worker-num", Int, &["1"], Note("requests are tokenized on a pool of threads")),
+    flag("detokenizer-worker-num", Int, &["1"], Note("each stream is detokenized on its own task")),
+    flag("skip-tokenizer-init", Nothing, &[], Refuse("the server needs its tokenizer; send input_ids to /generate")),
+    flag("model-loader-extra-config", Value, &["{}"], Note("weights are mapped, which needs no tuning")),
+    flag("is-embedding", Nothing, &[], Refuse("embeddings are not built")),
+    flag("model-impl", Value, &["auto", "sglang"], Refuse("the built-in implementation is the only one")),
+    flag("quantization-param-path", Value, &[], Refuse("a quantized KV cache is not built")),
+    // Server.
+    flag("grpc-port", Int, &[], Refuse("gRPC is not built")),
+    flag("enable-http2", Nothing, &[], Refuse("HTTP/2 is not built")),
+    flag("warmups", Value, &[], Refuse("named warm-ups are not built; one request is always sent at start")),
+    flag("ssl-certfile", Value, &[], Refuse(NO_TLS)),
+    flag("ssl-keyfile", Value, &[], Refuse(NO_TLS)),
+    flag("ssl-ca-certs", Value, &[], Refuse(NO_TLS)),
+    flag("ssl-keyfile-password", Value, &[], Refuse(NO_TLS)),
+    flag("enable-ssl-refresh", Nothing, &[], Refuse(NO_TLS)),
+    // Requests.
+    flag("completion-template", Value, &[], Refuse("the tokenizer's own fill-in-the-middle tokens are used")),
+    flag("trust-request-chat-template", Nothing, &[], Refuse("templates in requests are not built")),
+    flag("reasoning-parser", Value, &[], Refuse("a reasoning parser is not built; Qwen3-Coder needs none")),
+    flag("grammar-backend", OneOf(&["xgrammar", "outlines", "llguidance", "none"]), &["none"], Note(NO_GRAMMAR)),
+    flag("constrained-json-whitespace-pattern", Value, &[], Refuse(NO_GRAMMAR)),
+    flag("constrained-json-disable-any-whitespace", Nothing, &[], Refuse(NO_GRAMMAR)),
+    flag("constrained-json-max-whitespace-cnt", Int, &[], Refuse(NO_GRAMMAR)),
+    flag("enable-cache-report", Nothing, &[], Note("cached tokens are always reported")),
+    flag("return-input-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not built; /generate has them")),
+    flag("return-output-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not built; /generate has them")),
+    flag("enable-response-store", Nothing, &[], Refuse("/v1/responses is not built")),
+    flag("tool-server", Value, &[], Refuse("/v1/responses is not built")),
+    flag("enable-custom-logit-processor", Nothing, &[], Refuse("no code of a request is ever run")),
+    flag("enable-return-hidden-states", Nothing, &[], Refuse("hidden states are not reported")),
+    // Memory and scheduling.
+    flag("prefill-max-requests", Int, &[], Refuse("--max-prefill-tokens and --max-running-requests bound a step")),
+    flag(
+        "radix-eviction-policy",
+        OneOf(&["lru", "lfu", "slru", "priority", "tlru"]),
+        &["lru"],
+        Refuse("the prefix least recently used is evicted"),
+    ),
+    flag("radix-eviction-policy-config", Value, &["{}"], Refuse("the prefix least recently used is evicted")),
+    alias(&["enable-hicache"], flag("enable-hierarchical-cache", Nothing, &[], Refuse(NO_HOST_TIER))),
+    flag("hicache-ratio", Float, &["2.0", "2"], Refuse(NO_HOST_TIER)),
+    flag("hicache-size", Int, &["0"], Refuse(NO_HOST_TIER)),
+    flag("hicache-write-policy", Value, &["write_through"], Refuse(NO_HOST_TIER)),
+    flag("hicache-io-backend", Value, &["kernel"], Refuse(NO_HOST_TIER)),
+    flag("hicache-mem-layout", Value, &["page_first"], Refuse(NO_HOST_TIER)),
+    flag("hicache-storage-backend", Value, &[], Refuse(NO_HOST_TIER)),
+    flag("disable-overlap-schedule", Nothing, &[], Note("scheduling takes microseconds and is never overlapped")),
+    flag("num-continuous-decode-steps", Int, &["1"], Note("new requests are looked at before every step")),
+    flag("scheduler-recv-interval", Int, &["1"], Note("new requests are looked at before every step")),
+    flag("enable-mixed-chunk", Nothing, &[], Note("prompts and decodes always share steps")),
+    flag("enable-dynamic-chunking", Nothing, &[], Note("a step is filled up to --chunked-prefill-size")),
+    flag("enable-priority-scheduling", Nothing, &[], Refuse(NO_PRIORITY)),
+    flag("default-priority-value", Int, &[], Refuse(NO_PRIORITY)),
+    flag("abort-on-priority-when-disabled", Nothing, &[], Refuse(NO_PRIORITY)),
+    flag("schedule-low-priority-values-first", Nothing, &[], Refuse(NO_PRIORITY)),
+    flag("priority-scheduling-preemption-threshold", Int, &["10"], Refuse(NO_PRIORITY)),
+    flag("disable-priority-preemption", Nothing, &[], Refuse(NO_PRIORITY)),
+    flag("retraction-policy", OneOf(&["length", "priority"]), &["length"], Refuse(NO_PRIORITY)),
+    flag("disable-chunked-prefix-cache", Nothing, &[], Note("it concerns models with latent attention only")),
+    flag("cpu-offload-gb", Float, &["0", "0.0"], Note("weights live in main memory already")),
+    flag("watchdog-timeout", Float, &["300", "300.0"], Refuse("no watchdog ends the server; /health/progress tells")),
+    flag("sleep-on-idle", Nothing, &[], Note("an idle engine always sleeps")),
+    flag("device", Value, &["cpu", "auto"], Refuse("cpu is the only device")),
+    flag("base-gpu-id", Int, &["0"], Refuse("cpu is the only device")),
+    flag("gpu-id-step", Int, &["1"], Refuse("cpu is the only device")),
+    // Parallelism.
+    alias(&["tensor-parallel-size"], flag("tp-size", Int, &["1"], Refuse(ONE_RANK))),
+    alias(&["pipeline-parallel-size"], flag("pp-size", Int, &["1"], Refuse(ONE_RANK))),
+    flag("pp-max-micro-batch-size", Int, &[], Refuse(ONE_RANK)),
+    flag("pp-async-batch-depth", Int, &["0"], Refuse(ONE_RANK)),
+    alias(
+        &["data-parallel-size"],
+        flag("dp-size", Int, &["1"], Refuse("one replica is built; run several servers behind a router")),
+    ),
+    alias(&["attention-data-parallel-size"], flag("attn-dp-size", Int, &["1"], Refuse(ONE_RANK))),
+    flag("enable-dp-attention", Nothing, &[], Refuse(ONE_RANK)),
+    alias(&["expert-parallel-size", "ep"], flag("ep-size", Int, &["1"], Refuse(ONE_RANK))),
+    alias(&["moe-data-parallel-size"], flag("moe-dp-size", Int, &["1"], Refuse(ONE_RANK))),
+    alias(&["attention-context-parallel-size"], flag("attn-cp-size", Int, &["1"], Refuse(ONE_RANK))),
+    flag("dcp-size", Int, &["1"], Refuse(ONE_RANK)),
+    flag("moe-dense-tp-size", Int, &["1"], Refuse(ONE_RANK)),
+    flag("enable-dp-lm-head", Nothing, &[], Refuse(ONE_RANK)),
+    flag(
+        "load-balance-method",
+        OneOf(&["auto", "round_robin", "follow_bootstrap_room", "total_requests", "total_tokens"]),
+        &["auto"],
+        Note("there is one replica"),
+    ),
+    flag("nnodes", Int, &["1"], Refuse(ONE_RANK)),
+    flag("node-rank", Int, &["0"], Refuse(ONE_RANK)),
+    alias(&["nccl-init-addr"], flag("dist-init-addr", Value, &[], Note(NO_RANKS))),
+    flag("nccl-port", Int, &[], Note(NO_RANKS)),
+    flag("dist-timeout", Int, &[], Note(NO_RANKS)),
+    flag("moe-a2a-backend", Value, &["none"], Refuse(ONE_RANK)),
+    flag("enable-eplb", Nothing, &[], Refuse(ONE_RANK)),
+    flag("ep-num-redundant-experts", Int, &["0"], Refuse(ONE_RANK)),
+    flag("init-expert-location", Value, &["trivial"], Refuse(ONE_RANK)),
+    flag("deepep-mode", OneOf(&["auto", "normal", "low_latency"]), &["auto"], Note(NO_RANKS)),
+    flag("enable-two-batch-overlap", Nothing, &[], Note(NO_RANKS)),
+    flag("disable-custom-all-reduce", Nothing, &[], Note(NO_RANKS)),
+    flag("enable-p2p-check", Nothing, &[], Note(NO_RANKS)),
+    // Kernels.
+    flag("attention-backend", Value, &["auto"], Note(ONE_KERNEL_SET)),
+    flag("prefill-attention-backend", Value, &["auto"], Note(ONE_KERNEL_SET)),
+    flag("decode-attention-backend", Value, &["auto"], Note(ONE_KERNEL_SET)),
+    flag("sampling-backend", Value, &["auto"], Note(ONE_KERNEL_SET)),
+    flag("fp8-gemm-backend", Value, &["auto"], Note(ONE_KERNEL_SET)),
+    flag("fp4-gemm-backend", Value, &["auto"], Note(ONE_KERNEL_SET)),
+    flag("moe-runner-backend", Value, &["auto"], Note(ONE_KERNEL_SET)),
+    flag("cuda-graph-max-bs", Int, &[], Note(NO_GRAPHS)),
+    flag("cuda-graph-max-bs-decode", Int, &[], Note(NO_GRAPHS)),
+    flag("cuda-graph-bs", Values, &[], Note(NO_GRAPHS)),
+    flag("cuda-graph-bs-decode", Values, &[], Note(NO_GRAPHS)),
+    flag("cuda-graph-backend-decode", Value, &["disabled"], Note(NO_GRAPHS)),
+    flag("cuda-graph-backend-prefill", Value, &["disabled"], Note(NO_GRAPHS)),
+    flag("disable-cuda-graph", Nothing, &[], Note(NO_GRAPHS)),
+    flag("disable-cuda-graph-padding", Nothing, &[], Note(NO_GRAPHS)),
+    flag("enable-torch-compile", Nothing, &[], Note("kernels are compiled already")),
+    flag("torch-compile-max-bs", Int, &["32"], Note("kernels are compiled already")),
+    flag("enable-deterministic-inference", Nothing, &[], Note("results never depend on the batch")),
+    // Logs.
+    flag("log-requests", Nothing, &[], Refuse(NO_REQUEST_LOG)),
+    flag("log-requests-level", OneOf(&["0", "1", "2", "3"]), &["2"], Refuse(NO_REQUEST_LOG)),
+    flag("log-requests-format", OneOf(&["text", "json"]), &["text"], Refuse(NO_REQUEST_LOG)),
+    flag("log-requests-target", Values, &["stdout"], Refuse(NO_REQUEST_LOG)),
+    flag("uvicorn-access-log-exclude-prefixes", Values, &[], Refuse("use --log-level-http to quieten the access log")),
+    flag("crash-dump-folder", Value, &[], Refuse("crash dumps are not written")),
+    flag("enable-request-time-stats-logging", Nothing, &[], Refuse(NO_REQUEST_LOG)),
+    // Metrics.
+    flag("enable-metrics-for-all-schedulers", Nothing, &[], Note("there is one scheduler")),
+    flag("prompt-tokens-buckets", Values, &["default"], Refuse("these buckets are fixed")),
+    flag("generation-tokens-buckets", Values, &["default"], Refuse("these buckets are fixed")),
+    flag("enable-trace", Nothing, &[], Refuse("OpenTelemetry traces are not built")),
+    flag("otlp-traces-endpoint", Value, &["localhost:4317"], Refuse("OpenTelemetry traces are not built")),
+    flag("kv-events-config", Value, &[], Refuse("KV events are not published")),
+    flag("export-metrics-to-file", Nothing, &[], Refuse("metrics are served at /metrics only")),
+    flag("export-metrics-to-file-dir", Value, &[], Refuse("metrics are served at /metrics only")),
+    // Speculative decoding.
+    flag("speculative-algorithm", Value, &[], Refuse(NO_SPECULATION)),
+    alias(&["speculative-draft-model"], flag("speculative-draft-model-path", Value, &[], Refuse(NO_SPECULATION))),
+    flag("speculative-draft-model-revision", Value, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-draft-model-quantization", Value, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-num-steps", Int, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-eagle-topk", Int, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-num-draft-tokens", Int, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-accept-threshold-single", Float, &["1.0", "1"], Refuse(NO_SPECULATION)),
+    flag("speculative-accept-threshold-acc", Float, &["1.0", "1"], Refuse(NO_SPECULATION)),
+    flag("speculative-token-map", Value, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-attention-mode", Value, &["prefill"], Refuse(NO_SPECULATION)),
+    flag("speculative-ngram-min-bfs-breadth", Int, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-ngram-max-bfs-breadth", Int, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-ngram-match-type", Value, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-ngram-max-trie-depth", Int, &[], Refuse(NO_SPECULATION)),
+    flag("speculative-ngram-capacity", Int, &[], Refuse(NO_SPECULATION)),
+    // LoRA.
+    flag("enable-lora", Nothing, &[], Refuse(NO_LORA)),
+    flag("lora-paths", Values, &[], Refuse(NO_LORA)),
+    flag("max-lora-rank", Int, &[], Refuse(NO_LORA)),
+    flag("lora-target-modules", Values, &[], Refuse(NO_LORA)),
+    flag("max-loras-per-batch", Int, &["8"], Refuse(NO_LORA)),
+    flag("max-loaded-loras", Int, &[], Refuse(NO_LORA)),
+    flag("lora-eviction-policy", OneOf(&["lru", "fifo"]), &["lru"], Refuse(NO_LORA)),
+    flag("lora-backend", Value, &["csgmv"], Refuse(NO_LORA)),
+    flag("max-lora-chunk-size", Int, &["16"], Refuse(NO_LORA)),
+    // Split prefill and decode.
+    flag("disaggregation-mode", OneOf(&["null", "prefill", "decode"]), &["null"], Refuse(ONE_RANK)),
+];
+
+/// The flags of [`TABLE`] that were typed, with their values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompatArgs {
+    typed: Vec<(&'static str, Vec<String>)>,
+}
+
+/// A flag, its value and why it cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--{flag}{}: {reason}", if value.is_empty() { String::new() } else { format!(" {value}") })]
+pub struct RefusedFlag {
+    /// Its name without dashes.
+    pub flag: &'static str,
+    /// What was asked for; empty for a switch.
+    pub value: String,
+    /// What is supported instead.
+    pub reason: String,
+}
+
+impl CompatArgs {
+    /// Lines to log about flags that change nothing here, or the first flag that cannot be served.
+    pub fn judge(&self) -> Result<Vec<String>, RefusedFlag> {
+        let mut notes = Vec::new();
+        for flag in TABLE {
+            let Some((_, values)) = self.typed.iter().find(|(name, _)| *name == flag.name) else { continue };
+            if !values.is_empty() && values.iter().all(|value| flag.as_is.contains(&value.as_str())) {
+                continue;
+            }
+            let value = values.join(" ");
+            match flag.otherwise {
+                Refuse(reason) => {
+                    let known = match flag.as_is {
+                        [] => String::new(),
+                        [only, ..] => format!(" (supported: {only})"),
+                    };
+                    return Err(RefusedFlag { flag: flag.name, value, reason: format!("{reason}{known}") });
+                }
+                Note(line) if value.is_empty() => notes.push(format!("--{} changes nothing: {line}.", flag.name)),
+                Note(line) => notes.push(format!("--{} {value} changes nothing: {line}.", flag.name)),
+            }
+        }
+        Ok(notes)
+    }
+}
+
+impl Args for CompatArgs {
+    fn augment_args(command: Command) -> Command {
+        command.args(TABLE.iter().map(|flag| {
+            // Hidden: the help teaches what is built.
+            let arg = Arg::new(flag.name).long(flag.name).aliases(flag.aliases).hide(true);
+            match flag.takes {
+                Nothing => arg.action(ArgAction::SetTrue),
+                Value => arg.value_parser(NonEmptyStringValueParser::new()),
+                OneOf(choices) => arg.value_parser(PossibleValuesParser::new(choices)),
+                Int => arg.value_parser(|text: &str| text.parse::<i64>().map(|_| text.to_owned())),
+                Float => arg.value_parser(|text: &str| text.parse::<f64>().map(|_| text.to_owned())),
+                Values => arg.num_args(1..).action(ArgAction::Append),
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for CompatArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.typed = TABLE
+            .iter()
+            .filter_map(|flag| match flag.takes {
+                Nothing => matches.get_flag(flag.name).then(|| (flag.name, Vec::new())),
+                _ => matches.get_many(flag.name).map(|values| (flag.name, values.cloned().collect())),
+            })
+            .collect();
+        Ok(())
+    }
+}

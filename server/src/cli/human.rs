@@ -1,0 +1,103 @@
+//! Token counts as people write them: `8192`, `8k`, `25.6k`, `8Ki`, `1M`.
+
+/// Parse a count: digits; or a decimal number with `k`, `M`, `G` or `T` (powers of 1000), the
+/// result rounded down; or digits with `Ki`, `Mi`, `Gi` or `Ti` (powers of 1024, no decimals).
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    let refuse = || format!("`{text}` is not a count; write 8192, 8k (8000), 25.6k (25600), 8Ki (8192), 1M or 1Mi");
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let (unit, decimals) = match suffix {
+        "" => (1, false),
+        "k" => (1_000, true),
+        "M" => (1_000_000, true),
+        "G" => (1_000_000_000, true),
+        "T" => (1_000_000_000_000, true),
+        "Ki" => (1 << 10, false),
+        "Mi" => (1 << 20, false),
+        "Gi" => (1 << 30, false),
+        "Ti" => (1 << 40, false),
+        _ => return Err(refuse()),
+    };
+    let (whole, fraction) = match number.split_once('.') {
+        Some((whole, fraction)) if decimals && !fraction.is_empty() => (whole, fraction),
+        None => (number, ""),
+        Some(_) => return Err(refuse()),
+    };
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) {
+        return Err(refuse());
+    }
+    let too_large = || format!("`{text}` is larger than {}", u64::MAX);
+    let whole = whole.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(too_large)?;
+    // Integer arithmetic, so that 25.6k is 25600 and not 25599: each digit is worth a tenth of the one
+    // before it, and what is below one token is dropped.
+    let mut worth = unit;
+    let mut rest = 0;
+    for digit in fraction.bytes() {
+        worth /= 10;
+        rest += u64::from(digit - b'0') * worth;
+    }
+    whole.checked_add(rest).ok_or_else(too_large)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_documented_forms_are_read() {
+        for (text, count) in [
+            ("0", 0),
+            ("8192", 8192),
+            ("8k", 8000),
+            ("25.6k", 25600),
+            ("0.5k", 500),
+            ("1M", 1_000_000),
+            ("1.5G", 1_500_000_000),
+            ("1T", 1_000_000_000_000),
+            ("8Ki", 8192),
+            ("1Mi", 1 << 20),
+            ("2Gi", 2 << 30),
+            ("1Ti", 1 << 40),
+        ] {
+            assert_eq!(parse_count(text), Ok(count), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "", "k", "8 k", "8kB", "8ki", "8K", "8m", "8KI", "1.5Ki", "1.5", ".5k", "5.k", "-8", "+8", "8e3", "1_000",
+            "٣",
+        ] {
+            assert!(parse_count(text).is_err(), "{text}");
+        }
+        assert!(parse_count("18446744073709551616").unwrap_err().contains("larger than"));
+        assert!(parse_count("99999999T").unwrap_err().contains("larger than"));
+    }
+
+    proptest! {
+        #[test]
+        fn plain_digits_are_themselves(n: u64) {
+            prop_assert_eq!(parse_count(&n.to_string()), Ok(n));
+        }
+
+        #[test]
+        fn suffixes_multiply(n in 0u64..1_000_000, i in 0usize..4) {
+            prop_assert_eq!(parse_count(&format!("{n}{}", ["k", "M", "G", "T"][i])), Ok(n * 1000u64.pow(i as u32 + 1)));
+            prop_assert_eq!(parse_count(&format!("{n}{}", ["Ki", "Mi", "Gi", "Ti"][i])), Ok(n << (10 * (i + 1))));
+        }
+
+        #[test]
+        fn thousandths_of_a_k_are_exact(n in 0u64..1_000_000, thousandths in 0u64..1000) {
+            prop_assert_eq!(parse_count(&format!("{n}.{thousandths:03}k")), Ok(n * 1000 + thousandths));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC*") {
+            let _ = parse_count(&text);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The command line: [`Cli`] and its subcommands.
+
+pub mod compat;
+pub mod config_file;
+pub mod human;
+pub mod serve;
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use compat::RefusedFlag;
+pub use config_file::ConfigFileError;
+pub use serve::ServeArgs;
+
+/// Serve Qwen3-Coder models over HTTP.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "quern", version, infer_long_args = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Job,
+}
+
+/// The subcommands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Job {
+    /// Serve a model over HTTP, with SGLang's flags and endpoints
+    #[command(infer_long_args = true, args_override_self = true, after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  quern serve
+      The small model inside this program, at http://127.0.0.1:30000.
+  quern serve --model Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8 --context-length 32k
+      Download (once) and serve; the KV pool takes what memory is left.
+  quern serve --model ./my-checkpoint --host 0.0.0.0 --api-key SECRET --enable-metrics
+  quern serve --config server.yaml --port 8080
+      Flags from a file; typed ones win.
+  quern serve --model ./my-checkpoint --print-config
+      What would be decided on this machine, without serving.
+
+Every other flag of `sglang serve` is known too: it passes if it asks for what happens anyway, passes with
+a note if it only tunes machinery that is not here, and otherwise stops the start and says why.
+Any flag may be shortened to a prefix that no other flag has (--tp for --tp-size).";
+
+/// Why a command line was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Not understood; says so itself, with usage, and exits with 2 (or 0 for `--help`).
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// The `--config` file.
+    #[error(transparent)]
+    ConfigFile(#[from] ConfigFileError),
+}
+
+impl Cli {
+    /// Parse `arguments`, the program's name first, reading the `--config` file if there is one.
+    pub fn from_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, CliError> {
+        let mut command = Self::command();
+        command = command.mut_subcommand("serve", |serve| {
+            // `--chunked-prefill-size -1`: a word that is a number is a value, as in argparse.
+            serve.mut_args(|arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg })
+        });
+        let mut words: Vec<OsString> = arguments.into_iter().collect();
+        if words.get(1).is_some_and(|word| word == "serve") {
+            let rest = words.split_off(2);
+            let serve = command.find_subcommand("serve").expect("declared above");
+            words.extend(config_file::expand(rest, |name| is_switch(serve, name))?);
+        }
+        let matches = command.try_get_matches_from(words)?;
+        Ok(Self::from_arg_matches(&matches)?)
+    }
+}
+
+fn is_switch(command: &clap::Command, name: &str) -> bool {
+    command
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|all| all.contains(&name)))
+        .is_some_and(|arg| matches!(arg.get_action(), ArgAction::SetTrue))
+}

@@ -1,0 +1,340 @@
+//! [`ServeArgs`]: what was typed after `quern serve`.
+
+use std::path::PathBuf;
+
+use clap::{
+    Args,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use serde_json::{Map, Value};
+
+use super::{compat::CompatArgs, human::parse_count};
+
+/// What was typed after `quern serve`. Flags have SGLang's names; what each means is said here, what is
+/// made of it in [`Config`](crate::config::Config).
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Model: a directory, or an id such as `Qwen/Qwen3-Coder-30B-A3B-Instruct` on the Hugging Face hub.
+    /// Without it the small model inside this program is served.
+    #[arg(long, alias = "model", value_name = "DIR|ID", help_heading = "Model")]
+    pub model_path: Option<String>,
+
+    /// Tokenizer: a directory or hub id [default: the model]
+    #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
+    pub tokenizer_path: Option<String>,
+
+    /// Branch, tag or commit on the hub [default: main]
+    #[arg(long, help_heading = "Model")]
+    pub revision: Option<String>,
+
+    /// Where downloads are kept [default: the hub's cache, see HF_HOME and HF_HUB_CACHE]
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub download_dir: Option<PathBuf>,
+
+    /// Where weights come from; `dummy` makes random ones and reads only the configuration
+    #[arg(long, value_name = "FORMAT", default_value = "auto", help_heading = "Model", value_parser = choices(
+        &["auto", "safetensors", "dummy"],
+        &["pt", "instanttensor", "npcache", "sharded_state", "presharded", "gguf", "expert_pack", "bitsandbytes",
+          "mistral", "layered", "flash_rl", "remote", "remote_instance", "fastsafetensors", "private",
+          "runai_streamer"]))]
+    pub load_format: String,
+
+    /// JSON object merged over the model's config.json
+    #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json_object, help_heading = "Model")]
+    pub json_model_override_args: Map<String, Value>,
+
+    /// Most tokens of prompt and output together, e.g. 8192, 8k, 32Ki [default: the model's]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_count, help_heading = "Model")]
+    pub context_length: Option<u64>,
+
+    /// What matrix products are computed in; `auto` follows the checkpoint: bfloat16 (f32 sums) for bf16 and
+    /// fp8 weights, float32 for f32 and f16 ones
+    #[arg(long, default_value = "auto", help_heading = "Model", value_parser = choices(
+        &["auto", "bfloat16", "float32"], &["half", "float16", "float"]))]
+    pub dtype: String,
+
+    /// How the weights are quantized; must be what the checkpoint holds [default: the checkpoint's]
+    #[arg(long, value_name = "METHOD", help_heading = "Model", value_parser = choices(&["fp8"], QUANTIZATIONS))]
+    pub quantization: Option<String>,
+
+    /// Stored element of keys and values; `auto` follows --dtype
+    #[arg(long, default_value = "auto", help_heading = "Model", value_parser = choices(
+        &["auto", "bfloat16"], &["bf16", "fp8_e5m2", "fp8_e4m3", "mxfp8", "nvfp4", "fp4_mx_block16", "fp4_e2m1"]))]
+    pub kv_cache_dtype: String,
+
+    /// The model's name in /v1/models [default: --model-path]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub served_model_name: Option<String>,
+
+    /// A label for the weights, echoed in responses
+    #[arg(long, value_name = "LABEL", default_value = "default", help_heading = "Model")]
+    pub weight_version: String,
+
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1", help_heading = "Server")]
+    pub host: String,
+
+    /// Port to listen on; 0 lets the system choose and prints the choice
+    #[arg(long, default_value_t = 30000, help_heading = "Server")]
+    pub port: u16,
+
+    /// Path prefix a reverse proxy puts before every route
+    #[arg(long, value_name = "PATH", default_value = "", help_heading = "Server")]
+    pub fastapi_root_path: String,
+
+    /// Key clients must send as `Authorization: Bearer KEY`
+    #[arg(long, value_name = "KEY", help_heading = "Server")]
+    pub api_key: Option<String>,
+
+    /// Key of administrative endpoints such as /flush_cache and /abort_request
+    #[arg(long, value_name = "KEY", help_heading = "Server")]
+    pub admin_api_key: Option<String>,
+
+    /// Largest request body, bytes
+    #[arg(long, value_name = "BYTES", value_parser = parse_count, default_value = "32Mi", help_heading = "Server")]
+    pub max_request_bytes: u64,
+
+    /// Most connections at once; further ones wait
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Server")]
+    pub max_connections: usize,
+
+    /// Time in which a request's head and body must arrive
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, help_heading = "Server")]
+    pub request_read_timeout: f64,
+
+    /// A client that reads nothing of its stream for this long is cut off
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, help_heading = "Server")]
+    pub slow_client_timeout: f64,
+
+    /// After SIGTERM, how long running requests may go on
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, help_heading = "Server")]
+    pub drain_timeout: f64,
+
+    /// Do not send the first request to ourselves before reporting ready
+    #[arg(long, help_heading = "Server")]
+    pub skip_server_warmup: bool,
+
+    /// Template file (.jinja) used instead of the checkpoint's
+    #[arg(long, value_name = "FILE", help_heading = "Requests")]
+    pub chat_template: Option<PathBuf>,
+
+    /// Which of several templates of the tokenizer's configuration to use
+    #[arg(long, value_name = "NAME", help_heading = "Requests")]
+    pub hf_chat_template_name: Option<String>,
+
+    /// JSON object of template variables; a request's chat_template_kwargs override them
+    #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json_object, help_heading = "Requests")]
+    pub default_chat_template_kwargs: Map<String, Value>,
+
+    /// How tool calls are found in the output
+    #[arg(long, value_name = "NAME", help_heading = "Requests",
+          value_parser = choices(&["qwen3_coder"], TOOL_CALL_PARSERS))]
+    pub tool_call_parser: Option<String>,
+
+    /// Where a chat request's missing sampling parameters come from: the model's generation_config.json, or
+    /// OpenAI's fixed values
+    #[arg(long, default_value = "model", value_parser = choices(&["model", "openai"], &[]), help_heading = "Requests")]
+    pub sampling_defaults: String,
+
+    /// JSON object: defaults for what a /generate request leaves out of sampling_params
+    #[arg(long, value_name = "JSON", value_parser = json_object, help_heading = "Requests")]
+    pub preferred_sampling_params: Option<Map<String, Value>>,
+
+    /// Cut prompts that are too long instead of refusing them
+    #[arg(long, help_heading = "Requests")]
+    pub allow_auto_truncate: bool,
+
+    /// Send a stream's text every so many tokens; the first token goes out at once
+    #[arg(long, value_name = "TOKENS", default_value_t = 1, help_heading = "Requests")]
+    pub stream_interval: usize,
+
+    /// /generate streams send what is new instead of the text so far
+    #[arg(long, help_heading = "Requests")]
+    pub incremental_streaming_output: bool,
+
+    /// End every OpenAI stream with usage, asked for or not
+    #[arg(long, help_heading = "Requests")]
+    pub stream_response_default_include_usage: bool,
+
+    /// Seed of the requests that bring none [default: random]
+    #[arg(long, value_name = "SEED", help_heading = "Requests")]
+    pub random_seed: Option<u64>,
+
+    /// Share of the available memory for weights and KV pool, between 0 and 1 [default: 0.8]
+    #[arg(long, value_name = "SHARE", help_heading = "Memory and scheduling")]
+    pub mem_fraction_static: Option<f64>,
+
+    /// Tokens of the KV pool at most [default: what memory allows]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_count, help_heading = "Memory and scheduling")]
+    pub max_total_tokens: Option<u64>,
+
+    /// Tokens of a KV page; prefixes are reused in whole pages
+    #[arg(long, value_name = "TOKENS", default_value_t = 32, help_heading = "Memory and scheduling")]
+    pub page_size: usize,
+
+    /// Most requests computed together [default: 256]
+    #[arg(long, value_name = "N", help_heading = "Memory and scheduling")]
+    pub max_running_requests: Option<usize>,
+
+    /// Most requests waiting; further ones are answered 503 [default: no limit]
+    #[arg(long, value_name = "N", help_heading = "Memory and scheduling")]
+    pub max_queued_requests: Option<usize>,
+
+    /// Tokens computed per step, a multiple of --page-size; longer prompts take several steps. -1 computes
+    /// every prompt in one [default: 512]
+    #[arg(long, value_name = "TOKENS", help_heading = "Memory and scheduling")]
+    pub chunked_prefill_size: Option<i64>,
+
+    /// Prompt tokens admitted per step; a longer prompt is admitted alone
+    #[arg(long, value_name = "TOKENS", value_parser = parse_count, default_value = "16384",
+          help_heading = "Memory and scheduling")]
+    pub max_prefill_tokens: u64,
+
+    /// Who goes first: `fcfs` first come, `lpm` longest cached prefix
+    #[arg(long, value_name = "POLICY", default_value = "fcfs", help_heading = "Memory and scheduling",
+          value_parser = choices(&["fcfs", "lpm"], &["random", "dfs-weight", "lof", "priority", "routing-key", "hrrn",
+                                                     "shortest-prefill-first"]))]
+    pub schedule_policy: String,
+
+    /// Above 1 admits fewer requests at once, below 1 more, at the risk of pausing some
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Memory and scheduling")]
+    pub schedule_conservativeness: f32,
+
+    /// Do not reuse the computed prefixes of earlier requests
+    #[arg(long, help_heading = "Memory and scheduling")]
+    pub disable_radix_cache: bool,
+
+    /// Worker threads [default: one per physical core this process may use]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub cpu_threads: Option<usize>,
+
+    /// Instruction set of the kernels, to compare or to find a fault [default: the best this machine has]
+    #[arg(long, value_name = "ISA", help_heading = "Machine",
+          value_parser = choices(&["scalar", "avx2", "avx512", "avx512bf16", "neon"], &[]))]
+    pub cpu_isa: Option<String>,
+
+    /// Least severe level that is logged
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = choices(LOG_LEVELS, &["warn", "critical"]),
+          ignore_case = true, help_heading = "Logs and metrics")]
+    pub log_level: String,
+
+    /// The same for the access log [default: --log-level]
+    #[arg(long, value_name = "LEVEL", value_parser = choices(LOG_LEVELS, &["warn", "critical"]), ignore_case = true,
+          help_heading = "Logs and metrics")]
+    pub log_level_http: Option<String>,
+
+    /// Steps between two log lines about decoding
+    #[arg(long, value_name = "STEPS", default_value_t = 40, help_heading = "Logs and metrics")]
+    pub decode_log_interval: usize,
+
+    /// Serve Prometheus metrics at /metrics
+    #[arg(long, help_heading = "Logs and metrics")]
+    pub enable_metrics: bool,
+
+    /// JSON object of labels added to every metric
+    #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json_object, help_heading = "Logs and metrics")]
+    pub extra_metric_labels: Map<String, Value>,
+
+    /// Buckets of the time to the first token
+    #[arg(long, value_name = "SECONDS", num_args = 1.., help_heading = "Logs and metrics")]
+    pub bucket_time_to_first_token: Option<Vec<f64>>,
+
+    /// Buckets of the time between tokens
+    #[arg(long, value_name = "SECONDS", num_args = 1.., help_heading = "Logs and metrics")]
+    pub bucket_inter_token_latency: Option<Vec<f64>>,
+
+    /// Buckets of the time of whole requests
+    #[arg(long, value_name = "SECONDS", num_args = 1.., help_heading = "Logs and metrics")]
+    pub bucket_e2e_request_latency: Option<Vec<f64>>,
+
+    /// Print what was decided, as JSON, and exit
+    #[arg(long)]
+    pub print_config: bool,
+
+    /// Read flags from a YAML file; typed ones win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The rest of SGLang's flags.
+    #[command(flatten)]
+    pub compat: CompatArgs,
+}
+
+const LOG_LEVELS: &[&str] = &["trace", "debug", "info", "warning", "error"];
+
+/// Names that SGLang accepts for `--quantization` and Quern refuses with a reason.
+const QUANTIZATIONS: &[&str] = &[
+    "mxfp8",
+    "w8a8_fp8",
+    "w8a8_int8",
+    "awq",
+    "awq_marlin",
+    "gptq",
+    "gptq_marlin",
+    "moe_wna16",
+    "bitsandbytes",
+    "gguf",
+    "modelopt",
+    "modelopt_fp8",
+    "modelopt_fp4",
+    "nvfp4_online",
+    "w4afp8",
+    "mxfp4",
+    "compressed-tensors",
+    "quark",
+    "auto-round",
+    "petit_nvfp4",
+    "unquant",
+];
+
+/// The same for `--tool-call-parser`.
+const TOOL_CALL_PARSERS: &[&str] = &[
+    "auto",
+    "qwen",
+    "qwen25",
+    "hermes",
+    "step3p5",
+    "nanbeige",
+    "llama3",
+    "llama4",
+    "mistral",
+    "pythonic",
+    "deepseekv3",
+    "deepseekv31",
+    "deepseekv32",
+    "glm",
+    "glm45",
+    "glm47",
+    "gpt-oss",
+    "interns1",
+    "kimi_k2",
+    "lfm2",
+    "mimo",
+    "minimax-m2",
+    "step3",
+    "gigachat3",
+    "trinity",
+    "gemma4",
+];
+
+/// A choice among `offered`, which the help shows, and `known`, which are refused later with a reason.
+fn choices(offered: &'static [&'static str], known: &'static [&'static str]) -> impl TypedValueParser<Value = String> {
+    let offered = offered.iter().map(|name| PossibleValue::new(*name));
+    let known = known.iter().map(|name| PossibleValue::new(*name).hide(true));
+    PossibleValuesParser::new(offered.chain(known).collect::<Vec<_>>())
+}
+
+fn json_object(text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err("a JSON object is wanted, such as {\"name\": 1}".into()),
+        Err(cause) => Err(format!("not JSON: {cause}")),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1e9).contains(&value) => Ok(value),
+        _ => Err("a number of seconds from 0 to 1000000000 is wanted".into()),
+    }
+}

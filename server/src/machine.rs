@@ -1,0 +1,214 @@
+//! [`Machine`]: the memory and the cores this process may use.
+//!
+//! Containers are limited by control groups, not by what `/proc/meminfo` says of the host; both are
+//! read, every ancestor group included, and the smallest answer counts.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What this process may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Bytes that can still be allocated without swapping; `None` where the system does not say.
+    pub available_bytes: Option<u64>,
+    /// Physical cores, at least 1.
+    pub cores: usize,
+}
+
+impl Machine {
+    /// Ask this machine.
+    pub fn probe() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::probe_under(Path::new("/"), threads)
+    }
+
+    /// Read `proc` and `sys` under `root`. `threads`: hardware threads this process may run on at once,
+    /// quotas considered.
+    fn probe_under(root: &Path, threads: usize) -> Self {
+        let limits = cgroup_headroom(root);
+        let available_bytes = mem_available(root).into_iter().chain(limits).min();
+        // Two threads of one core share its arithmetic units, so a worker per core is as fast and steadier.
+        let cores = physical_cores(root).map_or(threads, |cores| cores.min(threads)).max(1);
+        Self { available_bytes, cores }
+    }
+}
+
+/// `MemAvailable` of `/proc/meminfo`: free memory and caches that can be dropped, bytes.
+fn mem_available(root: &Path) -> Option<u64> {
+    let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// What is left below the memory limit of each control group this process is in, bytes.
+fn cgroup_headroom(root: &Path) -> Vec<u64> {
+    let Ok(text) = fs::read_to_string(root.join("proc/self/cgroup")) else { return Vec::new() };
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let files = if id == "0" && controllers.is_empty() {
+            &CGROUP_V2
+        } else if controllers.split(',').any(|name| name == "memory") {
+            &CGROUP_V1
+        } else {
+            continue;
+        };
+        let mount = root.join(files.mount);
+        let inside = path.trim_start_matches('/');
+        // The path may be the host's, of which the container sees only the mount's root.
+        let mut group: Option<&Path> = Some(Path::new(inside));
+        while let Some(path) = group {
+            found.extend(files.headroom(&mount.join(path)));
+            group = path.parent();
+        }
+    }
+    found
+}
+
+/// Names of one generation of control groups' files.
+struct CgroupFiles {
+    mount: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+    /// Fields of `memory.stat` that count files which can be dropped.
+    reclaimable: [&'static str; 2],
+}
+
+const CGROUP_V2: CgroupFiles = CgroupFiles {
+    mount: "sys/fs/cgroup",
+    limit: "memory.max",
+    usage: "memory.current",
+    reclaimable: ["inactive_file", "active_file"],
+};
+
+const CGROUP_V1: CgroupFiles = CgroupFiles {
+    mount: "sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    reclaimable: ["total_inactive_file", "total_active_file"],
+};
+
+impl CgroupFiles {
+    fn headroom(&self, group: &Path) -> Option<u64> {
+        // `max` (version 2) is no number: no limit. Version 1 writes a number near 2^63, which loses
+        // against every other.
+        let limit: u64 = read_number(group.join(self.limit))?;
+        let usage = read_number(group.join(self.usage))?;
+        let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let reclaimable: u64 = stat
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter(|(name, _)| self.reclaimable.contains(name))
+            .filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok())
+            .sum();
+        Some(limit.saturating_sub(usage.saturating_sub(reclaimable)))
+    }
+}
+
+fn read_number(file: PathBuf) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// Cores of the threads this process may run on, each counted once.
+fn physical_cores(root: &Path) -> Option<usize> {
+    let status = fs::read_to_string(root.join("proc/self/status")).ok()?;
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let mut cores = BTreeSet::new();
+    for thread in cpu_list(allowed.trim())? {
+        let siblings = root.join(format!("sys/devices/system/cpu/cpu{thread}/topology/thread_siblings_list"));
+        cores.insert(fs::read_to_string(siblings).ok()?.trim().to_owned());
+    }
+    (!cores.is_empty()).then_some(cores.len())
+}
+
+/// `0-3,8` as 0, 1, 2, 3, 8.
+fn cpu_list(text: &str) -> Option<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        if last < first || last - first > 1 << 16 {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(files: &[(&str, &str)], threads: usize) -> Machine {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let file = root.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        Machine::probe_under(root.path(), threads)
+    }
+
+    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:  16000 kB\nMemFree: 1 kB\nMemAvailable:  8000 kB\n");
+
+    #[test]
+    fn without_a_group_the_host_decides() {
+        assert_eq!(machine(&[MEMINFO], 4), Machine { available_bytes: Some(8000 * 1024), cores: 4 });
+        assert_eq!(machine(&[], 0), Machine { available_bytes: None, cores: 1 });
+    }
+
+    #[test]
+    fn a_version_2_limit_counts_less_its_use_without_caches() {
+        let files = [
+            MEMINFO,
+            ("proc/self/cgroup", "0::/pod/box\n"),
+            ("sys/fs/cgroup/pod/box/memory.max", "4000000\n"),
+            ("sys/fs/cgroup/pod/box/memory.current", "1500000\n"),
+            ("sys/fs/cgroup/pod/box/memory.stat", "anon 900000\ninactive_file 400000\nactive_file 100000\n"),
+        ];
+        assert_eq!(machine(&files, 1).available_bytes, Some(3_000_000));
+    }
+
+    #[test]
+    fn an_ancestor_may_be_tighter_and_max_is_no_limit() {
+        let files = [
+            MEMINFO,
+            ("proc/self/cgroup", "0::/pod/box\n"),
+            ("sys/fs/cgroup/pod/box/memory.max", "max\n"),
+            ("sys/fs/cgroup/pod/memory.max", "5000000\n"),
+            ("sys/fs/cgroup/pod/memory.current", "5500000\n"),
+        ];
+        assert_eq!(machine(&files, 1).available_bytes, Some(0));
+    }
+
+    #[test]
+    fn a_version_1_limit_counts_even_where_the_path_is_the_hosts() {
+        let files = [
+            MEMINFO,
+            ("proc/self/cgroup", "5:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "2000000\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "500000\n"),
+            ("sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 100000\n"),
+        ];
+        assert_eq!(machine(&files, 1).available_bytes, Some(1_600_000));
+    }
+
+    #[test]
+    fn siblings_are_one_core() {
+        let files = [
+            ("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-2,5\n"),
+            ("sys/devices/system/cpu/cpu0/topology/thread_siblings_list", "0,4\n"),
+            ("sys/devices/system/cpu/cpu1/topology/thread_siblings_list", "1,5\n"),
+            ("sys/devices/system/cpu/cpu2/topology/thread_siblings_list", "2,6\n"),
+            ("sys/devices/system/cpu/cpu5/topology/thread_siblings_list", "1,5\n"),
+        ];
+        assert_eq!(machine(&files, 4).cores, 3);
+        // A quota of two.
+        assert_eq!(machine(&files, 2).cores, 2);
+    }
+}

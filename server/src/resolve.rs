@@ -1,0 +1,575 @@
+//! From what was typed to what is decided: [`resolve`].
+
+use std::{
+    env,
+    hash::{BuildHasher, Hasher, RandomState},
+    path::PathBuf,
+};
+
+use quern_backend::DType;
+use quern_model::ModelConfig;
+
+use crate::{
+    cli::{RefusedFlag, ServeArgs},
+    config::{
+        ComputeDtype, Config, KvDtype, LoadFormat, LogLevel, SamplingDefaults, SchedulePolicy, Secret, ToolCallParser,
+    },
+    machine::Machine,
+    memory::{PoolDemand, PoolError},
+    shipped,
+};
+
+/// Environment variables of SGLang that are honoured. Any other `SGLANG_*` gets a line in the log.
+const LONGER_CONTEXT: &str = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN";
+
+/// Share of the available memory for weights and pool. The rest is for activations, the page cache and
+/// the operating system.
+const MEM_FRACTION: f64 = 0.8;
+/// Rows of a step fill the matrix units long before this; more only costs memory and latency.
+const MAX_RUNNING_REQUESTS: usize = 256;
+/// Tokens of a step: enough for matrix products to be bound by arithmetic, and little enough that the
+/// requests that decode beside a long prompt are not held up for long.
+const CHUNK_TOKENS: usize = 512;
+/// SGLang keeps six tokens of every context to itself; two more leave room for one of prompt and one
+/// of output.
+const MIN_CONTEXT: u64 = 8;
+
+/// What the decisions depend on beside the command line.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// The model's numbers.
+    pub model: &'a ModelConfig,
+    /// Bytes of its weights.
+    pub weight_bytes: u64,
+    /// Where its files are; `None`: inside the binary.
+    pub model_dir: Option<PathBuf>,
+    /// Where the tokenizer's files are; `None`: inside the binary.
+    pub tokenizer_dir: Option<PathBuf>,
+    /// Memory and cores.
+    pub machine: Machine,
+    /// `SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1` is set.
+    pub allow_longer_context: bool,
+}
+
+/// A command line that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// A flag asks for what is not built or not possible.
+    #[error(transparent)]
+    Flag(#[from] RefusedFlag),
+    /// The KV pool does not fit.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+/// What was decided, and lines for the log about what was asked for and is not quite that.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// What was decided.
+    pub config: Config,
+    /// Lines for the log.
+    pub notes: Vec<String>,
+}
+
+/// Decide everything.
+pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveError> {
+    let mut notes = check(args)?;
+    let model_path = args.model_path.clone().unwrap_or_else(|| shipped::NAME.into());
+    let tokenizer_path = args.tokenizer_path.clone().unwrap_or_else(|| model_path.clone());
+    let served_model_name = served_model_name(args, &model_path)?;
+    let dtype = dtype(args, facts.model.dtype)?;
+    let kv_cache_dtype = kv_cache_dtype(args, dtype)?;
+    quantization(args, facts.model)?;
+    let context_length = context_length(args, facts, &mut notes)?;
+    let page_size = page_size(args, context_length)?;
+    let chunked_prefill_size = chunked_prefill_size(args, page_size, context_length)?;
+    let wanted_running = args.max_running_requests.unwrap_or(MAX_RUNNING_REQUESTS);
+    let mem_fraction_static = args.mem_fraction_static.unwrap_or(MEM_FRACTION);
+    let pool = PoolDemand {
+        available_bytes: facts.machine.available_bytes,
+        fraction: mem_fraction_static,
+        weight_bytes: facts.weight_bytes,
+        kv_bytes_per_token: facts.model.kv_bytes_per_token(kv_cache_dtype.stored()),
+        page_size,
+        context_length,
+        max_running_requests: wanted_running,
+        max_total_tokens: args.max_total_tokens,
+    }
+    .pool()?;
+    notes.extend(pool.note);
+    let max_total_num_tokens = pool.num_pages * page_size;
+    if args.tool_call_parser.is_some() {
+        notes.push("--tool-call-parser qwen3_coder: calls are not parsed yet and stay in the content.".into());
+    }
+    let log_level = log_level(&args.log_level);
+
+    let config = Config {
+        model_path,
+        model_dir: facts.model_dir.clone(),
+        tokenizer_path,
+        tokenizer_dir: facts.tokenizer_dir.clone(),
+        revision: args.revision.clone(),
+        served_model_name,
+        weight_version: args.weight_version.clone(),
+        load_format: load_format(args, facts.model_dir.is_none())?,
+        json_model_override_args: args.json_model_override_args.clone(),
+        dtype,
+        kv_cache_dtype,
+        context_length,
+        context_length_is_explicit: args.context_length.is_some(),
+        sampling_defaults: match args.sampling_defaults.as_str() {
+            "openai" => SamplingDefaults::Openai,
+            _ => SamplingDefaults::Model,
+        },
+        preferred_sampling_params: args.preferred_sampling_params.clone(),
+        random_seed: args.random_seed.unwrap_or_else(random_seed),
+        chat_template: args.chat_template.clone(),
+        hf_chat_template_name: args.hf_chat_template_name.clone(),
+        default_chat_template_kwargs: args.default_chat_template_kwargs.clone(),
+        tool_call_parser: args.tool_call_parser.as_deref().map(tool_call_parser).transpose()?,
+        allow_auto_truncate: args.allow_auto_truncate,
+        stream_interval: args.stream_interval,
+        incremental_streaming_output: args.incremental_streaming_output,
+        stream_response_default_include_usage: args.stream_response_default_include_usage,
+        host: args.host.clone(),
+        port: args.port,
+        fastapi_root_path: args.fastapi_root_path.trim_end_matches('/').to_owned(),
+        api_key: args.api_key.clone().map(Secret::new),
+        admin_api_key: args.admin_api_key.clone().map(Secret::new),
+        skip_server_warmup: args.skip_server_warmup,
+        max_request_bytes: usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX),
+        max_connections: args.max_connections,
+        request_read_timeout: args.request_read_timeout,
+        slow_client_timeout: args.slow_client_timeout,
+        drain_timeout: args.drain_timeout,
+        mem_fraction_static,
+        page_size,
+        num_pages: pool.num_pages,
+        max_total_num_tokens,
+        // Every running request holds at least two tokens.
+        max_running_requests: wanted_running.min(max_total_num_tokens / 2).max(1),
+        max_queued_requests: args.max_queued_requests,
+        chunked_prefill_size,
+        max_prefill_tokens: usize::try_from(args.max_prefill_tokens).unwrap_or(usize::MAX),
+        schedule_policy: schedule_policy(args)?,
+        schedule_conservativeness: args.schedule_conservativeness,
+        disable_radix_cache: args.disable_radix_cache,
+        device: "cpu",
+        cpu_threads: args.cpu_threads.unwrap_or(facts.machine.cores),
+        cpu_isa: args.cpu_isa.clone(),
+        tp_size: 1,
+        pp_size: 1,
+        dp_size: 1,
+        ep_size: 1,
+        log_level,
+        log_level_http: args.log_level_http.as_deref().map_or(log_level, self::log_level),
+        decode_log_interval: args.decode_log_interval,
+        enable_metrics: args.enable_metrics,
+        extra_metric_labels: metric_labels(args)?,
+        bucket_time_to_first_token: args.bucket_time_to_first_token.clone(),
+        bucket_inter_token_latency: args.bucket_inter_token_latency.clone(),
+        bucket_e2e_request_latency: args.bucket_e2e_request_latency.clone(),
+    };
+    Ok(Decision { config, notes })
+}
+
+/// Refuse what can be refused before a model is looked for: flags of SGLang that are not built, and
+/// values that are wrong for every model. The lines are notes for the log.
+pub fn check(args: &ServeArgs) -> Result<Vec<String>, RefusedFlag> {
+    let mut notes = args.compat.judge()?;
+    notes.extend(environment_note(env::vars_os().filter_map(|(name, _)| name.into_string().ok())));
+    let at_least_one = [
+        ("page-size", args.page_size),
+        ("stream-interval", args.stream_interval),
+        ("decode-log-interval", args.decode_log_interval),
+        ("max-connections", args.max_connections),
+        ("cpu-threads", args.cpu_threads.unwrap_or(1)),
+        ("max-running-requests", args.max_running_requests.unwrap_or(1)),
+        ("max-prefill-tokens", usize::try_from(args.max_prefill_tokens).unwrap_or(usize::MAX)),
+        ("max-request-bytes", usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX)),
+    ];
+    if let Some((flag, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
+        return Err(refuse(flag, 0, "at least 1 is wanted"));
+    }
+    if let Some(threads) = args.cpu_threads.filter(|&threads| threads > 4096) {
+        return Err(refuse("cpu-threads", threads, "at most 4096 are started"));
+    }
+    if let Some(share) = args.mem_fraction_static.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+        return Err(refuse("mem-fraction-static", share, "a share above 0 and at most 1 is wanted"));
+    }
+    let factor = args.schedule_conservativeness;
+    if !(factor >= 0.0 && factor.is_finite()) {
+        return Err(refuse("schedule-conservativeness", factor, "a number of at least 0 is wanted"));
+    }
+    for (flag, buckets) in [
+        ("bucket-time-to-first-token", &args.bucket_time_to_first_token),
+        ("bucket-inter-token-latency", &args.bucket_inter_token_latency),
+        ("bucket-e2e-request-latency", &args.bucket_e2e_request_latency),
+    ] {
+        let Some(bounds) = buckets else { continue };
+        let ascending = bounds.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || !bounds.iter().all(|bound| bound.is_finite() && *bound > 0.0) {
+            return Err(refuse(flag, format!("{bounds:?}"), "ascending numbers above 0 are wanted"));
+        }
+    }
+    if let Some(file) = args.chat_template.as_deref() {
+        if file.extension().is_some_and(|suffix| suffix == "json") {
+            return Err(refuse("chat-template", file.display(), "templates are Jinja files (.jinja)"));
+        }
+        if !file.is_file() {
+            return Err(refuse(
+                "chat-template",
+                file.display(),
+                "there is no such file (built-in templates are not built)",
+            ));
+        }
+    }
+    if !args.fastapi_root_path.is_empty() && !args.fastapi_root_path.starts_with('/') {
+        return Err(refuse("fastapi-root-path", &args.fastapi_root_path, "a path that begins with / is wanted"));
+    }
+    for (flag, key) in [("api-key", &args.api_key), ("admin-api-key", &args.admin_api_key)] {
+        if key.as_deref() == Some("") {
+            return Err(refuse(flag, "\"\"", "an empty key would let everybody in; leave the flag out for that"));
+        }
+    }
+    schedule_policy(args)?;
+    args.tool_call_parser.as_deref().map(tool_call_parser).transpose()?;
+    metric_labels(args)?;
+    dtype(args, DType::BF16)?;
+    kv_cache_dtype(args, ComputeDtype::Bfloat16)?;
+    load_format(args, false)?;
+    Ok(notes)
+}
+
+/// Whether a context longer than the model's may be served.
+pub fn longer_context_is_allowed() -> bool {
+    env::var(LONGER_CONTEXT).is_ok_and(|value| ["1", "true", "TRUE", "True", "yes"].contains(&value.as_str()))
+}
+
+fn environment_note(names: impl Iterator<Item = String>) -> Option<String> {
+    let mut ignored: Vec<_> = names.filter(|name| name.starts_with("SGLANG_") && name != LONGER_CONTEXT).collect();
+    ignored.sort_unstable();
+    (!ignored.is_empty()).then(|| format!("Environment variables that change nothing here: {}.", ignored.join(", ")))
+}
+
+fn refuse(flag: &'static str, value: impl ToString, reason: impl Into<String>) -> RefusedFlag {
+    RefusedFlag { flag, value: value.to_string(), reason: reason.into() }
+}
+
+fn served_model_name(args: &ServeArgs, model_path: &str) -> Result<String, RefusedFlag> {
+    let name = args.served_model_name.clone().unwrap_or_else(|| model_path.to_owned());
+    if name.contains(':') || name.is_empty() {
+        return Err(refuse("served-model-name", name, "a name without `:` is wanted (`base:adapter` names adapters)"));
+    }
+    Ok(name)
+}
+
+fn load_format(args: &ServeArgs, shipped: bool) -> Result<LoadFormat, RefusedFlag> {
+    match (args.load_format.as_str(), shipped) {
+        ("auto", true) | ("dummy", _) => Ok(LoadFormat::Dummy),
+        ("safetensors", true) => Err(refuse("load-format", "safetensors", "the shipped model has no weight files")),
+        ("auto" | "safetensors", false) => Ok(LoadFormat::Safetensors),
+        (other, _) => Err(refuse("load-format", other, "auto, safetensors and dummy are supported")),
+    }
+}
+
+fn dtype(args: &ServeArgs, stored: DType) -> Result<ComputeDtype, RefusedFlag> {
+    match (args.dtype.as_str(), stored) {
+        ("auto", DType::F32 | DType::F16) | ("float32" | "float", _) => Ok(ComputeDtype::Float32),
+        ("auto", DType::BF16 | DType::F8E4M3) | ("bfloat16", DType::BF16 | DType::F8E4M3) => Ok(ComputeDtype::Bfloat16),
+        ("bfloat16", _) => Err(refuse(
+            "dtype",
+            "bfloat16",
+            format!("the checkpoint holds {stored:?} weights and they are not rounded; float32 is supported"),
+        )),
+        (other, _) => Err(refuse("dtype", other, "auto, bfloat16 and float32 are supported")),
+    }
+}
+
+fn kv_cache_dtype(args: &ServeArgs, dtype: ComputeDtype) -> Result<KvDtype, RefusedFlag> {
+    match (args.kv_cache_dtype.as_str(), dtype) {
+        ("auto", ComputeDtype::Float32) => Ok(KvDtype::Float32),
+        ("auto" | "bf16" | "bfloat16", _) => Ok(KvDtype::Bfloat16),
+        (other, _) => Err(refuse("kv-cache-dtype", other, "auto and bfloat16 are supported")),
+    }
+}
+
+impl KvDtype {
+    /// The backend's name of it.
+    pub fn stored(self) -> DType {
+        match self {
+            Self::Bfloat16 => DType::BF16,
+            Self::Float32 => DType::F32,
+        }
+    }
+}
+
+fn quantization(args: &ServeArgs, model: &ModelConfig) -> Result<(), RefusedFlag> {
+    match args.quantization.as_deref() {
+        None => Ok(()),
+        Some("fp8") if model.fp8 => Ok(()),
+        Some("fp8") => Err(refuse("quantization", "fp8", "the checkpoint is not fp8 and is not quantized on load")),
+        Some(other) => Err(refuse("quantization", other, "fp8 checkpoints and unquantized ones are supported")),
+    }
+}
+
+fn context_length(args: &ServeArgs, facts: &Facts<'_>, notes: &mut Vec<String>) -> Result<usize, RefusedFlag> {
+    let model_length = facts.model.max_position_embeddings as u64;
+    let length = args.context_length.unwrap_or(model_length);
+    if length < MIN_CONTEXT {
+        return Err(refuse("context-length", length, format!("at least {MIN_CONTEXT} tokens are wanted")));
+    }
+    if length > model_length {
+        if !facts.allow_longer_context {
+            return Err(refuse(
+                "context-length",
+                length,
+                format!(
+                    "the model was made for {model_length} tokens; beyond them its output degrades. Set \
+                     {LONGER_CONTEXT}=1 to serve it anyway"
+                ),
+            ));
+        }
+        notes.push(format!("--context-length {length} exceeds the model's {model_length}; output may degrade."));
+    }
+    // Positions are 32-bit.
+    if length > u64::from(u32::MAX) {
+        return Err(refuse("context-length", length, format!("at most {} tokens are supported", u32::MAX)));
+    }
+    Ok(length as usize)
+}
+
+fn page_size(args: &ServeArgs, context_length: usize) -> Result<usize, RefusedFlag> {
+    if args.page_size > context_length.next_multiple_of(32) {
+        let reason = format!("a page larger than the context of {context_length} tokens is never filled");
+        return Err(refuse("page-size", args.page_size, reason));
+    }
+    Ok(args.page_size)
+}
+
+fn chunked_prefill_size(args: &ServeArgs, page_size: usize, context_length: usize) -> Result<usize, RefusedFlag> {
+    match args.chunked_prefill_size {
+        None => Ok(CHUNK_TOKENS.next_multiple_of(page_size)),
+        Some(chunk) => match usize::try_from(chunk) {
+            Err(_) | Ok(0) => Ok(context_length.next_multiple_of(page_size)),
+            Ok(chunk) if chunk.is_multiple_of(page_size) => Ok(chunk.min(context_length.next_multiple_of(page_size))),
+            Ok(chunk) => {
+                Err(refuse("chunked-prefill-size", chunk, format!("a multiple of --page-size {page_size} is wanted")))
+            }
+        },
+    }
+}
+
+fn schedule_policy(args: &ServeArgs) -> Result<SchedulePolicy, RefusedFlag> {
+    match args.schedule_policy.as_str() {
+        "fcfs" => Ok(SchedulePolicy::Fcfs),
+        "lpm" => Ok(SchedulePolicy::Lpm),
+        other => Err(refuse("schedule-policy", other, "fcfs and lpm are supported")),
+    }
+}
+
+fn tool_call_parser(name: &str) -> Result<ToolCallParser, RefusedFlag> {
+    match name {
+        "qwen3_coder" => Ok(ToolCallParser::Qwen3Coder),
+        other => Err(refuse("tool-call-parser", other, "qwen3_coder is supported")),
+    }
+}
+
+fn log_level(name: &str) -> LogLevel {
+    match name.to_ascii_lowercase().as_str() {
+        "trace" => LogLevel::Trace,
+        "debug" => LogLevel::Debug,
+        "warning" | "warn" => LogLevel::Warning,
+        "error" | "critical" => LogLevel::Error,
+        _ => LogLevel::Info,
+    }
+}
+
+fn metric_labels(args: &ServeArgs) -> Result<Vec<(String, String)>, RefusedFlag> {
+    let is_label = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let labels = args.extra_metric_labels.iter().map(|(name, value)| match value.as_str() {
+        Some(value) if is_label(name) => Ok((name.clone(), value.to_owned())),
+        Some(_) => Err(refuse("extra-metric-labels", name, "a label's name is letters, digits and underscores")),
+        None => Err(refuse("extra-metric-labels", format!("{{\"{name}\": {value}}}"), "a label's value is a string")),
+    });
+    labels.collect()
+}
+
+/// A seed in 0 ..= 2^30, SGLang's range, from the randomness of the standard library's hash keys.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish() % ((1 << 30) + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::{Cli, Job};
+
+    fn args(line: &str) -> ServeArgs {
+        let words = format!("quern serve {line}");
+        let Job::Serve(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().command;
+        *args
+    }
+
+    fn model(dtype: &str, extra: &str) -> ModelConfig {
+        let json = format!(
+            r#"{{"architectures": ["Qwen3ForCausalLM"], "hidden_size": 64, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 2, "intermediate_size": 128,
+                "vocab_size": 512, "max_position_embeddings": 4096, "rope_theta": 10000.0, "rms_norm_eps": 1e-6,
+                "hidden_act": "silu", "torch_dtype": "{dtype}"{extra}}}"#
+        );
+        ModelConfig::from_json(&serde_json::from_str(&json).unwrap()).unwrap()
+    }
+
+    fn decide(line: &str) -> Result<Decision, String> {
+        decide_for(line, &model("bfloat16", ""), Some(1 << 30), false)
+    }
+
+    fn decide_for(
+        line: &str,
+        model: &ModelConfig,
+        available_bytes: Option<u64>,
+        allow_longer_context: bool,
+    ) -> Result<Decision, String> {
+        let args = args(line);
+        let model_dir = args.model_path.is_some().then(|| PathBuf::from("/models/m"));
+        let facts = Facts {
+            model,
+            weight_bytes: 1 << 20,
+            tokenizer_dir: model_dir.clone(),
+            model_dir,
+            machine: Machine { available_bytes, cores: 1 },
+            allow_longer_context,
+        };
+        resolve(&args, &facts).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_typed_gives_the_documented_defaults() {
+        let config = decide("--random-seed 0 --max-total-tokens 8192").unwrap().config;
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn the_seed_is_random_within_sglangs_range() {
+        let seeds: Vec<u64> = (0..4).map(|_| decide("").unwrap().config.random_seed).collect();
+        assert!(seeds.iter().all(|seed| *seed <= 1 << 30));
+        assert!(seeds.iter().any(|seed| *seed != seeds[0]), "{seeds:?}");
+    }
+
+    #[test]
+    fn a_longer_context_needs_the_environments_leave() {
+        let error = decide("--context-length 8k").unwrap_err();
+        assert!(error.contains("--context-length 8000") && error.contains("4096") && error.contains(LONGER_CONTEXT));
+        let allowed = decide_for("--context-length 8k", &model("bfloat16", ""), None, true);
+        assert!(allowed.unwrap_err().contains("--max-total-tokens"));
+        let allowed = decide_for("--context-length 8k", &model("bfloat16", ""), Some(1 << 30), true).unwrap();
+        assert_eq!(allowed.config.context_length, 8000);
+        assert!(allowed.notes.iter().any(|note| note.contains("8000")), "{:?}", allowed.notes);
+        let shorter = decide("--context-length 2Ki").unwrap().config;
+        assert_eq!((shorter.context_length, shorter.context_length_is_explicit), (2048, true));
+    }
+
+    #[test]
+    fn chunks_are_whole_pages() {
+        assert_eq!(decide("--chunked-prefill-size 96").unwrap().config.chunked_prefill_size, 96);
+        assert_eq!(decide("--page-size 48").unwrap().config.chunked_prefill_size, 528);
+        assert_eq!(decide("--chunked-prefill-size=-1").unwrap().config.chunked_prefill_size, 4096);
+        assert_eq!(decide("--chunked-prefill-size 0").unwrap().config.chunked_prefill_size, 4096);
+        let error = decide("--chunked-prefill-size 100").unwrap_err();
+        assert!(error.contains("--chunked-prefill-size 100") && error.contains("--page-size 32"), "{error}");
+    }
+
+    #[test]
+    fn the_checkpoint_decides_what_is_computed_in() {
+        let f32_model = model("float32", "");
+        let of = |line: &str, model: &ModelConfig| {
+            decide_for(line, model, Some(1 << 30), false).map(|d| (d.config.dtype, d.config.kv_cache_dtype))
+        };
+        assert_eq!(of("", &f32_model), Ok((ComputeDtype::Float32, KvDtype::Float32)));
+        assert_eq!(of("--kv-cache-dtype bf16", &f32_model), Ok((ComputeDtype::Float32, KvDtype::Bfloat16)));
+        assert!(of("--dtype bfloat16", &f32_model).unwrap_err().contains("F32"));
+        let bf16_model = model("bfloat16", "");
+        assert_eq!(of("", &bf16_model), Ok((ComputeDtype::Bfloat16, KvDtype::Bfloat16)));
+        assert_eq!(of("--dtype float", &bf16_model), Ok((ComputeDtype::Float32, KvDtype::Float32)));
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_with_flag_and_value() {
+        for (line, part) in [
+            ("--dtype float16", "bfloat16"),
+            ("--dtype half", "bfloat16"),
+            ("--kv-cache-dtype fp8_e4m3", "bfloat16"),
+            ("--load-format gguf", "safetensors"),
+            ("--load-format safetensors", "shipped"),
+            ("--quantization awq", "fp8"),
+            ("--quantization fp8", "not quantized on load"),
+            ("--schedule-policy random", "lpm"),
+            ("--tool-call-parser hermes", "qwen3_coder"),
+            ("--served-model-name a:b", "`:`"),
+            ("--mem-fraction-static 1.5", "at most 1"),
+            ("--mem-fraction-static nan", "at most 1"),
+            ("--page-size 0", "at least 1"),
+            ("--page-size 8192", "4096"),
+            ("--context-length 3", "at least 8"),
+            ("--stream-interval 0", "at least 1"),
+            ("--max-running-requests 0", "at least 1"),
+            ("--cpu-threads 5000", "4096"),
+            ("--schedule-conservativeness -1", "at least 0"),
+            ("--schedule-conservativeness inf", "at least 0"),
+            ("--chat-template chatml", "no such file"),
+            ("--chat-template x.json", ".jinja"),
+            ("--fastapi-root-path api", "begins with /"),
+            ("--bucket-inter-token-latency 2 1", "ascending"),
+            (r#"--extra-metric-labels {"a-b":"c"}"#, "letters"),
+            (r#"--extra-metric-labels {"a":1}"#, "string"),
+        ] {
+            let error = decide(&line.replace(" -1", "=-1")).unwrap_err();
+            let flag = line.split_whitespace().next().unwrap();
+            assert!(error.starts_with(&format!("{flag} ")) && error.contains(part), "{line}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn running_requests_are_at_most_half_the_pool() {
+        let config = decide("--max-total-tokens 64 --max-running-requests 100").unwrap().config;
+        assert_eq!((config.max_total_num_tokens, config.max_running_requests), (64, 32));
+    }
+
+    #[test]
+    fn unknown_environment_variables_of_sglang_are_named_once() {
+        let names = ["SGLANG_USE_AITER", "PATH", LONGER_CONTEXT, "SGLANG_A"].map(str::to_owned);
+        let note = environment_note(names.into_iter()).unwrap();
+        assert_eq!(note, "Environment variables that change nothing here: SGLANG_A, SGLANG_USE_AITER.");
+    }
+
+    #[test]
+    fn keys_are_never_shown() {
+        let config = decide("--api-key s3cret --admin-api-key hush").unwrap().config;
+        let shown = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
+        assert!(!shown.contains("s3cret") && !shown.contains("hush"));
+        assert!(shown.contains("***"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_numbers_panic(context: u64, page: usize, chunk: i64, total: u64, running: usize, available: u64) {
+            let line = format!(
+                "--context-length {context} --page-size {page} --chunked-prefill-size={chunk} \
+                 --max-total-tokens {total} --max-running-requests {running}"
+            );
+            let decided = decide_for(&line, &model("bfloat16", ""), Some(available), true);
+            if let Ok(Decision { config, .. }) = decided {
+                prop_assert_eq!(config.chunked_prefill_size % config.page_size, 0);
+                prop_assert_eq!(config.num_pages * config.page_size, config.max_total_num_tokens);
+            }
+        }
+    }
+}
