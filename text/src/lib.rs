@@ -1,1 +1,19 @@
-//! quern-text
+//! Text on its way in and out: the model's chat template, its tokenizer, the incremental detokenizer
+//! and stop strings.
+//!
+//! Pure functions and small state machines: no input or output but reading the model's own files, no
+//! threads, and nothing known of sequences or requests.
+
+#![forbid(unsafe_code)]
+
+pub mod chat_template;
+pub mod conversation;
+pub mod detokenizer;
+pub mod json;
+pub mod stop;
+pub mod tokenizer;
+
+pub use chat_template::{ChatPrompt, ChatTemplate, Rendered, TemplateError};
+pub use detokenizer::Detokenizer;
+pub use stop::{StopError, StopMatcher, StopStep};
+pub use tokenizer::{Specials, Tokenizer, TokenizerError};

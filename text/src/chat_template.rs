@@ -1,0 +1,374 @@
+//! [`ChatTemplate`]: a conversation becomes a prompt by the model's own Jinja template.
+//!
+//! The template is the checkpoint's, so it is code from outside: it runs on fuel, with bounded output and
+//! recursion, and can reach nothing but its input. What users write is data: a control token spelled in
+//! a message (`<|im_end|>`) stays text. To tell the two apart, such spellings are marked in the input
+//! before rendering; whatever appears unmarked in the output was written by the template.
+
+use std::{io, ops::Range, path::Path};
+
+use minijinja::{
+    Environment, ErrorKind, UndefinedBehavior,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Value},
+};
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    json::{dumps, python_str, to_template},
+    tokenizer::TokenizerConfig,
+};
+
+/// Longest template source.
+const MAX_SOURCE_BYTES: usize = 1 << 20;
+
+/// Longest prompt that a template may write.
+const MAX_OUTPUT_BYTES: usize = 64 << 20;
+
+/// Instructions a render may take: a conversation of a hundred thousand messages needs fewer.
+const FUEL: u64 = 20_000_000;
+
+/// Calls within calls.
+const RECURSION_LIMIT: usize = 100;
+
+/// Deepest nesting of blocks and brackets in a source: the parser recurses.
+const MAX_SOURCE_NESTING: usize = 200;
+
+/// What a template is given.
+#[derive(Clone, Debug, Default)]
+pub struct ChatPrompt {
+    /// The conversation, as [`crate::conversation`] prepares it.
+    pub messages: Vec<Json>,
+    /// Tool definitions; `None` if there are none.
+    pub tools: Option<Vec<Json>>,
+    /// End with the beginning of an assistant's turn.
+    pub add_generation_prompt: bool,
+    /// Further variables.
+    pub kwargs: Map<String, Json>,
+}
+
+/// A rendered prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// The text.
+    pub text: String,
+    /// Where the template itself wrote control tokens, in order.
+    pub controls: Vec<Range<usize>>,
+}
+
+/// Why a template cannot be used, or did not render.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// A file cannot be read.
+    #[error("{file}: {cause}")]
+    Io {
+        /// Path.
+        file: String,
+        /// The operating system's words.
+        cause: io::Error,
+    },
+    /// Not a template.
+    #[error("the chat template is malformed: {0}")]
+    Malformed(String),
+    /// The template refused the conversation, or failed on it.
+    #[error("the chat template does not render this conversation: {0}")]
+    Render(String),
+    /// The prompt grew too long.
+    #[error("the chat template wrote more than {MAX_OUTPUT_BYTES} bytes")]
+    TooLong,
+    /// The template ran too long.
+    #[error("the chat template took more than {FUEL} instructions")]
+    OutOfFuel,
+}
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    /// Control tokens, longest first.
+    control_tokens: Vec<String>,
+}
+
+impl ChatTemplate {
+    /// Compile `source`. `control_tokens` are those that only the template may write; `named_tokens` are
+    /// offered to it as variables (`eos_token`).
+    pub fn from_source(
+        source: &str,
+        control_tokens: &[String],
+        named_tokens: &[(&'static str, String)],
+    ) -> Result<Self, TemplateError> {
+        if source.len() > MAX_SOURCE_BYTES {
+            let bytes = source.len();
+            return Err(TemplateError::Malformed(format!("{bytes} bytes; at most {MAX_SOURCE_BYTES} are read")));
+        }
+        refuse_deep_nesting(source)?;
+        let mut environment = environment();
+        for (name, token) in named_tokens {
+            environment.add_global(*name, Value::from(token.as_str()));
+        }
+        let added = environment.add_template_owned("chat_template", source.to_string());
+        added.map_err(|e| TemplateError::Malformed(describe(&e)))?;
+        Ok(Self { environment, source: source.to_string(), control_tokens: control_tokens.to_vec() })
+    }
+
+    /// The template of a checkpoint's folder: `chat_template.jinja`, else the one named `name` (or
+    /// `default`) in `tokenizer_config.json`. `None` if there is none.
+    pub fn from_dir(
+        dir: &Path,
+        name: Option<&str>,
+        config: &TokenizerConfig,
+        control_tokens: &[String],
+    ) -> Result<Option<Self>, TemplateError> {
+        let file = dir.join("chat_template.jinja");
+        let source = if name.is_none() && file.exists() {
+            Some(read_source(&file)?)
+        } else {
+            let wanted = name.unwrap_or("default");
+            config.chat_templates.iter().find(|(name, _)| name == wanted).map(|(_, source)| source.clone())
+        };
+        source.map(|source| Self::from_source(&source, control_tokens, &config.named_tokens)).transpose()
+    }
+
+    /// The source it was compiled from.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Render a conversation. If it raises with tools as `{type, function}` objects, it is tried once
+    /// more with the bare functions, which older templates expect.
+    pub fn render(&self, prompt: &ChatPrompt) -> Result<Rendered, TemplateError> {
+        let marker = Marker::choose(prompt);
+        let first = self.render_with(prompt, prompt.tools.as_deref(), &marker);
+        let bare: Option<Vec<Json>> = match (&first, &prompt.tools) {
+            (Err(TemplateError::Render(_)), Some(tools)) => tools.iter().map(|t| t.get("function").cloned()).collect(),
+            _ => None,
+        };
+        match bare {
+            Some(bare) => self.render_with(prompt, Some(&bare), &marker).or(first),
+            None => first,
+        }
+    }
+
+    fn render_with(
+        &self,
+        prompt: &ChatPrompt,
+        tools: Option<&[Json]>,
+        marker: &Marker,
+    ) -> Result<Rendered, TemplateError> {
+        let marked = |values: &[Json]| -> Value {
+            values.iter().map(|v| to_template(&self.marked(v, marker))).collect::<Vec<_>>().into()
+        };
+        let mut variables = vec![
+            ("messages".to_string(), marked(&prompt.messages)),
+            ("add_generation_prompt".to_string(), Value::from(prompt.add_generation_prompt)),
+            ("tools".to_string(), tools.map_or(Value::from(()), marked)),
+        ];
+        for (key, value) in &prompt.kwargs {
+            variables.retain(|(name, _)| name != key);
+            variables.push((key.clone(), to_template(&self.marked(value, marker))));
+        }
+        let template = self.environment.get_template("chat_template").expect("added when compiled");
+        let mut output = Bounded::default();
+        match template.render_captured_to(Value::from_pairs(variables), &mut output) {
+            Ok(_) => {}
+            Err(_) if output.full => return Err(TemplateError::TooLong),
+            Err(e) if e.kind() == ErrorKind::OutOfFuel => return Err(TemplateError::OutOfFuel),
+            Err(e) => return Err(TemplateError::Render(describe(&e))),
+        }
+        let text = String::from_utf8(output.bytes).expect("templates write text");
+        Ok(self.unmarked(&text, marker))
+    }
+
+    /// `value` with every spelling of a control token marked.
+    fn marked(&self, value: &Json, marker: &Marker) -> Json {
+        match value {
+            Json::String(text) => Json::String(marker.mark(text, &self.control_tokens)),
+            Json::Array(items) => items.iter().map(|item| self.marked(item, marker)).collect(),
+            Json::Object(fields) => {
+                let fields = fields.iter();
+                let field = |(k, v): (&String, &Json)| (marker.mark(k, &self.control_tokens), self.marked(v, marker));
+                Json::Object(fields.map(field).collect())
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// The output without marks, and where the template's own control tokens lie in it.
+    fn unmarked(&self, text: &str, marker: &Marker) -> Rendered {
+        let mut out = Rendered { text: String::with_capacity(text.len()), controls: Vec::new() };
+        let firsts: Vec<char> = self.control_tokens.iter().filter_map(|t| t.chars().next()).collect();
+        let mut rest = text;
+        while let Some(next) = rest.chars().next() {
+            if firsts.contains(&next)
+                && let Some(token) = self.control_tokens.iter().find(|t| rest.starts_with(t.as_str()))
+            {
+                out.controls.push(out.text.len()..out.text.len() + token.len());
+                out.text.push_str(token);
+                rest = &rest[token.len()..];
+                continue;
+            }
+            if next != marker.0 {
+                out.text.push(next);
+            }
+            rest = &rest[next.len_utf8()..];
+        }
+        out
+    }
+}
+
+/// Read a template's file.
+pub fn read_source(file: &Path) -> Result<String, TemplateError> {
+    let name = file.display().to_string();
+    let bytes = std::fs::metadata(file).map_err(|cause| TemplateError::Io { file: name.clone(), cause })?.len();
+    if bytes > MAX_SOURCE_BYTES as u64 {
+        return Err(TemplateError::Malformed(format!("{name} has {bytes} bytes; at most {MAX_SOURCE_BYTES} are read")));
+    }
+    std::fs::read_to_string(file).map_err(|cause| TemplateError::Io { file: name, cause })
+}
+
+/// A character that occurs nowhere in the input, put behind the first character of what must not be
+/// taken for a control token.
+struct Marker(char);
+
+impl Marker {
+    /// Unicode sets aside 66 noncharacters for such private use; one that the input lacks is taken.
+    fn choose(prompt: &ChatPrompt) -> Self {
+        let everything = || prompt.messages.iter().chain(prompt.tools.iter().flatten()).chain(prompt.kwargs.values());
+        let candidates = ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}');
+        let mut free = candidates.filter(|c| !everything().any(|value| contains(value, *c)));
+        Self(free.next().unwrap_or('\u{fdd0}'))
+    }
+
+    fn mark(&self, text: &str, control_tokens: &[String]) -> String {
+        let mut text = text.to_string();
+        for token in control_tokens {
+            if text.contains(token.as_str()) {
+                let mut marked = token.clone();
+                marked.insert(token.chars().next().map_or(0, char::len_utf8), self.0);
+                text = text.replace(token.as_str(), &marked);
+            }
+        }
+        text
+    }
+}
+
+fn contains(value: &Json, c: char) -> bool {
+    match value {
+        Json::String(text) => text.contains(c),
+        Json::Array(items) => items.iter().any(|item| contains(item, c)),
+        Json::Object(fields) => fields.iter().any(|(k, v)| k.contains(c) || contains(v, c)),
+        _ => false,
+    }
+}
+
+/// Jinja as transformers sets it up for chat templates.
+fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.expect("the default delimiters are valid"));
+    env.set_undefined_behavior(UndefinedBehavior::Lenient);
+    env.set_fuel(Some(FUEL));
+    env.set_recursion_limit(RECURSION_LIMIT);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_formatter(|out, _state, value| {
+        if !value.is_undefined() {
+            out.write_str(&python_str(value))?;
+        }
+        Ok(())
+    });
+    env.add_filter("tojson", |value: Value, kwargs: Kwargs| {
+        let indent = kwargs.get::<Option<usize>>("indent")?;
+        let _ = kwargs.get::<Option<bool>>("ensure_ascii")?;
+        kwargs.assert_all_used()?;
+        dumps(&value, indent.map(|n| n.min(16)))
+    });
+    env.add_filter("string", |value: Value| python_str(&value));
+    // In Python `None` is not iterable; here it would be, as an empty sequence.
+    env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    env.add_function("range", bounded_range);
+    env
+}
+
+/// Longest `range` a template may ask for.
+const MAX_RANGE: i64 = 1_000_000;
+
+/// Python's `range`, refused when it is long enough to be an attack.
+fn bounded_range(start: i64, stop: Option<i64>, step: Option<i64>) -> Result<Vec<i64>, minijinja::Error> {
+    let wrong = |what: &str| minijinja::Error::new(ErrorKind::InvalidOperation, format!("range: {what}"));
+    let (start, stop) = stop.map_or((0, start), |stop| (start, stop));
+    let step = step.unwrap_or(1);
+    if step == 0 {
+        return Err(wrong("the step is 0"));
+    }
+    let length = (i128::from(stop) - i128::from(start)) / i128::from(step);
+    if length > i128::from(MAX_RANGE) {
+        return Err(wrong("more than 1000000 numbers"));
+    }
+    let numbers = std::iter::successors(Some(start), |n| n.checked_add(step));
+    Ok(numbers.take_while(|n| if step > 0 { *n < stop } else { *n > stop }).collect())
+}
+
+/// The parser recurses into blocks and brackets; a source that nests absurdly deep is refused before.
+fn refuse_deep_nesting(source: &str) -> Result<(), TemplateError> {
+    let mut deepest = 0usize;
+    let mut depth = 0usize;
+    for c in source.bytes() {
+        match c {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    let opened = source.matches("{% if").chain(source.matches("{%- if")).count().min(source.matches("endif").count());
+    let chained = longest_run(source);
+    if deepest > MAX_SOURCE_NESTING || chained > MAX_SOURCE_NESTING || opened > 10_000 {
+        return Err(TemplateError::Malformed(format!("it nests deeper than {MAX_SOURCE_NESTING}")));
+    }
+    Ok(())
+}
+
+/// Longest run of `not` or unary minus words, each of which the parser recurses into.
+fn longest_run(source: &str) -> usize {
+    let (mut longest, mut run) = (0, 0);
+    for word in source.split_whitespace() {
+        let repeated = word == "not" || (!word.is_empty() && word.bytes().all(|b| b == b'-' || b == b'~'));
+        run = if repeated { run + word.len().max(1) } else { 0 };
+        longest = longest.max(run);
+    }
+    longest
+}
+
+/// An error with its line, and the cause beneath it.
+fn describe(error: &minijinja::Error) -> String {
+    let mut text = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
+    if let Some(line) = error.line() {
+        text += &format!(" (line {line})");
+    }
+    text
+}
+
+/// Output with an end.
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + piece.len() > MAX_OUTPUT_BYTES {
+            self.full = true;
+            return Err(io::Error::other("the output is full"));
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! JSON and Python's way of printing: between `serde_json` and template values.
+//!
+//! Templates were written for Python. `tojson` there is `json.dumps(x, ensure_ascii=False)`: separators
+//! `", "` and `": "`, keys in their order, no escaping for HTML; floats print as Python's `repr`.
+
+use std::fmt::Write;
+
+use minijinja::value::{Value, ValueKind};
+use serde_json::Value as Json;
+
+/// A JSON value for templates: object keys keep their order, numbers their kind.
+pub fn to_template(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(b) => Value::from(*b),
+        Json::String(s) => Value::from(s.as_str()),
+        Json::Array(items) => items.iter().map(to_template).collect::<Vec<_>>().into(),
+        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(k, v)| (k.as_str(), to_template(v)))),
+        Json::Number(number) => {
+            let text = number.to_string();
+            match text.parse::<i128>() {
+                Ok(integer) => Value::from(integer),
+                // Integers beyond 128 bits keep their digits; as text they print alike.
+                Err(_) if text.bytes().all(|b| b.is_ascii_digit() || b == b'-') => Value::from(text),
+                Err(_) => Value::from(number.as_f64().unwrap_or(f64::INFINITY)),
+            }
+        }
+    }
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=indent)`.
+pub fn dumps(value: &Value, indent: Option<usize>) -> Result<String, minijinja::Error> {
+    let mut out = String::new();
+    write_json(value, indent, 0, &mut out)?;
+    Ok(out)
+}
+
+fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut String) -> Result<(), minijinja::Error> {
+    let wrong = |what: String| minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, what);
+    if depth > 128 {
+        return Err(wrong("tojson: nested deeper than 128".into()));
+    }
+    let line = |out: &mut String, depth: usize| {
+        if let Some(indent) = indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+    };
+    let separator = if indent.is_some() { "," } else { ", " };
+    match value.kind() {
+        ValueKind::None => out.push_str("null"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+        ValueKind::Number => out.push_str(&number(value)),
+        ValueKind::String => write_string(value.as_str().unwrap_or_default(), out),
+        ValueKind::Map => {
+            out.push('{');
+            let mut empty = true;
+            for key in value.try_iter()? {
+                out.push_str(if empty { "" } else { separator });
+                empty = false;
+                line(out, depth + 1);
+                write_string(&python_str(&key), out);
+                out.push_str(": ");
+                write_json(&value.get_item(&key)?, indent, depth + 1, out)?;
+            }
+            if !empty {
+                line(out, depth);
+            }
+            out.push('}');
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            out.push('[');
+            let mut empty = true;
+            for item in value.try_iter()? {
+                out.push_str(if empty { "" } else { separator });
+                empty = false;
+                line(out, depth + 1);
+                write_json(&item, indent, depth + 1, out)?;
+            }
+            if !empty {
+                line(out, depth);
+            }
+            out.push(']');
+        }
+        kind => return Err(wrong(format!("tojson: a value of kind {kind} is not JSON"))),
+    }
+    Ok(())
+}
+
+fn write_string(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            c if c < ' ' => write!(out, "\\u{:04x}", c as u32).expect("writing to a string succeeds"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+fn number(value: &Value) -> String {
+    if value.is_integer() {
+        return value.to_string();
+    }
+    f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float_repr)
+}
+
+/// A float as Python prints it: shortest digits, a point or an exponent always, exponent form below 1e-4
+/// and from 1e16 on.
+pub fn float_repr(x: f64) -> String {
+    if x.is_nan() {
+        return "nan".into();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "inf".into() } else { "-inf".into() };
+    }
+    let magnitude = x.abs();
+    if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
+        let text = format!("{x:e}");
+        let (digits, exponent) = text.split_once('e').expect("exponent form has an e");
+        let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |e| ('-', e));
+        return format!("{digits}e{sign}{exponent:0>2}");
+    }
+    let text = format!("{x}");
+    if text.contains('.') { text } else { text + ".0" }
+}
+
+/// `str(value)`.
+pub fn python_str(value: &Value) -> String {
+    match value.kind() {
+        ValueKind::String => value.as_str().unwrap_or_default().to_string(),
+        ValueKind::Undefined => String::new(),
+        _ => python_repr(value, 0),
+    }
+}
+
+/// `repr(value)`.
+fn python_repr(value: &Value, depth: usize) -> String {
+    if depth > 128 {
+        return "...".into();
+    }
+    let items = |value: &Value| -> Vec<Value> { value.try_iter().map(Iterator::collect).unwrap_or_default() };
+    match value.kind() {
+        ValueKind::None => "None".into(),
+        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.into(),
+        ValueKind::Number => number(value),
+        ValueKind::String => quote(value.as_str().unwrap_or_default()),
+        ValueKind::Map if value.as_object().is_some() => {
+            let pair = |key: &Value| {
+                let item = value.get_item(key).unwrap_or_default();
+                format!("{}: {}", python_repr(key, depth + 1), python_repr(&item, depth + 1))
+            };
+            format!("{{{}}}", items(value).iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
+        ValueKind::Seq => {
+            let items: Vec<_> = items(value).iter().map(|item| python_repr(item, depth + 1)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        _ => value.to_string(),
+    }
+}
+
+/// A string literal as Python's `repr` writes it: single quotes unless the text has only single ones.
+fn quote(text: &str) -> String {
+    let mark = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(mark);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == mark => out.extend(['\\', c]),
+            c if c < ' ' || c == '\u{7f}' => {
+                write!(out, "\\x{:02x}", c as u32).expect("writing to a string succeeds");
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(mark);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_print_as_python_prints_them() {
+        let cases = [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e20, "1e+20"),
+            (1e-7, "1e-07"),
+            (1e16, "1e+16"),
+            (123_456_789.5, "123456789.5"),
+            (1e15, "1000000000000000.0"),
+            (0.0001, "0.0001"),
+            (0.000_01, "1e-05"),
+            (-2.5e-10, "-2.5e-10"),
+            (0.0, "0.0"),
+            (1.5e300, "1.5e+300"),
+        ];
+        for (x, text) in cases {
+            assert_eq!(float_repr(x), text);
+        }
+    }
+
+    #[test]
+    fn json_is_spaced_ordered_and_not_escaped_for_html() {
+        let json = serde_json::from_str(
+            r#"{"b": "<é'\">\n\u0001", "a": [1, 2.0, null, true, {}], "n": 12345678901234567890123}"#,
+        );
+        let value = to_template(&json.expect("valid JSON"));
+        let text = dumps(&value, None).expect("JSON");
+        assert_eq!(text, r#"{"b": "<é'\">\n\u0001", "a": [1, 2.0, null, true, {}], "n": 12345678901234567890123}"#);
+        assert_eq!(dumps(&Value::from(vec![1, 2]), Some(2)).expect("JSON"), "[\n  1,\n  2\n]");
+    }
+
+    #[test]
+    fn lists_and_dicts_print_as_python_prints_them() {
+        let json = serde_json::from_str(r#"{"type": ["integer", "null"], "x": {"it's": false}, "n": null, "f": 1.0}"#);
+        let value = to_template(&json.expect("valid JSON"));
+        assert_eq!(python_str(&value), r#"{'type': ['integer', 'null'], 'x': {"it's": False}, 'n': None, 'f': 1.0}"#);
+    }
+}

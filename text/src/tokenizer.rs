@@ -1,0 +1,268 @@
+//! [`Tokenizer`]: text to ids by the model's `tokenizer.json`, and ids back to bytes.
+//!
+//! Encoding is the `tokenizers` library's. Decoding is a table: a byte-level vocabulary spells bytes, so
+//! the bytes of a sequence are the bytes of its tokens one after the other.
+
+use std::{collections::HashMap, path::Path};
+
+use serde_json::Value;
+
+use crate::chat_template::Rendered;
+
+/// Largest `tokenizer.json` that is read (Qwen3's has 11 MB).
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// Whether control tokens (`special` in `tokenizer.json`: `<|im_start|>` and the like) are recognised in
+/// the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Specials {
+    /// As tokens: for text that is trusted to hold them, such as a rendered template or a raw prompt.
+    Parse,
+    /// As the characters they are spelled with: for text that users supply. Added tokens that are not
+    /// control tokens (`<tool_call>`) are recognised all the same, as in training.
+    AsText,
+}
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// A file cannot be read.
+    #[error("{file}: {cause}")]
+    Io {
+        /// Path.
+        file: String,
+        /// The operating system's words.
+        cause: std::io::Error,
+    },
+    /// A file is larger than any tokenizer.
+    #[error("{file} has {bytes} bytes; at most {MAX_FILE_BYTES} are read")]
+    TooLarge {
+        /// Path.
+        file: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A file cannot be understood.
+    #[error("{file}: {cause}")]
+    Malformed {
+        /// Which of the files.
+        file: &'static str,
+        /// What is wrong, with its place where that is known.
+        cause: String,
+    },
+    /// The vocabulary does not spell bytes.
+    #[error("tokenizer.json: decoder {found} is not supported; supported: ByteLevel")]
+    NotByteLevel {
+        /// The decoder's type.
+        found: String,
+    },
+}
+
+/// A byte-level tokenizer.
+pub struct Tokenizer {
+    parsing: tokenizers::Tokenizer,
+    as_text: tokenizers::Tokenizer,
+    /// The bytes of each id; `None` for ids without a token.
+    bytes: Vec<Option<Box<[u8]>>>,
+    special: Vec<bool>,
+    ids: HashMap<String, u32>,
+    /// The control tokens, longest first.
+    control_tokens: Vec<String>,
+    config: TokenizerConfig,
+}
+
+/// What is used of `tokenizer_config.json`.
+#[derive(Clone, Debug, Default)]
+pub struct TokenizerConfig {
+    /// The token that ends a turn.
+    pub eos_token: Option<String>,
+    /// Other named tokens that templates may print (`bos_token`, `pad_token`, `unk_token`).
+    pub named_tokens: Vec<(&'static str, String)>,
+    /// Chat templates by name; the unnamed one is `default`.
+    pub chat_templates: Vec<(String, String)>,
+}
+
+impl TokenizerConfig {
+    /// Interpret a `tokenizer_config.json`.
+    pub fn from_json(text: &[u8]) -> Result<Self, TokenizerError> {
+        let malformed = |cause: String| TokenizerError::Malformed { file: "tokenizer_config.json", cause };
+        let root: Value = serde_json::from_slice(text).map_err(|e| malformed(e.to_string()))?;
+        // A token is a string, or an object with the string as `content`.
+        let token = |name: &str| {
+            let value = root.get(name)?;
+            value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
+        };
+        let named = ["bos_token", "eos_token", "pad_token", "unk_token"];
+        let chat_templates = match root.get("chat_template") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::String(source)) => vec![("default".to_string(), source.clone())],
+            Some(Value::Array(list)) => {
+                let entry = |e: &Value| Some((e.get("name")?.as_str()?.into(), e.get("template")?.as_str()?.into()));
+                let entries: Option<Vec<_>> = list.iter().map(entry).collect();
+                entries.ok_or_else(|| malformed("chat_template: expected a list of {name, template}".into()))?
+            }
+            Some(_) => return Err(malformed("chat_template: expected a string or a list".into())),
+        };
+        Ok(Self {
+            eos_token: token("eos_token"),
+            named_tokens: named.into_iter().filter_map(|name| Some((name, token(name)?))).collect(),
+            chat_templates,
+        })
+    }
+}
+
+impl Tokenizer {
+    /// Read `tokenizer.json` and, if there is one, `tokenizer_config.json`.
+    pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
+        let json = read(&dir.join("tokenizer.json"))?;
+        let config = dir.join("tokenizer_config.json");
+        let config = if config.exists() { Some(read(&config)?) } else { None };
+        Self::from_bytes(&json, config.as_deref())
+    }
+
+    /// A tokenizer from the files' contents.
+    pub fn from_bytes(tokenizer_json: &[u8], tokenizer_config_json: Option<&[u8]>) -> Result<Self, TokenizerError> {
+        let malformed = |cause: String| TokenizerError::Malformed { file: "tokenizer.json", cause };
+        let root: Value = serde_json::from_slice(tokenizer_json).map_err(|e| malformed(e.to_string()))?;
+        require_byte_level(&root)?;
+        let parsing = tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|e| malformed(e.to_string()))?;
+        let mut as_text = parsing.clone();
+        as_text.set_encode_special_tokens(true);
+
+        let ids = parsing.get_vocab(true);
+        let size = ids.values().max().map_or(0, |&id| id as usize + 1);
+        // Ids are dense in practice; a file that is not must not make us allocate by its largest number.
+        if size > 8 * ids.len() + 1024 {
+            return Err(malformed(format!("{} tokens with ids up to {}", ids.len(), size - 1)));
+        }
+        let mut bytes = vec![None; size];
+        let spell = byte_alphabet();
+        for (token, &id) in &ids {
+            let spelled: Option<Vec<u8>> = token.chars().map(|c| spell.get(&c).copied()).collect();
+            bytes[id as usize] = Some(spelled.unwrap_or_else(|| token.as_bytes().to_vec()).into_boxed_slice());
+        }
+        let mut special = vec![false; size];
+        let mut control_tokens = Vec::new();
+        for (id, token) in parsing.get_added_tokens_decoder() {
+            bytes[id as usize] = Some(token.content.as_bytes().into());
+            if token.special {
+                special[id as usize] = true;
+                control_tokens.push(token.content.clone());
+            }
+        }
+        control_tokens.sort_by_key(|token| std::cmp::Reverse(token.len()));
+        let config = tokenizer_config_json.map_or(Ok(TokenizerConfig::default()), TokenizerConfig::from_json)?;
+        Ok(Self { parsing, as_text, bytes, special, ids, control_tokens, config })
+    }
+
+    /// The ids of `text`. Nothing is added around it.
+    pub fn encode(&self, text: &str, specials: Specials) -> Vec<u32> {
+        let tokenizer = match specials {
+            Specials::Parse => &self.parsing,
+            Specials::AsText => &self.as_text,
+        };
+        let encoding = tokenizer.encode_fast(text, false).expect("byte-level encoding knows every character");
+        encoding.get_ids().to_vec()
+    }
+
+    /// The ids of a rendered template: control tokens are recognised where the template wrote them, and
+    /// nowhere else.
+    pub fn encode_rendered(&self, rendered: &Rendered) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut position = 0;
+        for control in &rendered.controls {
+            if control.start > position {
+                ids.extend(self.encode(&rendered.text[position..control.start], Specials::AsText));
+            }
+            ids.extend(self.ids.get(&rendered.text[control.clone()]));
+            position = control.end;
+        }
+        if position < rendered.text.len() {
+            ids.extend(self.encode(&rendered.text[position..], Specials::AsText));
+        }
+        ids
+    }
+
+    /// The text of `ids`; bytes that are no UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let kept = ids.iter().filter(|&&id| !(skip_special && self.is_special(id)));
+        let bytes: Vec<u8> = kept.filter_map(|&id| self.token_bytes(id)).flatten().copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The bytes of a token; `None` for an id without one (models pad their vocabularies).
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.bytes.get(id as usize)?.as_deref()
+    }
+
+    /// The id of a token by its exact content.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.ids.get(token).copied()
+    }
+
+    /// Whether `id` is a control token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The token that ends a turn, if the configuration names one.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.token_id(self.config.eos_token.as_deref()?)
+    }
+
+    /// The control tokens, longest first.
+    pub fn control_tokens(&self) -> &[String] {
+        &self.control_tokens
+    }
+
+    /// What `tokenizer_config.json` says.
+    pub fn config(&self) -> &TokenizerConfig {
+        &self.config
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
+    let file = path.display().to_string();
+    let io = |cause| TokenizerError::Io { file: file.clone(), cause };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_FILE_BYTES {
+        return Err(TokenizerError::TooLarge { file, bytes });
+    }
+    std::fs::read(path).map_err(io)
+}
+
+/// The decoder must be `ByteLevel`, alone or in a sequence.
+fn require_byte_level(root: &Value) -> Result<(), TokenizerError> {
+    let decoder = root.get("decoder").unwrap_or(&Value::Null);
+    let is_byte_level = |d: &Value| d.get("type").and_then(Value::as_str) == Some("ByteLevel");
+    let listed = decoder.get("decoders").and_then(Value::as_array);
+    if is_byte_level(decoder) || listed.is_some_and(|list| list.iter().any(is_byte_level)) {
+        return Ok(());
+    }
+    let found = decoder.get("type").map_or_else(|| decoder.to_string(), Value::to_string);
+    Err(TokenizerError::NotByteLevel { found: found.chars().take(80).collect() })
+}
+
+/// The characters by which a byte-level vocabulary spells bytes.
+///
+/// Printable bytes stand for themselves; the others, in order, for the characters from U+0100 on.
+/// Source: Radford et al. 2019, GPT-2, `bytes_to_unicode`.
+fn byte_alphabet() -> HashMap<char, u8> {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let mut next = 0x100;
+    (0..=255u8)
+        .map(|byte| {
+            if printable(byte) {
+                return (char::from(byte), byte);
+            }
+            let letter = char::from_u32(next).expect("U+0100 to U+0143 are characters");
+            next += 1;
+            (letter, byte)
+        })
+        .collect()
+}
