@@ -4,7 +4,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod hub;
 pub mod machine;
 pub mod memory;
+pub mod progress;
 pub mod resolve;
 pub mod shipped;

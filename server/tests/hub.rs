@@ -1,0 +1,418 @@
+//! Models are fetched from a look-alike of the hub: one listener for the hub itself, one for the content
+//! network that its large files redirect to.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{Path as UrlPath, State},
+    http::{HeaderMap, Method, StatusCode},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use quern_server::hub::{Hub, HubError, HubOptions, RepoId, Wanted};
+use sha2::{Digest, Sha256};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const SHARD: &str = "model-00001-of-00001.safetensors";
+
+/// What the content network does with one GET.
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Fine,
+    BreakAfter(usize),
+    IgnoreRange,
+    Damage,
+    Overloaded,
+}
+
+#[derive(Default)]
+struct Log {
+    /// `METHOD file`, with the range if one was asked for.
+    requests: Vec<String>,
+    /// Whether the content network was shown a token.
+    token_leaked: bool,
+}
+
+struct FakeHub {
+    files: BTreeMap<&'static str, Vec<u8>>,
+    token: Option<&'static str>,
+    gated: bool,
+    moods: Mutex<Vec<Mood>>,
+    log: Mutex<Log>,
+    content: String,
+}
+
+impl FakeHub {
+    fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.log.lock().unwrap().requests)
+    }
+}
+
+fn weights() -> Vec<u8> {
+    (0..300_000u32).flat_map(|i| (i.wrapping_mul(2_654_435_761)).to_le_bytes()).collect()
+}
+
+fn hex_sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+struct Setup {
+    token: Option<&'static str>,
+    gated: bool,
+    moods: Vec<Mood>,
+    index: &'static str,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let index = r#"{"weight_map": {"a": "model-00001-of-00001.safetensors"}}"#;
+        Self { token: None, gated: false, moods: Vec::new(), index }
+    }
+}
+
+/// Start both listeners; the state and the hub's address.
+async fn start(setup: Setup) -> (Arc<FakeHub>, String) {
+    let hub = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let content = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", hub.local_addr().unwrap());
+    let files = BTreeMap::from([
+        ("config.json", b"{\"a\": 1}".to_vec()),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("chat_template.jinja", b"{{ messages }}".to_vec()),
+        ("model.safetensors.index.json", setup.index.as_bytes().to_vec()),
+        (SHARD, weights()),
+        ("consolidated.safetensors", b"a second copy".to_vec()),
+        ("pytorch_model.bin", b"pickle".to_vec()),
+        ("modeling.py", b"import os".to_vec()),
+        ("README.md", b"# read me".to_vec()),
+        (".gitattributes", b"*".to_vec()),
+        ("sub/config.json", b"{}".to_vec()),
+    ]);
+    let state = Arc::new(FakeHub {
+        files,
+        token: setup.token,
+        gated: setup.gated,
+        moods: Mutex::new(setup.moods),
+        log: Mutex::default(),
+        content: format!("http://{}", content.local_addr().unwrap()),
+    });
+    let app = Router::new()
+        .route("/api/models/{owner}/{name}/revision/{revision}", get(listing))
+        .route("/{owner}/{name}/resolve/{revision}/{file}", get(resolve))
+        .with_state(Arc::clone(&state));
+    tokio::spawn(async move { axum::serve(hub, app).await.unwrap() });
+    let served = Arc::clone(&state);
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = content.accept().await {
+            tokio::spawn(serve_content(Arc::clone(&served), socket));
+        }
+    });
+    (state, address)
+}
+
+fn refused(state: &FakeHub, headers: &HeaderMap) -> Option<Response> {
+    let expected = state.token.map(|token| format!("Bearer {token}"))?;
+    let shown = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    let answer = (StatusCode::UNAUTHORIZED, [("x-error-message", "Invalid credentials")]).into_response();
+    match shown {
+        Some(shown) if shown == expected && state.gated => {
+            Some((StatusCode::FORBIDDEN, [("x-error-code", "GatedRepo")]).into_response())
+        }
+        Some(shown) if shown == expected => None,
+        _ => Some(answer),
+    }
+}
+
+async fn listing(
+    State(state): State<Arc<FakeHub>>,
+    UrlPath((owner, name, revision)): UrlPath<(String, String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    state.log.lock().unwrap().requests.push(format!("LIST {revision}"));
+    if let Some(refusal) = refused(&state, &headers) {
+        return refusal;
+    }
+    if (owner.as_str(), name.as_str()) != ("owner", "model") {
+        return (StatusCode::NOT_FOUND, [("x-error-code", "RepoNotFound")]).into_response();
+    }
+    if !["main", "v1", "refs/pr/1", COMMIT].contains(&revision.as_str()) {
+        return (StatusCode::NOT_FOUND, [("x-error-code", "RevisionNotFound")]).into_response();
+    }
+    let siblings: Vec<_> = state.files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
+    axum::Json(serde_json::json!({"id": "owner/model", "sha": COMMIT, "siblings": siblings})).into_response()
+}
+
+async fn resolve(
+    State(state): State<Arc<FakeHub>>,
+    UrlPath((owner, name, revision, file)): UrlPath<(String, String, String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    assert_eq!(revision, COMMIT, "files are asked for at the commit that was listed");
+    if let Some(refusal) = refused(&state, &headers) {
+        return refusal;
+    }
+    if name == "model" && file == "tokenizer.json" {
+        // A model that was renamed: the hub redirects within itself.
+        let location = format!("/{owner}/renamed/resolve/{revision}/{file}");
+        return (StatusCode::TEMPORARY_REDIRECT, [("location", location)]).into_response();
+    }
+    let Some(bytes) = state.files.get(file.as_str()) else { return StatusCode::NOT_FOUND.into_response() };
+    state.log.lock().unwrap().requests.push(format!("{method} {file}"));
+    let large = file.ends_with(".safetensors");
+    let commit = ("x-repo-commit", COMMIT.to_owned());
+    if large {
+        let etag = ("x-linked-etag", format!("\"{}\"", hex_sha256(bytes)));
+        let size = ("x-linked-size", bytes.len().to_string());
+        let location = ("location", format!("{}/{file}", state.content));
+        return (StatusCode::FOUND, [commit, etag, size, location, ("etag", "\"other\"".into())]).into_response();
+    }
+    let etag = ("etag", format!("W/\"{}\"", &hex_sha256(bytes)[..40]));
+    ([commit, etag], bytes.clone()).into_response()
+}
+
+/// Answer one GET on a bare socket, so that it can be cut at an exact byte.
+async fn serve_content(state: Arc<FakeHub>, socket: TcpStream) {
+    let mut socket = BufReader::new(socket);
+    let (mut file, mut range, mut has_token) = (String::new(), None, false);
+    let mut line = String::new();
+    while socket.read_line(&mut line).await.unwrap() > 2 {
+        let lower = line.trim().to_ascii_lowercase();
+        if let Some(rest) = line.strip_prefix("GET /") {
+            file = rest.split(' ').next().unwrap().to_owned();
+        } else if let Some(asked) = lower.strip_prefix("range: ") {
+            range = Some(asked.to_owned());
+        }
+        has_token |= lower.starts_with("authorization:");
+        line.clear();
+    }
+    if file.is_empty() {
+        return;
+    }
+    {
+        let mut log = state.log.lock().unwrap();
+        log.token_leaked |= has_token;
+        log.requests.push(format!("CONTENT {file} {}", range.as_deref().unwrap_or("whole")));
+    }
+    let mood = {
+        let mut moods = state.moods.lock().unwrap();
+        if moods.is_empty() { Mood::Fine } else { moods.remove(0) }
+    };
+    let mut bytes = state.files[file.as_str()].clone();
+    let total = bytes.len();
+    if mood == Mood::Damage {
+        bytes[total / 2] ^= 1;
+    }
+    let from = range.filter(|_| mood != Mood::IgnoreRange);
+    let from = from.map(|range| range.strip_prefix("bytes=").unwrap().trim_end_matches('-').parse::<usize>().unwrap());
+    let rest = &bytes[from.unwrap_or(0)..];
+    let head = match (mood, from) {
+        (Mood::Overloaded, _) => "503 Service Unavailable\r\n".to_owned(),
+        (_, Some(from)) => format!("206 Partial Content\r\ncontent-range: bytes {from}-{}/{total}\r\n", total - 1),
+        (_, None) => "200 OK\r\n".to_owned(),
+    };
+    let rest = match mood {
+        Mood::Overloaded => &rest[..0],
+        _ => rest,
+    };
+    let head = format!("HTTP/1.1 {head}content-length: {}\r\nconnection: close\r\n\r\n", rest.len());
+    let sent = match mood {
+        Mood::BreakAfter(n) => &rest[..n],
+        _ => rest,
+    };
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket.write_all(sent).await.unwrap();
+    socket.shutdown().await.unwrap();
+}
+
+fn hub(address: &str, cache: &Path, token: Option<&str>, offline: bool) -> Hub {
+    Hub::new(HubOptions {
+        endpoint: address.to_owned(),
+        token: token.map(str::to_owned),
+        cache_dir: cache.to_owned(),
+        offline,
+        retry_delay: Duration::ZERO,
+    })
+    .unwrap()
+}
+
+fn model() -> RepoId {
+    RepoId::parse("owner/model").unwrap()
+}
+
+async fn fetch(address: &str, cache: &Path) -> Result<std::path::PathBuf, HubError> {
+    hub(address, cache, None, false).snapshot(&model(), None, Wanted::Everything).await
+}
+
+#[tokio::test]
+async fn only_the_needed_files_are_fetched_and_only_once() {
+    let (state, address) = start(Setup::default()).await;
+    let cache = tempfile::tempdir().unwrap();
+    let dir = fetch(&address, cache.path()).await.unwrap();
+    assert_eq!(dir, cache.path().join("models--owner--model/snapshots").join(COMMIT));
+    let mut found: Vec<_> =
+        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
+    let expected = ["chat_template.jinja", "config.json", SHARD, "model.safetensors.index.json", "tokenizer.json"];
+    assert_eq!(found, expected);
+    for name in expected {
+        assert_eq!(std::fs::read(dir.join(name)).unwrap(), state.files[name], "{name}");
+    }
+    let blob = std::fs::read_link(dir.join(SHARD)).unwrap();
+    assert_eq!(blob, Path::new("../../blobs").join(hex_sha256(&weights())));
+    let main = std::fs::read_to_string(cache.path().join("models--owner--model/refs/main")).unwrap();
+    assert_eq!(main, COMMIT);
+
+    state.requests();
+    assert_eq!(fetch(&address, cache.path()).await.unwrap(), dir);
+    assert_eq!(state.requests(), ["LIST main"]);
+}
+
+#[tokio::test]
+async fn a_tokenizer_needs_no_weights() {
+    let (state, address) = start(Setup::default()).await;
+    let cache = tempfile::tempdir().unwrap();
+    let dir = hub(&address, cache.path(), None, false).snapshot(&model(), None, Wanted::NoWeights).await.unwrap();
+    assert!(dir.join("tokenizer.json").exists() && !dir.join(SHARD).exists());
+    assert!(!state.requests().iter().any(|request| request.contains(SHARD)));
+}
+
+#[tokio::test]
+async fn a_broken_download_goes_on_where_it_stopped() {
+    let moods = vec![Mood::BreakAfter(400_000), Mood::Overloaded, Mood::BreakAfter(300_000)];
+    let (state, address) = start(Setup { moods, token: Some("right"), ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    let hub = hub(&address, cache.path(), Some("right"), false);
+    let dir = hub.snapshot(&model(), None, Wanted::Everything).await.unwrap();
+    assert_eq!(std::fs::read(dir.join(SHARD)).unwrap(), weights());
+    let content: Vec<_> = state.requests().into_iter().filter(|request| request.starts_with("CONTENT")).collect();
+    let expected = ["whole", "bytes=400000-", "bytes=400000-", "bytes=700000-"];
+    assert_eq!(content, expected.map(|range| format!("CONTENT {SHARD} {range}")));
+    assert!(!state.log.lock().unwrap().token_leaked, "the token stays with the hub");
+}
+
+#[tokio::test]
+async fn a_later_start_goes_on_too() {
+    let moods = [Mood::BreakAfter(500_000)].into_iter().chain([Mood::BreakAfter(0); 5]).collect();
+    let (state, address) = start(Setup { moods, ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    let error = fetch(&address, cache.path()).await.unwrap_err();
+    assert!(matches!(error, HubError::Broken { done_bytes: 500_000, total_bytes: 1_200_000, .. }), "{error}");
+    for part in ["owner/model", SHARD, "resume"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    state.requests();
+    let dir = fetch(&address, cache.path()).await.unwrap();
+    assert_eq!(std::fs::read(dir.join(SHARD)).unwrap(), weights());
+    assert_eq!(
+        state.requests(),
+        ["LIST main", &format!("HEAD {SHARD}"), &format!("GET {SHARD}"), &format!("CONTENT {SHARD} bytes=500000-")]
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_ranges_is_read_from_the_beginning() {
+    let moods = vec![Mood::BreakAfter(1000), Mood::IgnoreRange];
+    let (_, address) = start(Setup { moods, ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    let dir = fetch(&address, cache.path()).await.unwrap();
+    assert_eq!(std::fs::read(dir.join(SHARD)).unwrap(), weights());
+}
+
+#[tokio::test]
+async fn damaged_files_are_fetched_again_and_never_kept() {
+    let (_, address) = start(Setup { moods: vec![Mood::Damage], ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    let dir = fetch(&address, cache.path()).await.unwrap();
+    assert_eq!(std::fs::read(dir.join(SHARD)).unwrap(), weights());
+
+    let (_, address) = start(Setup { moods: vec![Mood::Damage; 2], ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    let error = fetch(&address, cache.path()).await.unwrap_err();
+    assert!(matches!(&error, HubError::Damaged { file, .. } if file == SHARD), "{error}");
+    let sum = hex_sha256(&weights());
+    let blobs = cache.path().join("models--owner--model/blobs");
+    assert!(!blobs.join(&sum).exists() && !blobs.join(format!("{sum}.incomplete")).exists());
+}
+
+#[tokio::test]
+async fn who_may_not_see_a_model_is_told_what_to_do() {
+    let (_, address) = start(Setup { token: Some("right"), ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    for (token, part) in [(None, "set HF_TOKEN"), (Some("wrong"), "not valid")] {
+        let hub = hub(&address, cache.path(), token, false);
+        let error = hub.snapshot(&model(), None, Wanted::Everything).await.unwrap_err().to_string();
+        assert!(error.starts_with("owner/model:") && error.contains("401") && error.contains(part), "{error}");
+    }
+    let (_, address) = start(Setup { token: Some("right"), gated: true, ..Setup::default() }).await;
+    let hub = hub(&address, cache.path(), Some("right"), false);
+    let error = hub.snapshot(&model(), None, Wanted::Everything).await.unwrap_err().to_string();
+    assert!(error.contains("403") && error.contains("terms") && error.contains(&address), "{error}");
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_named() {
+    let (_, address) = start(Setup::default()).await;
+    let cache = tempfile::tempdir().unwrap();
+    let hub = hub(&address, cache.path(), None, false);
+    let error = hub.snapshot(&model(), Some("v9"), Wanted::Everything).await.unwrap_err().to_string();
+    assert!(error.contains("owner/model") && error.contains("\"v9\"") && error.contains("--revision"), "{error}");
+    let nobody = RepoId::parse("nobody/model").unwrap();
+    let error = hub.snapshot(&nobody, None, Wanted::Everything).await.unwrap_err();
+    assert!(matches!(error, HubError::NoSuchModel { .. }), "{error}");
+    for revision in ["", "../x", "a//b"] {
+        let error = hub.snapshot(&model(), Some(revision), Wanted::Everything).await.unwrap_err();
+        assert!(matches!(error, HubError::NoSuchRevision { .. }), "{error}");
+    }
+
+    let index = r#"{"weight_map": {"a": "model-00002-of-00002.safetensors"}}"#;
+    let (_, address) = start(Setup { index, ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    let error = fetch(&address, cache.path()).await.unwrap_err().to_string();
+    assert!(error.contains("model-00002-of-00002.safetensors is missing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_revision_may_be_a_tag_a_commit_or_a_pull_request() {
+    let (_, address) = start(Setup::default()).await;
+    let cache = tempfile::tempdir().unwrap();
+    for revision in ["v1", "refs/pr/1", COMMIT] {
+        let online = hub(&address, cache.path(), None, false);
+        let dir = online.snapshot(&model(), Some(revision), Wanted::NoWeights).await.unwrap();
+        let offline = hub(&address, cache.path(), None, true);
+        let found = offline.snapshot(&model(), Some(revision), Wanted::NoWeights).await.unwrap();
+        assert_eq!(found, dir, "{revision}");
+    }
+}
+
+#[tokio::test]
+async fn the_cache_serves_without_a_network() {
+    let (state, address) = start(Setup::default()).await;
+    let cache = tempfile::tempdir().unwrap();
+    let error = hub(&address, cache.path(), None, true).snapshot(&model(), None, Wanted::Everything).await.unwrap_err();
+    assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
+    let dir = fetch(&address, cache.path()).await.unwrap();
+    state.requests();
+    let offline = hub(&address, cache.path(), None, true).snapshot(&model(), None, Wanted::Everything).await.unwrap();
+    assert_eq!(offline, dir);
+    assert!(state.requests().is_empty(), "nothing is asked offline");
+
+    // A port that was free a moment ago, so that connections are refused.
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let unreachable = format!("http://{free}");
+    assert_eq!(fetch(&unreachable, cache.path()).await.unwrap(), dir);
+    let empty = tempfile::tempdir().unwrap();
+    let error = fetch(&unreachable, empty.path()).await.unwrap_err();
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains("refused") && error.to_string().contains("HF_ENDPOINT"), "{error}");
+}
