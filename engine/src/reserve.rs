@@ -7,14 +7,13 @@
 /// Output tokens of one request that are looked ahead at most.
 const LOOK_AHEAD: usize = 4096;
 
-/// Steps over which the share sinks from its start to its floor.
-const DECAY_STEPS: f64 = 600.0;
+/// What the share loses in a step: from the usual start to its floor in 600 steps.
+const DECAY: f64 = 0.7 * (1.0 - 0.14) / 600.0;
 
 /// The expected share.
 #[derive(Clone, Debug)]
 pub struct Reserve {
     share: f64,
-    start: f64,
     floor: f64,
 }
 
@@ -22,7 +21,7 @@ impl Reserve {
     /// The start is 0.7 of `max_new_tokens`, scaled by `conservativeness`; the floor 0.14 of the start.
     pub fn new(conservativeness: f64) -> Self {
         let start = (0.7 * conservativeness).clamp(0.0, 1.0);
-        Self { share: start, start, floor: start * 0.14 }
+        Self { share: start, floor: start * 0.14 }
     }
 
     /// The present share.
@@ -39,7 +38,7 @@ impl Reserve {
 
     /// A step went by without retraction.
     pub fn decay(&mut self) {
-        self.share = (self.share - (self.start - self.floor) / DECAY_STEPS).max(self.floor);
+        self.share = (self.share - DECAY).max(self.floor);
     }
 
     /// Requests were retracted; the others have put out `decoded` tokens of at most `allowed`.

@@ -1,0 +1,209 @@
+//! The engine's thread: what handles may do, and what they hear.
+
+use std::{
+    sync::mpsc::{self, Receiver},
+    time::Duration,
+};
+
+use quern_engine::{
+    EngineConfig, EngineHandle, FailCause, FinishReason, GenerateRequest, Policy, RequestHandle, SubmitError,
+    TokenEvent,
+    fake::{FakeModel, StepHook},
+    start,
+};
+use quern_model::ForwardError;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn config() -> EngineConfig {
+    EngineConfig {
+        page_size: 4,
+        num_pages: 256,
+        max_running: 8,
+        max_queued: Some(4),
+        chunk_tokens: 32,
+        max_prefill_tokens: 32,
+        policy: Policy::Fcfs,
+        prefix_cache: true,
+        conservativeness: 1.0,
+        decode_log_interval: 40,
+    }
+}
+
+fn engine(config: EngineConfig, hook: Option<StepHook>) -> EngineHandle {
+    let model = FakeModel::new(97, config.page_size, config.num_pages);
+    let model = match hook {
+        Some(hook) => model.with_hook(hook),
+        None => model,
+    };
+    start(Box::new(model), config).expect("a thread")
+}
+
+fn request(id: &str, prompt_len: u32, max_new_tokens: usize) -> GenerateRequest {
+    GenerateRequest {
+        id: id.into(),
+        prompt: (0..prompt_len).map(|i| i * 7 % 97).collect(),
+        sampling: Default::default(),
+        seed: 1,
+        max_new_tokens,
+        min_new_tokens: 0,
+        stop_token_ids: Vec::new(),
+        ignore_eos: true,
+        logprobs: None,
+        namespace: None,
+        grammar: None,
+    }
+}
+
+fn submit(
+    engine: &EngineHandle,
+    request: GenerateRequest,
+) -> Result<(RequestHandle, Receiver<TokenEvent>), SubmitError> {
+    let (events, heard) = mpsc::channel();
+    let sink = move |event| {
+        // A test that has dropped its receiver does not listen any more.
+        let _ = events.send(event);
+    };
+    Ok((engine.submit(request, Box::new(sink))?, heard))
+}
+
+fn terminal(heard: &Receiver<TokenEvent>) -> TokenEvent {
+    loop {
+        match heard.recv_timeout(PATIENCE).expect("an end") {
+            end @ (TokenEvent::Finished(_) | TokenEvent::Failed(_)) => return end,
+            _ => {}
+        }
+    }
+}
+
+/// A hook that lets steps through one by one.
+fn gate() -> (mpsc::Sender<()>, StepHook) {
+    let (open, gate) = mpsc::channel();
+    let hook: StepHook = Box::new(move |_| {
+        // A dropped opener leaves the gate open.
+        let _ = gate.recv();
+        Ok(())
+    });
+    (open, hook)
+}
+
+#[test]
+fn a_request_hears_its_prompt_its_tokens_and_its_end() {
+    let engine = engine(config(), None);
+    let (_handle, heard) = submit(&engine, request("a", 40, 3)).expect("accepted");
+    let events: Vec<_> = heard.iter().take(5).collect();
+    assert!(matches!(&events[0], TokenEvent::Prefilled(report) if report.cached_tokens == 0));
+    assert!(events[1..4].iter().all(|e| matches!(e, TokenEvent::Token { logprobs: None, .. })));
+    assert_eq!(events[4], TokenEvent::Finished(FinishReason::Length));
+    assert!(engine.wait_idle(PATIENCE));
+    let (_handle, heard) = submit(&engine, request("b", 40, 0)).expect("accepted");
+    let cached = TokenEvent::Prefilled(quern_engine::PromptReport { cached_tokens: 36, logprobs: Vec::new() });
+    assert_eq!(heard.recv_timeout(PATIENCE).expect("an event"), cached);
+    assert_eq!(terminal(&heard), TokenEvent::Finished(FinishReason::Length));
+}
+
+#[test]
+fn dropping_the_handle_aborts_before_the_next_step_and_frees_its_pages() {
+    let (open, hook) = gate();
+    let engine = engine(config(), Some(hook));
+    let (handle, heard) = submit(&engine, request("a", 8, 1000)).expect("accepted");
+    for _ in 0..3 {
+        open.send(()).expect("the engine waits at the gate");
+    }
+    assert!(matches!(heard.recv_timeout(PATIENCE), Ok(TokenEvent::Prefilled(_))));
+    drop(handle);
+    drop(open);
+    assert_eq!(terminal(&heard), TokenEvent::Failed(FailCause::Aborted));
+    assert!(engine.wait_idle(PATIENCE));
+    assert!(engine.flush_cache());
+    let scheduler = engine.metrics().snapshot().scheduler;
+    assert_eq!((scheduler.aborted, scheduler.running), (1, 0));
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_names_its_limit() {
+    let (open, hook) = gate();
+    let engine = engine(EngineConfig { max_running: 1, ..config() }, Some(hook));
+    let mut accepted = Vec::new();
+    let refused = loop {
+        match submit(&engine, request(&format!("r{}", accepted.len()), 8, 2)) {
+            Ok(pair) => accepted.push(pair),
+            Err(error) => break error,
+        }
+        assert!(accepted.len() < 20, "the queue has a bound");
+    };
+    assert_eq!(refused, SubmitError::QueueFull { limit: 4 });
+    drop(open);
+    for (_, heard) in &accepted {
+        assert_eq!(terminal(heard), TokenEvent::Finished(FinishReason::Length));
+    }
+    assert!(engine.wait_idle(PATIENCE));
+    assert_eq!((engine.num_queued(), engine.num_alive()), (0, 0));
+}
+
+#[test]
+fn a_prompt_that_no_pool_holds_is_refused() {
+    let engine = engine(config(), None);
+    let error = submit(&engine, request("a", 1025, 1)).err().expect("refused");
+    assert_eq!(error.to_string(), "the prompt has 1025 tokens; the KV pool holds 1024");
+}
+
+#[test]
+fn abort_by_prefix_ends_only_those() {
+    let (open, hook) = gate();
+    let engine = engine(config(), Some(hook));
+    let (_a, a) = submit(&engine, request("chat-1", 8, 5)).expect("accepted");
+    let (_b, b) = submit(&engine, request("eval-1", 8, 5)).expect("accepted");
+    engine.abort("chat");
+    drop(open);
+    assert_eq!(terminal(&a), TokenEvent::Failed(FailCause::Aborted));
+    assert_eq!(terminal(&b), TokenEvent::Finished(FinishReason::Length));
+}
+
+#[test]
+fn a_panic_of_the_model_fails_its_batch_and_the_engine_goes_on() {
+    let hook: StepHook =
+        Box::new(|step| if step == 2 { panic!("a kernel's panic, as the test wants it") } else { Ok(()) });
+    let engine = engine(config(), Some(hook));
+    let (_a, a) = submit(&engine, request("a", 8, 10)).expect("accepted");
+    let TokenEvent::Failed(FailCause::Engine(cause)) = terminal(&a) else { panic!("expected a failure") };
+    assert!(cause.contains("a kernel's panic"), "{cause}");
+    let (_b, b) = submit(&engine, request("b", 8, 10)).expect("accepted");
+    assert_eq!(terminal(&b), TokenEvent::Finished(FinishReason::Length));
+    assert!(engine.metrics().is_healthy());
+}
+
+#[test]
+fn repeated_failures_make_the_engine_refuse_work() {
+    let fail = || ForwardError::Backend { backend: "fake", cause: "broken".into() };
+    let engine = engine(config(), Some(Box::new(move |_| Err(fail()))));
+    for _ in 0..3 {
+        let (_handle, heard) = submit(&engine, request("a", 8, 1)).expect("accepted");
+        assert!(matches!(terminal(&heard), TokenEvent::Failed(FailCause::Engine(_))));
+    }
+    assert!(engine.wait_idle(PATIENCE));
+    assert!(!engine.metrics().is_healthy());
+    assert!(submit(&engine, request("a", 8, 1)).is_err());
+}
+
+#[test]
+fn draining_refuses_new_work_and_finishes_the_old() {
+    let (open, hook) = gate();
+    let engine = engine(config(), Some(hook));
+    let (_handle, heard) = submit(&engine, request("a", 8, 5)).expect("accepted");
+    engine.drain();
+    assert_eq!(submit(&engine, request("b", 8, 5)).err(), Some(SubmitError::ShuttingDown));
+    drop(open);
+    assert_eq!(terminal(&heard), TokenEvent::Finished(FinishReason::Length));
+    assert!(engine.wait_idle(PATIENCE));
+}
+
+#[test]
+fn shutdown_fails_what_is_left() {
+    let (open, hook) = gate();
+    let engine = engine(config(), Some(hook));
+    let (_handle, heard) = submit(&engine, request("a", 8, 500)).expect("accepted");
+    engine.shutdown();
+    drop(open);
+    assert_eq!(terminal(&heard), TokenEvent::Failed(FailCause::ShuttingDown));
+}

@@ -1,0 +1,439 @@
+//! Thousands of hours of serving in seconds: the real scheduler over a model that reads every earlier
+//! token back through its pages.
+//!
+//! Each test is one kind of weather: a pool size, a chunk size, a policy, a share of aborts and faults.
+//! After every step each page must have exactly one owner; at the end every output must be what the
+//! request gives alone, every request must have had exactly one terminal event, and every page must be
+//! back.
+//!
+//! `QUERN_SIM_SEED=n` replays a seed, `QUERN_SIM_REQUESTS=n` changes the requests of each test.
+
+use std::{
+    collections::HashMap,
+    sync::mpsc::{self, Receiver, Sender},
+};
+
+use quern_backend::{RowTask, SamplingParams};
+use quern_engine::{
+    EngineConfig, FailCause, FinishReason, GenerateRequest, LogprobRequest, Policy, TokenEvent,
+    fake::FakeModel,
+    scheduler::{Scheduler, SchedulerStats},
+    sequence::SequenceKey,
+};
+use quern_model::{ForwardError, Model};
+
+const VOCAB: u32 = 61;
+
+/// Longest prompt and longest output of the workload.
+const MAX_PROMPT: usize = 120;
+const MAX_NEW: usize = 40;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn chance(&mut self, percent: f64) -> bool {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64 * 100.0 < percent
+    }
+
+    fn tokens(&mut self, count: usize) -> Vec<u32> {
+        (0..count).map(|_| self.below(VOCAB as usize) as u32).collect()
+    }
+}
+
+/// What a request asked for, kept to judge its outcome.
+#[derive(Clone)]
+struct Asked {
+    prompt: Vec<u32>,
+    sampling: SamplingParams,
+    seed: u64,
+    max_new: usize,
+    min_new: usize,
+    stops: Vec<u32>,
+    ignore_eos: bool,
+    scores_from: Option<usize>,
+    namespace: Option<&'static str>,
+}
+
+impl Asked {
+    fn request(&self, id: String) -> GenerateRequest {
+        GenerateRequest {
+            id,
+            prompt: self.prompt.clone(),
+            sampling: self.sampling.clone(),
+            seed: self.seed,
+            max_new_tokens: self.max_new,
+            min_new_tokens: self.min_new,
+            stop_token_ids: self.stops.clone(),
+            ignore_eos: self.ignore_eos,
+            logprobs: self.scores_from.map(|from| LogprobRequest { prompt_from: Some(from), top: 2, ids: vec![1] }),
+            namespace: self.namespace.map(Into::into),
+            grammar: None,
+        }
+    }
+
+    /// The output of this request when nothing else exists: no pages, no batch, no cache.
+    fn alone(&self) -> (Vec<u32>, FinishReason) {
+        let mut tokens = self.prompt.clone();
+        loop {
+            let step = tokens.len() - self.prompt.len();
+            if step >= self.max_new {
+                return (tokens.split_off(self.prompt.len()), FinishReason::Length);
+            }
+            let banned = if step < self.min_new { self.stops.clone() } else { Vec::new() };
+            let task = RowTask::Sample {
+                params: self.sampling.clone().into(),
+                seed: self.seed,
+                step: step as u64,
+                counts: None,
+                banned: banned.into(),
+                mask: None,
+            };
+            let token = FakeModel::next_token(VOCAB, tokens.iter().copied(), &task);
+            tokens.push(token);
+            if !self.ignore_eos && self.stops.contains(&token) {
+                return (tokens.split_off(self.prompt.len()), FinishReason::StopToken(token));
+            }
+        }
+    }
+}
+
+/// One kind of weather.
+#[derive(Clone, Copy)]
+struct Weather {
+    name: &'static str,
+    page_size: usize,
+    /// Pages, as a multiple of what the largest request needs.
+    pool: f64,
+    chunk: usize,
+    max_running: usize,
+    policy: Policy,
+    prefix_cache: bool,
+    /// Percent of steps in which something is aborted.
+    aborts: f64,
+    /// Percent of steps that fail.
+    faults: f64,
+    conservativeness: f64,
+}
+
+const FAIR: Weather = Weather {
+    name: "fair",
+    page_size: 4,
+    pool: 6.0,
+    chunk: 64,
+    max_running: 16,
+    policy: Policy::Fcfs,
+    prefix_cache: true,
+    aborts: 0.0,
+    faults: 0.0,
+    conservativeness: 1.0,
+};
+
+/// A request in the world: what was asked, and what has come of it.
+struct Outcome {
+    asked: Asked,
+    tokens: Vec<u32>,
+    prefilled: bool,
+    end: Option<TokenEvent>,
+}
+
+struct World {
+    rng: Rng,
+    weather: Weather,
+    scheduler: Scheduler,
+    model: FakeModel,
+    events: (Sender<(u64, TokenEvent)>, Receiver<(u64, TokenEvent)>),
+    outcomes: HashMap<u64, Outcome>,
+    /// Beginnings that prompts share, by namespace; conversations grow here.
+    prefixes: Vec<(Option<&'static str>, Vec<u32>)>,
+    next_key: u64,
+    finished: usize,
+    oversized: usize,
+}
+
+impl World {
+    fn new(weather: Weather, seed: u64) -> Self {
+        let largest = (MAX_PROMPT + MAX_NEW).div_ceil(weather.page_size);
+        let num_pages = ((largest as f64 * weather.pool) as usize).max(1);
+        let config = EngineConfig {
+            page_size: weather.page_size,
+            num_pages,
+            max_running: weather.max_running,
+            max_queued: None,
+            chunk_tokens: weather.chunk,
+            max_prefill_tokens: weather.chunk,
+            policy: weather.policy,
+            prefix_cache: weather.prefix_cache,
+            conservativeness: weather.conservativeness,
+            decode_log_interval: 40,
+        };
+        let mut faults = Rng(seed ^ 0xfa17);
+        let model = FakeModel::new(VOCAB, weather.page_size, num_pages).with_hook(Box::new(move |_| {
+            if faults.chance(weather.faults) {
+                return Err(ForwardError::Backend { backend: "fake", cause: "injected".into() });
+            }
+            Ok(())
+        }));
+        Self {
+            rng: Rng(seed),
+            weather,
+            scheduler: Scheduler::new(config),
+            model,
+            events: mpsc::channel(),
+            outcomes: HashMap::new(),
+            prefixes: vec![(None, Vec::new())],
+            next_key: 0,
+            finished: 0,
+            oversized: 0,
+        }
+    }
+
+    fn asked(&mut self) -> Asked {
+        let rng = &mut self.rng;
+        let (namespace, prefix) = self.prefixes[rng.below(self.prefixes.len())].clone();
+        let keep = rng.below(prefix.len() + 1);
+        let mut prompt = prefix[..keep.min(MAX_PROMPT - 1)].to_vec();
+        let room = MAX_PROMPT - prompt.len();
+        let most = room.min(1 + rng.below(40));
+        let extra = 1 + rng.below(most);
+        prompt.extend(rng.tokens(extra));
+        let namespace = if rng.chance(5.0) { Some(["red", "blue"][rng.below(2)]) } else { namespace };
+        let temperature = if rng.chance(50.0) { 0.0 } else { 1.0 };
+        let max_new = if rng.chance(5.0) { 0 } else { 1 + rng.below(MAX_NEW) };
+        let num_stops = rng.below(4);
+        Asked {
+            sampling: SamplingParams {
+                temperature,
+                frequency_penalty: if rng.chance(20.0) { 0.5 } else { 0.0 },
+                ..SamplingParams::default()
+            },
+            seed: rng.next(),
+            max_new,
+            min_new: if rng.chance(20.0) { rng.below(max_new + 1) } else { 0 },
+            stops: rng.tokens(num_stops),
+            ignore_eos: rng.chance(20.0),
+            scores_from: rng.chance(6.0).then(|| rng.below(prompt.len() + 1)),
+            namespace,
+            prompt,
+        }
+    }
+
+    fn submit(&mut self, asked: Asked) {
+        let key = self.next_key;
+        self.next_key += 1;
+        let events = self.events.0.clone();
+        let sink = Box::new(move |event| events.send((key, event)).expect("the world listens"));
+        self.scheduler.submit(SequenceKey(key), asked.request(format!("r{key}-")), sink);
+        self.outcomes.insert(key, Outcome { asked, tokens: Vec::new(), prefilled: false, end: None });
+    }
+
+    /// New requests: single ones, and copies of one prompt with different seeds.
+    fn arrivals(&mut self) -> usize {
+        let asked = self.asked();
+        let copies = if self.rng.chance(5.0) { 1 + self.rng.below(4) } else { 1 };
+        for _ in 0..copies {
+            let seed = self.rng.next();
+            self.submit(Asked { seed, ..asked.clone() });
+        }
+        copies
+    }
+
+    fn abort_something(&mut self) {
+        let mut alive: Vec<u64> = self.outcomes.iter().filter(|(_, o)| o.end.is_none()).map(|(&k, _)| k).collect();
+        alive.sort_unstable();
+        if alive.is_empty() {
+            return;
+        }
+        let key = alive[self.rng.below(alive.len())];
+        if self.rng.chance(50.0) {
+            self.scheduler.abort(SequenceKey(key));
+        } else {
+            self.scheduler.abort_matching(&format!("r{key}-"));
+        }
+    }
+
+    /// One step; says whether there was anything to compute.
+    fn step(&mut self) -> bool {
+        let Some(batch) = self.scheduler.schedule() else { return false };
+        assert!(batch.token_ids.len() <= self.weather.chunk.max(self.weather.max_running), "tokens of a step");
+        match self.model.forward(&batch) {
+            Ok(output) => {
+                drop(batch);
+                self.scheduler.commit(output);
+            }
+            Err(error) => self.scheduler.fail_step(&error.to_string()),
+        }
+        self.scheduler.check();
+        self.listen();
+        true
+    }
+
+    fn listen(&mut self) {
+        while let Ok((key, event)) = self.events.1.try_recv() {
+            let outcome = self.outcomes.get_mut(&key).expect("events of known requests");
+            assert!(outcome.end.is_none(), "request {key}: {event:?} after {:?}", outcome.end);
+            match event {
+                TokenEvent::Prefilled(report) => {
+                    assert!(!outcome.prefilled, "request {key} is prefilled twice");
+                    outcome.prefilled = true;
+                    assert!(report.cached_tokens < outcome.asked.prompt.len(), "one prompt token is computed");
+                    let scored: Vec<u32> = report.logprobs.iter().map(|l| l.id).collect();
+                    let expected = match outcome.asked.scores_from {
+                        Some(from) => outcome.asked.prompt[from.max(1).min(outcome.asked.prompt.len())..].to_vec(),
+                        None => Vec::new(),
+                    };
+                    assert_eq!(scored, expected, "request {key}: scored prompt tokens");
+                }
+                TokenEvent::Token { id, logprobs } => {
+                    assert!(outcome.prefilled, "request {key}: a token before the prompt is computed");
+                    assert_eq!(logprobs.is_some(), outcome.asked.scores_from.is_some());
+                    outcome.tokens.push(id);
+                }
+                end => {
+                    outcome.end = Some(end);
+                    self.judge(key);
+                }
+            }
+        }
+    }
+
+    /// A request has ended: compare it with its solitary run and let the conversation go on from it.
+    fn judge(&mut self, key: u64) {
+        let outcome = self.outcomes.remove(&key).expect("just seen");
+        let (tokens, reason) = outcome.asked.alone();
+        match outcome.end.expect("just set") {
+            TokenEvent::Finished(got) => {
+                assert_eq!((&outcome.tokens, got), (&tokens, reason), "request {key} against its solitary run");
+                self.finished += 1;
+                if self.rng.chance(30.0) && outcome.asked.prompt.len() < MAX_PROMPT / 2 {
+                    let grown = [outcome.asked.prompt, tokens].concat();
+                    self.prefixes.push((outcome.asked.namespace, grown));
+                    if self.prefixes.len() > 24 {
+                        let index = 1 + self.rng.below(self.prefixes.len() - 1);
+                        self.prefixes.swap_remove(index);
+                    }
+                }
+            }
+            TokenEvent::Failed(cause) => {
+                assert!(tokens.starts_with(&outcome.tokens), "request {key}: what it got before {cause}");
+                match cause {
+                    FailCause::Aborted => assert!(self.weather.aborts > 0.0),
+                    FailCause::Engine(_) => assert!(self.weather.faults > 0.0),
+                    FailCause::OutOfPages { needed_pages, total_pages, .. } => {
+                        assert!(needed_pages >= total_pages, "{needed_pages} pages of {total_pages}");
+                        self.oversized += 1;
+                    }
+                    other => panic!("request {key}: {other:?}"),
+                }
+            }
+            other => panic!("{other:?} is no end"),
+        }
+    }
+
+    /// Serve `requests` requests to their ends.
+    fn run(&mut self, requests: usize) -> SchedulerStats {
+        let mut submitted = 0;
+        let mut idle = 0;
+        while submitted < requests || !self.scheduler.is_idle() {
+            // Bursts: sometimes the queue is empty, sometimes far longer than what can run.
+            let crowd = if self.rng.chance(2.0) { 60 } else { 8 + self.weather.max_running };
+            while submitted < requests && self.outcomes.len() < crowd && self.rng.chance(60.0) {
+                submitted += self.arrivals();
+            }
+            if self.rng.chance(self.weather.aborts) {
+                self.abort_something();
+                self.listen();
+            }
+            idle = if self.step() { 0 } else { idle + 1 };
+            self.listen();
+            assert!(idle < 1000, "the world stands still with {} requests", self.outcomes.len());
+        }
+        self.scheduler.check();
+        assert!(self.outcomes.is_empty(), "every request has ended");
+        let stats = self.scheduler.stats();
+        assert!(self.scheduler.flush());
+        let pool = self.scheduler.stats();
+        assert_eq!((pool.cached_pages, pool.running, pool.waiting), (0, 0, 0), "after the flush");
+        self.scheduler.check();
+        stats
+    }
+}
+
+fn env(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// Run a weather; the seed is printed with it, so that a failure can be replayed.
+fn weather(weather: Weather, requests: u64) -> (SchedulerStats, World) {
+    let seed = env("QUERN_SIM_SEED", 20_261_124);
+    let requests = env("QUERN_SIM_REQUESTS", requests) as usize;
+    eprintln!("{}: QUERN_SIM_SEED={seed} QUERN_SIM_REQUESTS={requests}", weather.name);
+    let mut world = World::new(weather, seed);
+    let stats = world.run(requests);
+    eprintln!("{}: {} finished, {stats:?}", weather.name, world.finished);
+    (stats, world)
+}
+
+#[test]
+fn fair_weather_serves_everything_and_reuses_prefixes() {
+    let (stats, world) = weather(FAIR, 60_000);
+
+    assert!(stats.cached_tokens > stats.prompt_tokens / 5, "{stats:?}");
+    assert_eq!(world.oversized, 0);
+}
+
+#[test]
+fn a_pool_hardly_larger_than_one_request_still_finishes_every_one() {
+    // Admission takes next to nothing into account, so that sequences run into the wall and are retracted.
+    let tight = Weather { name: "tight", pool: 1.1, conservativeness: 0.05, ..FAIR };
+    let (stats, world) = weather(tight, 40_000);
+
+    assert_eq!(world.oversized, 0);
+    assert!(stats.retractions > 100, "{stats:?}");
+}
+
+#[test]
+fn aborts_at_any_moment_return_every_page() {
+    let (stats, world) = weather(Weather { name: "aborts", aborts: 30.0, pool: 2.0, ..FAIR }, 40_000);
+    assert!(stats.aborted > 1000 && world.finished > 1000, "{stats:?}");
+}
+
+#[test]
+fn failing_steps_fail_their_sequences_and_nobody_else() {
+    let (stats, world) = weather(Weather { name: "faults", faults: 3.0, aborts: 5.0, ..FAIR }, 20_000);
+    assert!(stats.failed > 1000 && world.finished > 1000, "{stats:?}");
+}
+
+#[test]
+fn the_longest_prefix_first_with_odd_pages_and_tiny_chunks() {
+    let odd = Weather { name: "lpm", policy: Policy::Lpm, page_size: 7, chunk: 5, max_running: 9, ..FAIR };
+    weather(odd, 8_000);
+}
+
+#[test]
+fn single_token_pages_and_large_chunks() {
+    weather(Weather { name: "page 1", page_size: 1, chunk: 512, max_running: 64, pool: 3.0, ..FAIR }, 8_000);
+}
+
+#[test]
+fn without_a_prefix_cache_nothing_is_kept() {
+    let (stats, _) = weather(Weather { name: "no cache", prefix_cache: false, pool: 1.5, ..FAIR }, 8_000);
+    assert_eq!((stats.cached_tokens, stats.cached_pages), (0, 0));
+}
+
+#[test]
+fn a_pool_smaller_than_some_requests_fails_exactly_those() {
+    let (_, world) = weather(Weather { name: "too small", pool: 0.6, conservativeness: 0.1, ..FAIR }, 6_000);
+    assert!(world.oversized > 0 && world.finished > 1000);
+}
