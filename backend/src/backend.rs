@@ -162,7 +162,6 @@ pub trait Backend: Send + Sync + 'static {
     /// are `(i, i + head_dim / 2)`, the "neox" form.
     ///
     /// Source: Su et al. 2021, "RoFormer"; HF `modeling_qwen3_moe.py`, `apply_rotary_pos_emb`.
-    #[expect(clippy::too_many_arguments, reason = "one fused box of the diagram, each input its own thing")]
     fn qk_norm_rope(
         &self,
         qkv: &mut Self::Buffer,

@@ -1,14 +1,15 @@
 //! The contract between a network and the machine it runs on.
 //!
 //! [`Backend`] names the fused operations, [`quant`] the encodings in which weights arrive,
-//! [`sampling`] the arithmetic that turns logits into tokens, and [`mod@reference`] the plain-loop twin
-//! that defines what every operation means.
+//! [`sampling`] the arithmetic that turns logits into tokens, [`mod@reference`] the plain-loop twin that
+//! defines what every operation means, and [`conformance`] the grid that holds each backend to it.
 //!
 //! This crate has no intrinsics, no threads and no input or output, and depends on none of ours.
 
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod conformance;
 pub mod dtype;
 pub mod paged;
 pub mod quant;

@@ -304,3 +304,174 @@ fn uniform(seed: u64, step: u64) -> f64 {
     let bits = mix(key.wrapping_add(step.wrapping_add(1).wrapping_mul(GOLDEN)));
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row(params: SamplingParams, seed: u64, step: u64) -> LogitRow {
+        LogitRow {
+            row: 0,
+            task: RowTask::Sample { params: params.into(), seed, step, counts: None, banned: Arc::new([]), mask: None },
+            want_logprob: true,
+            top_logprobs: 0,
+            logprob_ids: Arc::new([]),
+        }
+    }
+
+    fn sampled(logits: &[f32], task: &LogitRow) -> RowOutput {
+        sample_row(&mut logits.to_vec(), task)
+    }
+
+    fn with(task: &mut LogitRow, f: impl FnOnce(&mut SamplingParams, &mut Option<Arc<TokenCounts>>, &mut Arc<[u32]>)) {
+        let RowTask::Sample { params, counts, banned, .. } = &mut task.task else { unreachable!("rows sample here") };
+        let mut changed = SamplingParams::clone(params);
+        f(&mut changed, counts, banned);
+        *params = changed.into();
+    }
+
+    /// Probabilities after every filter, in plain loops over a full sort.
+    fn naive(logits: &[f32], params: &SamplingParams) -> Vec<f64> {
+        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mass: Vec<f64> = logits.iter().map(|x| f64::from((x - top) / params.temperature).exp()).collect();
+        let total: f64 = mass.iter().sum();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        let (mut kept, mut before) = (vec![0.0; logits.len()], 0.0);
+        for (rank, &i) in order.iter().enumerate() {
+            let in_k = params.top_k.is_none_or(|k| rank < k as usize);
+            let in_p = before / total <= f64::from(params.top_p);
+            let in_min = mass[i] / mass[order[0]] >= f64::from(params.min_p);
+            if rank == 0 || (in_k && in_p && in_min) {
+                kept[i] = mass[i];
+            }
+            before += mass[i];
+        }
+        let sum: f64 = kept.iter().sum();
+        kept.iter().map(|k| k / sum).collect()
+    }
+
+    #[test]
+    fn draws_follow_the_filtered_distribution() {
+        let logits = [2.0, 1.0, 0.5, 0.4, -1.0, -3.0, 1.5, 0.0];
+        let cases = [
+            SamplingParams::default(),
+            SamplingParams { temperature: 0.7, top_p: 0.8, top_k: Some(5), ..SamplingParams::default() },
+            SamplingParams { min_p: 0.3, ..SamplingParams::default() },
+            SamplingParams { temperature: 2.0, top_k: Some(3), ..SamplingParams::default() },
+        ];
+        for params in cases {
+            let expected = naive(&logits, &params);
+            let n = 20_000u32;
+            let mut seen = [0u32; 8];
+            for step in 0..n {
+                seen[sampled(&logits, &row(params.clone(), 7, u64::from(step))).token as usize] += 1;
+            }
+            let mut chi2 = 0.0;
+            for (&count, &p) in seen.iter().zip(&expected) {
+                let mean = p * f64::from(n);
+                if p == 0.0 {
+                    assert_eq!(count, 0, "{params:?}: a filtered token was drawn");
+                } else {
+                    chi2 += (f64::from(count) - mean).powi(2) / mean;
+                }
+            }
+            // The 99.99 % quantile of chi-squared with 7 degrees of freedom is 29.9.
+            assert!(chi2 < 29.9, "{params:?}: chi-squared {chi2}");
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_largest_and_ties_go_to_the_lower_id() {
+        let params = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+        let out = sampled(&[0.0, 3.0, 3.0, 1.0], &row(params, 0, 0));
+        assert_eq!(out.token, 1);
+        let normaliser = (1f64 + 2.0 * 3f64.exp() + 1f64.exp()).ln();
+        assert!((f64::from(out.logprob) - (3.0 - normaliser)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_same_seed_and_step_draw_the_same_token() {
+        let logits: Vec<f32> = (0..100).map(|i| (i % 10) as f32 * 0.1).collect();
+        let draw = |seed, step| sampled(&logits, &row(SamplingParams::default(), seed, step)).token;
+        assert_eq!(draw(1, 5), draw(1, 5));
+        let by_step: std::collections::BTreeSet<u32> = (0..50).map(|step| draw(1, step)).collect();
+        let by_seed: std::collections::BTreeSet<u32> = (0..50).map(|seed| draw(seed, 1)).collect();
+        assert!(by_step.len() > 20 && by_seed.len() > 20, "{} and {} distinct", by_step.len(), by_seed.len());
+    }
+
+    #[test]
+    fn penalties_look_at_the_output_and_come_in_sglangs_order() {
+        let mut task = row(SamplingParams { temperature: 0.0, ..SamplingParams::default() }, 0, 0);
+        with(&mut task, |params, counts, _| {
+            params.frequency_penalty = 0.5;
+            params.presence_penalty = 0.25;
+            params.repetition_penalty = 2.0;
+            *counts = Some(Arc::new(HashMap::from([(0, 3), (1, 1)])));
+        });
+        let mut logits = [3.0, -0.25, 0.6];
+        let out = sample_row(&mut logits, &task);
+        // (3 - 3·0.5 - 0.25) / 2, (-0.25 - 0.5 - 0.25) · 2, untouched.
+        assert_eq!(logits, [0.625, -2.0, 0.6]);
+        assert_eq!(out.token, 0);
+    }
+
+    #[test]
+    fn bans_and_masks_cannot_be_undone_by_a_bias() {
+        let mut task = row(SamplingParams { temperature: 0.0, ..SamplingParams::default() }, 0, 0);
+        with(&mut task, |params, _, banned| {
+            params.logit_bias = vec![(0, 100.0), (1, 100.0), (3, 0.5)];
+            *banned = Arc::new([0]);
+        });
+        let RowTask::Sample { mask, .. } = &mut task.task else { unreachable!("rows sample here") };
+        *mask = Some(Arc::new(TokenMask(vec![0b1101])));
+        assert_eq!(sampled(&[9.0, 9.0, 1.0, 0.8], &task).token, 3);
+    }
+
+    #[test]
+    fn what_is_no_distribution_is_a_fault_and_no_token() {
+        for logits in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [f32::NEG_INFINITY; 2]] {
+            assert!(sampled(&logits, &row(SamplingParams::default(), 0, 0)).fault, "{logits:?}");
+        }
+    }
+
+    #[test]
+    fn impossible_tokens_have_a_finite_logprob() {
+        let mut task = row(SamplingParams::default(), 0, 0);
+        task.logprob_ids = Arc::new([1, 99]);
+        let out = sampled(&[0.0, f32::NEG_INFINITY], &task);
+        assert_eq!(out.requested, [(1, f32::MIN), (99, f32::MIN)]);
+        assert_eq!((out.token, out.logprob), (0, 0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn filters_keep_what_the_naive_sort_keeps(
+            logits in prop::collection::vec(-4i8..4, 1..40),
+            top_k in prop::option::of(1u32..50),
+            top_p in 0.05f32..1.0,
+            min_p in 0.0f32..0.9,
+            seed: u64,
+        ) {
+            let logits: Vec<f32> = logits.into_iter().map(|x| f32::from(x) * 0.5).collect();
+            let params = SamplingParams { top_k, top_p, min_p, ..SamplingParams::default() };
+            let expected = naive(&logits, &params);
+            for step in 0..20 {
+                let token = sampled(&logits, &row(params.clone(), seed, step)).token as usize;
+                prop_assert!(expected[token] > 0.0, "token {} was filtered", token);
+            }
+        }
+
+        #[test]
+        fn log_probabilities_sum_to_one(logits in prop::collection::vec(-20f32..20.0, 1..60)) {
+            let mut task = row(SamplingParams::default(), 0, 0);
+            task.top_logprobs = logits.len();
+            let out = sampled(&logits, &task);
+            let sum: f64 = out.top.iter().map(|(_, l)| f64::from(*l).exp()).sum();
+            prop_assert!((sum - 1.0).abs() < 1e-4);
+            prop_assert!(out.top.windows(2).all(|w| w[0].1 >= w[1].1));
+        }
+    }
+}

@@ -153,7 +153,8 @@ struct World {
     weather: Weather,
     scheduler: Scheduler,
     model: FakeModel,
-    events: (Sender<(u64, TokenEvent)>, Receiver<(u64, TokenEvent)>),
+    speak: Sender<(u64, TokenEvent)>,
+    heard: Receiver<(u64, TokenEvent)>,
     outcomes: HashMap<u64, Outcome>,
     /// Beginnings that prompts share, by namespace; conversations grow here.
     prefixes: Vec<(Option<&'static str>, Vec<u32>)>,
@@ -185,12 +186,14 @@ impl World {
             }
             Ok(())
         }));
+        let (speak, heard) = mpsc::channel();
         Self {
             rng: Rng(seed),
             weather,
             scheduler: Scheduler::new(config),
             model,
-            events: mpsc::channel(),
+            speak,
+            heard,
             outcomes: HashMap::new(),
             prefixes: vec![(None, Vec::new())],
             next_key: 0,
@@ -232,7 +235,7 @@ impl World {
     fn submit(&mut self, asked: Asked) {
         let key = self.next_key;
         self.next_key += 1;
-        let events = self.events.0.clone();
+        let events = self.speak.clone();
         let sink = Box::new(move |event| events.send((key, event)).expect("the world listens"));
         self.scheduler.submit(SequenceKey(key), asked.request(format!("r{key}-")), sink);
         self.outcomes.insert(key, Outcome { asked, tokens: Vec::new(), prefilled: false, end: None });
@@ -280,7 +283,7 @@ impl World {
     }
 
     fn listen(&mut self) {
-        while let Ok((key, event)) = self.events.1.try_recv() {
+        while let Ok((key, event)) = self.heard.try_recv() {
             let outcome = self.outcomes.get_mut(&key).expect("events of known requests");
             assert!(outcome.end.is_none(), "request {key}: {event:?} after {:?}", outcome.end);
             match event {
