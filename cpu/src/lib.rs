@@ -1,1 +1,34 @@
-//! quern-cpu
+//! The fused operations of [`quern_backend`] on CPU threads and SIMD.
+//!
+//! [`CpuBackend`] is the whole interface. Inside, `detect` chooses kernels once at start; `arch` holds
+//! every intrinsic; the kernels (`gemm`, `attention`, `norm_rope`, `pointwise`) are generic loops over
+//! `lanes`; `product`, `moe` and `attention::plan` cut operations into units of work for the `pool`.
+//!
+//! Every result is a function of its own row alone: lanes run along the summed dimension, each chain of
+//! additions and each tree of sums is fixed by shape, and threads only decide who computes what.
+
+mod affinity;
+mod arch;
+mod attention;
+mod backend;
+mod buffer;
+mod detect;
+mod dot;
+mod gemm;
+mod kv_cache;
+mod lanes;
+mod memory;
+mod moe;
+mod norm_rope;
+mod ops;
+mod pointwise;
+mod pool;
+mod product;
+mod route;
+
+pub use backend::{CpuBackend, CpuConfig, CpuError};
+pub use buffer::{Buffer, Routing};
+pub use detect::{Compute, Isa, KernelChoice};
+pub use kv_cache::KvCache;
+pub use moe::Experts;
+pub use product::Weight;

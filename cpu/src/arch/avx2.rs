@@ -1,0 +1,157 @@
+//! Sixteen lanes as two 256-bit registers. Needs AVX2, FMA and F16C.
+
+use std::arch::x86_64::*;
+
+use super::Entries;
+use crate::lanes::Lanes;
+
+/// Two 256-bit registers: lanes 0–7 and 8–15.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+/// Eight binary16 that hold an E4M3 value divided by 256, from words with the byte in the upper half.
+///
+/// E4M3 and binary16 differ by the exponent's bias (7 and 15), so a shift by one moves every value,
+/// subnormals included, to 2^-8 of itself. NaN (all bits set) is made one again.
+#[inline(always)]
+unsafe fn e4m3_to_f16(words: __m256i) -> __m256i {
+    let moved = _mm256_and_si256(_mm256_srai_epi16::<1>(words), _mm256_set1_epi16(0xbf80_u16 as i16));
+    let all_ones = _mm256_set1_epi16(0x3f80);
+    let nan = _mm256_cmpeq_epi16(_mm256_and_si256(moved, all_ones), all_ones);
+    _mm256_or_si256(moved, _mm256_and_si256(nan, _mm256_set1_epi16(0x7c00)))
+}
+
+#[inline(always)]
+unsafe fn f16_to_f32(halves: __m256i) -> [__m256; 2] {
+    [_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves))]
+}
+
+/// The 32 E4M3 bytes at `from` as binary16 divided by 256, even and odd ones.
+#[inline(always)]
+pub(super) unsafe fn load_e4m3_halves(from: *const u8) -> (__m256i, __m256i) {
+    let bytes = _mm256_loadu_si256(from.cast());
+    let even = _mm256_slli_epi16::<8>(bytes);
+    let odd = _mm256_and_si256(bytes, _mm256_set1_epi16(0xff00_u16 as i16));
+    (e4m3_to_f16(even), e4m3_to_f16(odd))
+}
+
+#[inline(always)]
+unsafe fn bf16_to_f32(codes: __m128i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(codes)))
+}
+
+impl Lanes for Avx2 {
+    type F = [__m256; 2];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [_mm256_set1_ps(x); 2]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::F {
+        [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))]
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::F) {
+        _mm256_storeu_ps(to, v[0]);
+        _mm256_storeu_ps(to.add(8), v[1]);
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::F {
+        [bf16_to_f32(_mm_loadu_si128(from.cast())), bf16_to_f32(_mm_loadu_si128(from.add(8).cast()))]
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self::F {
+        f16_to_f32(_mm256_loadu_si256(from.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u8) -> (Self::F, Self::F) {
+        let pairs = [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())];
+        let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+        (
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[0])),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[1])),
+            ],
+            [
+                _mm256_castsi256_ps(_mm256_and_si256(pairs[0], upper)),
+                _mm256_castsi256_ps(_mm256_and_si256(pairs[1], upper)),
+            ],
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_pairs(from: *const u8) -> (Self::F, Self::F) {
+        let (even, odd) = load_e4m3_halves(from);
+        let scale = Self::splat(256.0);
+        (Self::mul(f16_to_f32(even), scale), Self::mul(f16_to_f32(odd), scale))
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn round(v: Self::F) -> Self::F {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        [_mm256_round_ps::<NEAREST>(v[0]), _mm256_round_ps::<NEAREST>(v[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn pow2(n: Self::F) -> Self::F {
+        let half = |n| {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        };
+        [half(n[0]), half(n[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn sum(v: Self::F) -> f32 {
+        let eight = _mm256_add_ps(v[0], v[1]);
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+super::entries!(#[target_feature(enable = "avx2,fma,f16c")] Avx2, gemm: [2, 2], scaled: [2, 1]);
+
+/// The kernels of this instance.
+pub(crate) const ENTRIES: Entries = entries();

@@ -1,0 +1,110 @@
+//! Instances of [`Lanes`](crate::lanes::Lanes) and the entry points compiled for each of them. All
+//! intrinsics of the project are here.
+//!
+//! A generic kernel is `#[inline(always)]` and knows no CPU feature; an entry point carries the
+//! features and calls it, so the whole kernel is compiled for them.
+
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs` covers every line of an instance")]
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512bf16;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+pub(crate) mod scalar;
+
+use crate::{attention::Partition, gemm::Gemm};
+
+/// A matrix product over one unit of work.
+pub(crate) type GemmEntry = unsafe fn(&Gemm<'_>);
+
+/// The entry points of one instruction set.
+#[derive(Clone, Copy)]
+pub(crate) struct Entries {
+    pub(crate) gemm_f32: GemmEntry,
+    pub(crate) gemm_f16: GemmEntry,
+    pub(crate) gemm_bf16: GemmEntry,
+    pub(crate) gemm_fp8: GemmEntry,
+    /// bfloat16 products in hardware, where there are any.
+    pub(crate) native_bf16: Option<GemmEntry>,
+    pub(crate) native_fp8: Option<GemmEntry>,
+    pub(crate) add_rms_norm: unsafe fn(&mut [f32], &[f32], &[f32], f32, &mut [f32]),
+    pub(crate) norm_rope: unsafe fn(&mut [f32], &[f32], f32, &[f32]),
+    pub(crate) silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub(crate) weighted_sum: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
+    pub(crate) attend_f32: unsafe fn(&mut Partition<'_>),
+    pub(crate) attend_bf16: unsafe fn(&mut Partition<'_>),
+    pub(crate) fold: unsafe fn(&mut [f32], &[f32], usize),
+    pub(crate) peak: unsafe fn(&[f32]) -> Option<f32>,
+}
+
+/// Entry points for the instance `$lanes`, compiled with `$attribute`; `[rows, tokens]` are the tiles
+/// of plain formats and of formats with block scales, as many as the registers hold.
+macro_rules! entries {
+    ($(#[$attribute:meta])? $lanes:ty, gemm: [$r:literal, $t:literal], scaled: [$sr:literal, $st:literal]) => {
+        super::entries!(@fn $(#[$attribute])? gemm_f32(task: &$crate::gemm::Gemm<'_>) {
+            $crate::gemm::run::<$lanes, $crate::dot::F32, $r, $t>(task)
+        });
+        super::entries!(@fn $(#[$attribute])? gemm_f16(task: &$crate::gemm::Gemm<'_>) {
+            $crate::gemm::run::<$lanes, $crate::dot::F16, $r, $t>(task)
+        });
+        super::entries!(@fn $(#[$attribute])? gemm_bf16(task: &$crate::gemm::Gemm<'_>) {
+            $crate::gemm::run::<$lanes, $crate::dot::Bf16, $r, $t>(task)
+        });
+        super::entries!(@fn $(#[$attribute])? gemm_fp8(task: &$crate::gemm::Gemm<'_>) {
+            $crate::gemm::run::<$lanes, $crate::dot::Fp8, $sr, $st>(task)
+        });
+        super::entries!(@fn $(#[$attribute])? add_rms_norm(residual: &mut [f32], delta: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+            $crate::norm_rope::add_rms_norm::<$lanes>(residual, delta, gain, eps, out)
+        });
+        super::entries!(@fn $(#[$attribute])? norm_rope(head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32]) {
+            $crate::norm_rope::norm_rope::<$lanes>(head, gain, eps, rotation)
+        });
+        super::entries!(@fn $(#[$attribute])? silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            $crate::pointwise::silu_mul::<$lanes>(gate, up, out)
+        });
+        super::entries!(@fn $(#[$attribute])? weighted_sum(weights: &[f32], terms: &[f32], stride: usize, column: usize, out: &mut [f32]) {
+            $crate::pointwise::weighted_sum::<$lanes>(weights, terms, stride, column, out)
+        });
+        super::entries!(@fn $(#[$attribute])? attend_f32(partition: &mut $crate::attention::Partition<'_>) {
+            $crate::attention::attend::<$lanes, f32>(partition)
+        });
+        super::entries!(@fn $(#[$attribute])? attend_bf16(partition: &mut $crate::attention::Partition<'_>) {
+            $crate::attention::attend::<$lanes, half::bf16>(partition)
+        });
+        super::entries!(@fn $(#[$attribute])? fold(state: &mut [f32], partial: &[f32], dim: usize) {
+            $crate::attention::fold::<$lanes>(state, partial, dim)
+        });
+        $(#[$attribute])?
+        unsafe fn peak(values: &[f32]) -> Option<f32> {
+            $crate::pointwise::peak::<$lanes>(values)
+        }
+
+        const fn entries() -> $crate::arch::Entries {
+            $crate::arch::Entries {
+                gemm_f32,
+                gemm_f16,
+                gemm_bf16,
+                gemm_fp8,
+                native_bf16: None,
+                native_fp8: None,
+                add_rms_norm,
+                norm_rope,
+                silu_mul,
+                weighted_sum,
+                attend_f32,
+                attend_bf16,
+                fold,
+                peak,
+            }
+        }
+    };
+    (@fn $(#[$attribute:meta])? $name:ident($($argument:ident: $type:ty),*) $body:block) => {
+        $(#[$attribute])?
+        unsafe fn $name($($argument: $type),*) $body
+    };
+}
+pub(crate) use entries;

@@ -1,0 +1,155 @@
+//! Sixteen lanes as four 128-bit registers. NEON is part of every 64-bit Arm CPU.
+
+use std::arch::aarch64::*;
+
+use half::f16;
+use quern_backend::quant::fp8::E4M3;
+
+use super::Entries;
+use crate::lanes::{LANES, Lanes};
+
+/// Four 128-bit registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon;
+
+type F = [float32x4_t; 4];
+
+#[inline(always)]
+unsafe fn from_array(lanes: [f32; LANES]) -> F {
+    Neon::load(lanes.as_ptr())
+}
+
+#[inline(always)]
+unsafe fn widen(codes: uint16x4_t) -> float32x4_t {
+    vreinterpretq_f32_u32(vshll_n_u16::<16>(codes))
+}
+
+impl Lanes for Neon {
+    type F = F;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> F {
+        [vdupq_n_f32(x); 4]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> F {
+        [vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))]
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: F) {
+        vst1q_f32(to, v[0]);
+        vst1q_f32(to.add(4), v[1]);
+        vst1q_f32(to.add(8), v[2]);
+        vst1q_f32(to.add(12), v[3]);
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> F {
+        let (low, high) = (vld1q_u16(from), vld1q_u16(from.add(8)));
+        [widen(vget_low_u16(low)), widen(vget_high_u16(low)), widen(vget_low_u16(high)), widen(vget_high_u16(high))]
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> F {
+        // The conversion instruction works on a type that stable Rust does not have yet.
+        let codes = from.cast::<[u16; LANES]>().read_unaligned();
+        from_array(codes.map(|c| f16::from_bits(c).to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u8) -> (F, F) {
+        let upper = vdupq_n_u32(0xffff_0000);
+        let mut even = Self::splat(0.0);
+        let mut odd = even;
+        for i in 0..4 {
+            let pairs = vreinterpretq_u32_u8(vld1q_u8(from.add(16 * i)));
+            even[i] = vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs));
+            odd[i] = vreinterpretq_f32_u32(vandq_u32(pairs, upper));
+        }
+        (even, odd)
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_pairs(from: *const u8) -> (F, F) {
+        let pairs = from.cast::<[[u8; 2]; LANES]>().read_unaligned();
+        (from_array(pairs.map(|p| E4M3[p[0] as usize])), from_array(pairs.map(|p| E4M3[p[1] as usize])))
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: F, b: F) -> F {
+        [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1]), vaddq_f32(a[2], b[2]), vaddq_f32(a[3], b[3])]
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: F, b: F) -> F {
+        [vsubq_f32(a[0], b[0]), vsubq_f32(a[1], b[1]), vsubq_f32(a[2], b[2]), vsubq_f32(a[3], b[3])]
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: F, b: F) -> F {
+        [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1]), vmulq_f32(a[2], b[2]), vmulq_f32(a[3], b[3])]
+    }
+
+    #[inline(always)]
+    unsafe fn div(a: F, b: F) -> F {
+        [vdivq_f32(a[0], b[0]), vdivq_f32(a[1], b[1]), vdivq_f32(a[2], b[2]), vdivq_f32(a[3], b[3])]
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: F, b: F, c: F) -> F {
+        [
+            vfmaq_f32(c[0], a[0], b[0]),
+            vfmaq_f32(c[1], a[1], b[1]),
+            vfmaq_f32(c[2], a[2], b[2]),
+            vfmaq_f32(c[3], a[3], b[3]),
+        ]
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: F, b: F) -> F {
+        let mut out = b;
+        for i in 0..4 {
+            out[i] = vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]);
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: F, b: F) -> F {
+        let mut out = b;
+        for i in 0..4 {
+            out[i] = vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]);
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn round(v: F) -> F {
+        [vrndnq_f32(v[0]), vrndnq_f32(v[1]), vrndnq_f32(v[2]), vrndnq_f32(v[3])]
+    }
+
+    #[inline(always)]
+    unsafe fn pow2(n: F) -> F {
+        let mut out = n;
+        for i in 0..4 {
+            let biased = vaddq_s32(vcvtnq_s32_f32(n[i]), vdupq_n_s32(127));
+            out[i] = vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased));
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn sum(v: F) -> f32 {
+        let eight = [vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])];
+        let four = vaddq_f32(eight[0], eight[1]);
+        let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+        vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+    }
+}
+
+super::entries!(#[target_feature(enable = "neon")] Neon, gemm: [2, 2], scaled: [2, 1]);
+
+/// The kernels of this instance.
+pub(crate) const ENTRIES: Entries = entries();

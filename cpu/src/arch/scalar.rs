@@ -1,0 +1,112 @@
+//! Sixteen lanes as an array: the twin that defines the others, and the instance for CPUs without
+//! any of them.
+
+use half::f16;
+use quern_backend::quant::fp8::E4M3;
+
+use super::Entries;
+use crate::lanes::{LANES, Lanes};
+
+/// An array and plain loops.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Lanes for Scalar {
+    type F = [f32; LANES];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::F {
+        from.cast::<Self::F>().read_unaligned()
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::F) {
+        to.cast::<Self::F>().write_unaligned(v);
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::F {
+        let codes = from.cast::<[u16; LANES]>().read_unaligned();
+        codes.map(|c| f32::from_bits(u32::from(c) << 16))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self::F {
+        let codes = from.cast::<[u16; LANES]>().read_unaligned();
+        codes.map(|c| f16::from_bits(c).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u8) -> (Self::F, Self::F) {
+        let pairs = from.cast::<[u32; LANES]>().read_unaligned();
+        (pairs.map(|p| f32::from_bits(p << 16)), pairs.map(|p| f32::from_bits(p & 0xffff_0000)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_pairs(from: *const u8) -> (Self::F, Self::F) {
+        let pairs = from.cast::<[[u8; 2]; LANES]>().read_unaligned();
+        (pairs.map(|p| E4M3[p[0] as usize]), pairs.map(|p| E4M3[p[1] as usize]))
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn round(v: Self::F) -> Self::F {
+        v.map(f32::round_ties_even)
+    }
+
+    #[inline(always)]
+    unsafe fn pow2(n: Self::F) -> Self::F {
+        n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(v: Self::F) -> f32 {
+        let eight: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+}
+
+super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2]);
+
+/// The kernels of this instance.
+pub(crate) const ENTRIES: Entries = entries();

@@ -1,0 +1,326 @@
+//! A step's attention as units of work.
+//!
+//! A unit is (sequence, KV head, block of query rows). Where there are enough of them for all workers,
+//! each walks its partitions of positions in order and folds as it goes. Where there are few (one long
+//! sequence decoding), the unit is cut further by partition, the partial results are left in memory,
+//! and a second pass folds them in the same order: the same bits either way.
+
+use quern_backend::{HeadLayout, PagedBatch, Span};
+
+use super::kernel::{PARTITION, Partition, QUERIES, SCORES, partial_words};
+use crate::{
+    buffer::Buffer,
+    detect::Kernels,
+    kv_cache::LayerPages,
+    lanes::LANES,
+    memory::{AlignedVec, Disjoint, Region},
+    pool::Pool,
+};
+
+/// Query rows of a unit: they share each partition while it is in the cache.
+const ROWS: usize = 16;
+
+/// Bytes for partial results left for a later fold; mapped, so only what is used takes memory. 62
+/// thousand partial results of a head of 128: one row of 32 heads at 490 thousand positions.
+const PARTIALS_BYTES: usize = 32 << 20;
+
+/// Bytes of keys and values that one worker reads sooner than a second one wakes.
+const SMALL: usize = 64 << 10;
+
+/// Working space of one worker.
+#[derive(Debug, Default)]
+struct Bench {
+    queries: AlignedVec,
+    scores: AlignedVec,
+    partials: AlignedVec,
+    states: AlignedVec,
+}
+
+/// Working space of attention, sized for the heads when the pages are allocated.
+#[derive(Debug)]
+pub(crate) struct AttentionScratch {
+    benches: Vec<Bench>,
+    left: Option<Region>,
+    units: Vec<Unit>,
+    /// For each span, the partial results that lie before its own.
+    bases: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Unit {
+    span: usize,
+    head: usize,
+    /// First row within the span.
+    row: usize,
+    /// The one partition of a unit that is cut by partition.
+    partition: usize,
+}
+
+impl AttentionScratch {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            benches: (0..workers).map(|_| Bench::default()).collect(),
+            left: Region::zeroed(PARTIALS_BYTES),
+            units: Vec::new(),
+            bases: Vec::new(),
+        }
+    }
+
+    /// Grow to what `heads` need.
+    pub(crate) fn reserve(&mut self, heads: &HeadLayout) {
+        let group = heads.num_heads / heads.num_kv_heads;
+        let dim = heads.head_dim.next_multiple_of(LANES);
+        for bench in &mut self.benches {
+            bench.queries.at_least(group * dim);
+            bench.scores.at_least(QUERIES * SCORES);
+            bench.partials.at_least(group * partial_words(dim));
+            bench.states.at_least(ROWS * group * partial_words(dim));
+        }
+    }
+}
+
+/// One call of attention: what is read, and how heads divide it.
+pub(crate) struct Step<'a> {
+    pub(crate) kernels: &'a Kernels,
+    pub(crate) pool: &'a Pool,
+    pub(crate) qkv: &'a Buffer,
+    pub(crate) heads: &'a HeadLayout,
+    pub(crate) pages: LayerPages<'a>,
+    pub(crate) bf16: bool,
+    pub(crate) batch: &'a PagedBatch,
+}
+
+impl Step<'_> {
+    fn group(&self) -> usize {
+        self.heads.num_heads / self.heads.num_kv_heads
+    }
+
+    /// Features of a stored head.
+    fn dim(&self) -> usize {
+        self.heads.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Positions that row `row` of `span` sees.
+    fn visible(span: &Span, row: usize) -> usize {
+        span.kv_len - span.q_len + row + 1
+    }
+
+    /// Put the step's keys and values in their pages.
+    pub(crate) fn store(&self) {
+        let heads = self.heads;
+        let rows_of = |span: &Span| span.q_start..span.q_start + span.q_len;
+        for span in &self.batch.spans {
+            let pages = self.batch.pages_of(span);
+            self.pool.for_each(span.q_len, ROWS, |_, rows| {
+                for i in rows {
+                    let position = span.kv_len - span.q_len + i;
+                    let row = &self.qkv.row(rows_of(span).start + i)[heads.q_dim()..];
+                    for (head, values) in row.chunks_exact(heads.head_dim).enumerate() {
+                        let (is_value, head) = (head >= heads.num_kv_heads, head % heads.num_kv_heads);
+                        // SAFETY: each position of a sequence is one row's, and no page that is written
+                        // belongs to two sequences (`PagedBatch`).
+                        unsafe { self.pages.store(pages, is_value, head, position, values) };
+                    }
+                }
+            });
+        }
+    }
+
+    /// Attend from every row.
+    pub(crate) fn attend(&self, scratch: &mut AttentionScratch, out: &mut Buffer) {
+        scratch.reserve(self.heads);
+        let AttentionScratch { benches, left, units, bases } = scratch;
+        units.clear();
+        let mut bytes = 0;
+        let mut longest = 0;
+        for (index, span) in self.batch.spans.iter().enumerate() {
+            bytes += span.kv_len * self.heads.kv_dim() * 4 * span.q_len.div_ceil(ROWS);
+            longest = longest.max(span.kv_len);
+            for head in 0..self.heads.num_kv_heads {
+                units.extend((0..span.q_len).step_by(ROWS).map(|row| Unit { span: index, head, row, partition: 0 }));
+            }
+        }
+        let benches = Disjoint::new(benches);
+        let out = Disjoint::new(out.values_mut());
+        let workers = self.pool.workers();
+        let few = workers > 1 && units.len() < 4 * workers && longest > PARTITION && bytes > SMALL;
+        let words = self.group() * partial_words(self.dim());
+        let partials = left.as_mut().filter(|_| few && self.lay_out(bases) * words * 4 <= PARTIALS_BYTES);
+        let Some(partials) = partials else {
+            let grain = if bytes <= SMALL { units.len() } else { 1 };
+            self.pool.for_each(units.len(), grain, |worker, range| {
+                // SAFETY: each worker has a bench of its own.
+                let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
+                units[range].iter().for_each(|unit| self.walk(unit, bench, &out));
+            });
+            return;
+        };
+
+        let partials = Disjoint::new(partials.words());
+        // Cut each unit by partition, in place of the whole ones.
+        for whole in 0..units.len() {
+            let span = &self.batch.spans[units[whole].span];
+            let last_row = (units[whole].row + ROWS).min(span.q_len) - 1;
+            for partition in 1..Self::visible(span, last_row).div_ceil(PARTITION) {
+                units.push(Unit { partition, ..units[whole] });
+            }
+        }
+        self.pool.for_each(units.len(), 1, |worker, range| {
+            // SAFETY: each worker has a bench of its own.
+            let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
+            units[range].iter().for_each(|unit| self.leave(unit, bench, bases, &partials));
+        });
+        let heads = self.heads.num_kv_heads;
+        self.pool.for_each(self.batch.num_rows() * heads, 1, |worker, range| {
+            // SAFETY: each worker has a bench of its own.
+            let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
+            range.for_each(|i| self.fold_left(i / heads, i % heads, bench, bases, &partials, &out));
+        });
+    }
+
+    /// Where each span's partial results begin, and how many there are, in groups of heads.
+    fn lay_out(&self, bases: &mut Vec<usize>) -> usize {
+        bases.clear();
+        let mut total = 0;
+        for span in &self.batch.spans {
+            bases.push(total);
+            total += span.q_len * span.kv_len.div_ceil(PARTITION) * self.heads.num_kv_heads;
+        }
+        total
+    }
+
+    /// All partitions of one unit in order, folded as they come.
+    fn walk(&self, unit: &Unit, bench: &mut Bench, out: &Disjoint<'_, f32>) {
+        let span = &self.batch.spans[unit.span];
+        let rows = unit.row..(unit.row + ROWS).min(span.q_len);
+        let words = partial_words(self.dim());
+        let state_words = self.group() * words;
+        let states = bench.states.at_least(rows.len() * state_words);
+        states.chunks_exact_mut(words).for_each(|state| clear(state, self.dim()));
+        for partition in 0..Self::visible(span, rows.end - 1).div_ceil(PARTITION) {
+            let partials = bench.partials.at_least(state_words);
+            self.partition(unit, partition, &mut bench.queries, &mut bench.scores, |row, attend| {
+                attend(partials);
+                let states = &mut states[(row - rows.start) * state_words..][..state_words];
+                for (state, partial) in states.chunks_exact_mut(words).zip(partials.chunks_exact(words)) {
+                    self.kernels.fold(state, partial, self.dim());
+                }
+            });
+        }
+        for (row, states) in rows.zip(states.chunks_exact(state_words)) {
+            self.finish(span.q_start + row, unit.head, states, out);
+        }
+    }
+
+    /// One partition of one unit, left in `partials`.
+    fn leave(&self, unit: &Unit, bench: &mut Bench, bases: &[usize], partials: &Disjoint<'_, f32>) {
+        let span = &self.batch.spans[unit.span];
+        let words = self.group() * partial_words(self.dim());
+        self.partition(unit, unit.partition, &mut bench.queries, &mut bench.scores, |row, attend| {
+            let at = self.left_at(span, bases[unit.span], row, unit.partition, unit.head) * words;
+            // SAFETY: (row, partition, head) is this unit's alone.
+            attend(unsafe { partials.part(at..at + words) });
+        });
+    }
+
+    /// Index of a partial result, in groups of heads.
+    fn left_at(&self, span: &Span, base: usize, row: usize, partition: usize, head: usize) -> usize {
+        base + (row * span.kv_len.div_ceil(PARTITION) + partition) * self.heads.num_kv_heads + head
+    }
+
+    /// Fold what was left for one row and KV head.
+    fn fold_left(
+        &self,
+        row: usize,
+        head: usize,
+        bench: &mut Bench,
+        bases: &[usize],
+        partials: &Disjoint<'_, f32>,
+        out: &Disjoint<'_, f32>,
+    ) {
+        let index = self.batch.spans.partition_point(|span| span.q_start <= row) - 1;
+        let span = &self.batch.spans[index];
+        let in_span = row - span.q_start;
+        let words = partial_words(self.dim());
+        let states = bench.states.at_least(self.group() * words);
+        states.chunks_exact_mut(words).for_each(|state| clear(state, self.dim()));
+        for partition in 0..Self::visible(span, in_span).div_ceil(PARTITION) {
+            let at = self.left_at(span, bases[index], in_span, partition, head) * self.group() * words;
+            // SAFETY: the pass that wrote has ended; one worker folds this row and head.
+            let partials = unsafe { partials.part(at..at + self.group() * words) };
+            for (state, partial) in states.chunks_exact_mut(words).zip(partials.chunks_exact(words)) {
+                self.kernels.fold(state, partial, self.dim());
+            }
+        }
+        self.finish(row, head, states, out);
+    }
+
+    /// Call `f(row, attend)` for each row of the unit that sees the partition; `attend` computes the
+    /// row's partial results.
+    fn partition(
+        &self,
+        unit: &Unit,
+        partition: usize,
+        queries: &mut AlignedVec,
+        scores: &mut AlignedVec,
+        mut f: impl FnMut(usize, &mut dyn FnMut(&mut [f32])),
+    ) {
+        let span = &self.batch.spans[unit.span];
+        let pages = self.batch.pages_of(span);
+        let rows = unit.row..(unit.row + ROWS).min(span.q_len);
+        let start = partition * PARTITION;
+        let end = Self::visible(span, rows.end - 1).min(start + PARTITION);
+        let mut keys = [std::ptr::null(); PARTITION];
+        let mut values = [std::ptr::null(); PARTITION];
+        for (i, position) in (start..end).enumerate() {
+            keys[i] = self.pages.address(pages, false, unit.head, position);
+            values[i] = self.pages.address(pages, true, unit.head, position);
+        }
+        let (group, dim, head_dim) = (self.group(), self.dim(), self.heads.head_dim);
+        for row in rows {
+            let visible = Self::visible(span, row);
+            if visible <= start {
+                continue;
+            }
+            let count = (visible - start).min(PARTITION);
+            let queries = queries.at_least(group * dim);
+            let first = unit.head * group * head_dim;
+            let source = &self.qkv.row(span.q_start + row)[first..first + group * head_dim];
+            for (query, padded) in source.chunks_exact(head_dim).zip(queries.chunks_exact_mut(dim)) {
+                padded[..head_dim].copy_from_slice(query);
+                padded[head_dim..].fill(0.0);
+            }
+            f(row, &mut |partials| {
+                let mut task = Partition {
+                    keys: &keys[..count],
+                    values: &values[..count],
+                    queries,
+                    dim,
+                    scale: 1.0 / (head_dim as f32).sqrt(),
+                    scores: scores.at_least(QUERIES * SCORES),
+                    partials,
+                };
+                // SAFETY: the addresses come from `LayerPages::address`, and storing has ended.
+                unsafe { self.kernels.attend(self.bf16, &mut task) };
+            });
+        }
+    }
+
+    /// Divide by the sums and write one row's heads.
+    fn finish(&self, row: usize, head: usize, states: &[f32], out: &Disjoint<'_, f32>) {
+        let (group, dim, head_dim) = (self.group(), self.dim(), self.heads.head_dim);
+        let at = row * self.heads.q_dim() + head * group * head_dim;
+        // SAFETY: (row, head) is finished by one worker.
+        let out = unsafe { out.part(at..at + group * head_dim) };
+        for (out, state) in out.chunks_exact_mut(head_dim).zip(states.chunks_exact(partial_words(dim))) {
+            let sum = state[dim + 1];
+            out.iter_mut().zip(state).for_each(|(o, s)| *o = s / sum);
+        }
+    }
+}
+
+/// A state that has seen no partition.
+fn clear(state: &mut [f32], dim: usize) {
+    state.fill(0.0);
+    state[dim] = f32::NEG_INFINITY;
+}

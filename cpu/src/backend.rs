@@ -1,0 +1,119 @@
+//! [`CpuBackend`]: what was chosen at start, and the working space of its operations.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    affinity,
+    attention::AttentionScratch,
+    detect::{Compute, Isa, KernelChoice, Kernels},
+    moe::MoeScratch,
+    pool::Pool,
+    product::ProductScratch,
+};
+
+/// More workers than this is a typing error.
+const MAX_THREADS: usize = 1024;
+
+/// What to run on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuConfig {
+    /// Worker threads, the caller's included; `None` takes one for each physical core that this process
+    /// may use.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` takes the best there is.
+    pub isa: Option<Isa>,
+    /// Precision of the inputs of matrix products.
+    pub compute: Compute,
+}
+
+/// Why there is no CPU backend.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// No instruction set has this name.
+    #[error("unknown instruction set `{name}`; known are scalar, avx2, avx512, avx512bf16, neon")]
+    UnknownIsa {
+        /// What was asked for.
+        name: String,
+    },
+    /// The CPU cannot run it.
+    #[error("this CPU cannot run `{isa}` kernels: it lacks {missing}")]
+    UnsupportedIsa {
+        /// What was asked for.
+        isa: Isa,
+        /// The features that are not there.
+        missing: String,
+    },
+    /// A thread count out of range.
+    #[error("{threads} worker threads; must be 1 to {MAX_THREADS}")]
+    Threads {
+        /// What was asked for.
+        threads: usize,
+    },
+    /// The operating system gives no more threads.
+    #[error("cannot start worker thread: {0}")]
+    Spawn(#[from] std::io::Error),
+}
+
+/// Working space of all operations.
+pub(crate) struct Scratch {
+    pub(crate) product: ProductScratch,
+    pub(crate) moe: MoeScratch,
+    pub(crate) attention: AttentionScratch,
+}
+
+/// The fused operations on CPU threads and SIMD.
+///
+/// One operation runs at a time; a second caller waits. Results depend neither on the number of threads
+/// nor on what else is in a batch, and with `Compute::F32` not on the instruction set.
+pub struct CpuBackend {
+    pub(crate) kernels: Kernels,
+    pub(crate) pool: Pool,
+    scratch: Mutex<Scratch>,
+}
+
+impl CpuBackend {
+    /// Detect, choose kernels, start the workers.
+    pub fn new(config: CpuConfig) -> Result<Self, CpuError> {
+        let kernels = Kernels::choose(config.isa, config.compute)?;
+        let threads = config.threads.unwrap_or_else(default_threads);
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(CpuError::Threads { threads });
+        }
+        let scratch = Scratch {
+            product: ProductScratch::default(),
+            moe: MoeScratch::new(threads),
+            attention: AttentionScratch::new(threads),
+        };
+        Ok(Self { kernels, pool: Pool::new(threads)?, scratch: Mutex::new(scratch) })
+    }
+
+    /// Worker threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.pool.workers()
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
+    /// Which kernel runs each operation, for the start-up summary.
+    pub fn kernels(&self) -> Vec<KernelChoice> {
+        self.kernels.choices()
+    }
+
+    /// Held for one operation. A panic leaves nothing in it that the next operation reads before it
+    /// writes, so poison means nothing.
+    pub(crate) fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The physical cores allowed, or fewer where a quota of CPU time holds (containers).
+fn default_threads() -> usize {
+    let quota = std::thread::available_parallelism().map_or(1, usize::from);
+    match affinity::allowed_cores().len() {
+        0 => quota,
+        cores => cores.min(quota),
+    }
+}

@@ -1,0 +1,257 @@
+//! Which instruction set this CPU has, and the table of kernels chosen once at start.
+
+use std::{fmt, str::FromStr};
+
+use quern_backend::QuantFormat;
+
+use crate::{
+    CpuError,
+    arch::{self, Entries, GemmEntry},
+    attention::Partition,
+    dot::Layout,
+    gemm::Gemm,
+};
+
+/// An instruction set that kernels exist for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Plain Rust, any CPU.
+    Scalar,
+    /// AVX2, FMA and F16C (x86-64-v3).
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL (x86-64-v4).
+    Avx512,
+    /// AVX-512 with the BF16 dot product.
+    Avx512Bf16,
+    /// NEON (every 64-bit Arm).
+    Neon,
+}
+
+impl Isa {
+    /// All, the best last within an architecture.
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Neon];
+
+    /// Features that this CPU lacks to run it.
+    fn missing(self) -> Vec<&'static str> {
+        self.features().into_iter().filter(|(_, present)| !present).map(|(name, _)| name).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn features(self) -> Vec<(&'static str, bool)> {
+        macro_rules! probe {
+            ($($name:tt),*) => { vec![$(($name, std::arch::is_x86_feature_detected!($name))),*] };
+        }
+        match self {
+            Isa::Scalar => Vec::new(),
+            Isa::Avx2 => probe!("avx2", "fma", "f16c"),
+            Isa::Avx512 => probe!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"),
+            Isa::Avx512Bf16 => {
+                probe!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx2", "fma", "f16c")
+            }
+            Isa::Neon => vec![("a 64-bit Arm CPU", false)],
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn features(self) -> Vec<(&'static str, bool)> {
+        match self {
+            Isa::Scalar => Vec::new(),
+            Isa::Neon => vec![("a 64-bit Arm CPU", cfg!(target_arch = "aarch64"))],
+            _ => vec![("an x86-64 CPU", false)],
+        }
+    }
+
+    /// Whether this CPU can run it.
+    pub fn is_available(self) -> bool {
+        self.missing().is_empty()
+    }
+
+    /// The best one that this CPU can run.
+    pub fn detect() -> Self {
+        Self::ALL.into_iter().rfind(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+
+    fn entries(self) -> Entries {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => arch::avx2::ENTRIES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => arch::avx512::ENTRIES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => arch::avx512bf16::ENTRIES,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => arch::neon::ENTRIES,
+            // The others are not available on this architecture, and `Kernels::choose` refuses them.
+            _ => arch::scalar::ENTRIES,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Neon => "neon",
+        })
+    }
+}
+
+impl FromStr for Isa {
+    type Err = CpuError;
+
+    fn from_str(name: &str) -> Result<Self, CpuError> {
+        let known = Self::ALL.into_iter().find(|isa| isa.to_string() == name);
+        known.ok_or_else(|| CpuError::UnknownIsa { name: name.to_string() })
+    }
+}
+
+/// What matrix products round their inputs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Compute {
+    /// Everything in f32; weights are expanded exactly.
+    F32,
+    /// Inputs that meet bf16 or fp8 weights are rounded to bf16; sums and all else stay f32.
+    #[default]
+    Bf16,
+}
+
+/// One line of the start-up summary: which kernel runs an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelChoice {
+    /// The operation.
+    pub op: &'static str,
+    /// The encoding of its weights, or of its keys and values; `None` where there is neither.
+    pub format: Option<String>,
+    /// The kernel.
+    pub kernel: String,
+}
+
+/// The kernels chosen for this run. Each method checks what its kernel relies on.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernels {
+    isa: Isa,
+    compute: Compute,
+    entries: Entries,
+}
+
+impl Kernels {
+    /// The kernels of `isa`, or of the best there is.
+    pub(crate) fn choose(isa: Option<Isa>, compute: Compute) -> Result<Self, CpuError> {
+        let isa = isa.unwrap_or_else(Isa::detect);
+        let missing = isa.missing();
+        if !missing.is_empty() {
+            return Err(CpuError::UnsupportedIsa { isa, missing: missing.join(", ") });
+        }
+        Ok(Self { isa, compute, entries: isa.entries() })
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The kernel for weights of `format`, how its inputs lie, and its name.
+    fn product(&self, format: QuantFormat) -> (GemmEntry, Layout, &'static str) {
+        let e = &self.entries;
+        let (plain, native) = match format {
+            QuantFormat::F32 => return (e.gemm_f32, Layout::Plain, "f32 fma"),
+            QuantFormat::F16 => return (e.gemm_f16, Layout::Plain, "f16 expanded, f32 fma"),
+            QuantFormat::BF16 => (e.gemm_bf16, e.native_bf16),
+            QuantFormat::Fp8Block128 => (e.gemm_fp8, e.native_fp8),
+        };
+        match (self.compute, native) {
+            (Compute::F32, _) => (plain, Layout::Split, "expanded, f32 fma"),
+            (Compute::Bf16, None) => (plain, Layout::SplitRounded, "expanded, f32 fma, bf16 inputs"),
+            (Compute::Bf16, Some(native)) => (native, Layout::Bf16, "bf16 dot product"),
+        }
+    }
+
+    /// How inputs must lie to meet weights of `format`.
+    pub(crate) fn layout(&self, format: QuantFormat) -> Layout {
+        self.product(format).1
+    }
+
+    /// One unit of a matrix product.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes the outputs that `task` names.
+    pub(crate) unsafe fn gemm(&self, task: &Gemm<'_>) {
+        let (kernel, layout, _) = self.product(task.matrix.format());
+        task.check(layout.row_bytes(task.matrix.cols()) / 4);
+        // SAFETY: `choose` found the CPU's features; `check` the bounds; the rest is the caller's.
+        unsafe { kernel(task) }
+    }
+
+    /// See `norm_rope.rs`.
+    pub(crate) fn add_rms_norm(&self, residual: &mut [f32], delta: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+        // SAFETY: `choose` found the CPU's features; the kernel asserts its lengths.
+        unsafe { (self.entries.add_rms_norm)(residual, delta, gain, eps, out) }
+    }
+
+    /// See `norm_rope.rs`.
+    pub(crate) fn norm_rope(&self, head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32]) {
+        // SAFETY: as above.
+        unsafe { (self.entries.norm_rope)(head, gain, eps, rotation) }
+    }
+
+    /// See `pointwise.rs`.
+    pub(crate) fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { (self.entries.silu_mul)(gate, up, out) }
+    }
+
+    /// See `pointwise.rs`.
+    pub(crate) fn weighted_sum(&self, weights: &[f32], terms: &[f32], stride: usize, column: usize, out: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { (self.entries.weighted_sum)(weights, terms, stride, column, out) }
+    }
+
+    /// See `pointwise.rs`.
+    pub(crate) fn peak(&self, values: &[f32]) -> Option<f32> {
+        // SAFETY: as above.
+        unsafe { (self.entries.peak)(values) }
+    }
+
+    /// See `attention.rs`; keys and values are bf16 or else f32.
+    ///
+    /// # Safety
+    /// The keys and values of the partition are `dim` such elements each and nobody writes them.
+    pub(crate) unsafe fn attend(&self, bf16: bool, task: &mut Partition<'_>) {
+        let kernel = if bf16 { self.entries.attend_bf16 } else { self.entries.attend_f32 };
+        // SAFETY: as above, and the pointers by this function's contract.
+        unsafe { kernel(task) }
+    }
+
+    /// See `attention.rs`.
+    pub(crate) fn fold(&self, state: &mut [f32], partial: &[f32], dim: usize) {
+        // SAFETY: as above.
+        unsafe { (self.entries.fold)(state, partial, dim) }
+    }
+
+    /// Every choice, for the start-up summary.
+    pub(crate) fn choices(&self) -> Vec<KernelChoice> {
+        let isa = self.isa;
+        let mut choices = Vec::new();
+        for op in ["linear", "moe"] {
+            for format in QuantFormat::ALL {
+                let kernel = format!("{isa}: {}", self.product(format).2);
+                choices.push(KernelChoice { op, format: Some(format.to_string()), kernel });
+            }
+        }
+        for format in ["f32", "bf16"] {
+            let kernel = format!("{isa}: f32 fma, partitions of {}", crate::attention::PARTITION);
+            choices.push(KernelChoice { op: "attention", format: Some(format.to_string()), kernel });
+        }
+        for op in ["add_rms_norm", "qk_norm_rope", "silu_mul"] {
+            choices.push(KernelChoice { op, format: None, kernel: format!("{isa}: f32") });
+        }
+        for op in ["embed", "route", "gather_rows"] {
+            choices.push(KernelChoice { op, format: None, kernel: "portable: f32".to_string() });
+        }
+        let kernel = format!("portable: f64; {isa} for plain greedy rows");
+        choices.push(KernelChoice { op: "sample", format: None, kernel });
+        choices
+    }
+}

@@ -1,0 +1,217 @@
+//! [`Dot`]: how one step of weights in some encoding meets one step of inputs.
+//!
+//! An encoding is an instance here (or in `arch`, where hardware multiplies it as it is) and a line in
+//! `detect.rs`; the loops of `gemm.rs` know none of them.
+
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
+
+use crate::lanes::{LANES, Lanes, round_to_bf16, to_bf16};
+
+/// How inputs are laid out for a kernel, prepared once for all rows of weights that meet them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// f32 in order.
+    Plain,
+    /// For each 32 columns: 16 f32 of even index, then 16 of odd index. Pairs of 16-bit weights come
+    /// apart into the same two vectors with a shift and a mask.
+    Split,
+    /// As `Split`, each value rounded to bfloat16.
+    SplitRounded,
+    /// bfloat16 in order.
+    Bf16,
+}
+
+impl Layout {
+    /// All layouts, by index.
+    pub(crate) const ALL: [Layout; 4] = [Layout::Plain, Layout::Split, Layout::SplitRounded, Layout::Bf16];
+
+    /// Bytes of a prepared row: whole steps and whole cache lines.
+    pub(crate) fn row_bytes(self, cols: usize) -> usize {
+        let element = if self == Layout::Bf16 { 2 } else { 4 };
+        cols.next_multiple_of(32) * element
+    }
+
+    /// Write `x` in this layout to `out`, `row_bytes` of it as f32 words, zeros behind the last column.
+    pub(crate) fn prepare(self, x: &[f32], out: &mut [f32]) {
+        debug_assert_eq!(out.len() * 4, self.row_bytes(x.len()), "a prepared row of {} columns", x.len());
+        match self {
+            Layout::Plain => {
+                out[..x.len()].copy_from_slice(x);
+                out[x.len()..].fill(0.0);
+            }
+            Layout::Split => split(x, out, |v| v),
+            Layout::SplitRounded => split(x, out, round_to_bf16),
+            Layout::Bf16 => {
+                let pair =
+                    |even: f32, odd: f32| f32::from_bits(u32::from(to_bf16(even)) | u32::from(to_bf16(odd)) << 16);
+                let pairs = x.chunks_exact(2);
+                let last = pairs.remainder().first().map(|&v| pair(v, 0.0));
+                let words = pairs.map(|p| pair(p[0], p[1])).chain(last).chain(std::iter::repeat(0.0));
+                out.iter_mut().zip(words).for_each(|(o, w)| *o = w);
+            }
+        }
+    }
+}
+
+fn split(x: &[f32], out: &mut [f32], round: impl Fn(f32) -> f32) {
+    let whole = x.chunks_exact(2 * LANES);
+    let mut last = [0.0; 2 * LANES];
+    last[..whole.remainder().len()].copy_from_slice(whole.remainder());
+    for (block, out) in whole.chain([last.as_slice()]).zip(out.chunks_exact_mut(2 * LANES)) {
+        let (even, odd) = out.split_at_mut(LANES);
+        for i in 0..LANES {
+            even[i] = round(block[2 * i]);
+            odd[i] = round(block[2 * i + 1]);
+        }
+    }
+}
+
+/// One step along a row of weights. Contract of the functions: as in `lanes.rs`.
+pub(crate) trait Dot<L: Lanes> {
+    /// Columns of a step.
+    const STEP: usize;
+    /// Stored bytes of a step.
+    const WEIGHT_BYTES: usize;
+    /// Steps that share a scale; 0 where there are no scales.
+    const BLOCK_STEPS: usize;
+    /// How the inputs must lie.
+    const LAYOUT: Layout;
+    /// The weights of a step, in registers.
+    type Weights: Copy;
+
+    /// The step at `from`, `WEIGHT_BYTES` of it.
+    unsafe fn load(from: *const u8) -> Self::Weights;
+    /// Add the products of a step to the 16 chains.
+    unsafe fn dot(acc: L::F, weights: Self::Weights, x: *const u8) -> L::F;
+}
+
+/// f32 weights.
+pub(crate) struct F32;
+
+impl<L: Lanes> Dot<L> for F32 {
+    const STEP: usize = LANES;
+    const WEIGHT_BYTES: usize = 4 * LANES;
+    const BLOCK_STEPS: usize = 0;
+    const LAYOUT: Layout = Layout::Plain;
+    type Weights = L::F;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> L::F {
+        L::load(from.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: L::F, weights: L::F, x: *const u8) -> L::F {
+        L::fma(weights, L::load(x.cast()), acc)
+    }
+}
+
+/// binary16 weights, expanded to f32.
+pub(crate) struct F16;
+
+impl<L: Lanes> Dot<L> for F16 {
+    const STEP: usize = LANES;
+    const WEIGHT_BYTES: usize = 2 * LANES;
+    const BLOCK_STEPS: usize = 0;
+    const LAYOUT: Layout = Layout::Plain;
+    type Weights = L::F;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> L::F {
+        L::load_f16(from.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: L::F, weights: L::F, x: *const u8) -> L::F {
+        L::fma(weights, L::load(x.cast()), acc)
+    }
+}
+
+/// Odd columns first: the order of the hardware's bfloat16 dot product, see `arch/avx512bf16.rs`.
+#[inline(always)]
+unsafe fn dot_pairs<L: Lanes>(acc: L::F, (even, odd): (L::F, L::F), x: *const u8) -> L::F {
+    let x: *const f32 = x.cast();
+    let acc = L::fma(odd, L::load(x.add(LANES)), acc);
+    L::fma(even, L::load(x), acc)
+}
+
+/// bfloat16 weights, expanded to f32.
+pub(crate) struct Bf16;
+
+impl<L: Lanes> Dot<L> for Bf16 {
+    const STEP: usize = 2 * LANES;
+    const WEIGHT_BYTES: usize = 4 * LANES;
+    const BLOCK_STEPS: usize = 0;
+    const LAYOUT: Layout = Layout::Split;
+    type Weights = (L::F, L::F);
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> (L::F, L::F) {
+        L::load_bf16_pairs(from)
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: L::F, weights: (L::F, L::F), x: *const u8) -> L::F {
+        dot_pairs::<L>(acc, weights, x)
+    }
+}
+
+/// E4M3 weights with a scale for each 128 columns, expanded to f32.
+pub(crate) struct Fp8;
+
+impl<L: Lanes> Dot<L> for Fp8 {
+    const STEP: usize = 2 * LANES;
+    const WEIGHT_BYTES: usize = 2 * LANES;
+    const BLOCK_STEPS: usize = 4;
+    const LAYOUT: Layout = Layout::Split;
+    type Weights = (L::F, L::F);
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> (L::F, L::F) {
+        L::load_e4m3_pairs(from)
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: L::F, weights: (L::F, L::F), x: *const u8) -> L::F {
+        dot_pairs::<L>(acc, weights, x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prepared_rows_hold_every_column_once_and_zeros_behind() {
+        for cols in [1, 2, 15, 16, 31, 32, 33, 64, 77] {
+            let x: Vec<f32> = (1..=cols).map(|v| v as f32).collect();
+            let prepared = |layout: Layout| {
+                let mut out = vec![f32::NAN; layout.row_bytes(cols) / 4];
+                layout.prepare(&x, &mut out);
+                out
+            };
+            let plain = prepared(Layout::Plain);
+            assert_eq!(&plain[..cols], &x);
+            assert!(plain[cols..].iter().all(|&v| v == 0.0));
+            for (i, pair) in prepared(Layout::Bf16).iter().enumerate() {
+                let bits = pair.to_bits();
+                assert_eq!(f32::from_bits(bits << 16), plain[2 * i]);
+                assert_eq!(f32::from_bits(bits & 0xffff_0000), plain[2 * i + 1]);
+            }
+            for (block, out) in plain.chunks(32).zip(prepared(Layout::Split).chunks(32)) {
+                for i in 0..LANES {
+                    assert_eq!((out[i], out[LANES + i]), (block[2 * i], block[2 * i + 1]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bfloat16_rounds_to_nearest_even() {
+        for bits in (0..u32::MAX).step_by(65_521) {
+            let x = f32::from_bits(bits);
+            let (ours, theirs) = (round_to_bf16(x), half::bf16::from_f32(x).to_f32());
+            assert!(ours == theirs || ours.is_nan() && theirs.is_nan(), "{bits:#x}: {ours} {theirs}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Matrix products: the one loop over all encodings, instruction sets and batch sizes.
+//!
+//! Naively, `out[t][r] = Σ_k w[r][k] * x[t][k]`. Here 16 lanes run along `k`, one chain of additions a
+//! lane, and the lanes are summed at the end in one fixed tree. **Every (row, token) pair is computed in
+//! exactly this way whatever surrounds it**, so a token's result has the same bits alone and in a batch.
+//! A tile only decides which pairs share their loads: `R` rows of weights meet `T` tokens in `R × T`
+//! accumulators. With block scales each block is summed by itself and then added, scaled, to a second
+//! set of accumulators.
+//!
+//! What did not pay: several chains for one pair in the single-token case. Four rows at once hide the
+//! latency just as well and keep the order.
+
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
+
+use std::ops::Range;
+
+use quern_backend::PackedMatrix;
+
+use crate::{
+    dot::Dot,
+    lanes::{LANES, Lanes},
+    memory::Disjoint,
+};
+
+/// Rows of inputs as a kernel wants them (`dot::Layout`).
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    /// All rows, one after the other.
+    pub(crate) values: &'a [f32],
+    /// f32 words of a row.
+    pub(crate) stride: usize,
+}
+
+/// One unit of work: some rows of a matrix times some tokens.
+pub(crate) struct Gemm<'a> {
+    pub(crate) matrix: &'a PackedMatrix,
+    /// Rows of the matrix.
+    pub(crate) rows: Range<usize>,
+    pub(crate) x: Inputs<'a>,
+    /// Row of `x` of each token.
+    pub(crate) x_rows: &'a [u32],
+    /// `[_, out_stride]`.
+    pub(crate) out: Disjoint<'a, f32>,
+    pub(crate) out_stride: usize,
+    /// Row of `out` of each token.
+    pub(crate) out_rows: &'a [u32],
+    /// Column of `out` that takes the first of `rows`.
+    pub(crate) out_column: usize,
+}
+
+impl Gemm<'_> {
+    /// What the kernels rely on.
+    pub(crate) fn check(&self, row_words: usize) {
+        assert!(self.rows.end <= self.matrix.rows(), "rows {:?} of {}", self.rows, self.matrix.rows());
+        assert_eq!(self.x.stride, row_words, "prepared words of {} columns", self.matrix.cols());
+        assert_eq!(self.x_rows.len(), self.out_rows.len(), "tokens read and tokens written");
+        assert!(self.out_column + self.rows.len() <= self.out_stride, "columns of the output");
+        let largest = |rows: &[u32]| rows.iter().max().map_or(0, |&row| row as usize + 1);
+        assert!(largest(self.x_rows) * self.x.stride <= self.x.values.len(), "rows of the input");
+        assert!(largest(self.out_rows) * self.out_stride <= self.out.len(), "rows of the output");
+    }
+}
+
+/// All rows and tokens of `task` in tiles of `R × T`.
+///
+/// Tokens are the outer loop: a tile's inputs stay in the first-level cache while the unit's weights
+/// come from the second.
+#[inline(always)]
+pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &Gemm<'_>) {
+    let tokens = task.x_rows.len();
+    let mut done = 0;
+    while done < tokens {
+        let left = tokens - done;
+        done += match left {
+            _ if left >= T => tokens_at::<L, D, R, T>(task, done),
+            _ if left >= 4 && T > 4 => tokens_at::<L, D, R, 4>(task, done),
+            _ if left >= 3 && T > 3 => tokens_at::<L, D, R, 3>(task, done),
+            _ if left >= 2 && T > 2 => tokens_at::<L, D, R, 2>(task, done),
+            // One token leaves registers for more rows: more streams from memory at once.
+            _ => tokens_at::<L, D, 4, 1>(task, done),
+        };
+    }
+}
+
+/// All rows of `task` times the `T` tokens from `first` on; returns `T`.
+#[inline(always)]
+unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &Gemm<'_>, first: usize) -> usize {
+    let matrix = task.matrix;
+    let row_bytes = matrix.format().row_bytes(matrix.cols());
+    let weights = matrix.bytes().as_ptr();
+    let x: [*const u8; T] =
+        std::array::from_fn(|t| task.x.values.as_ptr().add(task.x_rows[first + t] as usize * task.x.stride).cast());
+    let out: [*mut f32; T] = std::array::from_fn(|t| {
+        task.out.as_ptr().add(task.out_rows[first + t] as usize * task.out_stride + task.out_column)
+    });
+    for row in task.rows.clone().step_by(R) {
+        // Past the end the last row is computed again and dropped: cheaper than kernels for each rest.
+        let rows: [usize; R] = std::array::from_fn(|r| (row + r).min(task.rows.end - 1));
+        let w = rows.map(|r| weights.add(r * row_bytes));
+        let scales = rows.map(|r| {
+            if D::BLOCK_STEPS > 0 {
+                matrix.row_scales(r).map_or(std::ptr::null(), <[f32]>::as_ptr)
+            } else {
+                std::ptr::null()
+            }
+        });
+        let sums = tile::<L, D, R, T>(&w, &scales, &x, matrix.cols());
+        for r in 0..R.min(task.rows.end - row) {
+            for t in 0..T {
+                out[t].add(row - task.rows.start + r).write(L::sum(sums[r][t]));
+            }
+        }
+    }
+    T
+}
+
+/// `R × T` dots of `cols` columns, as unsummed lanes.
+#[inline(always)]
+unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
+    w: &[*const u8; R],
+    scales: &[*const f32; R],
+    x: &[*const u8; T],
+    cols: usize,
+) -> [[L::F; T]; R] {
+    // Bytes of a step of inputs: the layouts differ only in the element's size.
+    let x_bytes = D::LAYOUT.row_bytes(32) / (32 / D::STEP);
+    let steps = cols / D::STEP;
+    let rest = cols % D::STEP;
+    let mut sums = [[L::splat(0.0); T]; R];
+    if D::BLOCK_STEPS == 0 {
+        for s in 0..steps {
+            step::<L, D, R, T>(&mut sums, w, s * D::WEIGHT_BYTES, x, s * x_bytes);
+        }
+        if rest > 0 {
+            last_step::<L, D, R, T>(&mut sums, w, steps * D::WEIGHT_BYTES, rest, x, steps * x_bytes);
+        }
+        return sums;
+    }
+    let blocks = cols.div_ceil(D::BLOCK_STEPS * D::STEP);
+    for block in 0..blocks {
+        let mut part = [[L::splat(0.0); T]; R];
+        let start = block * D::BLOCK_STEPS;
+        if start + D::BLOCK_STEPS <= steps {
+            // A whole block, with a bound the compiler can unroll.
+            for s in 0..D::BLOCK_STEPS {
+                step::<L, D, R, T>(&mut part, w, (start + s) * D::WEIGHT_BYTES, x, (start + s) * x_bytes);
+            }
+        } else {
+            for s in start..steps {
+                step::<L, D, R, T>(&mut part, w, s * D::WEIGHT_BYTES, x, s * x_bytes);
+            }
+            if rest > 0 {
+                last_step::<L, D, R, T>(&mut part, w, steps * D::WEIGHT_BYTES, rest, x, steps * x_bytes);
+            }
+        }
+        for r in 0..R {
+            let scale = L::splat(*scales[r].add(block));
+            for t in 0..T {
+                sums[r][t] = L::fma(part[r][t], scale, sums[r][t]);
+            }
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+unsafe fn step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
+    sums: &mut [[L::F; T]; R],
+    w: &[*const u8; R],
+    w_at: usize,
+    x: &[*const u8; T],
+    x_at: usize,
+) {
+    for r in 0..R {
+        let weights = D::load(w[r].add(w_at));
+        for t in 0..T {
+            sums[r][t] = D::dot(sums[r][t], weights, x[t].add(x_at));
+        }
+    }
+}
+
+/// The `rest` columns behind the last whole step, zeros behind them. (Inputs are padded already.)
+#[inline(always)]
+unsafe fn last_step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
+    sums: &mut [[L::F; T]; R],
+    w: &[*const u8; R],
+    w_at: usize,
+    rest: usize,
+    x: &[*const u8; T],
+    x_at: usize,
+) {
+    let mut padded = [[0u8; 4 * LANES]; R];
+    let bytes = rest * D::WEIGHT_BYTES / D::STEP;
+    for r in 0..R {
+        std::ptr::copy_nonoverlapping(w[r].add(w_at), padded[r].as_mut_ptr(), bytes);
+    }
+    let w = std::array::from_fn(|r| padded[r].as_ptr());
+    step::<L, D, R, T>(sums, &w, 0, x, x_at);
+}

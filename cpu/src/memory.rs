@@ -1,0 +1,146 @@
+//! The memory that kernels read and write: aligned vectors, lazily mapped regions, and slices whose
+//! disjoint parts several workers write at once.
+
+use std::{marker::PhantomData, ops::Range, ptr::NonNull};
+
+/// A cache line of f32, so that vectors of them begin on one.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// A growable f32 vector that begins on a cache line.
+#[derive(Debug, Default)]
+pub(crate) struct AlignedVec {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl AlignedVec {
+    /// `len` zeros.
+    pub(crate) fn zeroed(len: usize) -> Self {
+        Self { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+    }
+
+    /// At least `len` elements of which the caller knows nothing; allocates only to grow.
+    pub(crate) fn at_least(&mut self, len: usize) -> &mut [f32] {
+        if self.len < len {
+            self.lines.resize(len.div_ceil(16), Line([0.0; 16]));
+            self.len = len;
+        }
+        &mut self[..len]
+    }
+}
+
+impl std::ops::Deref for AlignedVec {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `Line` is 16 f32 without padding, and `len <= 16 * lines.len()`.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for AlignedVec {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Zeroed anonymous memory that the operating system provides page by page on first touch.
+#[derive(Debug)]
+pub(crate) struct Region {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a region owns its mapping; access follows the borrow of the region as for `Box<[u8]>`.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// `len` bytes, or `None` if the operating system refuses.
+    pub(crate) fn zeroed(len: usize) -> Option<Self> {
+        if len == 0 {
+            return Some(Self { start: NonNull::<Line>::dangling().cast(), len });
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh anonymous mapping touches no memory of ours.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range was mapped above. Advice only: attention walks pages of keys in an order
+        // of its own, so fewer TLB entries help, and failure costs nothing else.
+        unsafe {
+            libc::madvise(start, len, libc::MADV_HUGEPAGE);
+        }
+        Some(Self { start: NonNull::new(start.cast())?, len })
+    }
+
+    /// The bytes as f32, as many as are whole.
+    pub(crate) fn words(&mut self) -> &mut [f32] {
+        // SAFETY: a mapping begins on a page, so it is aligned; every bit pattern is an f32; the borrow
+        // is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len / 4) }
+    }
+
+    /// The bytes, for several workers.
+    pub(crate) fn disjoint(&mut self) -> Disjoint<'_, u8> {
+        Disjoint { start: self.start.as_ptr(), len: self.len, borrow: PhantomData }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: this mapping was made in `zeroed` and nobody can borrow it any more.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        }
+    }
+}
+
+/// A mutable slice whose parts are handed to several workers. That the parts of different workers do
+/// not overlap is each user's proof.
+#[derive(Clone, Copy)]
+pub(crate) struct Disjoint<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a `Disjoint` is a `&mut [T]` whose exclusive use the callers of `part` divide among threads.
+unsafe impl<T: Send> Send for Disjoint<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    /// All of `slice`.
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
+    }
+
+    /// Elements.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first element's address.
+    pub(crate) fn as_ptr(&self) -> *mut T {
+        self.start
+    }
+
+    /// A part of it.
+    ///
+    /// # Safety
+    /// While the part is borrowed nobody else holds a part that overlaps it.
+    #[expect(clippy::mut_from_ref, reason = "the exclusive borrow is divided, see the type")]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {}", self.len);
+        // SAFETY: in bounds by the assertion; exclusive by this function's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}

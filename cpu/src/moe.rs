@@ -1,0 +1,247 @@
+//! Mixture of experts: tokens grouped by expert, so that each expert's weights are read once a step.
+//!
+//! A *slot* is one (token, choice) pair: token `slot / top_k`, choice `slot % top_k`. Three passes, a
+//! barrier between them:
+//!
+//! ```text
+//! gate, up, SiLU   (expert, rows of inner,  its slots) ─▶ inner[slot]     x[token of slot]
+//! down             (expert, rows of hidden, its slots) ─▶ products[slot]  inner[slot]
+//! sum              (token, columns)                    ─▶ out[token]      products[its slots, in order]
+//! ```
+//!
+//! The last pass adds in the routing's order, whatever the grouping was. An expert without slots costs a
+//! look at a counter.
+
+use std::ops::Range;
+
+use quern_backend::PackedMatrix;
+
+use crate::{
+    buffer::{Buffer, Routing},
+    detect::Kernels,
+    gemm::Gemm,
+    memory::{AlignedVec, Disjoint},
+    pool::Pool,
+    product::{Prepared, UNIT_ROWS, UNIT_TOKENS, Unit, cut, grain},
+};
+
+/// Elements of products that the caller sums sooner than a second worker wakes.
+const SMALL_SUM: usize = 32 << 10;
+
+/// The experts of a layer, where the checkpoint's owner keeps them.
+#[derive(Debug)]
+pub struct Experts {
+    gate: Vec<PackedMatrix>,
+    up: Vec<PackedMatrix>,
+    down: Vec<PackedMatrix>,
+    inner: usize,
+    hidden: usize,
+}
+
+impl Experts {
+    pub(crate) fn new(gate: &[PackedMatrix], up: &[PackedMatrix], down: &[PackedMatrix]) -> Self {
+        assert!(!gate.is_empty() && gate.len() == up.len() && up.len() == down.len(), "three matrices an expert");
+        let (inner, hidden) = (gate[0].rows(), gate[0].cols());
+        let shaped =
+            |m: &PackedMatrix, rows, cols| assert_eq!((m.rows(), m.cols()), (rows, cols), "shape of an expert");
+        gate.iter().chain(up).for_each(|m| shaped(m, inner, hidden));
+        down.iter().for_each(|m| shaped(m, hidden, inner));
+        Self { gate: gate.to_vec(), up: up.to_vec(), down: down.to_vec(), inner, hidden }
+    }
+}
+
+/// Working space of one worker.
+#[derive(Debug)]
+struct Bench {
+    gate: AlignedVec,
+    up: AlignedVec,
+}
+
+/// Working space of [`moe`].
+#[derive(Debug)]
+pub(crate) struct MoeScratch {
+    inputs: Prepared,
+    inner_inputs: Prepared,
+    /// `[slots, inner]`.
+    inner: AlignedVec,
+    /// `[slots, hidden]`.
+    products: AlignedVec,
+    units: Vec<Unit>,
+    /// Where each expert's slots begin in `slots`; one more than experts.
+    starts: Vec<usize>,
+    /// Slots by expert, in order of token within one.
+    slots: Vec<u32>,
+    /// Token of each of `slots`.
+    tokens: Vec<u32>,
+    /// 0, 1, 2, …
+    identity: Vec<u32>,
+    benches: Vec<Bench>,
+}
+
+impl MoeScratch {
+    pub(crate) fn new(workers: usize) -> Self {
+        let room = || AlignedVec::zeroed(UNIT_ROWS * UNIT_TOKENS);
+        Self {
+            inputs: Prepared::default(),
+            inner_inputs: Prepared::default(),
+            inner: AlignedVec::default(),
+            products: AlignedVec::default(),
+            units: Vec::new(),
+            starts: Vec::new(),
+            slots: Vec::new(),
+            tokens: Vec::new(),
+            identity: (0..UNIT_TOKENS as u32).collect(),
+            benches: (0..workers).map(|_| Bench { gate: room(), up: room() }).collect(),
+        }
+    }
+
+    /// Counting sort of the slots by expert.
+    fn group(&mut self, routing: &Routing, experts: usize) {
+        let Self { starts, slots, tokens, .. } = self;
+        starts.clear();
+        starts.resize(experts + 1, 0);
+        for &expert in routing.experts() {
+            starts[expert as usize + 1] += 1;
+        }
+        for e in 0..experts {
+            starts[e + 1] += starts[e];
+        }
+        slots.resize(routing.experts().len(), 0);
+        tokens.resize(slots.len(), 0);
+        for (slot, &expert) in routing.experts().iter().enumerate() {
+            // `starts` serves as the place of each expert's next slot; put right below.
+            let at = &mut starts[expert as usize];
+            slots[*at] = slot as u32;
+            tokens[*at] = (slot / routing.top_k()) as u32;
+            *at += 1;
+        }
+        starts.rotate_right(1);
+        starts[0] = 0;
+    }
+
+    /// The place of one expert's slots.
+    fn slots_of(starts: &[usize], expert: usize) -> Range<usize> {
+        starts[expert]..starts[expert + 1]
+    }
+}
+
+/// See [`quern_backend::Backend::moe`].
+pub(crate) fn moe(
+    kernels: &Kernels,
+    pool: &Pool,
+    scratch: &mut MoeScratch,
+    x: &Buffer,
+    routing: &Routing,
+    experts: &Experts,
+    out: &mut Buffer,
+) {
+    let (inner, hidden, top_k) = (experts.inner, experts.hidden, routing.top_k());
+    assert_eq!(x.rows(), routing.rows(), "rows of the input and of the routing");
+    assert!(x.cols() == hidden && out.cols() == hidden, "columns {} and {} of {hidden}", x.cols(), out.cols());
+    out.set_rows(x.rows());
+    let count = experts.gate.len();
+    scratch.group(routing, count);
+    let MoeScratch {
+        inputs,
+        inner_inputs,
+        inner: rows_inner,
+        products,
+        units,
+        starts,
+        slots,
+        tokens,
+        identity,
+        benches,
+    } = scratch;
+    let in_use = (0..count).filter(|&e| starts[e] < starts[e + 1]);
+
+    let formats = in_use.clone().flat_map(|e| [experts.gate[e].format(), experts.up[e].format()]);
+    inputs.prepare(kernels, pool, x.values(), hidden, formats);
+    units.clear();
+    let mut widest = 0;
+    for e in in_use.clone() {
+        let row_bytes = experts.gate[e].format().row_bytes(hidden) + experts.up[e].format().row_bytes(hidden);
+        widest = widest.max(row_bytes);
+        cut(units, e, inner, row_bytes, MoeScratch::slots_of(starts, e));
+    }
+    let all_inner = rows_inner.at_least(slots.len() * inner);
+    {
+        let (out, benches) = (Disjoint::new(all_inner), Disjoint::new(benches));
+        let (units, inputs) = (&*units, &*inputs);
+        pool.for_each(units.len(), grain(units, widest), |worker, range| {
+            // SAFETY: each worker has a bench of its own.
+            let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
+            for unit in &units[range] {
+                let places = unit.token..unit.token + unit.tokens;
+                for (matrix, to) in [(&experts.gate, &mut bench.gate), (&experts.up, &mut bench.up)] {
+                    let matrix = &matrix[unit.matrix];
+                    let task = Gemm {
+                        matrix,
+                        rows: unit.row..unit.row + unit.rows,
+                        x: inputs.inputs(kernels, matrix.format(), hidden),
+                        x_rows: &tokens[places.clone()],
+                        out: Disjoint::new(to),
+                        out_stride: unit.rows,
+                        out_rows: &identity[..unit.tokens],
+                        out_column: 0,
+                    };
+                    // SAFETY: the output is this worker's.
+                    unsafe { kernels.gemm(&task) };
+                }
+                for (i, &slot) in slots[places].iter().enumerate() {
+                    let at = slot as usize * inner + unit.row;
+                    // SAFETY: (slot, rows of inner) is this unit's alone.
+                    let out = unsafe { out.part(at..at + unit.rows) };
+                    let here = i * unit.rows..(i + 1) * unit.rows;
+                    kernels.silu_mul(&bench.gate[here.clone()], &bench.up[here], out);
+                }
+            }
+        });
+    }
+
+    let formats = in_use.clone().map(|e| experts.down[e].format());
+    inner_inputs.prepare(kernels, pool, all_inner, inner, formats);
+    units.clear();
+    let mut widest = 0;
+    for e in in_use {
+        let row_bytes = experts.down[e].format().row_bytes(inner);
+        widest = widest.max(row_bytes);
+        cut(units, e, hidden, row_bytes, MoeScratch::slots_of(starts, e));
+    }
+    let products = products.at_least(slots.len() * hidden);
+    {
+        let out = Disjoint::new(products);
+        let (units, inputs) = (&*units, &*inner_inputs);
+        pool.for_each(units.len(), grain(units, widest), |_, range| {
+            for unit in &units[range] {
+                let matrix = &experts.down[unit.matrix];
+                let slots = &slots[unit.token..unit.token + unit.tokens];
+                let task = Gemm {
+                    matrix,
+                    rows: unit.row..unit.row + unit.rows,
+                    x: inputs.inputs(kernels, matrix.format(), inner),
+                    x_rows: slots,
+                    out,
+                    out_stride: hidden,
+                    out_rows: slots,
+                    out_column: unit.row,
+                };
+                // SAFETY: (slot, rows of hidden) is this unit's alone.
+                unsafe { kernels.gemm(&task) };
+            }
+        });
+    }
+
+    let products = &*products;
+    let rows = x.rows();
+    let grain = if products.len() <= SMALL_SUM { rows } else { 1 };
+    let out = Disjoint::new(out.values_mut());
+    pool.for_each(rows, grain, |_, range| {
+        for row in range {
+            // SAFETY: each row is summed by one worker.
+            let out = unsafe { out.part(row * hidden..(row + 1) * hidden) };
+            let weights = &routing.weights()[row * top_k..(row + 1) * top_k];
+            kernels.weighted_sum(weights, &products[row * top_k * hidden..(row + 1) * top_k * hidden], hidden, 0, out);
+        }
+    });
+}

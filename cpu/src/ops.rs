@@ -1,0 +1,238 @@
+//! The operations of [`CpuBackend`], each a split of its work over the pool.
+
+use quern_backend::{
+    Backend, DType, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowOutput, RowTask,
+    UploadError, sampling,
+};
+
+use crate::{
+    CpuBackend,
+    attention::Step,
+    buffer::{Buffer, Routing},
+    kv_cache::KvCache,
+    memory::Disjoint,
+    moe::{self, Experts},
+    product::{self, Weight},
+    route::route_row,
+};
+
+/// Elements of activations that the caller goes through sooner than a second worker wakes.
+const SMALL: usize = 16 << 10;
+
+impl CpuBackend {
+    /// Call `f(row, its part of out)` for each of `rows` rows of `cols` elements.
+    fn each_row<T: Send>(&self, out: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+        let rows = out.len() / cols.max(1);
+        let grain = if out.len() <= SMALL { rows } else { 1 + SMALL / 4 / cols };
+        let out = Disjoint::new(out);
+        self.pool.for_each(rows, grain, |_, range| {
+            for row in range {
+                // SAFETY: each row is one worker's.
+                f(row, unsafe { out.part(row * cols..(row + 1) * cols) });
+            }
+        });
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = Buffer;
+    type Weight = Weight;
+    type Experts = Experts;
+    type Routing = Routing;
+    type KvCache = KvCache;
+
+    fn alloc(&self, capacity: usize, cols: usize) -> Buffer {
+        Buffer::zeroed(capacity, cols)
+    }
+
+    fn alloc_routing(&self, capacity: usize, top_k: usize) -> Routing {
+        Routing::with_capacity(capacity, top_k)
+    }
+
+    fn alloc_kv(&self, spec: &KvSpec) -> Result<KvCache, UploadError> {
+        let format = match spec.dtype {
+            DType::F32 | DType::BF16 => None,
+            DType::F16 => Some(QuantFormat::F16),
+            DType::F8E4M3 => Some(QuantFormat::Fp8Block128),
+        };
+        if let Some(format) = format {
+            return Err(UploadError::UnsupportedFormat { op: "attention", format, backend: "cpu" });
+        }
+        self.scratch().attention.reserve(&spec.heads);
+        let bytes = KvCache::bytes(spec).unwrap_or(usize::MAX);
+        KvCache::new(spec).ok_or(UploadError::OutOfMemory { what: "KV pages", bytes, backend: "cpu" })
+    }
+
+    fn upload_weight(&self, parts: &[PackedMatrix]) -> Result<Weight, UploadError> {
+        Ok(Weight::new(parts))
+    }
+
+    fn upload_experts(
+        &self,
+        gate: &[PackedMatrix],
+        up: &[PackedMatrix],
+        down: &[PackedMatrix],
+    ) -> Result<Experts, UploadError> {
+        Ok(Experts::new(gate, up, down))
+    }
+
+    fn write(&self, buffer: &mut Buffer, values: &[f32]) {
+        assert_eq!(values.len() % buffer.cols(), 0, "whole rows of {} columns", buffer.cols());
+        buffer.set_rows(values.len() / buffer.cols());
+        buffer.values_mut().copy_from_slice(values);
+    }
+
+    fn read(&self, buffer: &Buffer) -> Vec<f32> {
+        buffer.values().to_vec()
+    }
+
+    fn zero(&self, buffer: &mut Buffer, rows: usize) {
+        buffer.set_rows(rows);
+        buffer.values_mut().fill(0.0);
+    }
+
+    fn embed(&self, table: &Weight, ids: &[u32], out: &mut Buffer) {
+        let [table] = table.parts() else { panic!("an embedding table is one matrix, not {}", table.parts().len()) };
+        assert_eq!(out.cols(), table.cols(), "columns of the output and of the table");
+        out.set_rows(ids.len());
+        let cols = out.cols();
+        self.each_row(out.values_mut(), cols, |i, row| table.decode_row(ids[i] as usize, row));
+    }
+
+    fn add_rms_norm(&self, residual: &mut Buffer, delta: &Buffer, gain: &Buffer, eps: f32, out: &mut Buffer) {
+        assert_eq!(residual.rows(), delta.rows(), "rows of the residual and of what is added");
+        out.set_rows(residual.rows());
+        let cols = residual.cols();
+        assert_eq!(out.cols(), cols, "columns of the output and of the residual");
+        let out = Disjoint::new(out.values_mut());
+        self.each_row(residual.values_mut(), cols, |i, row| {
+            // SAFETY: row `i` is one worker's.
+            let out = unsafe { out.part(i * cols..(i + 1) * cols) };
+            self.kernels.add_rms_norm(row, delta.row(i), gain.row(0), eps, out);
+        });
+    }
+
+    fn linear(&self, x: &Buffer, weight: &Weight, out: &mut Buffer) {
+        product::linear(&self.kernels, &self.pool, &mut self.scratch().product, x, weight, out);
+    }
+
+    fn qk_norm_rope(
+        &self,
+        qkv: &mut Buffer,
+        heads: &HeadLayout,
+        q_gain: &Buffer,
+        k_gain: &Buffer,
+        eps: f32,
+        rotation: &Buffer,
+    ) {
+        assert_eq!(qkv.rows(), rotation.rows(), "rows of qkv and of the rotation");
+        assert_eq!(qkv.cols(), heads.qkv_dim(), "columns of qkv");
+        let cols = qkv.cols();
+        self.each_row(qkv.values_mut(), cols, |i, row| {
+            let rotated = row[..heads.q_dim() + heads.kv_dim()].chunks_exact_mut(heads.head_dim);
+            for (h, head) in rotated.enumerate() {
+                let gain = if h < heads.num_heads { q_gain } else { k_gain };
+                self.kernels.norm_rope(head, gain.row(0), eps, rotation.row(i));
+            }
+        });
+    }
+
+    fn attention(
+        &self,
+        qkv: &Buffer,
+        heads: &HeadLayout,
+        kv: &mut KvCache,
+        layer: usize,
+        batch: &PagedBatch,
+        out: &mut Buffer,
+    ) {
+        assert_eq!(qkv.rows(), batch.num_rows(), "rows of qkv and of the batch");
+        assert_eq!(*heads, kv.spec().heads, "heads of the layer and of the pages");
+        assert!(qkv.cols() == heads.qkv_dim() && out.cols() == heads.q_dim(), "columns of qkv and of the output");
+        out.set_rows(qkv.rows());
+        let bf16 = kv.spec().dtype == DType::BF16;
+        let pages = kv.layer(layer);
+        let step = Step { kernels: &self.kernels, pool: &self.pool, qkv, heads, pages, bf16, batch };
+        step.store();
+        step.attend(&mut self.scratch().attention, out);
+    }
+
+    fn silu_mul(&self, gate_up: &Buffer, out: &mut Buffer) {
+        assert_eq!(gate_up.cols(), 2 * out.cols(), "columns of gate and up, and of the output");
+        out.set_rows(gate_up.rows());
+        let cols = out.cols();
+        self.each_row(out.values_mut(), cols, |i, row| {
+            let (gate, up) = gate_up.row(i).split_at(cols);
+            self.kernels.silu_mul(gate, up, row);
+        });
+    }
+
+    fn route(&self, logits: &Buffer, renormalise: bool, routing: &mut Routing) {
+        routing.set_rows(logits.rows());
+        let top_k = routing.top_k();
+        let (experts, weights) = routing.parts_mut();
+        let weights = Disjoint::new(weights);
+        self.each_row(experts, top_k, |i, experts| {
+            // SAFETY: row `i` is one worker's.
+            let weights = unsafe { weights.part(i * top_k..(i + 1) * top_k) };
+            route_row(logits.row(i), renormalise, experts, weights);
+        });
+    }
+
+    fn moe(&self, x: &Buffer, routing: &Routing, experts: &Experts, out: &mut Buffer) {
+        moe::moe(&self.kernels, &self.pool, &mut self.scratch().moe, x, routing, experts, out);
+    }
+
+    fn gather_rows(&self, x: &Buffer, rows: &[usize], out: &mut Buffer) {
+        assert_eq!(out.cols(), x.cols(), "columns of the output and of the input");
+        out.set_rows(rows.len());
+        let cols = out.cols();
+        out.values_mut().chunks_exact_mut(cols).zip(rows).for_each(|(row, &from)| row.copy_from_slice(x.row(from)));
+    }
+
+    fn sample(&self, logits: &mut Buffer, tasks: &[LogitRow], out: &mut Vec<RowOutput>) {
+        assert_eq!(logits.rows(), tasks.len(), "rows of logits and tasks");
+        out.clear();
+        out.resize_with(tasks.len(), RowOutput::default);
+        let outputs = Disjoint::new(out.as_mut_slice());
+        let cols = logits.cols();
+        let rows = Disjoint::new(logits.values_mut());
+        self.pool.for_each(tasks.len(), 1, |_, range| {
+            for i in range {
+                // SAFETY: row `i` and its output are one worker's.
+                let row = unsafe { rows.part(i * cols..(i + 1) * cols) };
+                // SAFETY: as above.
+                let output = &mut unsafe { outputs.part(i..i + 1) }[0];
+                *output = match self.plainly_greedy(row, &tasks[i]) {
+                    Some(token) => RowOutput { token, ..RowOutput::default() },
+                    None => sampling::sample_row(row, &tasks[i]),
+                };
+            }
+        });
+    }
+}
+
+impl CpuBackend {
+    /// The largest logit's token, where that is all the task asks for and every logit is finite: the
+    /// same as [`sampling::sample_row`], at the speed of memory.
+    fn plainly_greedy(&self, logits: &[f32], task: &LogitRow) -> Option<u32> {
+        let RowTask::Sample { params, banned, mask, .. } = &task.task else { return None };
+        let plain = params.temperature == 0.0
+            && !params.needs_counts()
+            && params.logit_bias.is_empty()
+            && banned.is_empty()
+            && mask.is_none()
+            && !task.want_logprob
+            && task.top_logprobs == 0
+            && task.logprob_ids.is_empty();
+        if !plain {
+            return None;
+        }
+        let peak = self.kernels.peak(logits)?;
+        // By blocks, so that the comparison runs in vectors.
+        const BLOCK: usize = 256;
+        let block = logits.chunks(BLOCK).position(|b| b.iter().fold(false, |found, &x| found | (x == peak)))?;
+        let within = logits[block * BLOCK..].iter().position(|&x| x == peak)?;
+        u32::try_from(block * BLOCK + within).ok()
+    }
+}

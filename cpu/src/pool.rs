@@ -1,0 +1,324 @@
+//! [`Pool`]: persistent pinned threads that run one closure together.
+//!
+//! A decode step has several hundred parallel regions of some tens of microseconds, so starting one
+//! must cost about a microsecond: workers spin for [`SPIN`] after their last region and park only
+//! then. Starting a region is one store; nothing is allocated.
+//!
+//! Ownership of the shared state, by phase:
+//!
+//! ```text
+//! caller:  write job, remaining = workers - 1 ──▶ epoch += 1 ──▶ own part ──▶ wait remaining == 0
+//!                                                    │ acquire                    ▲ release
+//! worker:                    read job ◀──────────────┘ ──▶ its part ──▶ remaining -= 1
+//! ```
+//!
+//! Between `epoch += 1` and `remaining == 0` nobody writes the job, and outside of it nobody reads it.
+
+use std::{
+    any::Any,
+    cell::UnsafeCell,
+    io,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle, Thread},
+    time::{Duration, Instant},
+};
+
+use crate::affinity;
+
+/// How long a thread spins before it parks: longer than the gaps between the operations of one step,
+/// short enough that an idle server does not heat the room.
+const SPIN: Duration = Duration::from_micros(40);
+
+type Job = *const (dyn Fn(usize) + Sync);
+
+struct Shared {
+    /// The closure of the present region; see the drawing above for who may touch it when.
+    job: UnsafeCell<Option<Job>>,
+    /// Counts regions; a worker starts when it changes.
+    epoch: AtomicUsize,
+    /// Workers that have not finished the present region.
+    remaining: AtomicUsize,
+    /// The caller of the present region, while it is parked.
+    waiting: Mutex<Option<Thread>>,
+    caller_parked: AtomicBool,
+    /// The first panic of the present region.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    stop: AtomicBool,
+    /// One flag a worker: it has parked, or is about to.
+    parked: Vec<AtomicBool>,
+    spin: Duration,
+}
+
+// SAFETY: `job` is the only field that is not `Sync` by itself. It is written by the caller, who holds
+// `Pool::turn`, before the release of `epoch`, and read by workers after they acquire it; the caller
+// does not write it again before it has acquired `remaining == 0`. The closure it points to is `Sync`.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer is only followed during a region, while the closure is borrowed.
+unsafe impl Send for Shared {}
+
+/// A team of threads. The caller's thread is worker 0.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    /// Whoever holds it runs the present region.
+    turn: Mutex<()>,
+}
+
+impl Pool {
+    /// `workers` threads, the caller's included. Each of the others is pinned to a core of its own if
+    /// there are cores enough.
+    pub(crate) fn new(workers: usize) -> io::Result<Self> {
+        assert!(workers > 0, "a pool of 0 workers");
+        let cores = affinity::allowed_cores();
+        let enough = workers <= cores.len();
+        let shared = Arc::new(Shared {
+            job: UnsafeCell::new(None),
+            epoch: AtomicUsize::new(0),
+            remaining: AtomicUsize::new(0),
+            waiting: Mutex::new(None),
+            caller_parked: AtomicBool::new(false),
+            panic: Mutex::new(None),
+            stop: AtomicBool::new(false),
+            parked: (1..workers).map(|_| AtomicBool::new(false)).collect(),
+            // More workers than cores: who spins keeps the one it waits for from running.
+            spin: if enough { SPIN } else { Duration::ZERO },
+        });
+        let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()) };
+        for worker in 1..workers {
+            let shared = Arc::clone(&pool.shared);
+            let core = enough.then(|| cores[worker]);
+            let body = move || {
+                if let Some(core) = core {
+                    affinity::pin_current_thread(core);
+                }
+                work(&shared, worker);
+            };
+            // A failure drops `pool`, which stops the threads started so far.
+            pool.threads.push(thread::Builder::new().name(format!("quern-cpu-{worker}")).spawn(body)?);
+        }
+        Ok(pool)
+    }
+
+    /// Threads of the team.
+    pub(crate) fn workers(&self) -> usize {
+        self.threads.len() + 1
+    }
+
+    /// Call `f(worker)` once for each worker, on its thread, and wait for all.
+    ///
+    /// # Panics
+    /// If a call panics, with its payload, after all others have returned. The pool stays usable.
+    /// Regions do not nest: calling this from within `f` never returns.
+    pub(crate) fn run(&self, f: &(dyn Fn(usize) + Sync)) {
+        if self.threads.is_empty() {
+            return f(0);
+        }
+        let turn = lock(&self.turn);
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes. This function does not return, not even by unwinding,
+        // before `remaining == 0`, and no worker follows the pointer after its decrement.
+        let job: Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
+        // SAFETY: `turn` is held and the previous region has ended, so nobody else reads or writes.
+        unsafe { *shared.job.get() = Some(job) };
+        shared.remaining.store(self.threads.len(), Ordering::Relaxed);
+        // Sequentially consistent against `parked`: either the worker sees the new epoch before it
+        // parks, or we see that it is parked.
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for (thread, parked) in self.threads.iter().zip(&shared.parked) {
+            if parked.load(Ordering::SeqCst) {
+                thread.thread().unpark();
+            }
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| f(0)));
+        self.wait();
+        let theirs = lock(&shared.panic).take();
+        drop(turn);
+        if let Some(payload) = own.err().or(theirs) {
+            resume_unwind(payload);
+        }
+    }
+
+    fn wait(&self) {
+        let shared = &*self.shared;
+        let finished = || shared.remaining.load(Ordering::SeqCst) == 0;
+        if spin_until(shared.spin, finished) {
+            return;
+        }
+        *lock(&shared.waiting) = Some(thread::current());
+        shared.caller_parked.store(true, Ordering::SeqCst);
+        while !finished() {
+            thread::park();
+        }
+        shared.caller_parked.store(false, Ordering::SeqCst);
+    }
+
+    /// Cut `0..n` into pieces of `grain` (the last may be shorter) and call `f(worker, piece)` for
+    /// each, whoever is free taking the next. Up to `grain` items run on the caller alone.
+    pub(crate) fn for_each(&self, n: usize, grain: usize, f: impl Fn(usize, Range<usize>) + Sync) {
+        let grain = grain.max(1);
+        if n <= grain || self.threads.is_empty() {
+            if n > 0 {
+                f(0, 0..n);
+            }
+            return;
+        }
+        let next = AtomicUsize::new(0);
+        self.run(&|worker| {
+            loop {
+                let start = next.fetch_add(grain, Ordering::Relaxed);
+                if start >= n {
+                    break;
+                }
+                f(worker, start..(start + grain).min(n));
+            }
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
+            // Workers catch the panics of jobs, so there is no result to look at.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A worker's life.
+fn work(shared: &Shared, worker: usize) {
+    let mut seen = 0;
+    loop {
+        let changed = || shared.epoch.load(Ordering::SeqCst) != seen;
+        if !spin_until(shared.spin, changed) {
+            let parked = &shared.parked[worker - 1];
+            parked.store(true, Ordering::SeqCst);
+            while !changed() {
+                thread::park();
+            }
+            parked.store(false, Ordering::SeqCst);
+        }
+        seen = shared.epoch.load(Ordering::SeqCst);
+        if shared.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        // SAFETY: the epoch was acquired, so the caller's write of the job happened before, and it
+        // writes no other before this worker's decrement below.
+        let job = unsafe { (*shared.job.get()).expect("an epoch begins with a job") };
+        // SAFETY: the caller keeps the closure alive until `remaining == 0`.
+        let job = unsafe { &*job };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(worker))) {
+            lock(&shared.panic).get_or_insert(payload);
+        }
+        if shared.remaining.fetch_sub(1, Ordering::SeqCst) == 1
+            && shared.caller_parked.load(Ordering::SeqCst)
+            && let Some(caller) = lock(&shared.waiting).clone()
+        {
+            caller.unpark();
+        }
+    }
+}
+
+/// Spin until `done` or `limit`; says whether it is done.
+fn spin_until(limit: Duration, done: impl Fn() -> bool) -> bool {
+    if done() {
+        return true;
+    }
+    if limit.is_zero() {
+        return false;
+    }
+    let start = Instant::now();
+    loop {
+        for _ in 0..32 {
+            if done() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if start.elapsed() > limit {
+            return done();
+        }
+    }
+}
+
+/// Nothing behind these locks can be left half written, so poison means nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_visited_once() {
+        for workers in [1, 2, 3, 5] {
+            let pool = Pool::new(workers).unwrap();
+            for (n, grain) in [(0, 1), (1, 1), (7, 2), (1000, 3), (1000, 1000), (5, 0)] {
+                let visits: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+                pool.for_each(n, grain, |worker, items| {
+                    assert!(worker < workers);
+                    items.for_each(|i| {
+                        visits[i].fetch_add(1, Ordering::Relaxed);
+                    });
+                });
+                assert!(visits.iter().all(|v| v.load(Ordering::Relaxed) == 1), "{workers} workers, {n} by {grain}");
+            }
+        }
+    }
+
+    #[test]
+    fn regions_follow_one_another_by_the_thousand() {
+        let pool = Pool::new(3).unwrap();
+        let total = AtomicUsize::new(0);
+        for _ in 0..5000 {
+            pool.run(&|_| {
+                total.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(total.load(Ordering::Relaxed), 15_000);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(3).unwrap();
+        for unlucky in 0..3 {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(&|worker| assert_ne!(worker, unlucky, "worker {worker} is unlucky"));
+            }));
+            let payload = result.expect_err("the panic arrives");
+            let text = payload.downcast_ref::<String>().expect("a formatted message");
+            assert!(text.contains("is unlucky"), "{text}");
+            let count = AtomicUsize::new(0);
+            pool.run(&|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(count.load(Ordering::Relaxed), 3);
+        }
+    }
+
+    #[test]
+    fn several_callers_take_turns() {
+        let pool = Pool::new(2).unwrap();
+        let total = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        pool.for_each(10, 1, |_, items| {
+                            total.fetch_add(items.len(), Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.load(Ordering::Relaxed), 8000);
+    }
+}

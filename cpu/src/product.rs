@@ -1,0 +1,189 @@
+//! Matrix products as units of work: preparing inputs, cutting rows × tokens, running the units.
+
+use quern_backend::{PackedMatrix, QuantFormat};
+
+use crate::{
+    buffer::Buffer,
+    detect::Kernels,
+    dot::Layout,
+    gemm::{Gemm, Inputs},
+    memory::{AlignedVec, Disjoint},
+    pool::Pool,
+};
+
+/// Rows of a unit at most. With [`UNIT_TOKENS`] a unit's weights and inputs at 2048 columns of bf16 are
+/// 256 and 192 KiB: half of a second-level cache.
+pub(crate) const UNIT_ROWS: usize = 64;
+
+/// Tokens of a unit at most.
+pub(crate) const UNIT_TOKENS: usize = 48;
+
+/// Up to this many tokens the weights' way from memory takes the time, and units are cut by their bytes.
+const FEW_TOKENS: usize = 8;
+
+/// Weights of a unit with few tokens: two microseconds of one core's bandwidth, ten times what it costs
+/// to take the next unit.
+const UNIT_BYTES: usize = 64 << 10;
+
+/// Bytes of weights times tokens that the caller computes sooner than a second worker wakes.
+const SMALL: usize = 64 << 10;
+
+/// Elements that the caller prepares sooner than a second worker wakes.
+const SMALL_INPUTS: usize = 32 << 10;
+
+/// A weight: one or more matrices stacked by rows, where the checkpoint's owner keeps them.
+#[derive(Debug)]
+pub struct Weight {
+    parts: Vec<PackedMatrix>,
+    rows: usize,
+    cols: usize,
+}
+
+impl Weight {
+    pub(crate) fn new(parts: &[PackedMatrix]) -> Self {
+        let cols = parts.first().map_or(0, PackedMatrix::cols);
+        assert!(cols > 0 && parts.iter().all(|p| p.cols() == cols), "stacked matrices share their columns");
+        Self { parts: parts.to_vec(), rows: parts.iter().map(PackedMatrix::rows).sum(), cols }
+    }
+
+    pub(crate) fn parts(&self) -> &[PackedMatrix] {
+        &self.parts
+    }
+}
+
+/// Some rows of one matrix times some tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unit {
+    /// Index of the matrix, or of the expert.
+    pub(crate) matrix: usize,
+    pub(crate) row: usize,
+    pub(crate) rows: usize,
+    pub(crate) token: usize,
+    pub(crate) tokens: usize,
+}
+
+/// Cut `rows × tokens` of one matrix, tokens innermost: units that share weights follow one another.
+pub(crate) fn cut(units: &mut Vec<Unit>, matrix: usize, rows: usize, row_bytes: usize, tokens: std::ops::Range<usize>) {
+    let unit_rows = if tokens.len() <= FEW_TOKENS {
+        (UNIT_BYTES / row_bytes.max(1)).next_multiple_of(4).clamp(4, UNIT_ROWS)
+    } else {
+        UNIT_ROWS
+    };
+    for row in (0..rows).step_by(unit_rows) {
+        for token in tokens.clone().step_by(UNIT_TOKENS) {
+            let (rows, tokens) = ((rows - row).min(unit_rows), (tokens.end - token).min(UNIT_TOKENS));
+            units.push(Unit { matrix, row, rows, token, tokens });
+        }
+    }
+}
+
+/// How many units one worker takes at a time: all of them if the work is small.
+pub(crate) fn grain(units: &[Unit], row_bytes: usize) -> usize {
+    let work: usize = units.iter().map(|unit| unit.rows * unit.tokens).sum::<usize>().saturating_mul(row_bytes);
+    if work <= SMALL { units.len() } else { 1 }
+}
+
+/// Inputs in each layout that some weight wants.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    rows: [AlignedVec; Layout::ALL.len()],
+}
+
+impl Prepared {
+    /// Prepare the rows of `x`, `[_, cols]`, for weights of `formats`.
+    pub(crate) fn prepare(
+        &mut self,
+        kernels: &Kernels,
+        pool: &Pool,
+        x: &[f32],
+        cols: usize,
+        formats: impl Iterator<Item = QuantFormat> + Clone,
+    ) {
+        for layout in Layout::ALL {
+            if !formats.clone().any(|format| kernels.layout(format) == layout) {
+                continue;
+            }
+            let rows = x.len() / cols;
+            let stride = layout.row_bytes(cols) / 4;
+            let out = Disjoint::new(self.rows[layout as usize].at_least(rows * stride));
+            let grain = if x.len() <= SMALL_INPUTS { rows } else { 1 + SMALL_INPUTS / 4 / cols };
+            pool.for_each(rows, grain, |_, range| {
+                for row in range {
+                    // SAFETY: each row is prepared by one worker.
+                    let out = unsafe { out.part(row * stride..(row + 1) * stride) };
+                    layout.prepare(&x[row * cols..(row + 1) * cols], out);
+                }
+            });
+        }
+    }
+
+    /// The rows prepared for weights of `format` with `cols` columns.
+    pub(crate) fn inputs(&self, kernels: &Kernels, format: QuantFormat, cols: usize) -> Inputs<'_> {
+        let layout = kernels.layout(format);
+        Inputs { values: &self.rows[layout as usize], stride: layout.row_bytes(cols) / 4 }
+    }
+}
+
+/// Working space of [`linear`].
+#[derive(Debug, Default)]
+pub(crate) struct ProductScratch {
+    pub(crate) prepared: Prepared,
+    pub(crate) units: Vec<Unit>,
+    /// 0, 1, 2, …
+    pub(crate) identity: Vec<u32>,
+}
+
+impl ProductScratch {
+    /// Make `identity` at least `rows` long.
+    pub(crate) fn count_to(&mut self, rows: usize) {
+        let known = self.identity.len();
+        self.identity.extend(known as u32..rows.max(known) as u32);
+    }
+}
+
+/// `out = x · wᵀ`.
+pub(crate) fn linear(
+    kernels: &Kernels,
+    pool: &Pool,
+    scratch: &mut ProductScratch,
+    x: &Buffer,
+    weight: &Weight,
+    out: &mut Buffer,
+) {
+    assert_eq!(x.cols(), weight.cols, "columns of the input and of the weight");
+    assert_eq!(out.cols(), weight.rows, "columns of the output and rows of the weight");
+    let tokens = x.rows();
+    out.set_rows(tokens);
+    scratch.count_to(tokens);
+    let formats = weight.parts.iter().map(PackedMatrix::format);
+    scratch.prepared.prepare(kernels, pool, x.values(), weight.cols, formats);
+    scratch.units.clear();
+    let mut widest = 0;
+    for (index, part) in weight.parts.iter().enumerate() {
+        let row_bytes = part.format().row_bytes(weight.cols);
+        widest = widest.max(row_bytes);
+        cut(&mut scratch.units, index, part.rows(), row_bytes, 0..tokens);
+    }
+    let (units, prepared, identity) = (&scratch.units, &scratch.prepared, &scratch.identity);
+    let out_stride = out.cols();
+    let out = Disjoint::new(out.values_mut());
+    pool.for_each(units.len(), grain(units, widest), |_, range| {
+        for unit in &units[range] {
+            let part = &weight.parts[unit.matrix];
+            let before: usize = weight.parts[..unit.matrix].iter().map(PackedMatrix::rows).sum();
+            let tokens = &identity[unit.token..unit.token + unit.tokens];
+            let task = Gemm {
+                matrix: part,
+                rows: unit.row..unit.row + unit.rows,
+                x: prepared.inputs(kernels, part.format(), weight.cols),
+                x_rows: tokens,
+                out,
+                out_stride,
+                out_rows: tokens,
+                out_column: before + unit.row,
+            };
+            // SAFETY: units do not overlap.
+            unsafe { kernels.gemm(&task) };
+        }
+    });
+}

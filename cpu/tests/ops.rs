@@ -1,0 +1,369 @@
+//! Every operation against the reference, and against itself: other threads, other batches, other
+//! instruction sets.
+
+use std::sync::Arc;
+
+use half::bf16;
+use quern_backend::{
+    Backend, DType, HeadLayout, KvSpec, PackedMatrix, PagedBatch, QuantFormat, RefBackend, SharedBytes, Span,
+    quant::fp8::encode_e4m3,
+};
+use quern_cpu::{Compute, CpuBackend, CpuConfig, Isa};
+
+/// SplitMix64; tests print nothing else than its seed, which is the argument.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn matrix(&mut self, format: QuantFormat, rows: usize, cols: usize) -> PackedMatrix {
+        let values = self.values(rows * cols);
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|&v| match format {
+                QuantFormat::F32 => v.to_le_bytes().to_vec(),
+                QuantFormat::F16 => half::f16::from_f32(v).to_le_bytes().to_vec(),
+                QuantFormat::BF16 => bf16::from_f32(v).to_le_bytes().to_vec(),
+                // From subnormals to the largest value.
+                QuantFormat::Fp8Block128 => vec![encode_e4m3(v * v * v * 448.0)],
+            })
+            .collect();
+        let data = SharedBytes::new(Arc::new(bytes));
+        if format == QuantFormat::Fp8Block128 {
+            let blocks = rows.div_ceil(128) * cols.div_ceil(128);
+            let scales: Vec<f32> = (0..blocks).map(|_| 0.003 * (1.5 + self.value())).collect();
+            PackedMatrix::fp8(rows, cols, data, scales.into())
+        } else {
+            PackedMatrix::plain(format, rows, cols, data)
+        }
+    }
+}
+
+fn available() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+fn backend(isa: Isa, compute: Compute, threads: usize) -> CpuBackend {
+    CpuBackend::new(CpuConfig { threads: Some(threads), isa: Some(isa), compute }).unwrap()
+}
+
+fn filled<B: Backend>(b: &B, values: &[f32], cols: usize) -> B::Buffer {
+    let mut buffer = b.alloc(values.len() / cols, cols);
+    b.write(&mut buffer, values);
+    buffer
+}
+
+fn linear<B: Backend>(b: &B, x: &[f32], parts: &[PackedMatrix]) -> Vec<f32> {
+    let cols = parts[0].cols();
+    let rows = parts.iter().map(PackedMatrix::rows).sum();
+    let mut out = b.alloc(x.len() / cols, rows);
+    b.linear(&filled(b, x, cols), &b.upload_weight(parts).unwrap(), &mut out);
+    b.read(&out)
+}
+
+/// The classical bound of a dot product: `terms · ε · Σ |aᵢ bᵢ|` (Higham 2002, ch. 3), doubled because both
+/// sides round; `input_ε` is the rounding of the inputs.
+fn assert_close(ours: &[f32], theirs: &[f32], magnitudes: &[f32], terms: usize, input_epsilon: f32, what: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    for (i, ((a, b), m)) in ours.iter().zip(theirs).zip(magnitudes).enumerate() {
+        let bound = (2.0 * terms as f32 * f32::EPSILON + input_epsilon) * m + f32::MIN_POSITIVE;
+        assert!((a - b).abs() <= bound, "{what}: element {i} is {a}, reference {b}, bound {bound}");
+    }
+}
+
+/// `Σ |aᵢ bᵢ|` of each output of a linear.
+fn magnitudes(x: &[f32], parts: &[PackedMatrix]) -> Vec<f32> {
+    let cols = parts[0].cols();
+    let mut row = vec![0.0; cols];
+    let mut out = Vec::new();
+    for x in x.chunks(cols) {
+        for part in parts {
+            for r in 0..part.rows() {
+                part.decode_row(r, &mut row);
+                out.push(row.iter().zip(x).map(|(a, b)| (a * b).abs()).sum());
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn linear_is_near_the_reference_and_equal_on_every_instruction_set() {
+    for format in QuantFormat::ALL {
+        for (seed, (tokens, rows, cols)) in
+            [(1, 1, 1), (1, 5, 31), (2, 7, 33), (3, 64, 128), (5, 13, 127), (6, 130, 129), (11, 9, 300), (64, 70, 256)]
+                .into_iter()
+                .enumerate()
+        {
+            let mut random = Random(seed as u64);
+            let parts = [random.matrix(format, rows, cols), random.matrix(format, 3, cols)];
+            let x = random.values(tokens * cols);
+            let reference = linear(&RefBackend, &x, &parts);
+            let magnitudes = magnitudes(&x, &parts);
+            for compute in [Compute::F32, Compute::Bf16] {
+                let wide = matches!(format, QuantFormat::F32 | QuantFormat::F16);
+                // Half a unit in the last of bfloat16's 8 bits.
+                let input_epsilon = if compute == Compute::F32 || wide { 0.0 } else { 1.0 / 256.0 };
+                let scalar = linear(&backend(Isa::Scalar, compute, 1), &x, &parts);
+                let what = format!("{format} {compute:?} {tokens}×{rows}×{cols}, seed {seed}");
+                assert_close(&scalar, &reference, &magnitudes, cols, input_epsilon, &what);
+                for isa in available() {
+                    assert_eq!(linear(&backend(isa, compute, 2), &x, &parts), scalar, "{isa} {what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_fp8_code_is_expanded_exactly() {
+    let codes: Vec<u8> = (0..=255).filter(|c| c & 127 != 127).collect();
+    for &code in &codes {
+        let matrix = PackedMatrix::fp8(1, 1, SharedBytes::new(Arc::new(vec![code])), Arc::new([1.0]));
+        for isa in available() {
+            for compute in [Compute::F32, Compute::Bf16] {
+                let out = linear(&backend(isa, compute, 1), &[1.0], std::slice::from_ref(&matrix));
+                assert_eq!(out[0], quern_backend::quant::fp8::E4M3[code as usize], "{isa} {compute:?} {code:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_in_a_batch_and_at_any_thread_count() {
+    let mut random = Random(7);
+    for format in QuantFormat::ALL {
+        let parts = [random.matrix(format, 300, 200)];
+        let x = random.values(23 * 200);
+        for isa in available() {
+            let alone: Vec<f32> = {
+                let b = backend(isa, Compute::Bf16, 1);
+                x.chunks(200).flat_map(|row| linear(&b, row, &parts)).collect()
+            };
+            for threads in [1, 2, 3] {
+                assert_eq!(
+                    linear(&backend(isa, Compute::Bf16, threads), &x, &parts),
+                    alone,
+                    "{isa} {format} {threads}"
+                );
+            }
+        }
+    }
+}
+
+struct MoeCase {
+    gate: Vec<PackedMatrix>,
+    up: Vec<PackedMatrix>,
+    down: Vec<PackedMatrix>,
+    x: Vec<f32>,
+    logits: Vec<f32>,
+    hidden: usize,
+    top_k: usize,
+}
+
+impl MoeCase {
+    fn new(seed: u64, format: QuantFormat, tokens: usize, experts: usize, top_k: usize) -> Self {
+        let mut random = Random(seed);
+        let (hidden, inner) = (96, 40);
+        let mut all = |rows, cols| (0..experts).map(|_| random.matrix(format, rows, cols)).collect::<Vec<_>>();
+        let (gate, up, down) = (all(inner, hidden), all(inner, hidden), all(hidden, inner));
+        Self {
+            gate,
+            up,
+            down,
+            x: random.values(tokens * hidden),
+            logits: random.values(tokens * experts),
+            hidden,
+            top_k,
+        }
+    }
+
+    fn run<B: Backend>(&self, b: &B, tokens: std::ops::Range<usize>) -> Vec<f32> {
+        let experts = self.gate.len();
+        let mut routing = b.alloc_routing(tokens.len(), self.top_k);
+        let logits = &self.logits[tokens.start * experts..tokens.end * experts];
+        b.route(&filled(b, logits, experts), true, &mut routing);
+        let weights = b.upload_experts(&self.gate, &self.up, &self.down).unwrap();
+        let mut out = b.alloc(tokens.len(), self.hidden);
+        let x = &self.x[tokens.start * self.hidden..tokens.end * self.hidden];
+        b.moe(&filled(b, x, self.hidden), &routing, &weights, &mut out);
+        b.read(&out)
+    }
+}
+
+#[test]
+fn experts_agree_with_the_reference_whether_idle_shared_or_alone() {
+    for format in QuantFormat::ALL {
+        // Many experts for few tokens leave most idle; few for many make groups.
+        for (tokens, experts, top_k) in [(1, 8, 2), (3, 32, 4), (70, 4, 2), (5, 3, 3)] {
+            let case = MoeCase::new(tokens as u64, format, tokens, experts, top_k);
+            let reference = case.run(&RefBackend, 0..tokens);
+            let scale = reference.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let scalar = case.run(&backend(Isa::Scalar, Compute::F32, 1), 0..tokens);
+            for (a, b) in scalar.iter().zip(&reference) {
+                // Three sums of at most 96 terms, one after the other, relative to the largest output.
+                assert!((a - b).abs() <= 3.0 * 96.0 * f32::EPSILON * scale.max(1.0), "{format}: {a} {b}");
+            }
+            for isa in available() {
+                let three = backend(isa, Compute::F32, 3);
+                assert_eq!(case.run(&three, 0..tokens), scalar, "{isa} {format}");
+                let alone: Vec<f32> = (0..tokens).flat_map(|t| case.run(&three, t..t + 1)).collect();
+                assert_eq!(alone, scalar, "{isa} {format}, one by one");
+            }
+        }
+    }
+}
+
+/// One sequence's attention computed in chunks of the given lengths, beside a second sequence.
+struct AttentionCase {
+    heads: HeadLayout,
+    qkv: Vec<f32>,
+    len: usize,
+    dtype: DType,
+}
+
+impl AttentionCase {
+    fn new(seed: u64, heads: HeadLayout, len: usize, dtype: DType) -> Self {
+        Self { heads, qkv: Random(seed).values(len * heads.qkv_dim()), len, dtype }
+    }
+
+    fn run<B: Backend>(
+        &self,
+        b: &B,
+        page_size: usize,
+        chunks: impl Iterator<Item = usize>,
+        neighbour: bool,
+    ) -> Vec<f32> {
+        let per_sequence = self.len.div_ceil(page_size);
+        let num_pages = 2 * per_sequence;
+        let spec = KvSpec { num_layers: 2, heads: self.heads, page_size, num_pages, dtype: self.dtype };
+        let mut kv = b.alloc_kv(&spec).unwrap();
+        // Even pages for the sequence, backwards; odd ones for the neighbour.
+        let mine = (0..per_sequence).map(|i| 2 * (per_sequence - 1 - i) as u32);
+        let pages: Vec<u32> = mine.chain((0..per_sequence).map(|i| 2 * i as u32 + 1)).collect();
+        let width = self.heads.qkv_dim();
+        let mut result = Vec::new();
+        let mut done = 0;
+        for chunk in chunks.map(|c| c.max(1)) {
+            if done == self.len {
+                break;
+            }
+            let chunk = chunk.min(self.len - done);
+            let kv_len = done + chunk;
+            let mut spans = vec![Span { q_start: 0, q_len: chunk, kv_len, pages: 0..per_sequence }];
+            let mut rows = self.qkv[done * width..kv_len * width].to_vec();
+            if neighbour {
+                spans.push(Span { q_start: chunk, q_len: chunk, kv_len, pages: per_sequence..2 * per_sequence });
+                rows.extend(self.qkv[done * width..kv_len * width].iter().map(|v| 0.5 - v));
+            }
+            let batch = PagedBatch { spans, pages: pages.clone() };
+            let mut out = b.alloc(batch.num_rows(), self.heads.q_dim());
+            b.attention(&filled(b, &rows, width), &self.heads, &mut kv, 1, &batch, &mut out);
+            result.extend_from_slice(&b.read(&out)[..chunk * self.heads.q_dim()]);
+            done = kv_len;
+        }
+        result
+    }
+}
+
+#[test]
+fn attention_is_near_the_reference() {
+    for (seed, (num_heads, num_kv_heads, head_dim, len)) in
+        [(1, 1, 2, 1), (8, 1, 128, 70), (6, 2, 64, 300), (4, 4, 24, 33), (5, 1, 80, 20)].into_iter().enumerate()
+    {
+        for dtype in [DType::F32, DType::BF16] {
+            let case = AttentionCase::new(seed as u64, HeadLayout { num_heads, num_kv_heads, head_dim }, len, dtype);
+            let reference = case.run(&RefBackend, 16, std::iter::repeat(len), false);
+            for isa in available() {
+                let ours = case.run(&backend(isa, Compute::Bf16, 2), 16, std::iter::repeat(len), false);
+                for (a, b) in ours.iter().zip(&reference) {
+                    // Outputs are means of values within ±1; scores of `head_dim` terms within ±√head_dim
+                    // round in f32, and the exponential carries their error over.
+                    let bound = 4.0 * (head_dim as f32 + len as f32) * f32::EPSILON;
+                    assert!((a - b).abs() <= bound, "{isa} {num_heads}/{num_kv_heads}×{head_dim}, {len}: {a} {b}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_has_the_same_bits_for_any_chunks_pages_threads_and_neighbours() {
+    let heads = HeadLayout { num_heads: 6, num_kv_heads: 2, head_dim: 32 };
+    let case = AttentionCase::new(3, heads, 600, DType::BF16);
+    let expected = case.run(&backend(Isa::Scalar, Compute::Bf16, 1), 16, std::iter::repeat(600), false);
+    for isa in available() {
+        for threads in [1, 2, 3] {
+            let b = backend(isa, Compute::Bf16, threads);
+            for (page_size, seed) in [(1, 1), (16, 2), (7, 3), (256, 4)] {
+                let mut random = Random(seed);
+                let chunks = std::iter::repeat_with(move || if random.below(2) == 0 { 1 } else { random.below(250) });
+                let ours = case.run(&b, page_size, chunks, seed % 2 == 0);
+                let differing = ours.iter().zip(&expected).filter(|(a, b)| a != b).count();
+                assert_eq!(differing, 0, "{isa}, {threads} threads, pages of {page_size}, seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_any_length_are_normalised_rotated_and_gated_alike_everywhere() {
+    for (seed, cols) in [2, 6, 16, 30, 64, 130].into_iter().enumerate() {
+        let mut random = Random(seed as u64);
+        let (residual, delta, gain) = (random.values(3 * cols), random.values(3 * cols), random.values(cols));
+        let heads = HeadLayout { num_heads: 3, num_kv_heads: 1, head_dim: cols };
+        let (qkv, rotation) = (random.values(3 * heads.qkv_dim()), random.values(3 * cols));
+        fn run<B: Backend>(
+            b: &B,
+            heads: &HeadLayout,
+            [residual, delta, gain, qkv, rotation]: [&[f32]; 5],
+        ) -> Vec<Vec<f32>> {
+            let cols = heads.head_dim;
+            let (mut residual, delta, gain) =
+                (filled(b, residual, cols), filled(b, delta, cols), filled(b, gain, cols));
+            let mut out = b.alloc(3, cols);
+            b.add_rms_norm(&mut residual, &delta, &gain, 1e-6, &mut out);
+            let mut qkv = filled(b, qkv, heads.qkv_dim());
+            b.qk_norm_rope(&mut qkv, heads, &gain, &gain, 1e-6, &filled(b, rotation, cols));
+            let mut gated = b.alloc(3, cols / 2);
+            b.silu_mul(&delta, &mut gated);
+            vec![b.read(&residual), b.read(&out), b.read(&qkv), b.read(&gated)]
+        }
+        let inputs = [&residual[..], &delta, &gain, &qkv, &rotation];
+        let reference = run(&RefBackend, &heads, inputs);
+        let scalar = run(&backend(Isa::Scalar, Compute::F32, 1), &heads, inputs);
+        for (ours, theirs) in scalar.iter().flatten().zip(reference.iter().flatten()) {
+            let bound = (cols + 8) as f32 * f32::EPSILON * theirs.abs().max(1.0);
+            assert!((ours - theirs).abs() <= bound, "{cols} columns: {ours} {theirs}");
+        }
+        for isa in available() {
+            assert_eq!(run(&backend(isa, Compute::F32, 2), &heads, inputs), scalar, "{isa}, {cols} columns");
+        }
+    }
+}
+
+#[test]
+fn an_instruction_set_the_cpu_lacks_is_named_with_what_is_missing() {
+    let Some(isa) = Isa::ALL.into_iter().find(|isa| !isa.is_available()) else { return };
+    let error = CpuBackend::new(CpuConfig { isa: Some(isa), ..CpuConfig::default() }).err().expect("refused");
+    assert!(error.to_string().contains("lacks"), "{error}");
+    assert!("sse9".parse::<Isa>().unwrap_err().to_string().contains("sse9"));
+}
