@@ -143,7 +143,8 @@ fn product_bounds(parts: &[PackedMatrix], x: &[f32], rounded: bool) -> Vec<f32> 
         for r in 0..part.rows() {
             part.decode_row(r, &mut row);
             let sum: f32 = row.iter().zip(x).map(|(w, x)| (w * x).abs()).sum();
-            let unit = x.len() as f32 * f32::EPSILON + if rounded { 1.0 / 256.0 } else { 0.0 };
+            // One rounding more: an fp8 block's scale, which may meet the weight or the sum.
+            let unit = (x.len() + 1) as f32 * f32::EPSILON + if rounded { 1.0 / 256.0 } else { 0.0 };
             bounds.push(sum * unit + 1e-30);
         }
     }
