@@ -11,6 +11,7 @@
 //! latency just as well and keep the order.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
+#![allow(clippy::needless_range_loop, reason = "indices name the tile's rows and tokens in several arrays at once")]
 
 use std::ops::Range;
 

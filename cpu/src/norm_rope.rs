@@ -47,7 +47,7 @@ pub(crate) unsafe fn add_rms_norm<L: Lanes>(
 #[inline(always)]
 pub(crate) unsafe fn norm_rope<L: Lanes>(head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32]) {
     let dim = head.len();
-    assert!(dim % 2 == 0 && gain.len() == dim && rotation.len() == dim, "a head of {dim}");
+    assert!(dim.is_multiple_of(2) && gain.len() == dim && rotation.len() == dim, "a head of {dim}");
     let scale = L::splat(inverse_rms::<L>(head, eps));
     let half = dim / 2;
     let (head, gain, rotation) = (head.as_mut_ptr(), gain.as_ptr(), rotation.as_ptr());

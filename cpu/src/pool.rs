@@ -91,7 +91,7 @@ impl Pool {
         let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()) };
         for worker in 1..workers {
             let shared = Arc::clone(&pool.shared);
-            let core = enough.then(|| cores[worker]);
+            let core = cores.get(worker).copied().filter(|_| enough);
             let body = move || {
                 if let Some(core) = core {
                     affinity::pin_current_thread(core);

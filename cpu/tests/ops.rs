@@ -3,59 +3,11 @@
 
 use std::sync::Arc;
 
-use half::bf16;
 use quern_backend::{
     Backend, DType, HeadLayout, KvSpec, PackedMatrix, PagedBatch, QuantFormat, RefBackend, SharedBytes, Span,
-    quant::fp8::encode_e4m3,
+    conformance::{self, Precision, Rng, matrix},
 };
 use quern_cpu::{Compute, CpuBackend, CpuConfig, Isa};
-
-/// SplitMix64; tests print nothing else than its seed, which is the argument.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in [-1, 1).
-    fn value(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    fn values(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.value()).collect()
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn matrix(&mut self, format: QuantFormat, rows: usize, cols: usize) -> PackedMatrix {
-        let values = self.values(rows * cols);
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|&v| match format {
-                QuantFormat::F32 => v.to_le_bytes().to_vec(),
-                QuantFormat::F16 => half::f16::from_f32(v).to_le_bytes().to_vec(),
-                QuantFormat::BF16 => bf16::from_f32(v).to_le_bytes().to_vec(),
-                // From subnormals to the largest value.
-                QuantFormat::Fp8Block128 => vec![encode_e4m3(v * v * v * 448.0)],
-            })
-            .collect();
-        let data = SharedBytes::new(Arc::new(bytes));
-        if format == QuantFormat::Fp8Block128 {
-            let blocks = rows.div_ceil(128) * cols.div_ceil(128);
-            let scales: Vec<f32> = (0..blocks).map(|_| 0.003 * (1.5 + self.value())).collect();
-            PackedMatrix::fp8(rows, cols, data, scales.into())
-        } else {
-            PackedMatrix::plain(format, rows, cols, data)
-        }
-    }
-}
 
 fn available() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
@@ -106,6 +58,18 @@ fn magnitudes(x: &[f32], parts: &[PackedMatrix]) -> Vec<f32> {
 }
 
 #[test]
+fn every_instruction_set_conforms() {
+    for isa in available() {
+        for (compute, precision) in [(Compute::F32, Precision::F32), (Compute::Bf16, Precision::Bf16)] {
+            for threads in [1, 2, 3] {
+                eprintln!("{isa}, {compute:?}, {threads} threads");
+                conformance::run(&backend(isa, compute, threads), precision);
+            }
+        }
+    }
+}
+
+#[test]
 fn linear_is_near_the_reference_and_equal_on_every_instruction_set() {
     for format in QuantFormat::ALL {
         for (seed, (tokens, rows, cols)) in
@@ -113,8 +77,8 @@ fn linear_is_near_the_reference_and_equal_on_every_instruction_set() {
                 .into_iter()
                 .enumerate()
         {
-            let mut random = Random(seed as u64);
-            let parts = [random.matrix(format, rows, cols), random.matrix(format, 3, cols)];
+            let mut random = Rng(seed as u64);
+            let parts = [matrix(&mut random, format, rows, cols), matrix(&mut random, format, 3, cols)];
             let x = random.values(tokens * cols);
             let reference = linear(&RefBackend, &x, &parts);
             let magnitudes = magnitudes(&x, &parts);
@@ -149,9 +113,9 @@ fn every_fp8_code_is_expanded_exactly() {
 
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_a_batch_and_at_any_thread_count() {
-    let mut random = Random(7);
+    let mut random = Rng(7);
     for format in QuantFormat::ALL {
-        let parts = [random.matrix(format, 300, 200)];
+        let parts = [matrix(&mut random, format, 300, 200)];
         let x = random.values(23 * 200);
         for isa in available() {
             let alone: Vec<f32> = {
@@ -181,9 +145,9 @@ struct MoeCase {
 
 impl MoeCase {
     fn new(seed: u64, format: QuantFormat, tokens: usize, experts: usize, top_k: usize) -> Self {
-        let mut random = Random(seed);
+        let mut random = Rng(seed);
         let (hidden, inner) = (96, 40);
-        let mut all = |rows, cols| (0..experts).map(|_| random.matrix(format, rows, cols)).collect::<Vec<_>>();
+        let mut all = |rows, cols| (0..experts).map(|_| matrix(&mut random, format, rows, cols)).collect::<Vec<_>>();
         let (gate, up, down) = (all(inner, hidden), all(inner, hidden), all(hidden, inner));
         Self {
             gate,
@@ -242,7 +206,7 @@ struct AttentionCase {
 
 impl AttentionCase {
     fn new(seed: u64, heads: HeadLayout, len: usize, dtype: DType) -> Self {
-        Self { heads, qkv: Random(seed).values(len * heads.qkv_dim()), len, dtype }
+        Self { heads, qkv: Rng(seed).values(len * heads.qkv_dim()), len, dtype }
     }
 
     fn run<B: Backend>(
@@ -314,7 +278,7 @@ fn attention_has_the_same_bits_for_any_chunks_pages_threads_and_neighbours() {
         for threads in [1, 2, 3] {
             let b = backend(isa, Compute::Bf16, threads);
             for (page_size, seed) in [(1, 1), (16, 2), (7, 3), (256, 4)] {
-                let mut random = Random(seed);
+                let mut random = Rng(seed);
                 let chunks = std::iter::repeat_with(move || if random.below(2) == 0 { 1 } else { random.below(250) });
                 let ours = case.run(&b, page_size, chunks, seed % 2 == 0);
                 let differing = ours.iter().zip(&expected).filter(|(a, b)| a != b).count();
@@ -327,7 +291,7 @@ fn attention_has_the_same_bits_for_any_chunks_pages_threads_and_neighbours() {
 #[test]
 fn rows_of_any_length_are_normalised_rotated_and_gated_alike_everywhere() {
     for (seed, cols) in [2, 6, 16, 30, 64, 130].into_iter().enumerate() {
-        let mut random = Random(seed as u64);
+        let mut random = Rng(seed as u64);
         let (residual, delta, gain) = (random.values(3 * cols), random.values(3 * cols), random.values(cols));
         let heads = HeadLayout { num_heads: 3, num_kv_heads: 1, head_dim: cols };
         let (qkv, rotation) = (random.values(3 * heads.qkv_dim()), random.values(3 * cols));

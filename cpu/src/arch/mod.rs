@@ -21,6 +21,9 @@ use crate::{attention::Partition, gemm::Gemm};
 /// A matrix product over one unit of work.
 pub(crate) type GemmEntry = unsafe fn(&Gemm<'_>);
 
+/// `(residual, delta, gain, eps, out)`.
+pub(crate) type AddRmsNormEntry = unsafe fn(&mut [f32], &[f32], &[f32], f32, &mut [f32]);
+
 /// The entry points of one instruction set.
 #[derive(Clone, Copy)]
 pub(crate) struct Entries {
@@ -31,7 +34,7 @@ pub(crate) struct Entries {
     /// bfloat16 products in hardware, where there are any.
     pub(crate) native_bf16: Option<GemmEntry>,
     pub(crate) native_fp8: Option<GemmEntry>,
-    pub(crate) add_rms_norm: unsafe fn(&mut [f32], &[f32], &[f32], f32, &mut [f32]),
+    pub(crate) add_rms_norm: AddRmsNormEntry,
     pub(crate) norm_rope: unsafe fn(&mut [f32], &[f32], f32, &[f32]),
     pub(crate) silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub(crate) weighted_sum: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),

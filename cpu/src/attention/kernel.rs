@@ -11,6 +11,7 @@
 //! The heads of a group share the loads of keys and values, four at a time.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
+#![allow(clippy::needless_range_loop, reason = "indices name the tile's rows and tokens in several arrays at once")]
 
 use half::bf16;
 
@@ -75,7 +76,7 @@ pub(crate) unsafe fn attend<L: Lanes, E: Element>(task: &mut Partition<'_>) {
     let group = task.queries.len() / task.dim;
     let count = task.keys.len();
     assert!((1..=PARTITION).contains(&count) && task.values.len() == count, "{count} positions");
-    assert!(task.dim % LANES == 0 && task.scores.len() >= QUERIES * SCORES, "room for scores");
+    assert!(task.dim.is_multiple_of(LANES) && task.scores.len() >= QUERIES * SCORES, "room for scores");
     assert!(task.partials.len() >= group * partial_words(task.dim), "room for {group} partial results");
     let mut query = 0;
     while query < group {
@@ -181,7 +182,10 @@ unsafe fn weigh<L: Lanes, E: Element, const Q: usize, const V: usize>(
 /// is zeros with a maximum of minus infinity.
 #[inline(always)]
 pub(crate) unsafe fn fold<L: Lanes>(state: &mut [f32], partial: &[f32], dim: usize) {
-    assert!(state.len() >= dim + 2 && partial.len() >= dim + 2 && dim % LANES == 0, "partial results of {dim}");
+    assert!(
+        state.len() >= dim + 2 && partial.len() >= dim + 2 && dim.is_multiple_of(LANES),
+        "partial results of {dim}"
+    );
     let (old, new) = (state[dim], partial[dim]);
     let top = if old > new { old } else { new };
     // Through the vector's exponential, so that every instruction set rounds alike.
