@@ -107,7 +107,7 @@ pub struct Config {
     /// Order of the waiting requests.
     pub schedule_policy: SchedulePolicy,
     /// Scales the estimate of what running requests will still need.
-    pub schedule_conservativeness: f32,
+    pub schedule_conservativeness: f64,
     /// No prefix reuse.
     pub disable_radix_cache: bool,
 

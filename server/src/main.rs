@@ -1,3 +1,69 @@
-//! The `quern` binary.
+//! The `quern` program, from the command line to the last request.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::{env, process::ExitCode, sync::Arc};
+
+use quern_backend::reference::RefBackend;
+use quern_server::{
+    app::{self, AppState},
+    cli::{Cli, CliError, Job, ServeArgs},
+    listen::BoundAddress,
+    logging, resolve,
+    start::Prepared,
+    start_error::StartError,
+    summary, warmup,
+};
+use tokio::runtime::Runtime;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::from_arguments(env::args_os()) {
+        Ok(Cli { command: Job::Serve(args) }) => serve(&args).map_err(|error| error.to_string()),
+        // Help and version too; exits with 2, or with 0 for those.
+        Err(CliError::Usage(error)) => error.exit(),
+        Err(CliError::ConfigFile(error)) => Err(error.to_string()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quern: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &ServeArgs) -> Result<(), StartError> {
+    logging::init(resolve::log_level(&args.log_level), resolve::log_level_http(args));
+    let runtime = Runtime::new().map_err(StartError::Thread)?;
+    let _inside = runtime.enter();
+
+    let prepared = runtime.block_on(Prepared::new(args))?;
+    let shown = serde_json::to_string_pretty(&prepared.config).expect("a config is plain data");
+    if args.print_config {
+        println!("{shown}");
+        return Ok(());
+    }
+    let config = &prepared.config;
+    tracing::info!("server_args={}", serde_json::to_string(config).expect("a config is plain data"));
+    for line in prepared.notes.iter().chain(&summary::model_lines(config, &prepared.checkpoint)) {
+        tracing::info!("{line}");
+    }
+
+    let address = BoundAddress::bind(&config.host, config.port)?;
+    let started = prepared.start(Arc::new(RefBackend))?;
+    let state = Arc::new(AppState::new(started));
+
+    runtime.block_on(async {
+        let listener = address.listen()?;
+        let address = listener.local_addr().map_err(StartError::Serve)?;
+        tracing::info!("Listening on http://{address} (press CTRL+C to stop)");
+        let server = tokio::spawn(app::serve(listener, Arc::clone(&state)));
+        if !state.config.skip_server_warmup {
+            warmup::run(&state.engine, &state.tokenizer).await?;
+        }
+        state.set_ready(true);
+        tracing::info!("The server is fired up and ready to roll!");
+        let ended = server.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+        ended.map_err(StartError::Serve)
+    })
+}

@@ -10,7 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::memory::gib;
 
-/// A bar on a terminal; elsewhere a line in the log at each tenth.
+/// Jobs smaller than this are over before a line about them could be read.
+const WORTH_A_LINE: u64 = 256 << 20;
+
+/// A bar on a terminal; elsewhere a line in the log at each tenth of a large job.
 pub struct ByteProgress {
     title: String,
     total_bytes: u64,
@@ -40,7 +43,9 @@ impl ByteProgress {
         let before = self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         match &self.bar {
             Some(bar) => bar.inc(bytes),
-            None if tenths(before, self.total_bytes) < tenths(before + bytes, self.total_bytes) => {
+            None if self.total_bytes >= WORTH_A_LINE
+                && tenths(before, self.total_bytes) < tenths(before + bytes, self.total_bytes) =>
+            {
                 let percent = 10 * tenths(before + bytes, self.total_bytes);
                 tracing::info!("{}: {percent} % of {}", self.title, gib(self.total_bytes));
             }

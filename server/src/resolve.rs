@@ -101,7 +101,6 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
     if args.tool_call_parser.is_some() {
         notes.push("--tool-call-parser qwen3_coder: calls are not parsed yet and stay in the content.".into());
     }
-    let log_level = log_level(&args.log_level);
 
     let config = Config {
         model_path,
@@ -161,8 +160,8 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         pp_size: 1,
         dp_size: 1,
         ep_size: 1,
-        log_level,
-        log_level_http: args.log_level_http.as_deref().map_or(log_level, self::log_level),
+        log_level: log_level(&args.log_level),
+        log_level_http: log_level_http(args),
         decode_log_interval: args.decode_log_interval,
         enable_metrics: args.enable_metrics,
         extra_metric_labels: metric_labels(args)?,
@@ -264,7 +263,8 @@ fn served_model_name(args: &ServeArgs, model_path: &str) -> Result<String, Refus
     Ok(name)
 }
 
-fn load_format(args: &ServeArgs, shipped: bool) -> Result<LoadFormat, RefusedFlag> {
+/// Where weights come from; `shipped`: the model inside this program is meant.
+pub fn load_format(args: &ServeArgs, shipped: bool) -> Result<LoadFormat, RefusedFlag> {
     match (args.load_format.as_str(), shipped) {
         ("auto", true) | ("dummy", _) => Ok(LoadFormat::Dummy),
         ("safetensors", true) => Err(refuse("load-format", "safetensors", "the shipped model has no weight files")),
@@ -375,7 +375,8 @@ fn tool_call_parser(name: &str) -> Result<ToolCallParser, RefusedFlag> {
     }
 }
 
-fn log_level(name: &str) -> LogLevel {
+/// The level of that name.
+pub fn log_level(name: &str) -> LogLevel {
     match name.to_ascii_lowercase().as_str() {
         "trace" => LogLevel::Trace,
         "debug" => LogLevel::Debug,
@@ -383,6 +384,11 @@ fn log_level(name: &str) -> LogLevel {
         "error" | "critical" => LogLevel::Error,
         _ => LogLevel::Info,
     }
+}
+
+/// The level of the access log.
+pub fn log_level_http(args: &ServeArgs) -> LogLevel {
+    log_level(args.log_level_http.as_deref().unwrap_or(&args.log_level))
 }
 
 fn metric_labels(args: &ServeArgs) -> Result<Vec<(String, String)>, RefusedFlag> {

@@ -198,7 +198,7 @@ pub struct ServeArgs {
 
     /// Above 1 admits fewer requests at once, below 1 more, at the risk of pausing some
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Memory and scheduling")]
-    pub schedule_conservativeness: f32,
+    pub schedule_conservativeness: f64,
 
     /// Do not reuse the computed prefixes of earlier requests
     #[arg(long, help_heading = "Memory and scheduling")]

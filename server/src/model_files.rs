@@ -1,0 +1,168 @@
+//! [`ModelFiles`]: where a model's files are, and what is read from them before its weights.
+
+use std::path::{Path, PathBuf};
+
+use quern_model::{Checkpoint, CheckpointOptions, GenerationConfig, LoadError, ModelConfig, config::ConfigError};
+use quern_text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, chat_template::read_source};
+use serde_json::{Map, Value};
+
+use crate::{
+    config::LoadFormat,
+    hub::{Hub, HubError, HubOptions, RepoId, Wanted},
+    shipped,
+};
+
+/// Where a model's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelFiles {
+    /// Inside this program.
+    Shipped,
+    /// In a directory.
+    Directory(PathBuf),
+}
+
+/// Where files are looked for.
+#[derive(Clone, Debug)]
+pub struct Source<'a> {
+    /// A directory or hub id; `None`: the shipped model.
+    pub path: Option<&'a str>,
+    /// Branch, tag or commit on the hub.
+    pub revision: Option<&'a str>,
+    /// Where downloads are kept, if not in the usual cache.
+    pub download_dir: Option<&'a Path>,
+    /// Which files are needed.
+    pub wanted: Wanted,
+}
+
+impl ModelFiles {
+    /// Find the files, downloading what is missing.
+    pub async fn locate(source: &Source<'_>) -> Result<Self, HubError> {
+        let Some(path) = source.path else { return Ok(Self::Shipped) };
+        let as_path = Path::new(path);
+        if as_path.is_dir() {
+            return Ok(Self::Directory(as_path.to_owned()));
+        }
+        if as_path.exists() {
+            return Err(HubError::IsAFile(path.to_owned()));
+        }
+        let repo = RepoId::parse(path).ok_or_else(|| HubError::NotAnId(path.to_owned()))?;
+        let hub = Hub::new(HubOptions::from_env(source.download_dir, |name| std::env::var(name).ok()))?;
+        hub.snapshot(&repo, source.revision, source.wanted).await.map(Self::Directory)
+    }
+
+    /// The directory, unless the files are inside this program.
+    pub fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Shipped => None,
+            Self::Directory(dir) => Some(dir),
+        }
+    }
+
+    /// Where they are, for messages.
+    pub fn place(&self) -> String {
+        self.dir().map_or_else(|| shipped::NAME.to_owned(), |dir| dir.display().to_string())
+    }
+
+    /// Read configuration and headers; `overrides` are merged over `config.json`.
+    pub fn checkpoint(&self, load_format: LoadFormat, overrides: &Map<String, Value>) -> Result<Checkpoint, LoadError> {
+        match self {
+            Self::Shipped => {
+                let mut config = embedded_object("config.json", shipped::CONFIG)?;
+                config.extend(overrides.clone());
+                let generation = embedded_object("generation_config.json", shipped::GENERATION_CONFIG)?;
+                let config = ModelConfig::from_json(&config)?;
+                Ok(Checkpoint::dummy(config, GenerationConfig::from_json(&generation)?))
+            }
+            Self::Directory(dir) => {
+                let load_format = match load_format {
+                    LoadFormat::Safetensors => quern_model::LoadFormat::Safetensors,
+                    LoadFormat::Dummy => quern_model::LoadFormat::Dummy,
+                };
+                let config_overrides = (!overrides.is_empty()).then(|| overrides.clone());
+                Checkpoint::open(dir, &CheckpointOptions { load_format, config_overrides })
+            }
+        }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
+        match self {
+            Self::Shipped => Tokenizer::from_bytes(shipped::TOKENIZER, Some(shipped::TOKENIZER_CONFIG)),
+            Self::Directory(dir) => Tokenizer::from_dir(dir),
+        }
+    }
+
+    /// The chat template: that of `file`, or the one called `name`, or the tokenizer's usual one; `None` if
+    /// there is none.
+    pub fn chat_template(
+        &self,
+        tokenizer: &Tokenizer,
+        file: Option<&Path>,
+        name: Option<&str>,
+    ) -> Result<Option<ChatTemplate>, TemplateError> {
+        let from_source = |source: &str| {
+            ChatTemplate::from_source(source, tokenizer.control_tokens(), &tokenizer.config().named_tokens).map(Some)
+        };
+        match (file, self) {
+            (Some(file), _) => from_source(&read_source(file)?),
+            (None, Self::Shipped) if name.is_none() => from_source(shipped::CHAT_TEMPLATE),
+            (None, Self::Shipped) => Ok(None),
+            (None, Self::Directory(dir)) => {
+                ChatTemplate::from_dir(dir, name, tokenizer.config(), tokenizer.control_tokens())
+            }
+        }
+    }
+}
+
+fn embedded_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>, ConfigError> {
+    serde_json::from_slice(bytes)
+        .map_err(|cause| ConfigError::Json { file: format!("{}/{file}", shipped::NAME), cause: cause.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use quern_text::{ChatPrompt, Specials};
+
+    use super::*;
+
+    #[test]
+    fn the_shipped_model_is_whole() {
+        let files = ModelFiles::Shipped;
+        let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
+        let tokenizer = files.tokenizer().unwrap();
+        assert!(checkpoint.is_dummy());
+        assert_eq!(checkpoint.config().vocab_size, tokenizer.vocab_size());
+        assert!(checkpoint.eos_token_ids().contains(&tokenizer.eos_id().unwrap()));
+        let text = "fn main() {} // ½ 日本";
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text, Specials::Parse), false), text);
+        let template = files.chat_template(&tokenizer, None, None).unwrap().unwrap();
+        let prompt = ChatPrompt {
+            messages: vec![serde_json::json!({"role": "user", "content": "Hello"})],
+            tools: None,
+            add_generation_prompt: true,
+            kwargs: Map::new(),
+        };
+        let ids = tokenizer.encode_rendered(&template.render(&prompt).unwrap());
+        assert_eq!(tokenizer.decode(&ids, false), "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+    }
+
+    #[test]
+    fn overrides_reach_the_shipped_model() {
+        let overrides = serde_json::from_str(r#"{"max_position_embeddings": 77}"#).unwrap();
+        let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &overrides).unwrap();
+        assert_eq!(checkpoint.config().max_position_embeddings, 77);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_directory_and_no_id_is_refused() {
+        let locate = async |path: &str| {
+            let source = Source { path: Some(path), revision: None, download_dir: None, wanted: Wanted::Everything };
+            ModelFiles::locate(&source).await
+        };
+        assert!(matches!(locate("./no/such/model").await, Err(HubError::NotAnId(_))));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(locate(file.path().to_str().unwrap()).await, Err(HubError::IsAFile(_))));
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(locate(dir.path().to_str().unwrap()).await.unwrap(), ModelFiles::Directory(dir.path().to_owned()));
+    }
+}

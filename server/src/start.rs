@@ -1,0 +1,162 @@
+//! The way from a command line to an engine that runs: [`Prepared`], then [`Started`].
+
+use std::{sync::Arc, time::Instant};
+
+use quern_backend::Backend;
+use quern_engine::{EngineConfig, EngineHandle, Policy};
+use quern_model::{Checkpoint, StepLimits};
+use quern_text::{ChatTemplate, Tokenizer};
+
+use crate::{
+    cli::ServeArgs,
+    config::{Config, LoadFormat, SchedulePolicy},
+    hub::Wanted,
+    machine::Machine,
+    memory::gib,
+    model_files::{ModelFiles, Source},
+    progress::ByteProgress,
+    resolve::{self, Decision, Facts},
+    start_error::StartError,
+    summary,
+};
+
+/// Rows of logits computed at once: with 150,000 tokens of vocabulary 40 MB; steps with more rows take
+/// several rounds.
+const MAX_LOGIT_ROWS: usize = 64;
+
+/// Everything that is known before weights are read.
+pub struct Prepared {
+    /// What was decided.
+    pub config: Config,
+    /// Lines for the log.
+    pub notes: Vec<String>,
+    /// The model, its weights still on disk.
+    pub checkpoint: Checkpoint,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The chat template, if the model has one.
+    pub template: Option<ChatTemplate>,
+}
+
+impl Prepared {
+    /// Find the model (downloading it if need be), read all of it but the weights, and decide.
+    pub async fn new(args: &ServeArgs) -> Result<Self, StartError> {
+        resolve::check(args)?;
+        let source = Source {
+            path: args.model_path.as_deref(),
+            revision: args.revision.as_deref(),
+            download_dir: args.download_dir.as_deref(),
+            wanted: if args.load_format == "dummy" { Wanted::NoWeights } else { Wanted::Everything },
+        };
+        let files = ModelFiles::locate(&source).await?;
+        let tokenizer_files = match args.tokenizer_path.as_deref() {
+            None => files.clone(),
+            path => ModelFiles::locate(&Source { path, wanted: Wanted::NoWeights, ..source }).await?,
+        };
+
+        let load_format = resolve::load_format(args, files.dir().is_none())?;
+        let checkpoint = files.checkpoint(load_format, &args.json_model_override_args)?;
+        let place = tokenizer_files.place();
+        let tokenizer =
+            tokenizer_files.tokenizer().map_err(|cause| StartError::Tokenizer { place: place.clone(), cause })?;
+        if tokenizer.vocab_size() > checkpoint.config().vocab_size {
+            let (tokenizer, model) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
+            return Err(StartError::Vocabulary { place, tokenizer, model });
+        }
+        let (file, name) = (args.chat_template.as_deref(), args.hf_chat_template_name.as_deref());
+        let template = tokenizer_files.chat_template(&tokenizer, file, name).map_err(|cause| {
+            let place = file.map_or_else(|| place.clone(), |file| file.display().to_string());
+            StartError::Template { place, cause }
+        })?;
+        if let (None, Some(name)) = (&template, name) {
+            return Err(StartError::NoSuchTemplate { name: name.to_owned(), place });
+        }
+
+        let facts = Facts {
+            model: checkpoint.config(),
+            weight_bytes: checkpoint.weight_bytes(),
+            model_dir: files.dir().map(Into::into),
+            tokenizer_dir: tokenizer_files.dir().map(Into::into),
+            machine: Machine::probe(),
+            allow_longer_context: resolve::longer_context_is_allowed(),
+        };
+        let Decision { config, mut notes } = resolve::resolve(args, &facts)?;
+        if template.is_none() {
+            notes.push("The model has no chat template; chat requests are refused (--chat-template gives one).".into());
+        }
+        Ok(Self { config, notes, checkpoint, tokenizer, template })
+    }
+
+    /// Read the weights into `backend` and start the engine.
+    pub fn start<B: Backend>(self, backend: Arc<B>) -> Result<Started, StartError> {
+        let Self { config, checkpoint, tokenizer, template, .. } = self;
+        let begin = Instant::now();
+        let available = || Machine::probe().available_bytes;
+        let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
+        tracing::info!("Load weight begin. avail mem={}", shown(available()));
+        if config.load_format == LoadFormat::Safetensors {
+            let progress = ByteProgress::new("Checking weights", checkpoint.weight_bytes());
+            checkpoint.scan(config.cpu_threads, &mut |bytes| progress.advance(bytes))?;
+        }
+        let engine_config = config.engine();
+        let limits = StepLimits {
+            max_tokens: engine_config.step_tokens(),
+            max_logit_rows: MAX_LOGIT_ROWS,
+            page_size: config.page_size,
+            num_pages: config.num_pages,
+            kv_dtype: config.kv_cache_dtype.stored(),
+        };
+        let layers = checkpoint.config().num_layers as u64;
+        let per_layer = checkpoint.weight_bytes() / layers.max(1);
+        let model = {
+            let progress = ByteProgress::new("Loading weights", per_layer * layers);
+            quern_model::load(&checkpoint, backend, limits, &mut |_| progress.advance(per_layer))?
+        };
+        tracing::info!(
+            "Load weight end. elapsed={:.2} s, avail mem={}",
+            begin.elapsed().as_secs_f64(),
+            shown(available())
+        );
+        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(config.kv_cache_dtype.stored());
+        tracing::info!("{}", summary::pool_line(&config, kv_bytes_per_token));
+        tracing::info!("Memory pool end. avail mem={}", shown(available()));
+        let engine = quern_engine::start(model, engine_config).map_err(StartError::Thread)?;
+        tracing::info!("{}", summary::limits_line(&config, available()));
+        Ok(Started { config, engine, tokenizer, template, checkpoint })
+    }
+}
+
+/// An engine that runs, and what a door to it needs.
+pub struct Started {
+    /// What was decided.
+    pub config: Config,
+    /// The engine.
+    pub engine: EngineHandle,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The chat template, if the model has one.
+    pub template: Option<ChatTemplate>,
+    /// The model's numbers and recommended sampling.
+    pub checkpoint: Checkpoint,
+}
+
+impl Config {
+    /// The engine's part of it.
+    pub fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            page_size: self.page_size,
+            num_pages: self.num_pages,
+            max_running: self.max_running_requests,
+            max_queued: self.max_queued_requests,
+            chunk_tokens: self.chunked_prefill_size,
+            max_prefill_tokens: self.max_prefill_tokens,
+            policy: match self.schedule_policy {
+                SchedulePolicy::Fcfs => Policy::Fcfs,
+                SchedulePolicy::Lpm => Policy::Lpm,
+            },
+            prefix_cache: !self.disable_radix_cache,
+            conservativeness: self.schedule_conservativeness,
+            decode_log_interval: self.decode_log_interval as u64,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! [`StartError`]: why the server did not start.
+
+use quern_model::LoadError;
+use quern_text::{TemplateError, TokenizerError};
+
+use crate::{cli::RefusedFlag, hub::HubError, listen::ListenError, resolve::ResolveError};
+
+/// Why the server did not start, or stopped with a failure. One line (a checkpoint's problems: one line
+/// each) that names the thing and the remedy; the exit status is 1.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A flag asks for what is not built or not possible.
+    #[error(transparent)]
+    Flag(#[from] RefusedFlag),
+    /// The flags, the model and the machine do not go together.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The model cannot be fetched.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The tokenizer cannot be read.
+    #[error("{place}: {cause}")]
+    Tokenizer {
+        /// Where its files are.
+        place: String,
+        /// Why.
+        cause: TokenizerError,
+    },
+    /// The tokenizer knows tokens that the model does not.
+    #[error(
+        "{place}: the tokenizer has {tokenizer} tokens, the model {model}; give the model's own with --tokenizer-path"
+    )]
+    Vocabulary {
+        /// Where the tokenizer's files are.
+        place: String,
+        /// Its tokens.
+        tokenizer: usize,
+        /// The model's.
+        model: usize,
+    },
+    /// The chat template cannot be read.
+    #[error("{place}: {cause}")]
+    Template {
+        /// Where it is.
+        place: String,
+        /// Why.
+        cause: TemplateError,
+    },
+    /// There is no template of the name asked for.
+    #[error("--hf-chat-template-name {name}: {place} has no chat template of that name")]
+    NoSuchTemplate {
+        /// As typed.
+        name: String,
+        /// Where the tokenizer's files are.
+        place: String,
+    },
+    /// The kernels cannot run here.
+    #[error("--cpu-isa, --cpu-threads: {0}")]
+    Backend(String),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A thread or the runtime cannot be started.
+    #[error("the system refuses to start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The first request failed.
+    #[error("the first request to ourselves failed: {0} (--skip-server-warmup leaves it out)")]
+    Warmup(String),
+    /// The server stopped with a failure.
+    #[error("the server stopped: {0}")]
+    Serve(std::io::Error),
+}

@@ -1,0 +1,103 @@
+//! What an operator reads at start: the model, its weights, the pool, the kernels, the limits.
+
+use quern_model::Checkpoint;
+
+use crate::{
+    config::{Config, KvDtype},
+    memory::gib,
+};
+
+/// The lines about the model, before its weights are read.
+pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
+    let model = checkpoint.config();
+    let mut lines = Vec::new();
+    lines.push(format!(
+        "Model {}: {}, {} layers, {} parameters, {} of them active per token, vocabulary {}, context {}.",
+        config.model_path,
+        model.architecture,
+        model.num_layers,
+        count(model.total_params()),
+        count(model.active_params()),
+        model.vocab_size,
+        model.max_position_embeddings,
+    ));
+    let format = if model.fp8 { "fp8 blocks".to_owned() } else { format!("{:?}", model.dtype).to_lowercase() };
+    let weights = gib(checkpoint.weight_bytes());
+    lines.push(match (checkpoint.is_dummy(), &config.model_dir) {
+        (true, _) => format!(
+            "Weights: {weights} of RANDOM numbers (load format dummy). Everything works, but the answers make no \
+             sense; name a model with --model."
+        ),
+        (false, Some(dir)) => format!("Weights: {weights}, {format}, from {}.", dir.display()),
+        (false, None) => format!("Weights: {weights}, {format}."),
+    });
+    lines
+}
+
+/// The line about the pool, in SGLang's form.
+pub fn pool_line(config: &Config, kv_bytes_per_token: u64) -> String {
+    let half = gib(config.max_total_num_tokens as u64 * kv_bytes_per_token / 2);
+    let dtype = match config.kv_cache_dtype {
+        KvDtype::Bfloat16 => "bfloat16",
+        KvDtype::Float32 => "float32",
+    };
+    format!(
+        "KV Cache is allocated. dtype: {dtype}, #tokens: {}, K size: {half}, V size: {half} ({} pages of {} tokens, \
+         {kv_bytes_per_token} bytes per token)",
+        config.max_total_num_tokens, config.num_pages, config.page_size,
+    )
+}
+
+/// The line of limits that scripts read, in SGLang's form. The memory is main memory here; the name of
+/// its field is kept.
+pub fn limits_line(config: &Config, available_bytes: Option<u64>) -> String {
+    let available = available_bytes.unwrap_or(0) as f64 / (1u64 << 30) as f64;
+    format!(
+        "max_total_num_tokens={}, chunked_prefill_size={}, max_prefill_tokens={}, max_running_requests={}, \
+         context_len={}, available_gpu_mem={available:.2} GB",
+        config.max_total_num_tokens,
+        config.chunked_prefill_size,
+        config.max_prefill_tokens,
+        config.max_running_requests,
+        config.context_length,
+    )
+}
+
+/// `30.5 B`, `412.3 M`, `98 k`.
+fn count(n: u64) -> String {
+    match n {
+        n if n >= 1_000_000_000 => format!("{:.1} B", n as f64 / 1e9),
+        n if n >= 1_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        n => format!("{:.0} k", n as f64 / 1e3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use serde_json::Map;
+
+    use super::*;
+    use crate::{config::LoadFormat, model_files::ModelFiles};
+
+    #[test]
+    fn limits_have_sglangs_form() {
+        assert_snapshot!(limits_line(&Config::default(), Some(13_249_974_108)), @"max_total_num_tokens=8192, chunked_prefill_size=512, max_prefill_tokens=16384, max_running_requests=256, context_len=4096, available_gpu_mem=12.34 GB");
+        assert_snapshot!(pool_line(&Config::default(), 98_304), @"KV Cache is allocated. dtype: bfloat16, #tokens: 8192, K size: 384.0 MB, V size: 384.0 MB (256 pages of 32 tokens, 98304 bytes per token)");
+    }
+
+    #[test]
+    fn random_weights_are_announced() {
+        let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
+        let lines = model_lines(&Config::default(), &checkpoint);
+        assert!(lines[0].contains("quern-dummy: Qwen3MoeForCausalLM"), "{lines:?}");
+        assert!(lines[1].contains("RANDOM") && lines[1].contains("no sense"), "{lines:?}");
+    }
+
+    #[test]
+    fn counts_are_short() {
+        assert_eq!(count(30_532_122_624), "30.5 B");
+        assert_eq!(count(3_349_000), "3.3 M");
+        assert_eq!(count(98_304), "98 k");
+    }
+}

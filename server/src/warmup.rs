@@ -1,0 +1,55 @@
+//! The first request: what every later one needs is touched once before the server reports ready.
+
+use std::time::Duration;
+
+use quern_backend::SamplingParams;
+use quern_engine::{EngineHandle, GenerateRequest, TokenEvent};
+use quern_text::{Specials, Tokenizer};
+use tokio::sync::mpsc;
+
+use crate::start_error::StartError;
+
+/// SGLang's.
+const PROMPT: &str = "The capital city of France is";
+const NEW_TOKENS: usize = 8;
+/// Reading a model of hundreds of gigabytes from disk for the first time takes minutes.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Generate a few tokens and see them come.
+pub async fn run(engine: &EngineHandle, tokenizer: &Tokenizer) -> Result<(), StartError> {
+    let mut prompt = tokenizer.encode(PROMPT, Specials::AsText);
+    prompt.truncate(engine.config().pool_tokens().saturating_sub(NEW_TOKENS).max(1));
+    let (events, mut inbox) = mpsc::unbounded_channel();
+    let request = GenerateRequest {
+        id: "warmup".into(),
+        prompt,
+        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        seed: 0,
+        max_new_tokens: NEW_TOKENS,
+        min_new_tokens: 0,
+        stop_token_ids: Vec::new(),
+        ignore_eos: true,
+        logprobs: None,
+        // Its prefix must not count as reused in a real request.
+        namespace: Some("warmup".into()),
+        grammar: None,
+    };
+    let failed = |cause: String| StartError::Warmup(cause);
+    let sink = move |event: TokenEvent| {
+        // Nobody listens any more once the time is up.
+        let _ = events.send(event);
+    };
+    let _handle = engine.submit(request, Box::new(sink)).map_err(|error| failed(error.to_string()))?;
+    let end = async {
+        while let Some(event) = inbox.recv().await {
+            match event {
+                TokenEvent::Finished(_) => return Ok(()),
+                TokenEvent::Failed(cause) => return Err(failed(cause.to_string())),
+                TokenEvent::Prefilled(_) | TokenEvent::Token { .. } => {}
+            }
+        }
+        Err(failed("the engine ended".into()))
+    };
+    let late = |_| Err(failed(format!("nothing came for {} s", TIMEOUT.as_secs())));
+    tokio::time::timeout(TIMEOUT, end).await.unwrap_or_else(late)
+}
