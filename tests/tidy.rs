@@ -115,7 +115,10 @@ fn i1_dependencies_follow_the_drawing() {
     for (krate, allowed) in ARROWS {
         for dependency in dependencies(krate, "dependencies") {
             if let Some(ours) = dependency.strip_prefix("quern-") {
-                assert!(allowed.contains(&ours), "`{krate}` may not depend on `{ours}`: no such arrow in ARCHITECTURE.md");
+                assert!(
+                    allowed.contains(&ours),
+                    "`{krate}` may not depend on `{ours}`: no such arrow in ARCHITECTURE.md"
+                );
             }
         }
     }
@@ -125,7 +128,10 @@ fn i1_dependencies_follow_the_drawing() {
 fn i2_only_the_server_knows_http_and_tokio() {
     for (krate, _) in ARROWS.iter().filter(|(name, _)| *name != "server") {
         for dependency in dependencies(krate, "dependencies") {
-            assert!(!SERVER_ONLY.contains(&dependency.as_str()), "`{krate}` depends on `{dependency}`; only `server` may");
+            assert!(
+                !SERVER_ONLY.contains(&dependency.as_str()),
+                "`{krate}` depends on `{dependency}`; only `server` may"
+            );
         }
     }
 }
@@ -156,7 +162,8 @@ fn intrinsics_live_in_cpu_arch() {
     for (path, text) in files("cpu", &["rs"]) {
         if !path.starts_with("cpu/src/arch/") {
             for (number, line) in text.lines().enumerate() {
-                let found = words(&code(line)).any(|w| w.starts_with("_mm") || w.starts_with("vld1") || w.starts_with("vfma"));
+                let found =
+                    words(&code(line)).any(|w| w.starts_with("_mm") || w.starts_with("vld1") || w.starts_with("vfma"));
                 assert!(!found, "{path}:{}: an intrinsic outside cpu/src/arch", number + 1);
             }
         }
@@ -185,7 +192,11 @@ fn the_code_map_names_every_module_and_every_named_file_exists() {
         }
     }
     assert!(missing.is_empty(), "the code map of ARCHITECTURE.md lacks {missing:#?}");
-    assert!(architecture.lines().count() < 300, "ARCHITECTURE.md has {} lines; keep it under 300", architecture.lines().count());
+    assert!(
+        architecture.lines().count() < 300,
+        "ARCHITECTURE.md has {} lines; keep it under 300",
+        architecture.lines().count()
+    );
 }
 
 #[test]

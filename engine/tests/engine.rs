@@ -69,9 +69,9 @@ fn submit(
 
 fn terminal(heard: &Receiver<TokenEvent>) -> TokenEvent {
     loop {
-        match heard.recv_timeout(PATIENCE).expect("an end") {
-            end @ (TokenEvent::Finished(_) | TokenEvent::Failed(_)) => return end,
-            _ => {}
+        let event = heard.recv_timeout(PATIENCE).expect("an end");
+        if matches!(event, TokenEvent::Finished(_) | TokenEvent::Failed(_)) {
+            return event;
         }
     }
 }

@@ -1,5 +1,5 @@
 //! A greedy driver over [`Model`] and readers for golden files, shared by the tests.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::{
     collections::HashMap,
