@@ -129,8 +129,8 @@ const GREEDY_BELOW: f32 = 1e-6;
 ///
 /// In this order: frequency and presence penalties; banned tokens to −∞; repetition penalty; the mask;
 /// the bias (added after the mask, so a masked token stays impossible); then, for temperature 0, the
-/// largest logit (ties to the lower id), else softmax of `logits / temperature`, the filters of
-/// [`draw`], and one draw.
+/// largest logit (ties to the lower id), else softmax of `logits / temperature`, the filters top-k,
+/// top-p and min-p, each judging the unfiltered distribution, and one draw.
 ///
 /// A NaN, a +∞, or no finite logit at all is reported as `fault`: no token is made up.
 pub fn sample_row(logits: &mut [f32], task: &LogitRow) -> RowOutput {

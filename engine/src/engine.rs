@@ -299,18 +299,22 @@ impl Engine {
         }
     }
 
-    /// A failed step ends its sequences. Several in a row and the machine is not to be trusted.
+    /// A failed step ends its sequences. Several in a row and the machine is not to be trusted; that is
+    /// known before the sequences hear of their end.
     fn fault(&mut self, cause: &str) {
         tracing::error!("step failed: {cause}");
-        self.scheduler.fail_step(cause);
         let now = Instant::now();
         self.faults.push_back(now);
         while self.faults.front().is_some_and(|then| now.duration_since(*then) > FAULT_WINDOW) {
             self.faults.pop_front();
         }
-        if self.faults.len() >= MAX_FAULTS {
+        let broken = self.faults.len() >= MAX_FAULTS;
+        if broken {
             tracing::error!("{MAX_FAULTS} failed steps within {FAULT_WINDOW:?}: the engine takes no more requests");
             self.shared.metrics.mark_unhealthy();
+        }
+        self.scheduler.fail_step(cause);
+        if broken {
             self.scheduler.fail_all(&FailCause::Engine(cause.into()));
         }
     }
