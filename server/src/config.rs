@@ -3,7 +3,7 @@
 //! [`ServeArgs`](crate::cli::ServeArgs) holds what was typed; a `Config` has no "auto" left, never
 //! changes, is printed by `--print-config` and served by `/server_info`.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -236,6 +236,15 @@ pub enum ComputeDtype {
     Float32,
 }
 
+impl fmt::Display for ComputeDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bfloat16 => "bfloat16",
+            Self::Float32 => "float32",
+        })
+    }
+}
+
 /// Stored element of keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -244,6 +253,15 @@ pub enum KvDtype {
     Bfloat16,
     /// Four bytes.
     Float32,
+}
+
+impl fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bfloat16 => "bfloat16",
+            Self::Float32 => "float32",
+        })
+    }
 }
 
 /// Where a chat request's missing sampling parameters come from.
@@ -306,8 +324,8 @@ impl Secret {
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
 }

@@ -4,10 +4,11 @@
 
 use std::{env, process::ExitCode, sync::Arc};
 
-use quern_backend::reference::RefBackend;
+use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_server::{
     app::{self, AppState},
     cli::{Cli, CliError, Job, ServeArgs},
+    config::Config,
     listen::BoundAddress,
     logging, resolve,
     start::Prepared,
@@ -50,7 +51,11 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
     }
 
     let address = BoundAddress::bind(&config.host, config.port)?;
-    let started = prepared.start(Arc::new(RefBackend))?;
+    let backend = cpu_backend(config)?;
+    for line in summary::kernel_lines(&backend, &prepared.checkpoint, config) {
+        tracing::info!("{line}");
+    }
+    let started = prepared.start(Arc::new(backend))?;
     let state = Arc::new(AppState::new(started));
 
     runtime.block_on(async {
@@ -66,4 +71,11 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
         let ended = server.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
         ended.map_err(StartError::Serve)
     })
+}
+
+/// The only place that chooses a backend.
+fn cpu_backend(config: &Config) -> Result<CpuBackend, StartError> {
+    let isa = config.cpu_isa.as_deref().map(str::parse::<Isa>).transpose()?;
+    let compute = config.dtype.compute();
+    Ok(CpuBackend::new(CpuConfig { threads: Some(config.cpu_threads), isa, compute })?)
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use quern_backend::DType;
+use quern_cpu::Compute;
 use quern_model::ModelConfig;
 
 use crate::{
@@ -79,7 +80,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
     let served_model_name = served_model_name(args, &model_path)?;
     let dtype = dtype(args, facts.model.dtype)?;
     let kv_cache_dtype = kv_cache_dtype(args, dtype)?;
-    quantization(args, facts.model)?;
+    quantization(args, facts.model.fp8)?;
     let context_length = context_length(args, facts, &mut notes)?;
     let page_size = page_size(args, context_length)?;
     let chunked_prefill_size = chunked_prefill_size(args, page_size, context_length)?;
@@ -190,8 +191,8 @@ pub fn check(args: &ServeArgs) -> Result<Vec<String>, RefusedFlag> {
     if let Some((flag, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
         return Err(refuse(flag, 0, "at least 1 is wanted"));
     }
-    if let Some(threads) = args.cpu_threads.filter(|&threads| threads > 4096) {
-        return Err(refuse("cpu-threads", threads, "at most 4096 are started"));
+    if let Some(threads) = args.cpu_threads.filter(|&threads| threads > 1024) {
+        return Err(refuse("cpu-threads", threads, "at most 1024 are started"));
     }
     if let Some(share) = args.mem_fraction_static.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
         return Err(refuse("mem-fraction-static", share, "a share above 0 and at most 1 is wanted"));
@@ -234,6 +235,7 @@ pub fn check(args: &ServeArgs) -> Result<Vec<String>, RefusedFlag> {
     schedule_policy(args)?;
     args.tool_call_parser.as_deref().map(tool_call_parser).transpose()?;
     metric_labels(args)?;
+    quantization(args, true)?;
     dtype(args, DType::BF16)?;
     kv_cache_dtype(args, ComputeDtype::Bfloat16)?;
     load_format(args, false)?;
@@ -304,10 +306,20 @@ impl KvDtype {
     }
 }
 
-fn quantization(args: &ServeArgs, model: &ModelConfig) -> Result<(), RefusedFlag> {
+impl ComputeDtype {
+    /// The CPU backend's name of it.
+    pub fn compute(self) -> Compute {
+        match self {
+            Self::Bfloat16 => Compute::Bf16,
+            Self::Float32 => Compute::F32,
+        }
+    }
+}
+
+fn quantization(args: &ServeArgs, checkpoint_is_fp8: bool) -> Result<(), RefusedFlag> {
     match args.quantization.as_deref() {
         None => Ok(()),
-        Some("fp8") if model.fp8 => Ok(()),
+        Some("fp8") if checkpoint_is_fp8 => Ok(()),
         Some("fp8") => Err(refuse("quantization", "fp8", "the checkpoint is not fp8 and is not quantized on load")),
         Some(other) => Err(refuse("quantization", other, "fp8 checkpoints and unquantized ones are supported")),
     }
@@ -526,7 +538,7 @@ mod tests {
             ("--context-length 3", "at least 8"),
             ("--stream-interval 0", "at least 1"),
             ("--max-running-requests 0", "at least 1"),
-            ("--cpu-threads 5000", "4096"),
+            ("--cpu-threads 5000", "1024"),
             ("--schedule-conservativeness -1", "at least 0"),
             ("--schedule-conservativeness inf", "at least 0"),
             ("--chat-template chatml", "no such file"),

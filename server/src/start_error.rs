@@ -1,5 +1,6 @@
 //! [`StartError`]: why the server did not start.
 
+use quern_cpu::CpuError;
 use quern_model::LoadError;
 use quern_text::{TemplateError, TokenizerError};
 
@@ -58,8 +59,8 @@ pub enum StartError {
         place: String,
     },
     /// The kernels cannot run here.
-    #[error("--cpu-isa, --cpu-threads: {0}")]
-    Backend(String),
+    #[error("{0} (--cpu-isa, --cpu-threads)")]
+    Backend(#[from] CpuError),
     /// The address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),

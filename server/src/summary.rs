@@ -1,11 +1,10 @@
 //! What an operator reads at start: the model, its weights, the pool, the kernels, the limits.
 
+use quern_backend::{DType, QuantFormat};
+use quern_cpu::CpuBackend;
 use quern_model::Checkpoint;
 
-use crate::{
-    config::{Config, KvDtype},
-    memory::gib,
-};
+use crate::{config::Config, memory::gib};
 
 /// The lines about the model, before its weights are read.
 pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
@@ -24,23 +23,57 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
     let format = if model.fp8 { "fp8 blocks".to_owned() } else { format!("{:?}", model.dtype).to_lowercase() };
     let weights = gib(checkpoint.weight_bytes());
     lines.push(match (checkpoint.is_dummy(), &config.model_dir) {
-        (true, _) => format!(
-            "Weights: {weights} of RANDOM numbers (load format dummy). Everything works, but the answers make no \
-             sense; name a model with --model."
-        ),
+        (true, dir) => {
+            let remedy = if dir.is_none() { "name a model with --model" } else { "leave out --load-format dummy" };
+            format!(
+                "Weights: {weights} of RANDOM numbers. Everything works, but the answers make no sense; {remedy} for \
+                 ones that do."
+            )
+        }
         (false, Some(dir)) => format!("Weights: {weights}, {format}, from {}.", dir.display()),
         (false, None) => format!("Weights: {weights}, {format}."),
     });
     lines
 }
 
+/// The lines about threads and kernels: the kernel of each operation, for the encodings that this model
+/// uses.
+pub fn kernel_lines(backend: &CpuBackend, checkpoint: &Checkpoint, config: &Config) -> Vec<String> {
+    let model = checkpoint.config();
+    // Matrices have the checkpoint's type (random ones bf16); keys and values their own.
+    let mut used = vec![quant_name(config.kv_cache_dtype.stored()), quant_name(model.dtype)];
+    if checkpoint.is_dummy() {
+        used.push(QuantFormat::BF16.to_string());
+    }
+    if model.fp8 {
+        used.push(QuantFormat::Fp8Block128.to_string());
+    }
+    let kernels = backend.kernels().into_iter().filter_map(|choice| match choice.format {
+        None => Some(format!("{} [{}]", choice.op, choice.kernel)),
+        Some(format) if used.contains(&format) => Some(format!("{} {format} [{}]", choice.op, choice.kernel)),
+        Some(_) => None,
+    });
+    vec![
+        format!(
+            "CPU: {} threads, {} kernels, inputs of products in {}.",
+            backend.threads(),
+            backend.isa(),
+            config.dtype
+        ),
+        format!("Kernels: {}.", kernels.collect::<Vec<_>>().join(", ")),
+    ]
+}
+
+/// The name of the encoding that stores elements of this type plainly.
+fn quant_name(dtype: DType) -> String {
+    let plain = QuantFormat::ALL.into_iter().find(|format| format.element() == dtype);
+    plain.map_or_else(|| dtype.to_string(), |format| format.to_string())
+}
+
 /// The line about the pool, in SGLang's form.
 pub fn pool_line(config: &Config, kv_bytes_per_token: u64) -> String {
     let half = gib(config.max_total_num_tokens as u64 * kv_bytes_per_token / 2);
-    let dtype = match config.kv_cache_dtype {
-        KvDtype::Bfloat16 => "bfloat16",
-        KvDtype::Float32 => "float32",
-    };
+    let dtype = config.kv_cache_dtype;
     format!(
         "KV Cache is allocated. dtype: {dtype}, #tokens: {}, K size: {half}, V size: {half} ({} pages of {} tokens, \
          {kv_bytes_per_token} bytes per token)",

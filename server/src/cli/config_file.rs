@@ -29,6 +29,9 @@ pub enum ConfigFileError {
         /// Why, with the place.
         cause: String,
     },
+    /// A prefix of `--config`, which would be parsed but not read.
+    #[error("write --config {0} in full; it is read before the other flags are")]
+    Shortened(String),
     /// `config:` inside the file.
     #[error("--config {0}: a configuration file cannot name another one")]
     Nested(String),

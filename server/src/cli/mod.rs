@@ -42,9 +42,13 @@ Examples:
   quern serve --model ./my-checkpoint --print-config
       What would be decided on this machine, without serving.
 
-Every other flag of `sglang serve` is known too: it passes if it asks for what happens anyway, passes with
-a note if it only tunes machinery that is not here, and otherwise stops the start and says why.
-Any flag may be shortened to a prefix that no other flag has (--tp for --tp-size).";
+Every other flag of `sglang serve` is known too: it passes if it asks for what happens
+anyway, passes with a note if it only tunes machinery that is not here, and otherwise
+stops the start and says why. Any flag may be shortened to a prefix that no other flag
+has (--tp for --tp-size). Counts may be written 8192, 8k, 25.6k, 8Ki, 1M.
+
+Environment: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE as in
+Hugging Face's own tools; RUST_LOG goes before --log-level.";
 
 /// Why a command line was refused.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +76,12 @@ impl Cli {
             words.extend(config_file::expand(rest, |name| is_switch(serve, name))?);
         }
         let matches = command.try_get_matches_from(words)?;
-        Ok(Self::from_arg_matches(&matches)?)
+        let cli = Self::from_arg_matches(&matches)?;
+        let Job::Serve(args) = &cli.command;
+        match &args.config {
+            Some(file) => Err(ConfigFileError::Shortened(file.display().to_string()).into()),
+            None => Ok(cli),
+        }
     }
 }
 

@@ -14,12 +14,12 @@ use super::{compat::CompatArgs, human::parse_count};
 /// made of it in [`Config`](crate::config::Config).
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Model: a directory, or an id such as `Qwen/Qwen3-Coder-30B-A3B-Instruct` on the Hugging Face hub.
-    /// Without it the small model inside this program is served.
-    #[arg(long, alias = "model", value_name = "DIR|ID", help_heading = "Model")]
+    /// A directory, or an id such as `Qwen/Qwen3-Coder-30B-A3B-Instruct` on the Hugging Face hub [default: the
+    /// small model inside this program]
+    #[arg(long, visible_alias = "model", value_name = "DIR|ID", help_heading = "Model")]
     pub model_path: Option<String>,
 
-    /// Tokenizer: a directory or hub id [default: the model]
+    /// The tokenizer's directory or hub id [default: the model]
     #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
     pub tokenizer_path: Option<String>,
 

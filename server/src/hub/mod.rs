@@ -485,7 +485,8 @@ impl Hub {
             failures += 1;
             match request.send().await {
                 Ok(response) if !is_passing(response.status()) || failures == MAX_FAILURES => return Ok(response),
-                Err(cause) if failures == MAX_FAILURES => {
+                // Refused connections and unknown names do not mend within seconds.
+                Err(cause) if cause.is_connect() || failures == MAX_FAILURES => {
                     let (repo, endpoint) = (repo.to_string(), self.options.endpoint.clone());
                     return Err(HubError::Unreachable { repo, endpoint, cause: root_cause(&cause) });
                 }

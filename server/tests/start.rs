@@ -1,0 +1,219 @@
+//! The built program: exit statuses, messages, and the way to "fired up and ready to roll".
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Output, Stdio},
+};
+
+fn quern(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
+    command.args(arguments);
+    // Nothing of the machine these tests run on may matter.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if ["HF_", "SGLANG_", "RUST_LOG", "HTTP_PROXY", "http_proxy"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command.env("RUST_BACKTRACE", "1").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    quern(arguments).output().unwrap()
+}
+
+/// A start that must fail with status 1 and one clear line.
+fn failure(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+    assert!(!error.contains("panicked") && !error.contains("stack backtrace"), "{error}");
+    let line = error.lines().find(|line| line.starts_with("quern: error: "));
+    line.unwrap_or_else(|| panic!("{arguments:?}: {error}")).to_owned()
+}
+
+struct Server {
+    process: Child,
+    address: SocketAddr,
+    log: Vec<String>,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = quern(&["serve", "--port", "0", "--max-total-tokens", "2048", "--cpu-threads", "1"]);
+        let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut log = Vec::new();
+        let mut address = None;
+        for line in &mut lines {
+            let line = line.unwrap();
+            if let Some((_, rest)) = line.split_once("Listening on http://") {
+                address = rest.split(' ').next().unwrap().parse().ok();
+            }
+            let ready = line.ends_with("The server is fired up and ready to roll!");
+            log.push(line);
+            if ready {
+                // Whoever stops reading must not stop the server.
+                std::thread::spawn(move || lines.for_each(drop));
+                let address = address.unwrap_or_else(|| panic!("no address in {log:#?}"));
+                return Self { process, address, log };
+            }
+        }
+        panic!("it ended with {:?}: {log:#?}", process.wait());
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_shipped_model_is_served_and_the_log_tells_the_story() {
+    let server = Server::start(&["--trust-remote-code", "--tp", "1", "--page-size", "16"]);
+    let order = [
+        "server_args=",
+        "--trust-remote-code changes nothing",
+        "Model quern-dummy: Qwen3MoeForCausalLM",
+        "RANDOM",
+        "CPU: 1 threads",
+        "Kernels: linear bf16",
+        "Load weight begin. avail mem=",
+        "Load weight end.",
+        "KV Cache is allocated. dtype: bfloat16, #tokens: 2048,",
+        "Memory pool end. avail mem=",
+        "max_total_num_tokens=2048, chunked_prefill_size=512, max_prefill_tokens=16384, max_running_requests=256, \
+         context_len=4096, available_gpu_mem=",
+        "Listening on http://127.0.0.1:",
+        "The server is fired up and ready to roll!",
+    ];
+    let mut rest = server.log.iter();
+    for part in order {
+        assert!(rest.any(|line| line.contains(part)), "{part:?} is missing or out of order in {:#?}", server.log);
+    }
+    for line in &server.log {
+        let stamp = line.split_once("] ").unwrap_or_else(|| panic!("{line}")).0;
+        assert!(stamp.starts_with('[') && stamp.len() == "[2026-01-30 12:00:00".len(), "{line}");
+    }
+    assert!(server.get("/ready").starts_with("HTTP/1.1 200"));
+    assert!(server.get("/server_info").contains("\"page_size\":16"));
+}
+
+#[test]
+fn keys_stay_out_of_the_log() {
+    let server = Server::start(&["--api-key", "open-sesame", "--admin-api-key", "s3same", "--skip-server-warmup"]);
+    let log = server.log.join("\n");
+    assert!(!log.contains("open-sesame") && !log.contains("s3same"), "{log}");
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let error = failure(&["serve", "--port", &port, "--max-total-tokens", "2048"]);
+    assert!(error.contains(&format!("--port {port}")) && error.contains("another program"), "{error}");
+}
+
+#[test]
+fn what_cannot_start_says_why_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let empty = path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let malformed = path("malformed");
+    std::fs::create_dir(&malformed).unwrap();
+    std::fs::write(path("malformed/config.json"), "{\"architectures\": [").unwrap();
+    let bad_template = path("bad.jinja");
+    std::fs::write(&bad_template, "{% if %}").unwrap();
+    let a_file = path("model.gguf");
+    std::fs::write(&a_file, "GGUF").unwrap();
+
+    for (arguments, parts) in [
+        (&["--model", &empty][..], &["config.json"][..]),
+        (&["--model", &malformed], &["config.json", "line 1"]),
+        (&["--model", &a_file], &["is a file", "GGUF"]),
+        (&["--model", "/no/such/model"], &["--model /no/such/model", "no such directory"]),
+        (&["--chat-template", &bad_template], &["bad.jinja", "malformed"]),
+        (&["--hf-chat-template-name", "rag"], &["--hf-chat-template-name rag"]),
+        (&["--tp", "2"], &["--tp-size 2"]),
+        (&["--context-length", "8k"], &["--context-length 8000", "4096"]),
+        (&["--mem-fraction-static", "0.000000001"], &["--mem-fraction-static"]),
+        (&["--host", "no such host"], &["--host no such host"]),
+        (&["--config", "/no/such.yaml"], &["--config /no/such.yaml"]),
+        (&["--model", "a/b/c"], &["no such directory"]),
+        (&["--json-model-override-args", "{\"hidden_act\": \"gelu\"}"], &["hidden_act"]),
+    ] {
+        let words: Vec<&str> = ["serve", "--port", "0"].iter().chain(arguments).copied().collect();
+        let error = failure(&words);
+        for part in parts {
+            assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_named() {
+    let cache = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (name, value, part) in [
+        ("HF_ENDPOINT", format!("http://{free}"), "cannot be reached"),
+        ("HF_HUB_OFFLINE", "1".into(), "HF_HUB_OFFLINE"),
+    ] {
+        let mut command = quern(&["serve", "--model", "owner/name"]);
+        let output = command.env("HF_HOME", cache.path()).env(name, value).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(error.contains("owner/name") && error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_two_and_help_with_zero() {
+    for arguments in [&["serve", "--no-such-flag"][..], &["serve", "--pp", "1"], &["bake"], &[]] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    for arguments in [&["--help"][..], &["serve", "--help"], &["--version"]] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty());
+    }
+    assert_eq!(
+        String::from_utf8(run(&["--version"]).stdout).unwrap(),
+        format!("quern {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn print_config_prints_what_was_decided() {
+    let output = run(&[
+        "serve",
+        "--print-config",
+        "--random-seed",
+        "7",
+        "--max-total-tokens",
+        "10k",
+        "--cpu-threads",
+        "3",
+        "--api-key",
+        "k",
+        "--enable-metrics",
+        "--max-queued-requests",
+        "9",
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap());
+}
