@@ -6,7 +6,7 @@ use quern_backend::QuantFormat;
 
 use crate::{
     CpuError,
-    arch::{self, Entries, GemmEntry},
+    arch::{self, ChainsEntry, Entries, GemmEntry},
     attention::Partition,
     dot::Layout,
     gemm::Gemm,
@@ -73,6 +73,8 @@ impl Isa {
 
     fn entries(self) -> Entries {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Scalar if std::arch::is_x86_feature_detected!("fma") => arch::scalar::fused::ENTRIES,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => arch::avx2::ENTRIES,
             #[cfg(target_arch = "x86_64")]
@@ -228,6 +230,11 @@ impl Kernels {
     pub(crate) fn fold(&self, state: &mut [f32], partial: &[f32], dim: usize) {
         // SAFETY: as above.
         unsafe { (self.entries.fold)(state, partial, dim) }
+    }
+
+    /// See `roof.rs`: f32 chains, and bfloat16 chains where products use them.
+    pub(crate) fn chains(&self) -> (ChainsEntry, Option<ChainsEntry>) {
+        (self.entries.chains, self.entries.native_chains.filter(|_| self.compute == Compute::Bf16))
     }
 
     /// Every choice, for the start-up summary.

@@ -24,6 +24,7 @@ mod ops;
 mod pointwise;
 mod pool;
 mod product;
+mod roof;
 mod route;
 
 pub use backend::{CpuBackend, CpuConfig, CpuError};
@@ -32,3 +33,4 @@ pub use detect::{Compute, Isa, KernelChoice};
 pub use kv_cache::KvCache;
 pub use moe::Experts;
 pub use product::Weight;
+pub use roof::Roof;

@@ -60,11 +60,12 @@ fn magnitudes(x: &[f32], parts: &[PackedMatrix]) -> Vec<f32> {
 #[test]
 fn every_instruction_set_conforms() {
     for isa in available() {
-        for (compute, precision) in [(Compute::F32, Precision::F32), (Compute::Bf16, Precision::Bf16)] {
-            for threads in [1, 2, 3] {
-                eprintln!("{isa}, {compute:?}, {threads} threads");
-                conformance::run(&backend(isa, compute, threads), precision);
-            }
+        // Each thread count once; that they agree to the bit is the business of the tests below.
+        for (compute, precision, threads) in
+            [(Compute::F32, Precision::F32, 1), (Compute::F32, Precision::F32, 3), (Compute::Bf16, Precision::Bf16, 2)]
+        {
+            eprintln!("{isa}, {compute:?}, {threads} threads");
+            conformance::run(&backend(isa, compute, threads), precision);
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{Entries, avx512::Avx512};
 use crate::{
     dot::{Dot, Layout},
     gemm::{self, Gemm},
+    roof::CHAINS,
 };
 
 /// bfloat16 weights and inputs, multiplied as they are.
@@ -98,6 +99,24 @@ pub(crate) unsafe fn gemm_fp8(task: &Gemm<'_>) {
     gemm::run::<Avx512, Fp8Native, 4, 3>(task);
 }
 
+/// # Safety
+/// The CPU has the features named.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+unsafe fn native_chains(rounds: usize, x: f32) -> f32 {
+    let pairs = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32((x.to_bits() | x.to_bits() >> 16) as i32));
+    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, pairs, pairs);
+        }
+    }
+    _mm512_reduce_add_ps(sums.into_iter().fold(_mm512_setzero_ps(), |a, b| _mm512_add_ps(a, b)))
+}
+
 /// The kernels of AVX-512 with these two in place of its own.
-pub(crate) const ENTRIES: Entries =
-    Entries { native_bf16: Some(gemm_bf16), native_fp8: Some(gemm_fp8), ..super::avx512::ENTRIES };
+pub(crate) const ENTRIES: Entries = Entries {
+    native_bf16: Some(gemm_bf16),
+    native_fp8: Some(gemm_fp8),
+    native_chains: Some(native_chains),
+    ..super::avx512::ENTRIES
+};

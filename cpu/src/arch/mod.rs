@@ -21,6 +21,9 @@ use crate::{attention::Partition, gemm::Gemm};
 /// A matrix product over one unit of work.
 pub(crate) type GemmEntry = unsafe fn(&Gemm<'_>);
 
+/// Rounds of independent multiply-adds of a number; returns their sum.
+pub(crate) type ChainsEntry = unsafe fn(usize, f32) -> f32;
+
 /// `(residual, delta, gain, eps, out)`.
 pub(crate) type AddRmsNormEntry = unsafe fn(&mut [f32], &[f32], &[f32], f32, &mut [f32]);
 
@@ -42,48 +45,56 @@ pub(crate) struct Entries {
     pub(crate) attend_bf16: unsafe fn(&mut Partition<'_>),
     pub(crate) fold: unsafe fn(&mut [f32], &[f32], usize),
     pub(crate) peak: unsafe fn(&[f32]) -> Option<f32>,
+    /// See `roof.rs`.
+    pub(crate) chains: ChainsEntry,
+    pub(crate) native_chains: Option<ChainsEntry>,
 }
 
 /// Entry points for the instance `$lanes`, compiled with `$attribute`; `[rows, tokens]` are the tiles
 /// of plain formats and of formats with block scales, as many as the registers hold.
 macro_rules! entries {
     ($(#[$attribute:meta])? $lanes:ty, gemm: [$r:literal, $t:literal], scaled: [$sr:literal, $st:literal]) => {
-        super::entries!(@fn $(#[$attribute])? gemm_f32(task: &$crate::gemm::Gemm<'_>) {
+        $crate::arch::entries!(@fn $(#[$attribute])? gemm_f32(task: &$crate::gemm::Gemm<'_>) {
             $crate::gemm::run::<$lanes, $crate::dot::F32, $r, $t>(task)
         });
-        super::entries!(@fn $(#[$attribute])? gemm_f16(task: &$crate::gemm::Gemm<'_>) {
+        $crate::arch::entries!(@fn $(#[$attribute])? gemm_f16(task: &$crate::gemm::Gemm<'_>) {
             $crate::gemm::run::<$lanes, $crate::dot::F16, $r, $t>(task)
         });
-        super::entries!(@fn $(#[$attribute])? gemm_bf16(task: &$crate::gemm::Gemm<'_>) {
+        $crate::arch::entries!(@fn $(#[$attribute])? gemm_bf16(task: &$crate::gemm::Gemm<'_>) {
             $crate::gemm::run::<$lanes, $crate::dot::Bf16, $r, $t>(task)
         });
-        super::entries!(@fn $(#[$attribute])? gemm_fp8(task: &$crate::gemm::Gemm<'_>) {
+        $crate::arch::entries!(@fn $(#[$attribute])? gemm_fp8(task: &$crate::gemm::Gemm<'_>) {
             $crate::gemm::run::<$lanes, $crate::dot::Fp8, $sr, $st>(task)
         });
-        super::entries!(@fn $(#[$attribute])? add_rms_norm(residual: &mut [f32], delta: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+        $crate::arch::entries!(@fn $(#[$attribute])? add_rms_norm(residual: &mut [f32], delta: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
             $crate::norm_rope::add_rms_norm::<$lanes>(residual, delta, gain, eps, out)
         });
-        super::entries!(@fn $(#[$attribute])? norm_rope(head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32]) {
+        $crate::arch::entries!(@fn $(#[$attribute])? norm_rope(head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32]) {
             $crate::norm_rope::norm_rope::<$lanes>(head, gain, eps, rotation)
         });
-        super::entries!(@fn $(#[$attribute])? silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        $crate::arch::entries!(@fn $(#[$attribute])? silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
             $crate::pointwise::silu_mul::<$lanes>(gate, up, out)
         });
-        super::entries!(@fn $(#[$attribute])? weighted_sum(weights: &[f32], terms: &[f32], stride: usize, column: usize, out: &mut [f32]) {
+        $crate::arch::entries!(@fn $(#[$attribute])? weighted_sum(weights: &[f32], terms: &[f32], stride: usize, column: usize, out: &mut [f32]) {
             $crate::pointwise::weighted_sum::<$lanes>(weights, terms, stride, column, out)
         });
-        super::entries!(@fn $(#[$attribute])? attend_f32(partition: &mut $crate::attention::Partition<'_>) {
+        $crate::arch::entries!(@fn $(#[$attribute])? attend_f32(partition: &mut $crate::attention::Partition<'_>) {
             $crate::attention::attend::<$lanes, f32>(partition)
         });
-        super::entries!(@fn $(#[$attribute])? attend_bf16(partition: &mut $crate::attention::Partition<'_>) {
+        $crate::arch::entries!(@fn $(#[$attribute])? attend_bf16(partition: &mut $crate::attention::Partition<'_>) {
             $crate::attention::attend::<$lanes, half::bf16>(partition)
         });
-        super::entries!(@fn $(#[$attribute])? fold(state: &mut [f32], partial: &[f32], dim: usize) {
+        $crate::arch::entries!(@fn $(#[$attribute])? fold(state: &mut [f32], partial: &[f32], dim: usize) {
             $crate::attention::fold::<$lanes>(state, partial, dim)
         });
         $(#[$attribute])?
         unsafe fn peak(values: &[f32]) -> Option<f32> {
             $crate::pointwise::peak::<$lanes>(values)
+        }
+
+        $(#[$attribute])?
+        unsafe fn chains(rounds: usize, x: f32) -> f32 {
+            $crate::roof::chains::<$lanes>(rounds, x)
         }
 
         const fn entries() -> $crate::arch::Entries {
@@ -102,6 +113,8 @@ macro_rules! entries {
                 attend_bf16,
                 fold,
                 peak,
+                chains,
+                native_chains: None,
             }
         }
     };

@@ -110,3 +110,15 @@ super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2]);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();
+
+/// The same for CPUs that multiply and add in one instruction; elsewhere `mul_add` is a library call
+/// that gives the same bits.
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod fused {
+    use super::{Entries, Scalar};
+
+    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2]);
+
+    /// The kernels of this instance.
+    pub(crate) const ENTRIES: Entries = entries();
+}

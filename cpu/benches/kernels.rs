@@ -1,0 +1,256 @@
+//! Every kernel as a fraction of what the machine allows, in the shapes of Qwen3-Coder-30B-A3B.
+//!
+//! `cargo bench -p quern-cpu [-- --isa NAME --threads N --only TEXT]`. Measures the roof first, then each
+//! operation over weights far larger than any cache (each call takes other ones), then prints one table.
+//! "of roof" is the larger of bytes ÷ bandwidth and operations ÷ peak, divided by the median.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quern_backend::{
+    Backend, DType, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowTask, SamplingParams,
+    SharedBytes, Span,
+};
+use quern_cpu::{CpuBackend, CpuConfig, Roof};
+
+const HIDDEN: usize = 2048;
+const INNER: usize = 768;
+const EXPERTS: usize = 128;
+const TOP_K: usize = 8;
+const VOCAB: usize = 151_936;
+const HEADS: HeadLayout = HeadLayout { num_heads: 32, num_kv_heads: 4, head_dim: 128 };
+
+/// How long each operation is measured.
+const MEASURE: Duration = Duration::from_millis(1500);
+
+/// Bytes that weights are cut from; the last-level cache must be small beside it.
+const ARENA: usize = VOCAB * HIDDEN * 2;
+
+struct Bench {
+    backend: CpuBackend,
+    roof: Roof,
+    only: Option<String>,
+    arena: SharedBytes,
+}
+
+fn main() {
+    let mut config = CpuConfig::default();
+    let mut only = None;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} wants a value"));
+        match argument.as_str() {
+            "--isa" => config.isa = Some(value().parse().unwrap_or_else(|e| panic!("{e}"))),
+            "--threads" => config.threads = Some(value().parse().unwrap_or_else(|e| panic!("{e}"))),
+            "--only" => only = Some(value()),
+            // What cargo passes.
+            "--bench" => {}
+            other => panic!("unknown argument {other}"),
+        }
+    }
+    let backend = CpuBackend::new(config).unwrap_or_else(|e| panic!("{e}"));
+    let roof = Roof::measure(&backend).expect("half a GiB of memory");
+    println!("{} threads, {}", backend.threads(), backend.isa());
+    println!(
+        "roof: read {:.1} GB/s, f32 {:.0} GFLOP/s, bf16 {}",
+        roof.read_bytes_per_s / 1e9,
+        roof.f32_flops / 1e9,
+        roof.bf16_flops.map_or("without hardware".to_string(), |f| format!("{:.0} GFLOP/s", f / 1e9)),
+    );
+    println!("{:44} {:>10} {:>21} {:>8} {:>9} {:>8}", "operation", "median", "p10 – p90", "GB/s", "GFLOP/s", "of roof");
+
+    // Small bf16 values (exponent below one, every mantissa), which read as finite in every format.
+    let mut state = 1u64;
+    let arena: Vec<u8> = (0..ARENA / 2)
+        .flat_map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 48) as u16 & 0x807f | 0x3c00).to_le_bytes()
+        })
+        .collect();
+    let bench = Bench { backend, roof, only, arena: SharedBytes::new(Arc::new(arena)) };
+
+    for format in [QuantFormat::BF16, QuantFormat::Fp8Block128] {
+        for tokens in [1, 4, 8, 64, 512] {
+            bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim());
+        }
+        bench.linear(format, 1, "o_proj", HEADS.q_dim(), HIDDEN);
+        for tokens in [1, 8, 512] {
+            bench.moe(format, tokens);
+        }
+    }
+    bench.linear(QuantFormat::F32, 1, "gate", HIDDEN, EXPERTS);
+    bench.linear(QuantFormat::BF16, 1, "lm_head", HIDDEN, VOCAB);
+    bench.attention(1, 4096);
+    bench.attention(1, 32768);
+    bench.attention(512, 512);
+    bench.attention(512, 4096);
+    bench.norm(1);
+    bench.norm(512);
+    bench.argmax();
+}
+
+impl Bench {
+    /// Run `f` for a while and print its row. `flops` are measured against bfloat16's peak if `bf16`.
+    fn row(&self, name: &str, bytes: usize, flops: usize, bf16: bool, mut f: impl FnMut(usize)) {
+        if self.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            return;
+        }
+        f(0);
+        let mut seconds = Vec::new();
+        let begin = Instant::now();
+        for i in 1.. {
+            let start = Instant::now();
+            f(i);
+            seconds.push(start.elapsed().as_secs_f64());
+            if begin.elapsed() > MEASURE && seconds.len() >= 5 {
+                break;
+            }
+        }
+        seconds.sort_by(f64::total_cmp);
+        let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share) as usize];
+        let peak = if bf16 { self.roof.bf16_flops.unwrap_or(self.roof.f32_flops) } else { self.roof.f32_flops };
+        let least = (bytes as f64 / self.roof.read_bytes_per_s).max(flops as f64 / peak);
+        println!(
+            "{name:44} {:>7.1} µs {:>8.1} – {:>7.1} µs {:>8.1} {:>9.1} {:>6.0} %",
+            at(0.5) * 1e6,
+            at(0.1) * 1e6,
+            at(0.9) * 1e6,
+            bytes as f64 / at(0.5) / 1e9,
+            flops as f64 / at(0.5) / 1e9,
+            100.0 * least / at(0.5),
+        );
+    }
+
+    /// The `index`-th matrix of this shape in the arena, wrapping around.
+    fn matrix(&self, format: QuantFormat, rows: usize, cols: usize, index: usize) -> PackedMatrix {
+        let bytes = rows * format.row_bytes(cols);
+        let places = self.arena.len() / bytes;
+        let start = index % places * bytes;
+        let data = self.arena.slice(start..start + bytes).expect("inside the arena");
+        match format {
+            QuantFormat::Fp8Block128 => {
+                PackedMatrix::fp8(rows, cols, data, vec![0.01; rows.div_ceil(128) * cols.div_ceil(128)].into())
+            }
+            // Pairs of small bfloat16 are small f32 as well.
+            _ => PackedMatrix::plain(format, rows, cols, data),
+        }
+    }
+
+    fn filled(&self, rows: usize, cols: usize) -> <CpuBackend as Backend>::Buffer {
+        let mut buffer = self.backend.alloc(rows, cols);
+        let values: Vec<f32> = (0..rows * cols).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+        self.backend.write(&mut buffer, &values);
+        buffer
+    }
+
+    fn linear(&self, format: QuantFormat, tokens: usize, name: &str, cols: usize, rows: usize) {
+        let bytes = rows * format.row_bytes(cols);
+        let weights: Vec<_> = (0..(ARENA / bytes).clamp(1, 32))
+            .map(|i| self.backend.upload_weight(&[self.matrix(format, rows, cols, i)]).expect("supported"))
+            .collect();
+        let x = self.filled(tokens, cols);
+        let mut out = self.backend.alloc(tokens, rows);
+        let name = format!("linear {name} {format}, {tokens} tok");
+        let bf16 = matches!(format, QuantFormat::BF16 | QuantFormat::Fp8Block128);
+        self.row(&name, bytes, 2 * tokens * rows * cols, bf16, |i| {
+            self.backend.linear(&x, &weights[i % weights.len()], &mut out);
+        });
+    }
+
+    fn moe(&self, format: QuantFormat, tokens: usize) {
+        let all = |rows, cols, first| -> Vec<_> {
+            (0..EXPERTS).map(|e| self.matrix(format, rows, cols, first + e)).collect()
+        };
+        let (gate, up, down) = (all(INNER, HIDDEN, 0), all(INNER, HIDDEN, EXPERTS), all(HIDDEN, INNER, 2 * EXPERTS));
+        let experts = self.backend.upload_experts(&gate, &up, &down).expect("supported");
+        let x = self.filled(tokens, HIDDEN);
+        let mut out = self.backend.alloc(tokens, HIDDEN);
+        // Uniform routing, which touches the most experts, other ones in each call.
+        let routings: Vec<_> = (0..16)
+            .map(|call| {
+                let mut routing = self.backend.alloc_routing(tokens, TOP_K);
+                let mut logits = vec![0.0; tokens * EXPERTS];
+                for (t, row) in logits.chunks_exact_mut(EXPERTS).enumerate() {
+                    (0..TOP_K).for_each(|k| row[(call * 8 + t * 29 + k * 17) % EXPERTS] = 1.0);
+                }
+                let mut buffer = self.backend.alloc(tokens, EXPERTS);
+                self.backend.write(&mut buffer, &logits);
+                self.backend.route(&buffer, true, &mut routing);
+                routing
+            })
+            .collect();
+        let touched = |routing: &<CpuBackend as Backend>::Routing| {
+            let mut experts = routing.experts().to_vec();
+            experts.sort_unstable();
+            experts.dedup();
+            experts.len()
+        };
+        let bytes = touched(&routings[0]) * 3 * INNER * format.row_bytes(HIDDEN);
+        let name = format!("moe {format}, {tokens} tok");
+        self.row(&name, bytes, 2 * tokens * TOP_K * 3 * INNER * HIDDEN, true, |i| {
+            self.backend.moe(&x, &routings[i % routings.len()], &experts, &mut out);
+        });
+    }
+
+    fn attention(&self, rows: usize, kv_len: usize) {
+        const PAGE: usize = 64;
+        // Several layers, so that one call's keys are not the last one's.
+        let num_layers = (64 << 20) / (kv_len * 2 * HEADS.kv_dim() * 2) + 1;
+        let num_pages = kv_len.div_ceil(PAGE);
+        let spec = KvSpec { num_layers, heads: HEADS, page_size: PAGE, num_pages, dtype: DType::BF16 };
+        let mut kv = self.backend.alloc_kv(&spec).expect("room for pages");
+        let qkv = self.filled(rows, HEADS.qkv_dim());
+        let mut out = self.backend.alloc(rows, HEADS.q_dim());
+        let batch = |q_len: usize, kv_len: usize| PagedBatch {
+            spans: vec![Span { q_start: 0, q_len, kv_len, pages: 0..num_pages }],
+            pages: (0..num_pages as u32).rev().collect(),
+        };
+        // Touch every page, so that the first measured call does not pay for it.
+        for layer in 0..num_layers {
+            for start in (0..kv_len).step_by(rows) {
+                if self.only.as_ref().is_none_or(|only| "attention".contains(only.as_str())) && rows > 1 {
+                    self.backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(rows, start + rows), &mut out);
+                } else if start % PAGE == 0 {
+                    self.backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(1, start + 1), &mut out);
+                }
+            }
+        }
+        let step = batch(rows, kv_len);
+        let pairs: usize = (kv_len - rows + 1..=kv_len).sum();
+        let bytes = kv_len * 2 * HEADS.kv_dim() * 2;
+        let name = format!("attention bf16 kv, {rows} rows at {kv_len}");
+        self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), false, |i| {
+            self.backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
+        });
+    }
+
+    fn norm(&self, rows: usize) {
+        let (mut residual, delta) = (self.filled(rows, HIDDEN), self.filled(rows, HIDDEN));
+        let gain = self.filled(1, HIDDEN);
+        let mut out = self.backend.alloc(rows, HIDDEN);
+        let name = format!("add_rms_norm, {rows} rows");
+        self.row(&name, rows * HIDDEN * 4 * 4, rows * HIDDEN * 5, false, |_| {
+            self.backend.add_rms_norm(&mut residual, &delta, &gain, 1e-6, &mut out);
+        });
+    }
+
+    fn argmax(&self) {
+        let mut logits = self.filled(1, VOCAB);
+        let params = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+        let task = RowTask::Sample {
+            params: Arc::new(params),
+            seed: 0,
+            step: 0,
+            counts: None,
+            banned: Arc::new([]),
+            mask: None,
+        };
+        let task = LogitRow { row: 0, task, want_logprob: false, top_logprobs: 0, logprob_ids: Arc::new([]) };
+        let mut out = Vec::new();
+        self.row("sample, greedy, 1 row", VOCAB * 4, VOCAB * 2, false, |_| {
+            self.backend.sample(&mut logits, std::slice::from_ref(&task), &mut out);
+        });
+    }
+}

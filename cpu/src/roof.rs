@@ -1,0 +1,86 @@
+//! [`Roof`]: what this machine can do at best, measured with the backend's own threads.
+
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
+
+use std::{hint::black_box, time::Instant};
+
+use crate::{
+    CpuBackend,
+    lanes::{LANES, Lanes},
+    memory::Region,
+};
+
+/// Independent chains of the peak loops: two instructions a cycle of latency four to six, with room.
+pub(crate) const CHAINS: usize = 16;
+
+/// Rounds of one measurement: some milliseconds.
+const ROUNDS: usize = 1 << 20;
+
+/// Memory read by one measurement; far past any last-level cache of a machine this size.
+const READ_BYTES: usize = 512 << 20;
+
+/// The machine's ceilings with all workers at work.
+#[derive(Clone, Copy, Debug)]
+pub struct Roof {
+    /// Bytes a second, reading memory in order.
+    pub read_bytes_per_s: f64,
+    /// Floating-point operations a second of f32 multiply-adds (two each).
+    pub f32_flops: f64,
+    /// The same for bfloat16 dot products, where products use them.
+    pub bf16_flops: Option<f64>,
+}
+
+impl Roof {
+    /// Measure; half a second or so and half a GiB. Each figure is the best of five.
+    ///
+    /// Returns `None` if the memory cannot be had.
+    pub fn measure(backend: &CpuBackend) -> Option<Self> {
+        let workers = backend.threads();
+        let mut memory = Region::zeroed(READ_BYTES)?;
+        let words = memory.words();
+        // Zeros as mapped are one shared page; written they are memory.
+        words.fill(1.0);
+        let words = &*words;
+        let best = |f: &dyn Fn()| {
+            let seconds = |_| {
+                let start = Instant::now();
+                f();
+                start.elapsed().as_secs_f64()
+            };
+            (0..5).map(seconds).fold(f64::INFINITY, f64::min)
+        };
+        let read = best(&|| {
+            backend.pool.for_each(words.len(), 1 << 18, |_, range| {
+                black_box(backend.kernels.peak(&words[range]));
+            });
+        });
+        let flops = |chains: unsafe fn(usize, f32) -> f32, per_step: usize| {
+            let seconds = best(&|| {
+                backend.pool.run(&|_| {
+                    // SAFETY: the entry is of the instruction set that detection chose.
+                    black_box(unsafe { chains(ROUNDS, black_box(1.0)) });
+                });
+            });
+            (workers * ROUNDS * CHAINS * per_step) as f64 / seconds
+        };
+        let (f32_chains, bf16_chains) = backend.kernels.chains();
+        Some(Self {
+            read_bytes_per_s: (words.len() * size_of::<f32>()) as f64 / read,
+            f32_flops: flops(f32_chains, 2 * LANES),
+            bf16_flops: bf16_chains.map(|chains| flops(chains, 4 * LANES)),
+        })
+    }
+}
+
+/// [`CHAINS`] chains of `rounds` multiply-adds of `x * x`.
+#[inline(always)]
+pub(crate) unsafe fn chains<L: Lanes>(rounds: usize, x: f32) -> f32 {
+    let x = L::splat(x);
+    let mut sums = [L::splat(0.0); CHAINS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = L::fma(x, x, *sum);
+        }
+    }
+    L::sum(sums.into_iter().fold(L::splat(0.0), |a, b| L::add(a, b)))
+}
