@@ -155,6 +155,22 @@ impl RadixCache {
         freed
     }
 
+    /// Free the pages along `tokens`, the deepest first, as far up as nobody holds or continues them;
+    /// returns how many.
+    pub fn forget(&mut self, namespace: Option<&Arc<str>>, tokens: &[u32], pool: &mut KvPool) -> usize {
+        let path: Vec<NodeId> = self.path(namespace, tokens).collect();
+        let mut freed = 0;
+        for &id in path.iter().rev() {
+            if !self.is_evictable_leaf(id) {
+                break;
+            }
+            self.unlist(id);
+            pool.give_back(self.remove(id));
+            freed += 1;
+        }
+        freed
+    }
+
     /// Free everything that is not locked.
     pub fn clear(&mut self, pool: &mut KvPool) -> usize {
         self.evict(usize::MAX, pool)
@@ -177,9 +193,8 @@ impl RadixCache {
         for (id, node) in nodes() {
             let below: usize = node.children.values().map(|&child| self.node(child).active).sum();
             assert!(node.active >= below, "node {id}: {} locks at or below, {below} below", node.active);
-            let evictable = node.page.is_some() && node.children.is_empty() && node.active == 0;
             let listed = self.evictable_leaves.contains(&(node.last_used, id));
-            assert_eq!(evictable, listed, "node {id}: evictable and listed as such");
+            assert_eq!(self.is_evictable_leaf(id), listed, "node {id}: evictable and listed as such");
             for (edge, &child) in &node.children {
                 assert_eq!(self.node(child).parent, Some(id), "parent of node {child}");
                 assert_eq!(&self.node(child).edge, edge, "edge of node {child}");
@@ -187,6 +202,8 @@ impl RadixCache {
         }
         let locks: usize = self.roots.values().map(|&root| self.node(root).active).sum();
         assert_eq!(locks, self.num_locks, "locks that are out");
+        let listed = nodes().filter(|&(id, _)| self.is_evictable_leaf(id)).count();
+        assert_eq!(listed, self.evictable_leaves.len(), "evictable leaves, of those listed");
     }
 
     /// The nodes along the longest cached prefix, without the root.
@@ -292,11 +309,15 @@ impl RadixCache {
 
     /// Put a node on the list of evictable leaves if it is one.
     fn list(&mut self, id: NodeId) {
-        let node = self.node(id);
-        if node.page.is_some() && node.children.is_empty() && node.active == 0 {
-            let entry = (node.last_used, id);
+        if self.is_evictable_leaf(id) {
+            let entry = (self.node(id).last_used, id);
             self.evictable_leaves.insert(entry);
         }
+    }
+
+    fn is_evictable_leaf(&self, id: NodeId) -> bool {
+        let node = self.node(id);
+        node.page.is_some() && node.children.is_empty() && node.active == 0
     }
 
     fn activate(&mut self, id: NodeId) {
