@@ -18,7 +18,7 @@ use crate::{
     config::EngineConfig,
     log::StepLog,
     metrics::{EngineMetrics, Snapshot},
-    request::{EventSink, FailCause, GenerateRequest, SubmitError},
+    request::{EventSink, FailCause, GenerateRequest, SubmitError, TokenEvent},
     scheduler::Scheduler,
     sequence::SequenceKey,
 };
@@ -31,7 +31,7 @@ const FAULT_WINDOW: Duration = Duration::from_secs(300);
 
 /// What other threads may ask of the engine's.
 enum Command {
-    Submit(SequenceKey, Box<GenerateRequest>, Box<dyn EventSink>),
+    Submit(SequenceKey, Box<GenerateRequest>, Box<CountedSink>),
     Abort(SequenceKey),
     AbortMatching(String),
     Flush(Sender<bool>),
@@ -92,6 +92,7 @@ pub fn start(model: Box<dyn Model>, config: EngineConfig) -> std::io::Result<Eng
         faults: VecDeque::new(),
         log: StepLog::new(config),
         left_queue: 0,
+        last_step_s: 0.0,
     };
     thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
     Ok(EngineHandle { commands, shared })
@@ -102,7 +103,10 @@ impl EngineHandle {
     pub fn submit(&self, request: GenerateRequest, sink: Box<dyn EventSink>) -> Result<RequestHandle, SubmitError> {
         let Shared { config, queued, accepting, next_key, .. } = &*self.shared;
         assert!(!request.prompt.is_empty(), "a prompt has at least one token");
-        if !accepting.load(Ordering::Acquire) || !self.shared.metrics.is_healthy() {
+        if !self.shared.metrics.is_healthy() {
+            return Err(SubmitError::Unhealthy);
+        }
+        if !accepting.load(Ordering::Acquire) {
             return Err(SubmitError::ShuttingDown);
         }
         let (prompt_tokens, pool_tokens) = (request.prompt.len(), config.pool_tokens());
@@ -113,10 +117,17 @@ impl EngineHandle {
         let room = queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
         room.map_err(|_| SubmitError::QueueFull { limit })?;
         *self.shared.alive() += 1;
-        let sink = Box::new(CountedSink { sink, shared: Arc::clone(&self.shared) });
+        let sink = Box::new(CountedSink { sink, shared: Arc::clone(&self.shared), has_ended: false });
         let key = SequenceKey(next_key.fetch_add(1, Ordering::Relaxed));
         let command = Command::Submit(key, Box::new(request), sink);
-        self.commands.send(command).map_err(|_| SubmitError::ShuttingDown)?;
+        if let Err(mpsc::SendError(refused)) = self.commands.send(command) {
+            queued.fetch_sub(1, Ordering::AcqRel);
+            if let Command::Submit(_, _, mut sink) = refused {
+                // Whoever submits hears of it from the error below.
+                sink.has_ended = true;
+            }
+            return Err(SubmitError::ShuttingDown);
+        }
         Ok(RequestHandle { key, commands: self.commands.clone() })
     }
 
@@ -177,20 +188,31 @@ impl Shared {
     }
 }
 
-/// Counts a request as alive until its sink is dropped, which follows its terminal event.
+/// Counts a request as alive until its sink is dropped, which follows its terminal event. If none has
+/// come by then (a command that the thread did not get round to, a scheduler that failed for good), it
+/// says so itself: nobody waits for ever (invariant I6).
 struct CountedSink {
     sink: Box<dyn EventSink>,
     shared: Arc<Shared>,
+    has_ended: bool,
 }
 
 impl EventSink for CountedSink {
-    fn send(&mut self, event: crate::request::TokenEvent) {
+    fn send(&mut self, event: TokenEvent) {
+        self.has_ended |= event.is_terminal();
         self.sink.send(event);
     }
 }
 
 impl Drop for CountedSink {
     fn drop(&mut self) {
+        if !self.has_ended {
+            let cause = match self.shared.metrics.is_healthy() {
+                true => FailCause::ShuttingDown,
+                false => FailCause::Engine("the engine has stopped".into()),
+            };
+            self.send(TokenEvent::Failed(cause));
+        }
         let mut alive = self.shared.alive();
         *alive -= 1;
         if *alive == 0 {
@@ -209,6 +231,7 @@ struct Engine {
     faults: VecDeque<Instant>,
     log: StepLog,
     left_queue: u64,
+    last_step_s: f64,
 }
 
 /// Whether the thread goes on.
@@ -234,10 +257,9 @@ impl Engine {
         while self.drain_commands() == Flow::Continue {
             let Some(batch) = self.scheduler.schedule() else {
                 // Only requests that can never run were in the queue, and they have failed.
-                self.publish(0.0);
                 continue;
             };
-            self.note_left_queue();
+            self.publish();
             let started = Instant::now();
             let output = self.forward(&batch);
             drop(batch);
@@ -245,23 +267,24 @@ impl Engine {
                 Ok(output) => self.scheduler.commit(output),
                 Err(cause) => self.fault(&cause),
             }
-            let seconds = started.elapsed().as_secs_f64();
+            self.last_step_s = started.elapsed().as_secs_f64();
             self.log.step(self.scheduler.shape(), &self.scheduler.stats(), self.scheduler.running_tokens());
-            self.publish(seconds);
+            self.publish();
         }
         self.scheduler.fail_all(&FailCause::ShuttingDown);
-        self.publish(0.0);
+        self.publish();
     }
 
     /// Apply what has come in; wait for something while there is nothing to compute.
     fn drain_commands(&mut self) -> Flow {
         loop {
             let command = if self.scheduler.is_idle() {
-                self.publish(0.0);
-                match self.inbox.recv() {
-                    Ok(command) => command,
-                    Err(_) => return Flow::Stop,
-                }
+                self.last_step_s = 0.0;
+                self.publish();
+                self.shared.metrics.note_idle();
+                let Ok(command) = self.inbox.recv() else { return Flow::Stop };
+                self.shared.metrics.note_progress();
+                command
             } else {
                 match self.inbox.try_recv() {
                     Ok(command) => command,
@@ -325,12 +348,12 @@ impl Engine {
         self.left_queue = left;
     }
 
-    fn publish(&mut self, last_step_s: f64) {
+    fn publish(&mut self) {
         self.note_left_queue();
         self.shared.metrics.publish(Snapshot {
             scheduler: self.scheduler.stats(),
             gen_throughput: if self.scheduler.is_idle() { 0.0 } else { self.log.gen_throughput() },
-            last_step_s,
+            last_step_s: self.last_step_s,
             running_tokens: self.scheduler.running_tokens(),
         });
     }

@@ -35,7 +35,10 @@ impl FakeModel {
     /// What this model says after `history`: the definition that paging must not change.
     pub fn next_token(vocab_size: u32, history: impl Iterator<Item = u32>, task: &RowTask) -> u32 {
         let hash = history.fold(0x9e37_79b9_7f4a_7c15u64, |hash, token| mix(hash ^ u64::from(token)));
-        let RowTask::Sample { params, seed, step, banned, mask, .. } = task else { return 0 };
+        let RowTask::Sample { params, seed, step, counts, banned, mask } = task else { return 0 };
+        // A sum, since the counts come in no order.
+        let counted = counts.iter().flat_map(|counts| counts.iter());
+        let hash = counted.fold(hash, |h, (&t, &n)| h.wrapping_add(mix(u64::from(t) << 32 | u64::from(n))));
         let hash = if params.temperature > 0.0 { mix(hash ^ mix(*seed) ^ step) } else { hash };
         let allowed = |t: &u32| !banned.contains(t) && mask.as_ref().is_none_or(|mask| mask.allows(*t));
         let first = (hash >> 11) as u32 % vocab_size;

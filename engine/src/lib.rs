@@ -21,6 +21,6 @@ pub use config::{EngineConfig, Policy};
 pub use engine::{EngineHandle, RequestHandle, start};
 pub use metrics::{EngineMetrics, Snapshot};
 pub use request::{
-    EventSink, FailCause, FinishReason, GenerateRequest, Grammar, LogprobRequest, PromptReport, SubmitError,
-    TokenEvent, TokenLogprobs,
+    EventSink, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport,
+    SubmitError, TokenEvent, TokenLogprobs,
 };

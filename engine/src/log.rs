@@ -1,4 +1,5 @@
 //! [`StepLog`]: the lines operators know from SGLang, one for each prefill and one for every N decodes.
+//! Scripts read them, so they are SGLang's to the letter; `cuda graph` is there for that reason alone.
 
 use std::time::Instant;
 
@@ -17,14 +18,22 @@ pub struct StepLog {
     /// When the last prefill line was written.
     prefill_mark: Instant,
     gen_throughput: f64,
-    retractions: u64,
+    /// As of the step before.
+    before: SchedulerStats,
 }
 
 impl StepLog {
     /// Nothing logged yet.
     pub fn new(config: EngineConfig) -> Self {
         let now = Instant::now();
-        Self { config, decode_steps: 0, decode_mark: (now, 0), prefill_mark: now, gen_throughput: 0.0, retractions: 0 }
+        Self {
+            config,
+            decode_steps: 0,
+            decode_mark: (now, 0),
+            prefill_mark: now,
+            gen_throughput: 0.0,
+            before: SchedulerStats::default(),
+        }
     }
 
     /// Tokens a second between the last two decode lines.
@@ -34,14 +43,10 @@ impl StepLog {
 
     /// A step has ended.
     pub fn step(&mut self, shape: StepShape, stats: &SchedulerStats, running_tokens: usize) {
-        if stats.retractions > self.retractions {
-            let retracted = stats.retractions - self.retractions;
-            self.retractions = stats.retractions;
-            let ratio = stats.new_token_ratio;
-            tracing::info!(
-                "KV cache pool is full. Retract requests. #retracted_reqs: {retracted}, #new_token_ratio: {ratio:.4}"
-            );
+        if stats.retractions > self.before.retractions {
+            tracing::info!("{}", self.retraction_line(stats));
         }
+        self.before = *stats;
         if shape.prefill_tokens > 0 {
             tracing::info!("{}", self.prefill_line(shape, stats));
         }
@@ -58,19 +63,31 @@ impl StepLog {
         used as f64 / self.config.num_pages.max(1) as f64
     }
 
+    fn retraction_line(&self, stats: &SchedulerStats) -> String {
+        format!(
+            "KV cache pool is full. Retract requests. #retracted_reqs: {}, #new_tokens_gained: {}, \
+             #new_token_ratio: {:.4} -> {:.4}",
+            stats.retractions - self.before.retractions,
+            stats.retracted_tokens - self.before.retracted_tokens,
+            self.before.new_token_ratio,
+            stats.new_token_ratio,
+        )
+    }
+
     fn prefill_line(&mut self, shape: StepShape, stats: &SchedulerStats) -> String {
         let now = Instant::now();
         let seconds = now.duration_since(self.prefill_mark).as_secs_f64();
         self.prefill_mark = now;
         format!(
             "Prefill batch, #new-seq: {}, #new-token: {}, #cached-token: {}, token usage: {:.2}, #running-req: {}, \
-             #queue-req: {}, input throughput (token/s): {:.2}",
+             #queue-req: {}, #pending-token: {}, cuda graph: False, input throughput (token/s): {:.2}",
             shape.new_sequences,
             shape.prefill_tokens,
             shape.cached_tokens,
             self.usage(stats),
             shape.decodes,
             stats.waiting,
+            stats.pending_tokens,
             shape.prefill_tokens as f64 / seconds.max(1e-9),
         )
     }
@@ -82,12 +99,74 @@ impl StepLog {
         self.gen_throughput = (stats.generated_tokens - generated) as f64 / seconds.max(1e-9);
         self.decode_mark = (now, stats.generated_tokens);
         format!(
-            "Decode batch, #running-req: {}, #token: {running_tokens}, token usage: {:.2}, \
+            "Decode batch, #running-req: {}, #token: {running_tokens}, token usage: {:.2}, cuda graph: False, \
              gen throughput (token/s): {:.2}, #queue-req: {}",
             stats.running,
             self.usage(stats),
             self.gen_throughput,
             stats.waiting,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Policy;
+
+    /// Replace what the clock decides.
+    fn timeless(line: &str) -> String {
+        let (head, tail) = line.split_once("(token/s): ").expect("a throughput");
+        let rest = tail.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        format!("{head}(token/s): N{rest}")
+    }
+
+    fn log() -> StepLog {
+        StepLog::new(EngineConfig {
+            page_size: 32,
+            num_pages: 100,
+            max_running: 16,
+            max_queued: None,
+            chunk_tokens: 512,
+            max_prefill_tokens: 512,
+            policy: Policy::Fcfs,
+            prefix_cache: true,
+            conservativeness: 1.0,
+            decode_log_interval: 40,
+        })
+    }
+
+    #[test]
+    fn lines_read_as_sglang_writes_them() {
+        let mut log = log();
+        log.before.new_token_ratio = 0.1;
+        let shape = StepShape { new_sequences: 1, prefill_tokens: 609, cached_tokens: 32, decodes: 2 };
+        let stats = SchedulerStats {
+            running: 16,
+            waiting: 3,
+            free_pages: 70,
+            evictable_pages: 5,
+            new_token_ratio: 0.23,
+            generated_tokens: 40,
+            retractions: 1,
+            retracted_tokens: 512,
+            pending_tokens: 77,
+            ..SchedulerStats::default()
+        };
+        assert_eq!(
+            timeless(&log.prefill_line(shape, &stats)),
+            "Prefill batch, #new-seq: 1, #new-token: 609, #cached-token: 32, token usage: 0.25, #running-req: 2, \
+             #queue-req: 3, #pending-token: 77, cuda graph: False, input throughput (token/s): N"
+        );
+        assert_eq!(
+            timeless(&log.decode_line(&stats, 8123)),
+            "Decode batch, #running-req: 16, #token: 8123, token usage: 0.25, cuda graph: False, \
+             gen throughput (token/s): N, #queue-req: 3"
+        );
+        assert_eq!(
+            log.retraction_line(&stats),
+            "KV cache pool is full. Retract requests. #retracted_reqs: 1, #new_tokens_gained: 512, \
+             #new_token_ratio: 0.1000 -> 0.2300"
+        );
     }
 }

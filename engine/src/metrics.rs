@@ -16,8 +16,10 @@ pub struct EngineMetrics {
     stats: Mutex<Snapshot>,
     healthy: AtomicBool,
     started: Instant,
-    /// Milliseconds after `started` at which the last step ended or the engine was last idle.
+    /// Milliseconds after `started` at which a step last began or ended.
     progress_ms: AtomicU64,
+    /// Whether the engine's thread waits for something to do.
+    idle: AtomicBool,
 }
 
 /// One consistent set of figures.
@@ -40,6 +42,7 @@ impl Default for EngineMetrics {
             healthy: AtomicBool::new(true),
             started: Instant::now(),
             progress_ms: AtomicU64::new(0),
+            idle: AtomicBool::new(true),
         }
     }
 }
@@ -55,8 +58,11 @@ impl EngineMetrics {
         self.healthy.load(Ordering::Acquire)
     }
 
-    /// Seconds since the engine last ended a step or had nothing to do.
+    /// Seconds since the engine began or ended a step; 0 while it has nothing to do.
     pub fn seconds_since_progress(&self) -> f64 {
+        if self.idle.load(Ordering::Acquire) {
+            return 0.0;
+        }
         let last = self.progress_ms.load(Ordering::Relaxed) as f64 / 1e3;
         (self.started.elapsed().as_secs_f64() - last).max(0.0)
     }
@@ -68,6 +74,11 @@ impl EngineMetrics {
 
     pub(crate) fn note_progress(&self) {
         self.progress_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.idle.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn note_idle(&self) {
+        self.idle.store(true, Ordering::Release);
     }
 
     pub(crate) fn mark_unhealthy(&self) {

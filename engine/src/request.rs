@@ -22,7 +22,7 @@ pub struct GenerateRequest {
     /// Tokens that end the output, the model's end-of-sequence tokens included. The token that ends it
     /// is reported and counted.
     pub stop_token_ids: Vec<u32>,
-    /// Do not stop at `stop_token_ids` (nor ban them below `min_new_tokens`).
+    /// Do not stop at `stop_token_ids`. Below `min_new_tokens` they stay banned all the same, as in SGLang.
     pub ignore_eos: bool,
     /// Which log-probabilities to report.
     pub logprobs: Option<LogprobRequest>,
@@ -45,17 +45,30 @@ pub struct LogprobRequest {
 }
 
 /// Constrained output: an automaton over tokens. Implemented outside the engine, which knows no text.
+/// An error, or a panic, of a grammar ends its own request and no other.
 pub trait Grammar: Send {
     /// The tokens that may come next.
-    fn mask(&mut self) -> Arc<TokenMask>;
+    fn mask(&mut self) -> Result<Arc<TokenMask>, GrammarError>;
     /// `token` was chosen. Returns whether the grammar has reached its end.
-    fn accept(&mut self, token: u32) -> bool;
+    fn accept(&mut self, token: u32) -> Result<bool, GrammarError>;
 }
+
+/// Why a grammar cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct GrammarError(pub String);
 
 /// Where a request's events go. Called on the engine's thread: must not block.
 pub trait EventSink: Send {
     /// Deliver one event. After `Finished` or `Failed` no other comes.
     fn send(&mut self, event: TokenEvent);
+}
+
+impl TokenEvent {
+    /// Whether no event follows this one.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Self::Finished(_) | Self::Failed(_))
+    }
 }
 
 impl<F: FnMut(TokenEvent) + Send> EventSink for F {
@@ -140,6 +153,9 @@ pub enum FailCause {
         /// Index of the output token.
         step: usize,
     },
+    /// Its grammar could not go on.
+    #[error("the grammar failed: {0}")]
+    Grammar(GrammarError),
     /// The model failed in the step this request was part of.
     #[error("the engine failed: {0}")]
     Engine(String),
@@ -165,6 +181,9 @@ pub enum SubmitError {
         /// Tokens of the pool.
         pool_tokens: usize,
     },
+    /// The model has failed repeatedly.
+    #[error("the engine takes no more requests: the model has failed repeatedly")]
+    Unhealthy,
     /// Draining, or the engine thread has ended.
     #[error("the server is shutting down")]
     ShuttingDown,

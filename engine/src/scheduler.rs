@@ -20,7 +20,7 @@ use crate::{
     config::{EngineConfig, LPM_LIMIT, Policy},
     kv_pool::KvPool,
     radix_cache::{Extended, RadixCache},
-    request::{EventSink, FailCause, FinishReason, GenerateRequest, TokenEvent},
+    request::{EventSink, FailCause, FinishReason, GenerateRequest, GrammarError, TokenEvent},
     reserve::Reserve,
     sequence::{End, Sequence, SequenceKey},
 };
@@ -58,6 +58,10 @@ pub struct SchedulerStats {
     pub evicted_pages: u64,
     /// Retractions.
     pub retractions: u64,
+    /// Tokens whose pages retractions made available.
+    pub retracted_tokens: u64,
+    /// Prompt (or recomputed) tokens that wait to be computed, in the queue and in running requests.
+    pub pending_tokens: usize,
     /// Requests that finished as they wanted.
     pub finished: u64,
     /// Requests that were aborted.
@@ -98,9 +102,13 @@ pub struct Scheduler {
     reserve: Reserve,
     sequences: HashMap<SequenceKey, Sequence>,
     waiting: VecDeque<SequenceKey>,
+    /// Tokens of those that wait.
+    waiting_tokens: usize,
     /// In order of admission: the front is the oldest.
     running: Vec<SequenceKey>,
     in_flight: Vec<Planned>,
+    /// Sequences whose grammar failed while the step was planned.
+    broken: Vec<(SequenceKey, GrammarError)>,
     shape: StepShape,
     stats: SchedulerStats,
 }
@@ -108,15 +116,21 @@ pub struct Scheduler {
 impl Scheduler {
     /// An idle scheduler.
     pub fn new(config: EngineConfig) -> Self {
-        assert!(config.chunk_tokens > 0 && config.max_running > 0, "a step has room for a token of a sequence");
+        let EngineConfig { chunk_tokens, max_prefill_tokens, max_running, .. } = config;
+        assert!(
+            chunk_tokens.min(max_prefill_tokens).min(max_running) > 0,
+            "a step has room for a token of a sequence: {config:?}"
+        );
         Self {
             pool: KvPool::new(config.num_pages),
             cache: RadixCache::new(config.page_size),
             reserve: Reserve::new(config.conservativeness),
             sequences: HashMap::new(),
             waiting: VecDeque::new(),
+            waiting_tokens: 0,
             running: Vec::new(),
             in_flight: Vec::new(),
+            broken: Vec::new(),
             shape: StepShape::default(),
             stats: SchedulerStats::default(),
             config,
@@ -125,6 +139,7 @@ impl Scheduler {
 
     /// Queue a request under a key that was never used before.
     pub fn submit(&mut self, key: SequenceKey, request: GenerateRequest, sink: Box<dyn EventSink>) {
+        self.waiting_tokens += request.prompt.len();
         let earlier = self.sequences.insert(key, Sequence::new(request, sink));
         assert!(earlier.is_none(), "{key:?} is used twice");
         self.waiting.push_back(key);
@@ -173,8 +188,14 @@ impl Scheduler {
             cached_pages: self.cache.num_pages(),
             evictable_pages: self.cache.num_evictable(),
             new_token_ratio: self.reserve.share(),
+            pending_tokens: self.waiting_tokens + self.catching_up().map(Sequence::behind).sum::<usize>(),
             ..self.stats
         }
+    }
+
+    /// Running sequences that compute what is known already.
+    fn catching_up(&self) -> impl Iterator<Item = &Sequence> {
+        self.running.iter().map(|key| &self.sequences[key]).filter(|sequence| !sequence.is_decoding())
     }
 
     /// Tokens of the sequences that run.
@@ -198,8 +219,16 @@ impl Scheduler {
             let budget = self.config.chunk_tokens.saturating_sub(decodes).min(self.config.max_prefill_tokens);
             let budget = self.plan_prefills(&mut batch, budget);
             self.admit(&mut batch, budget);
+            let broken = std::mem::take(&mut self.broken);
+            let room_was_made = !broken.is_empty();
+            for (key, error) in broken {
+                self.fail(key, FailCause::Grammar(error));
+            }
             if !self.in_flight.is_empty() {
                 return Some(batch);
+            }
+            if room_was_made {
+                continue;
             }
             // Nothing fits. With sequences running, none of them can get a page: make room by
             // retracting the youngest. With none running, the head of the queue fits nowhere.
@@ -259,6 +288,8 @@ impl Scheduler {
         }
         assert_eq!(owners.len(), self.pool.total(), "free + cached + private pages, of all");
         assert_eq!(locks, self.cache.num_locks(), "locks that sequences hold, of those that are out");
+        let waiting_tokens: usize = self.waiting.iter().map(|key| self.sequences[key].tokens.len()).sum();
+        assert_eq!(waiting_tokens, self.waiting_tokens, "tokens that wait");
         let queued = self.waiting.len() + self.running.len();
         assert_eq!(queued, self.sequences.len(), "waiting and running sequences, of all");
     }
@@ -284,8 +315,7 @@ impl Scheduler {
                 while self.grow(key, end) < end && self.running.len() > index + 1 {
                     self.retract_youngest();
                 }
-                if self.grow(key, end) == end {
-                    self.plan(key, end, batch);
+                if self.grow(key, end) == end && self.plan(key, end, batch) {
                     self.shape.decodes += 1;
                 }
             }
@@ -311,11 +341,11 @@ impl Scheduler {
         let start = sequence.num_computed;
         let wanted = start + sequence.behind().min(budget);
         let end = self.grow(key, wanted);
-        if end > start {
-            self.plan(key, end, batch);
-            self.shape.prefill_tokens += end - start;
+        if end <= start || !self.plan(key, end, batch) {
+            return 0;
         }
-        end.saturating_sub(start)
+        self.shape.prefill_tokens += end - start;
+        end - start
     }
 
     /// Give a sequence pages for its first `wanted` tokens, evicting prefixes if need be; returns how
@@ -335,27 +365,35 @@ impl Scheduler {
         wanted.min(sequence.pages.len() * page_size)
     }
 
-    /// Put tokens `num_computed..end` of a sequence into the batch.
-    fn plan(&mut self, key: SequenceKey, end: usize, batch: &mut ForwardBatch) {
+    /// Put tokens `num_computed..end` of a sequence into the batch; says whether its grammar let it.
+    fn plan(&mut self, key: SequenceKey, end: usize, batch: &mut ForwardBatch) -> bool {
         let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
         let start = sequence.num_computed;
         let first_row = batch.token_ids.len();
         let first_page = batch.paged.pages.len();
         let num_pages = end.div_ceil(self.config.page_size);
+        let rows_before = batch.logit_rows.len();
+        if let Err(error) = sequence.logit_rows(start, end, first_row, &mut batch.logit_rows) {
+            batch.logit_rows.truncate(rows_before);
+            self.broken.push((key, error));
+            return false;
+        }
         batch.token_ids.extend_from_slice(&sequence.tokens[start..end]);
         batch.positions.extend(start as u32..end as u32);
         let PagedBatch { spans, pages } = &mut batch.paged;
         pages.extend_from_slice(&sequence.pages[..num_pages]);
         spans.push(Span { q_start: first_row, q_len: end - start, kv_len: end, pages: first_page..pages.len() });
-        let rows_before = batch.logit_rows.len();
-        sequence.logit_rows(start, end, first_row, &mut batch.logit_rows);
         self.in_flight.push(Planned { key, end, num_rows: batch.logit_rows.len() - rows_before });
+        true
     }
 
     // ── admission ───────────────────────────────────────────────────────────────────────────────────
 
     /// Admit from the queue while there is budget, a place and, by estimate, room in the pool.
     fn admit(&mut self, batch: &mut ForwardBatch, mut budget: usize) {
+        if budget == 0 || self.running.len() >= self.config.max_running {
+            return;
+        }
         self.order_queue();
         let mut position = 0;
         while budget > 0 && self.running.len() < self.config.max_running && position <= MAX_HELD_BACK {
@@ -368,6 +406,7 @@ impl Scheduler {
                 break;
             }
             self.waiting.remove(position);
+            self.waiting_tokens -= self.sequences[&key].tokens.len();
             budget -= self.plan_chunk(key, batch, budget);
         }
     }
@@ -460,12 +499,16 @@ impl Scheduler {
     /// Take the pages of the youngest running sequence and queue it again, in front.
     fn retract_youngest(&mut self) {
         let key = self.running.pop().expect("only called while sequences run");
+        let available = self.pool.num_free() + self.cache.num_evictable();
         self.release(key);
+        let gained = self.pool.num_free() + self.cache.num_evictable() - available;
+        self.stats.retracted_tokens += (gained * self.config.page_size) as u64;
         let sequence = self.sequences.get_mut(&key).expect("running sequences are alive");
         sequence.num_computed = 0;
         if !sequence.prefilled {
             sequence.report.logprobs.clear();
         }
+        self.waiting_tokens += sequence.tokens.len();
         self.waiting.push_front(key);
         self.stats.retractions += 1;
         let running = || self.running.iter().map(|key| &self.sequences[key]);
@@ -479,7 +522,11 @@ impl Scheduler {
     fn commit_sequence(&mut self, planned: &Planned, rows: Vec<quern_backend::RowOutput>) {
         let key = planned.key;
         if rows.iter().any(|row| row.fault) {
-            let step = self.sequences[&key].num_output();
+            // Its earlier pages are in the tree already, and who knows which of them are sound.
+            self.release(key);
+            let sequence = &self.sequences[&key];
+            let step = sequence.num_output();
+            self.cache.forget(sequence.namespace.as_ref(), &sequence.tokens, &mut self.pool);
             return self.fail(key, FailCause::NumericalFault { step });
         }
         let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
@@ -513,10 +560,11 @@ impl Scheduler {
         let logprobs = sequence.logprobs_of(sampled);
         sequence.sink.send(TokenEvent::Token { id, logprobs });
         match end {
-            None => {}
-            Some(End::Stop(token)) => self.finish(key, FinishReason::StopToken(token)),
-            Some(End::Grammar(token)) => self.finish(key, FinishReason::GrammarEnd(token)),
-            Some(End::Length) => self.finish(key, FinishReason::Length),
+            Err(error) => self.fail(key, FailCause::Grammar(error)),
+            Ok(None) => {}
+            Ok(Some(End::Stop(token))) => self.finish(key, FinishReason::StopToken(token)),
+            Ok(Some(End::Grammar(token))) => self.finish(key, FinishReason::GrammarEnd(token)),
+            Ok(Some(End::Length)) => self.finish(key, FinishReason::Length),
         }
     }
 
@@ -567,9 +615,18 @@ impl Scheduler {
     /// Free what a sequence holds, forget it, and send its terminal event: the only place that does.
     fn end(&mut self, key: SequenceKey, event: TokenEvent) {
         self.release(key);
-        self.running.retain(|&k| k != key);
-        self.waiting.retain(|&k| k != key);
         let mut sequence = self.sequences.remove(&key).expect("only living sequences end");
+        match self.running.iter().position(|&k| k == key) {
+            Some(index) => {
+                self.running.remove(index);
+            }
+            None => {
+                // The queue may be long: it is searched only for those that are in it.
+                let index = self.waiting.iter().position(|&k| k == key);
+                self.waiting.remove(index.expect("what is alive and does not run waits"));
+                self.waiting_tokens -= sequence.tokens.len();
+            }
+        }
         if !sequence.admitted {
             self.stats.left_queue += 1;
         }

@@ -1,12 +1,16 @@
 //! [`Sequence`]: one generation in progress.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use quern_backend::{LogitRow, RowTask, SamplingParams, TokenCounts};
 
 use crate::{
     radix_cache::PrefixLock,
-    request::{EventSink, GenerateRequest, Grammar, LogprobRequest, PromptReport, TokenLogprobs},
+    request::{EventSink, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport, TokenLogprobs},
 };
 
 /// Names a sequence for as long as the engine lives.
@@ -130,8 +134,15 @@ impl Sequence {
     }
 
     /// The rows wanted of a step that computes `start..end` of this sequence in the batch's rows from
-    /// `first_row` on: prompt scores, and a sample where the step catches up.
-    pub fn logit_rows(&mut self, start: usize, end: usize, first_row: usize, out: &mut Vec<LogitRow>) {
+    /// `first_row` on: prompt scores, and a sample where the step catches up. The grammar is asked for
+    /// its mask here; if it fails, rows already in `out` mean nothing.
+    pub fn logit_rows(
+        &mut self,
+        start: usize,
+        end: usize,
+        first_row: usize,
+        out: &mut Vec<LogitRow>,
+    ) -> Result<(), GrammarError> {
         let (want_logprob, top_logprobs) = self.logprobs.as_ref().map_or((false, 0), |l| (true, l.top));
         let logprob_ids = Arc::clone(&self.logprob_ids);
         let row = |row: usize, task| LogitRow {
@@ -158,29 +169,29 @@ impl Sequence {
                 step: step as u64,
                 counts: self.counts.clone(),
                 banned,
-                mask: self.grammar.as_mut().map(|grammar| grammar.mask()),
+                mask: self.grammar.as_mut().map(|grammar| contained(|| grammar.mask())).transpose()?,
             };
             out.push(row(first_row + end - 1 - start, task));
         }
+        Ok(())
     }
 
-    /// Take the sampled token; says whether the sequence ends with it.
-    pub fn push(&mut self, token: u32) -> Option<End> {
+    /// Take the sampled token; says whether the sequence ends with it. Of several ends the first in
+    /// SGLang's order counts: stop token, length, grammar.
+    pub fn push(&mut self, token: u32) -> Result<Option<End>, GrammarError> {
         self.tokens.push(token);
         if let Some(counts) = &mut self.counts {
             // The step's batch is gone by now, so nobody shares the counts and nothing is copied.
             *Arc::make_mut(counts).entry(token).or_default() += 1;
         }
-        let grammar_done = self.grammar.as_mut().is_some_and(|grammar| grammar.accept(token));
-        if !self.ignore_eos && self.stop_token_ids.contains(&token) {
+        Ok(if !self.ignore_eos && self.stop_token_ids.contains(&token) {
             Some(End::Stop(token))
         } else if self.num_output() >= self.max_new_tokens {
             Some(End::Length)
-        } else if grammar_done {
-            Some(End::Grammar(token))
         } else {
-            None
-        }
+            let grammar_done = self.grammar.as_mut().map(|grammar| contained(|| grammar.accept(token)));
+            grammar_done.transpose()?.unwrap_or(false).then_some(End::Grammar(token))
+        })
     }
 
     /// What to report of a sampled or scored row.
@@ -192,4 +203,9 @@ impl Sequence {
             requested: row.requested,
         })
     }
+}
+
+/// Run a grammar's code, which is not ours: a panic in it is one more way to fail.
+fn contained<T>(ask: impl FnOnce() -> Result<T, GrammarError>) -> Result<T, GrammarError> {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| Err(GrammarError("it panicked".into())))
 }

@@ -1,13 +1,17 @@
 //! The engine's thread: what handles may do, and what they hear.
 
 use std::{
-    sync::mpsc::{self, Receiver},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
     time::Duration,
 };
 
+use quern_backend::TokenMask;
 use quern_engine::{
-    EngineConfig, EngineHandle, FailCause, FinishReason, GenerateRequest, Policy, RequestHandle, SubmitError,
-    TokenEvent,
+    EngineConfig, EngineHandle, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, Policy, RequestHandle,
+    SubmitError, TokenEvent,
     fake::{FakeModel, StepHook},
     start,
 };
@@ -206,4 +210,76 @@ fn shutdown_fails_what_is_left() {
     engine.shutdown();
     drop(open);
     assert_eq!(terminal(&heard), TokenEvent::Failed(FailCause::ShuttingDown));
+}
+
+/// A hook that says when a step begins and then waits at the gate.
+fn announced_gate() -> (Receiver<u64>, mpsc::Sender<()>, StepHook) {
+    let (open, mut wait) = gate();
+    let (announce, steps) = mpsc::channel();
+    let hook: StepHook = Box::new(move |step| {
+        // A test that has seen enough does not listen any more.
+        let _ = announce.send(step);
+        wait(step)
+    });
+    (steps, open, hook)
+}
+
+#[test]
+fn the_first_step_of_a_request_is_visible_while_it_runs() {
+    let (steps, open, hook) = announced_gate();
+    let engine = engine(config(), Some(hook));
+    let (_handle, heard) = submit(&engine, request("a", 40, 1)).expect("accepted");
+    assert_eq!(steps.recv_timeout(PATIENCE), Ok(1));
+    let scheduler = engine.metrics().snapshot().scheduler;
+    assert_eq!((scheduler.running, scheduler.waiting, scheduler.pending_tokens), (1, 0, 40));
+    assert!(engine.metrics().seconds_since_progress() < PATIENCE.as_secs_f64());
+    drop(open);
+    assert_eq!(terminal(&heard), TokenEvent::Finished(FinishReason::Length));
+}
+
+#[test]
+fn whoever_waits_hears_an_end_even_if_the_thread_dies_before_it_sees_the_request() {
+    let (steps, open, hook) = announced_gate();
+    let engine = engine(config(), Some(hook));
+    let broken_sink = |event| {
+        if matches!(event, TokenEvent::Prefilled(_)) {
+            panic!("a sink's panic, as the test wants it");
+        }
+    };
+    let _a = engine.submit(request("a", 8, 5), Box::new(broken_sink)).expect("accepted");
+    assert_eq!(steps.recv_timeout(PATIENCE), Ok(1));
+    let (_b, b) = submit(&engine, request("b", 8, 5)).expect("accepted");
+    drop(open);
+    assert!(matches!(terminal(&b), TokenEvent::Failed(FailCause::Engine(_))));
+    assert!(engine.wait_idle(PATIENCE));
+    assert_eq!(submit(&engine, request("c", 8, 5)).err(), Some(SubmitError::Unhealthy));
+}
+
+/// A grammar that panics when it is asked for its `n`th mask.
+struct Fragile(usize);
+
+impl Grammar for Fragile {
+    fn mask(&mut self) -> Result<Arc<TokenMask>, GrammarError> {
+        assert!(self.0 > 0, "a grammar's panic, as the test wants it");
+        self.0 -= 1;
+        Ok(Arc::new(TokenMask(vec![u32::MAX; 4])))
+    }
+
+    fn accept(&mut self, _: u32) -> Result<bool, GrammarError> {
+        Ok(false)
+    }
+}
+
+#[test]
+fn a_panic_of_a_grammar_ends_its_own_request() {
+    for masks in 0..3 {
+        let engine = engine(config(), None);
+        let fragile = GenerateRequest { grammar: Some(Box::new(Fragile(masks))), ..request("a", 40, 10) };
+        let (_a, a) = submit(&engine, fragile).expect("accepted");
+        let (_b, b) = submit(&engine, request("b", 40, 10)).expect("accepted");
+        let TokenEvent::Failed(cause) = terminal(&a) else { panic!("the request fails") };
+        assert_eq!(cause.to_string(), "the grammar failed: it panicked");
+        assert_eq!(terminal(&b), TokenEvent::Finished(FinishReason::Length));
+        assert!(engine.wait_idle(PATIENCE) && engine.metrics().is_healthy());
+    }
 }

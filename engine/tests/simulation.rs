@@ -10,12 +10,15 @@
 
 use std::{
     collections::HashMap,
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
 };
 
-use quern_backend::{RowTask, SamplingParams};
+use quern_backend::{RowTask, SamplingParams, TokenCounts, TokenMask};
 use quern_engine::{
-    EngineConfig, FailCause, FinishReason, GenerateRequest, LogprobRequest, Policy, TokenEvent,
+    EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy, TokenEvent,
     fake::FakeModel,
     scheduler::{Scheduler, SchedulerStats},
     sequence::SequenceKey,
@@ -64,6 +67,43 @@ struct Asked {
     ignore_eos: bool,
     scores_from: Option<usize>,
     namespace: Option<&'static str>,
+    counting: Option<Counting>,
+}
+
+/// A grammar: even and odd tokens in turn, `most` of them. A faulty one breaks on the way.
+#[derive(Clone)]
+struct Counting {
+    seen: u32,
+    most: u32,
+    breaks_at: Option<u32>,
+}
+
+impl Counting {
+    fn mask_now(&self) -> TokenMask {
+        TokenMask(vec![if self.seen.is_multiple_of(2) { 0x5555_5555 } else { 0xaaaa_aaaa }; 2])
+    }
+}
+
+impl Grammar for Counting {
+    fn mask(&mut self) -> Result<Arc<TokenMask>, GrammarError> {
+        match self.breaks_at {
+            Some(at) if at == self.seen => Err(GrammarError(format!("no mask for token {at}"))),
+            _ => Ok(Arc::new(self.mask_now())),
+        }
+    }
+
+    fn accept(&mut self, token: u32) -> Result<bool, GrammarError> {
+        assert!(self.mask_now().allows(token), "the grammar is asked and told in turn");
+        self.seen += 1;
+        Ok(self.seen == self.most)
+    }
+}
+
+/// What a request gives when nothing else exists.
+#[derive(Debug, PartialEq)]
+enum Ending {
+    Finished(FinishReason),
+    BrokenGrammar,
 }
 
 impl Asked {
@@ -79,33 +119,42 @@ impl Asked {
             ignore_eos: self.ignore_eos,
             logprobs: self.scores_from.map(|from| LogprobRequest { prompt_from: Some(from), top: 2, ids: vec![1] }),
             namespace: self.namespace.map(Into::into),
-            grammar: None,
+            grammar: self.counting.clone().map(|grammar| Box::new(grammar) as Box<dyn Grammar>),
         }
     }
 
     /// The output of this request when nothing else exists: no pages, no batch, no cache.
-    fn alone(&self) -> (Vec<u32>, FinishReason) {
+    fn alone(&self) -> (Vec<u32>, Ending) {
         let mut tokens = self.prompt.clone();
-        loop {
+        let mut counts = TokenCounts::new();
+        let mut counting = self.counting.clone();
+        let ending = loop {
             let step = tokens.len() - self.prompt.len();
             if step >= self.max_new {
-                return (tokens.split_off(self.prompt.len()), FinishReason::Length);
+                break Ending::Finished(FinishReason::Length);
             }
+            let Ok(mask) = counting.as_mut().map(Grammar::mask).transpose() else { break Ending::BrokenGrammar };
             let banned = if step < self.min_new { self.stops.clone() } else { Vec::new() };
             let task = RowTask::Sample {
                 params: self.sampling.clone().into(),
                 seed: self.seed,
                 step: step as u64,
-                counts: None,
+                counts: self.sampling.needs_counts().then(|| Arc::new(counts.clone())),
                 banned: banned.into(),
-                mask: None,
+                mask,
             };
             let token = FakeModel::next_token(VOCAB, tokens.iter().copied(), &task);
             tokens.push(token);
+            *counts.entry(token).or_default() += 1;
             if !self.ignore_eos && self.stops.contains(&token) {
-                return (tokens.split_off(self.prompt.len()), FinishReason::StopToken(token));
+                break Ending::Finished(FinishReason::StopToken(token));
             }
-        }
+            let grammar_done = counting.as_mut().is_some_and(|grammar| grammar.accept(token) == Ok(true));
+            if grammar_done && step + 1 < self.max_new {
+                break Ending::Finished(FinishReason::GrammarEnd(token));
+            }
+        };
+        (tokens.split_off(self.prompt.len()), ending)
     }
 }
 
@@ -122,7 +171,7 @@ struct Weather {
     prefix_cache: bool,
     /// Percent of steps in which something is aborted.
     aborts: f64,
-    /// Percent of steps that fail.
+    /// Percent of steps that fail, and of sequences' outputs that are not numbers.
     faults: f64,
     conservativeness: f64,
 }
@@ -215,6 +264,10 @@ impl World {
         let temperature = if rng.chance(50.0) { 0.0 } else { 1.0 };
         let max_new = if rng.chance(5.0) { 0 } else { 1 + rng.below(MAX_NEW) };
         let num_stops = rng.below(4);
+        let counting = rng.chance(10.0).then(|| {
+            let most = 1 + rng.below(MAX_NEW) as u32;
+            Counting { seen: 0, most, breaks_at: rng.chance(10.0).then(|| rng.below(most as usize) as u32) }
+        });
         Asked {
             sampling: SamplingParams {
                 temperature,
@@ -228,6 +281,7 @@ impl World {
             ignore_eos: rng.chance(20.0),
             scores_from: rng.chance(6.0).then(|| rng.below(prompt.len() + 1)),
             namespace,
+            counting,
             prompt,
         }
     }
@@ -271,8 +325,11 @@ impl World {
         let Some(batch) = self.scheduler.schedule() else { return false };
         assert!(batch.token_ids.len() <= self.weather.chunk.max(self.weather.max_running), "tokens of a step");
         match self.model.forward(&batch) {
-            Ok(output) => {
+            Ok(mut output) => {
                 drop(batch);
+                for row in &mut output.rows {
+                    row.fault = self.weather.faults > 0.0 && self.rng.chance(self.weather.faults / 10.0);
+                }
                 self.scheduler.commit(output);
             }
             Err(error) => self.scheduler.fail_step(&error.to_string()),
@@ -314,10 +371,11 @@ impl World {
     /// A request has ended: compare it with its solitary run and let the conversation go on from it.
     fn judge(&mut self, key: u64) {
         let outcome = self.outcomes.remove(&key).expect("just seen");
-        let (tokens, reason) = outcome.asked.alone();
+        let (tokens, ending) = outcome.asked.alone();
         match outcome.end.expect("just set") {
             TokenEvent::Finished(got) => {
-                assert_eq!((&outcome.tokens, got), (&tokens, reason), "request {key} against its solitary run");
+                let got = (&outcome.tokens, Ending::Finished(got));
+                assert_eq!(got, (&tokens, ending), "request {key} against its solitary run");
                 self.finished += 1;
                 if self.rng.chance(30.0) && outcome.asked.prompt.len() < MAX_PROMPT / 2 {
                     let grown = [outcome.asked.prompt, tokens].concat();
@@ -332,6 +390,11 @@ impl World {
                 assert!(tokens.starts_with(&outcome.tokens), "request {key}: what it got before {cause}");
                 match cause {
                     FailCause::Aborted => assert!(self.weather.aborts > 0.0),
+                    FailCause::Grammar(_) => assert_eq!((outcome.tokens, ending), (tokens, Ending::BrokenGrammar)),
+                    FailCause::NumericalFault { step } => {
+                        assert!(self.weather.faults > 0.0);
+                        assert_eq!(step, outcome.tokens.len(), "the output token without numbers");
+                    }
                     FailCause::Engine(_) => assert!(self.weather.faults > 0.0),
                     FailCause::OutOfPages { needed_pages, total_pages, .. } => {
                         assert!(needed_pages >= total_pages, "{needed_pages} pages of {total_pages}");
