@@ -65,7 +65,7 @@ impl Roof {
         };
         let (f32_chains, bf16_chains) = backend.kernels.chains();
         Some(Self {
-            read_bytes_per_s: (words.len() * size_of::<f32>()) as f64 / read,
+            read_bytes_per_s: size_of_val(words) as f64 / read,
             f32_flops: flops(f32_chains, 2 * LANES),
             bf16_flops: bf16_chains.map(|chains| flops(chains, 4 * LANES)),
         })
