@@ -87,8 +87,57 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
     Ok(())
 }
 
-fn write_string(text: &str, out: &mut String) {
+/// `json.dumps(value, ensure_ascii=False)` of a parsed JSON value: integers keep their digits, floats print
+/// as Python prints them, and what no float can hold (`1e999`) stays as it was written.
+pub fn dumps_parsed(value: &Json) -> String {
+    let mut out = String::new();
+    write_parsed(value, &mut out);
+    out
+}
+
+fn write_parsed(value: &Json, out: &mut String) {
+    match value {
+        Json::Null => out.push_str("null"),
+        Json::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
+        Json::String(text) => write_string(text, out),
+        Json::Number(number) => {
+            let text = number.to_string();
+            match number.as_f64().filter(|x| x.is_finite() && text.contains(['.', 'e', 'E'])) {
+                Some(x) => out.push_str(&float_repr(x)),
+                None => out.push_str(&text),
+            }
+        }
+        Json::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { ", " });
+                write_parsed(item, out);
+            }
+            out.push(']');
+        }
+        Json::Object(fields) => {
+            out.push('{');
+            for (i, (key, item)) in fields.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { ", " });
+                write_string(key, out);
+                out.push_str(": ");
+                write_parsed(item, out);
+            }
+            out.push('}');
+        }
+    }
+}
+
+/// Append `text` as a JSON string, non-ASCII characters as they are.
+pub fn write_string(text: &str, out: &mut String) {
     out.push('"');
+    escape(text, out);
+    out.push('"');
+}
+
+/// Append `text` as the inside of a JSON string. Characters are escaped one by one, so a text may be
+/// appended in pieces.
+pub fn escape(text: &str, out: &mut String) {
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -102,7 +151,6 @@ fn write_string(text: &str, out: &mut String) {
             c => out.push(c),
         }
     }
-    out.push('"');
 }
 
 fn number(value: &Value) -> String {
@@ -222,6 +270,15 @@ mod tests {
         let text = dumps(&value, None).expect("JSON");
         assert_eq!(text, r#"{"b": "<é'\">\n\u0001", "a": [1, 2.0, null, true, {}], "n": 12345678901234567890123}"#);
         assert_eq!(dumps(&Value::from(vec![1, 2]), Some(2)).expect("JSON"), "[\n  1,\n  2\n]");
+    }
+
+    #[test]
+    fn parsed_json_prints_as_python_would_print_it() {
+        let digits = "9".repeat(60);
+        let text = format!(r#"{{"n":{digits},"f":[1.10,1E2,2.0,1e999,-0.0],"é":{{"\u00e9":"\u0001"}}}}"#);
+        let json = serde_json::from_str(&text).expect("valid JSON");
+        let want = format!(r#"{{"n": {digits}, "f": [1.1, 100.0, 2.0, 1e+999, -0.0], "é": {{"é": "\u0001"}}}}"#);
+        assert_eq!(dumps_parsed(&json), want);
     }
 
     #[test]

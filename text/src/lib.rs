@@ -1,5 +1,5 @@
-//! Text on its way in and out: the model's chat template, its tokenizer, the incremental detokenizer
-//! and stop strings.
+//! Text on its way in and out: the model's chat template, its tokenizer, the incremental detokenizer,
+//! stop strings and calls of tools.
 //!
 //! Pure functions and small state machines: no input or output but reading the model's own files, no
 //! threads, and nothing known of sequences or requests.
@@ -12,8 +12,10 @@ pub mod detokenizer;
 pub mod json;
 pub mod stop;
 pub mod tokenizer;
+pub mod tool;
 
 pub use chat_template::{ChatPrompt, ChatTemplate, Rendered, TemplateError};
 pub use detokenizer::Detokenizer;
 pub use stop::{StopError, StopMatcher, StopStep};
 pub use tokenizer::{Specials, Tokenizer, TokenizerError};
+pub use tool::{ParsedMessage, ToolCall, ToolEvent, ToolFormat, ToolParser, ToolSchemas};
