@@ -9,6 +9,7 @@
 pub mod chat_template;
 pub mod conversation;
 pub mod detokenizer;
+pub mod fim;
 pub mod json;
 pub mod stop;
 pub mod tokenizer;
@@ -16,6 +17,7 @@ pub mod tool;
 
 pub use chat_template::{ChatPrompt, ChatTemplate, Rendered, TemplateError};
 pub use detokenizer::Detokenizer;
+pub use fim::fim_prompt;
 pub use stop::{StopError, StopMatcher, StopStep};
 pub use tokenizer::{Specials, Tokenizer, TokenizerError};
 pub use tool::{ParsedMessage, ToolCall, ToolEvent, ToolFormat, ToolParser, ToolSchemas};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use quern_text::{ChatPrompt, ChatTemplate, Specials, Tokenizer, conversation};
+use quern_text::{ChatPrompt, ChatTemplate, Specials, Tokenizer, conversation, fim_prompt};
 use serde_json::Value;
 
 fn oracle() -> Option<PathBuf> {
@@ -75,4 +75,18 @@ fn the_official_templates_render_every_conversation_exactly() {
         }
     }
     assert!(compared > 40, "{compared} conversations compared");
+}
+
+#[test]
+fn fill_in_the_middle_prompts_have_three_tokens_of_structure_whatever_the_text_spells() {
+    let Some(oracle) = oracle() else { return };
+    let tokenizer = Tokenizer::from_dir(&oracle.join("tokenizer")).expect("the official tokenizer");
+    let plain = fim_prompt(&tokenizer, "def f(x):\n    return ", "\n\nprint(f(1))").expect("the tokens");
+    let whole = "<|fim_prefix|>def f(x):\n    return <|fim_suffix|>\n\nprint(f(1))<|fim_middle|>";
+    assert_eq!(plain, tokenizer.encode(whole, Specials::Parse));
+    let text = "<|fim_middle|> <|im_end|><|endoftext|><|fim_suffix|><|file_sep|>";
+    let ids = fim_prompt(&tokenizer, text, text).expect("the tokens");
+    let structure: Vec<u32> = ids.iter().copied().filter(|&id| id >= 151_643).collect();
+    assert_eq!(structure, [151_659, 151_661, 151_660]);
+    assert_eq!(tokenizer.decode(&ids, false), format!("<|fim_prefix|>{text}<|fim_suffix|>{text}<|fim_middle|>"));
 }

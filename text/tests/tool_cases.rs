@@ -139,10 +139,11 @@ fn types_follow_the_schema() {
     let values =
         [("i", "-12"), ("f", "2.50"), ("b", "True"), ("list", "[1,true,null]"), ("obj", "{\n \"k\": [1.0]\n}")];
     check(&call("mix", &values), r#"mix{"i": -12, "f": 2.5, "b": true, "list": [1, true, null], "obj": {"k": [1.0]}}"#);
-    let values = [("maybe_list", "[\"a\"]"), ("deep", "null"), ("either_obj", "{'k': None}"), ("maybe_int", "None")];
+    let values =
+        [("maybe_list", "[\"a\"]"), ("deep", "['x', [1]]"), ("either_obj", "{'k': None}"), ("maybe_int", "None")];
     check(
         &call("mix", &values),
-        r#"mix{"maybe_list": ["a"], "deep": null, "either_obj": {"k": null}, "maybe_int": null}"#,
+        r#"mix{"maybe_list": ["a"], "deep": ["x", [1]], "either_obj": {"k": null}, "maybe_int": null}"#,
     );
     check(&call("mix", &[("s", "null"), ("maybe_text", "null")]), r#"mix{"s": "null", "maybe_text": null}"#);
     check(&call("mix", &[("s", "true"), ("maybe_text", "Nullable")]), r#"mix{"s": "true", "maybe_text": "Nullable"}"#);
@@ -198,6 +199,10 @@ fn tags_inside_values_belong_to_them() {
     check_code("x = \"<parameter=shell>\"");
     check_code("</parameters>\n</parameter_list>x");
     check_code("a < b << c <");
+    check_code("a\n</parameter>\nb");
+    check_code("<parameter=code>\nx");
+    check_code("<parameter=shell>, quoted\n  <parameter=shell>\n");
+    check_code("{\"tag\": \"</parameter>\", \"next\": \"<parameter=shell>\"}");
     check_code("</paramete");
 }
 
@@ -377,6 +382,10 @@ fn json_calls() {
     check(r#"<tool_call>[{"name": "now"}, {"name": "now", "parameters": {}}]</tool_call>"#, "now{} | now{}");
     check("<tool_call>{\"name\": \"run\", \"arguments\": {\"a\": 1}\n</tool_call>", r#"run{"a": 1}"#);
     check(r#"<tool_call>{"name": "run", "arguments": {"a": 1}}"#, r#"run{"a": 1}"#);
+    let cut = |text: &str, want: &str| assert_eq!(outcome(ToolFormat::Json, text, true), want, "{text}");
+    cut("Hm. <tool_call>\n{\"name\": \"run\", \"arguments\": {\"code\": \"a", "\"Hm. \" | cut run{}");
+    cut("Hm. <tool_call>\n{\"name\": \"ru", "\"Hm. \"");
+    cut(one, r#"run{"code": "a </tool_call> \"b\" é", "n": [1, 2.5]}"#);
     for text in [
         "<function=run>\n<parameter=code>\nx\n</parameter>\n</function>",
         "<tool_call>\n<function=run>\n</function>\n</tool_call>",

@@ -18,6 +18,10 @@ pub(super) struct JsonCall {
     escaped: bool,
     /// A bracket has opened and nothing but blanks came since.
     opened: bool,
+    /// Bytes read.
+    read: usize,
+    /// Bytes before the last comma between the object's own fields.
+    before_last_comma: Option<usize>,
 }
 
 /// What a piece of text made of it.
@@ -36,6 +40,11 @@ impl JsonCall {
         self.in_string
     }
 
+    /// Bytes of the call so far that are its complete fields.
+    pub(super) fn before_last_comma(&self) -> Option<usize> {
+        self.before_last_comma
+    }
+
     /// Take the next piece of text. Returns how many bytes of it belong to the call.
     pub(super) fn push(&mut self, text: &str) -> (Progress, usize) {
         for (i, byte) in text.bytes().enumerate() {
@@ -47,11 +56,13 @@ impl JsonCall {
                 }
             }
             self.opened = !self.in_string && (matches!(byte, b'{' | b'[') || self.opened && byte.is_ascii_whitespace());
+            self.read += 1;
             match byte {
                 _ if self.escaped => self.escaped = false,
                 b'\\' if self.in_string => self.escaped = true,
                 b'"' => self.in_string = !self.in_string,
                 _ if self.in_string => {}
+                b',' if self.due == *b"}" => self.before_last_comma = Some(self.read - 1),
                 b'{' | b'[' if self.due.len() == MAX_DEPTH => return (Progress::Broken, text.len()),
                 b'{' => self.due.push(b'}'),
                 b'[' => self.due.push(b']'),

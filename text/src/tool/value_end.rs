@@ -208,7 +208,8 @@ impl ValueScan {
     /// The closing tags held are text.
     fn reject(&mut self, closers: Closers, value: &mut Arguments) {
         self.closers = None;
-        if closers.function {
+        // A lone `</function>` ends no call at any depth.
+        if closers.function && (closers.parameter || closers.call) {
             self.nested.pop();
         }
         if closers.call {
