@@ -81,6 +81,7 @@ fn fragment() -> impl Strategy<Value = String> {
         Just("1"),
         Just("True"),
         Just("\r\n"),
+        Just("\u{a0}"),
     ]
     .prop_map(str::to_string)
 }
@@ -96,7 +97,7 @@ fn recut(text: &str, seed: u64) -> Vec<String> {
     let mut state = seed | 1;
     for c in text.chars() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        if (state >> 33) % 5 == 0 {
+        if (state >> 33).is_multiple_of(5) {
             out.push(String::new());
         }
         out.last_mut().expect("not empty").push(c);

@@ -20,7 +20,7 @@ use super::{
     event::ToolEvent,
     json_call::{JsonCall, Progress},
     schema::ToolSchemas,
-    tags::{Tag, TagScanner, Token, is_blank},
+    tags::{BLANKS, Tag, TagScanner, Token, is_blank},
     value_end::{AtEnd, Outcome, Outer, ValueScan},
 };
 
@@ -155,7 +155,7 @@ impl ToolParser {
                 }
             }
             State::Opened { stray: false, .. } if cut => self.held.clear(),
-            State::Header(header) if cut || (header.wrapped && !header.strict) => {
+            State::Header(header) if !header.stray && (cut || (header.wrapped && !header.strict)) => {
                 let call = self.start_call(&header.name, header.wrapped);
                 self.cut_call(&call.arguments);
             }
@@ -211,8 +211,8 @@ impl ToolParser {
 
     fn opened(&mut self, token: Token<'_>, mark: usize, stray: bool) {
         match token {
-            Token::Text(text) if !stray && text.trim_start().starts_with(['{', '[']) => {
-                let start = text.len() - text.trim_start().len();
+            Token::Text(text) if !stray && text.trim_start_matches(BLANKS).starts_with(['{', '[']) => {
+                let start = text.len() - text.trim_start_matches(BLANKS).len();
                 self.held.push_str(&text[..start]);
                 let mark = self.held.len();
                 return self.json(&text[start..], None, JsonCall::default(), mark);

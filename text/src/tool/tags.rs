@@ -52,9 +52,12 @@ impl<'a> Token<'a> {
     }
 }
 
+/// What may stand between tags without being text.
+pub(super) const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
+
 /// Whether `text` is nothing but blanks and line breaks.
 pub(super) fn is_blank(text: &str) -> bool {
-    text.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'))
+    text.chars().all(|c| BLANKS.contains(&c))
 }
 
 /// Cuts text into tokens.

@@ -20,6 +20,13 @@
 //! - Where `</parameter>` was forgotten, a line that starts with `</function>` or `</tool_call>` is looked
 //!   at in the same way, only with more doubt, and a line that starts with `<parameter=NAME>` ends the
 //!   value if the tool still lacks a parameter of that name.
+//!
+//! What the markup cannot carry, by these rules: a value in which one of its tags follows another with only
+//! blanks between, other than in whole calls, and a value with a line that starts `<parameter=NAME>` where
+//! the call could still take NAME. Every other text survives to the byte. (A parameter that may be text or
+//! `null` cannot be the text `null` or `None`.)
+//!
+//! A call with parameters is therefore over when something comes after it, or the answer ends.
 
 use super::{
     arguments::Arguments,
@@ -118,7 +125,7 @@ impl ValueScan {
                 let ends = if closers.call {
                     closers.parameter || closers.function
                 } else {
-                    closers.parameter && closers.function && !text.trim_start().starts_with('<')
+                    closers.parameter && closers.function && !text.starts_with('<')
                 };
                 if top && ends {
                     return call_end(&mut self.gap);
