@@ -177,16 +177,20 @@ fn the_code_map_names_every_module_and_every_named_file_exists() {
         .split('`')
         .skip(1)
         .step_by(2)
-        .filter(|s| s.contains('/') && s.ends_with(".rs") && !s.contains(' '))
+        .filter(|s| {
+            s.contains('/') && (s.ends_with(".rs") || s.contains("/src/") && s.ends_with('/')) && !s.contains(' ')
+        })
         .collect();
     for path in &named {
-        assert!(root().join(path).is_file(), "ARCHITECTURE.md names `{path}`, which does not exist");
+        assert!(root().join(path).exists(), "ARCHITECTURE.md names `{path}`, which does not exist");
     }
+    // A folder of one kind of thing (a file an endpoint, a file a wire format) may have one line.
+    let folder = |path: &str| format!("{}/", path.rsplit_once('/').expect("a file lies in a folder").0);
     let mut missing = Vec::new();
     for (krate, _) in ARROWS {
         for (path, _) in files(&format!("{krate}/src"), &["rs"]) {
             let table_of_contents = path.ends_with("/lib.rs") || path.ends_with("/mod.rs");
-            if !table_of_contents && !named.contains(path.as_str()) {
+            if !table_of_contents && !named.contains(path.as_str()) && !named.contains(folder(&path).as_str()) {
                 missing.push(path);
             }
         }

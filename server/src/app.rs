@@ -1,20 +1,29 @@
-//! The HTTP application: what its routes share, and how it is served.
+//! The HTTP application: what its routes share, and the layers around them.
 
 use std::{
-    io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{Router, middleware};
 use quern_engine::EngineHandle;
 use quern_model::Checkpoint;
 use quern_text::{ChatTemplate, Tokenizer};
-use tokio::net::TcpListener;
+use tower_http::cors::CorsLayer;
 
-use crate::{config::Config, start::Started};
+use crate::{
+    access_log, auth,
+    config::{Config, SamplingDefaults},
+    generate::LiveIds,
+    limits::Limits,
+    metrics::Metrics,
+    routes,
+    sampling::Defaults,
+    start::Started,
+};
 
 /// What the routes share.
 pub struct AppState {
@@ -25,18 +34,53 @@ pub struct AppState {
     /// The tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// The chat template, if the model has one.
-    pub template: Option<Arc<ChatTemplate>>,
+    pub template: Option<ChatTemplate>,
     /// The model's numbers and recommended sampling.
     pub checkpoint: Checkpoint,
+    /// Tokens that end an output: those of the model's files and the tokenizer's.
+    pub eos_token_ids: Vec<u32>,
+    /// How long prompts and outputs may be.
+    pub limits: Limits,
+    /// Sampling of a conversation that leaves it open.
+    pub chat_defaults: Defaults,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// Ids of the requests that are alive.
+    pub ids: Arc<LiveIds>,
+    /// When the server started.
+    pub started: SystemTime,
+    /// How long it took until it was ready.
+    pub startup: Duration,
     ready: AtomicBool,
+    num_seeds: AtomicU64,
 }
 
 impl AppState {
-    /// Share what was started; not ready yet.
-    pub fn new(started: Started) -> Self {
+    /// Share what was started at `began`; not ready yet.
+    pub fn new(started: Started, began: Instant) -> Self {
         let Started { config, engine, tokenizer, template, checkpoint } = started;
-        let (tokenizer, template) = (Arc::new(tokenizer), template.map(Arc::new));
-        Self { config, engine, tokenizer, template, checkpoint, ready: AtomicBool::new(false) }
+        let mut eos_token_ids = checkpoint.eos_token_ids();
+        eos_token_ids.extend(tokenizer.eos_id().filter(|id| !eos_token_ids.contains(id)));
+        let chat_defaults = match config.sampling_defaults {
+            SamplingDefaults::Model => Defaults::of_model(checkpoint.generation()),
+            SamplingDefaults::Openai => Defaults::default(),
+        };
+        Self {
+            limits: Limits::new(&config),
+            metrics: Metrics::new(&config),
+            tokenizer: Arc::new(tokenizer),
+            template,
+            checkpoint,
+            eos_token_ids,
+            chat_defaults,
+            ids: Arc::default(),
+            started: SystemTime::now(),
+            startup: began.elapsed(),
+            ready: AtomicBool::new(false),
+            num_seeds: AtomicU64::new(0),
+            engine,
+            config,
+        }
     }
 
     /// From now on, or no longer, requests are welcome.
@@ -48,26 +92,33 @@ impl AppState {
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
+
+    /// Tokens that a request may name: the network's, of which the tokenizer may spell fewer.
+    pub fn vocab_size(&self) -> usize {
+        self.checkpoint.config().vocab_size
+    }
+
+    /// A seed for a request that brings none: the same sequence of them for the same `--random-seed`.
+    pub fn next_seed(&self) -> u64 {
+        let n = self.num_seeds.fetch_add(1, Ordering::Relaxed);
+        // SplitMix64 (Steele, Lea and Flood 2014): neighbouring counters become unrelated seeds.
+        let mut z = self.config.random_seed.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
 }
 
-/// All routes.
+/// Seconds since 1970.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// All routes and the layers around them, the outermost last.
 pub fn router(state: Arc<AppState>) -> Router {
-    Router::new()
-        .route("/", get(|| async { Json("SGLang is running") }))
-        .route("/ready", get(ready))
-        .route("/server_info", get(server_info))
-        .with_state(state)
-}
-
-/// Answer requests until the listener fails.
-pub async fn serve(listener: TcpListener, state: Arc<AppState>) -> io::Result<()> {
-    axum::serve(listener, router(state)).await
-}
-
-async fn ready(State(state): State<Arc<AppState>>) -> StatusCode {
-    if state.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
-}
-
-async fn server_info(State(state): State<Arc<AppState>>) -> Json<Config> {
-    Json(state.config.clone())
+    let routes = routes::all().with_state(Arc::clone(&state));
+    routes
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_key))
+        .layer(CorsLayer::permissive())
+        .layer(middleware::from_fn_with_state(state, access_log::record))
 }

@@ -2,19 +2,32 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod connection;
+pub mod generate;
 pub mod hub;
+pub mod limits;
 pub mod listen;
 pub mod logging;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod model_files;
 pub mod progress;
+pub mod prompt;
+pub mod protocol;
 pub mod resolve;
+pub mod root_path;
+pub mod routes;
+pub mod sampling;
 pub mod shipped;
+pub mod shutdown;
 pub mod start;
 pub mod start_error;
+pub mod stream;
 pub mod summary;
 pub mod warmup;

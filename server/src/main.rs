@@ -2,20 +2,22 @@
 
 #![forbid(unsafe_code)]
 
-use std::{env, process::ExitCode, sync::Arc};
+use std::{env, process::ExitCode, sync::Arc, time::Instant};
 
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_server::{
     app::{self, AppState},
     cli::{Cli, CliError, Job, ServeArgs},
     config::Config,
+    connection,
     listen::BoundAddress,
     logging, resolve,
+    shutdown::{self, Signals},
     start::Prepared,
     start_error::StartError,
     summary, warmup,
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::watch};
 
 fn main() -> ExitCode {
     let outcome = match Cli::from_arguments(env::args_os()) {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &ServeArgs) -> Result<(), StartError> {
+    let began = Instant::now();
     logging::init(resolve::log_level(&args.log_level), resolve::log_level_http(args));
     let runtime = Runtime::new().map_err(StartError::Thread)?;
     let _inside = runtime.enter();
@@ -56,20 +59,27 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
         tracing::info!("{line}");
     }
     let started = prepared.start(Arc::new(backend))?;
-    let state = Arc::new(AppState::new(started));
+    let state = Arc::new(AppState::new(started, began));
 
     runtime.block_on(async {
+        let signals = Signals::listen().map_err(StartError::Thread)?;
         let listener = address.listen()?;
         let address = listener.local_addr().map_err(StartError::Serve)?;
         tracing::info!("Listening on http://{address} (press CTRL+C to stop)");
-        let server = tokio::spawn(app::serve(listener, Arc::clone(&state)));
+        let (stop, stopped) = watch::channel(false);
+        let server =
+            tokio::spawn(connection::serve(listener, app::router(Arc::clone(&state)), Arc::clone(&state), stopped));
+        let drained = tokio::spawn(shutdown::run(Arc::clone(&state), signals, stop));
         if !state.config.skip_server_warmup {
             warmup::run(&state.engine, &state.tokenizer).await?;
         }
         state.set_ready(true);
         tracing::info!("The server is fired up and ready to roll!");
-        let ended = server.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
-        ended.map_err(StartError::Serve)
+        let panicked = |panic| StartError::Serve(std::io::Error::other(panic));
+        drained.await.map_err(panicked)?;
+        server.await.map_err(panicked)?;
+        tracing::info!("The server has shut down.");
+        Ok(())
     })
 }
 

@@ -1,0 +1,66 @@
+//! Who may ask what: `--api-key` and `--admin-api-key`.
+//!
+//! Keys are compared in constant time, and by their digests, so that not even their lengths show.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::{app::AppState, config::Secret};
+
+/// Paths that need no key: probes of orchestrators and scrapers have none. Exact names; SGLang goes by
+/// their beginnings, which lets anything in that begins alike.
+const OPEN: &[&str] = &["/health", "/health_generate", "/health/progress", "/ready", "/live", "/metrics"];
+
+/// Paths that change the server for everybody.
+pub const ADMIN: &[&str] = &[
+    "/flush_cache",
+    "/abort_request",
+    "/pause_generation",
+    "/continue_generation",
+    "/start_profile",
+    "/stop_profile",
+    "/set_internal_state",
+    "/configure_logging",
+    "/slow_down",
+    "/freeze_gc",
+    "/set_trace_level",
+];
+
+/// Let a request through if its key opens its path.
+pub async fn require_key(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+    let config = &state.config;
+    let (path, method) = (request.uri().path(), request.method());
+    let is_admin = ADMIN.contains(&path);
+    let key =
+        if is_admin { config.admin_api_key.as_ref().or(config.api_key.as_ref()) } else { config.api_key.as_ref() };
+    let open = *method == Method::OPTIONS || OPEN.contains(&path);
+    match key {
+        Some(key) if !open && !is_opened_by(key, request.headers()) => refused(),
+        _ => next.run(request).await,
+    }
+}
+
+fn is_opened_by(key: &Secret, headers: &HeaderMap) -> bool {
+    let value = |name| headers.get(name).map(|value| value.as_bytes());
+    let bearer = value(header::AUTHORIZATION).and_then(|given| {
+        let (scheme, token) = given.split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+    });
+    bearer.is_some_and(|given| Sha256::digest(given).ct_eq(&Sha256::digest(key.expose())).into())
+}
+
+fn refused() -> Response {
+    let mut response = (StatusCode::UNAUTHORIZED, Json(json!({ "error": "Unauthorized" }))).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    response
+}

@@ -1,0 +1,14 @@
+//! What goes over the wire: bodies in, bodies out, and what an error looks like. Nothing here knows the
+//! engine.
+
+pub mod body;
+pub mod chat;
+pub mod completions;
+pub mod error;
+pub mod native;
+pub mod sampling;
+pub mod scalar;
+pub mod usage;
+
+pub use body::Body;
+pub use error::{ApiError, NativeError};
