@@ -98,6 +98,12 @@ impl AppState {
         self.checkpoint.config().vocab_size
     }
 
+    /// After this time without data a stream says something empty. Clients give up after one to five
+    /// minutes, and a comment is no data to some of them.
+    pub fn keep_alive(&self) -> Duration {
+        Duration::from_secs_f64(self.config.stream_keep_alive)
+    }
+
     /// A seed for a request that brings none: the same sequence of them for the same `--random-seed`.
     pub fn next_seed(&self) -> u64 {
         let n = self.num_seeds.fetch_add(1, Ordering::Relaxed);

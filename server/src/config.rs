@@ -5,6 +5,7 @@
 
 use std::{fmt, path::PathBuf};
 
+use quern_text::tool::ToolFormat;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -52,7 +53,7 @@ pub struct Config {
     pub hf_chat_template_name: Option<String>,
     /// Template variables, overridden by a request's `chat_template_kwargs`.
     pub default_chat_template_kwargs: Map<String, Value>,
-    /// How tool calls are found in the output.
+    /// How tool calls are found in the output; `None`: they stay text.
     pub tool_call_parser: Option<ToolCallParser>,
     /// Cut prompts that are too long, instead of refusing them.
     pub allow_auto_truncate: bool,
@@ -84,6 +85,8 @@ pub struct Config {
     pub request_read_timeout: f64,
     /// A client that reads nothing of its stream for this time is cut off, seconds.
     pub slow_client_timeout: f64,
+    /// A stream that has nothing to say for this time sends an empty piece, seconds.
+    pub stream_keep_alive: f64,
     /// After SIGTERM, running requests may go on for this time, seconds.
     pub drain_timeout: f64,
 
@@ -185,6 +188,7 @@ impl Default for Config {
             max_connections: 1024,
             request_read_timeout: 60.0,
             slow_client_timeout: 60.0,
+            stream_keep_alive: 10.0,
             drain_timeout: 60.0,
             mem_fraction_static: 0.8,
             page_size: 32,
@@ -274,12 +278,43 @@ pub enum SamplingDefaults {
     Openai,
 }
 
-/// How tool calls are found in the output.
+/// How tool calls are found in the output, by one of SGLang's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ToolCallParser {
-    /// `<tool_call><function=NAME><parameter=NAME>`, as Qwen3-Coder writes them.
-    Qwen3Coder,
+#[serde(transparent)]
+pub struct ToolCallParser {
+    name: &'static str,
+    #[serde(skip)]
+    format: ToolFormat,
+}
+
+impl ToolCallParser {
+    /// The parser of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (name, format) = ToolFormat::NAMES.iter().find(|(known, _)| *known == name)?;
+        Some(Self { name, format: *format })
+    }
+
+    /// The parser for the calls that a chat template writes into a conversation's history.
+    pub fn of_template(source: &str) -> Option<Self> {
+        let name = if source.contains("<function=") {
+            "qwen3_coder"
+        } else if source.contains("<tool_call>") {
+            "hermes"
+        } else {
+            return None;
+        };
+        Self::from_name(name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// What it understands.
+    pub fn format(self) -> ToolFormat {
+        self.format
+    }
 }
 
 /// Order of the waiting requests.

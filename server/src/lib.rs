@@ -8,6 +8,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod dialogue;
 pub mod generate;
 pub mod hub;
 pub mod limits;

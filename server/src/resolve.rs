@@ -46,6 +46,8 @@ pub struct Facts<'a> {
     pub model_dir: Option<PathBuf>,
     /// Where the tokenizer's files are; `None`: inside the binary.
     pub tokenizer_dir: Option<PathBuf>,
+    /// The parser for the calls that the chat template writes, if it writes any.
+    pub template_parser: Option<ToolCallParser>,
     /// Memory and cores.
     pub machine: Machine,
     /// `SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1` is set.
@@ -99,8 +101,10 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
     .pool()?;
     notes.extend(pool.note);
     let max_total_num_tokens = pool.num_pages * page_size;
-    if args.tool_call_parser.is_some() {
-        notes.push("--tool-call-parser qwen3_coder: calls are not parsed yet and stay in the content.".into());
+    let tool_call_parser = tool_call_parser(args.tool_call_parser.as_deref(), facts.template_parser)?;
+    if let (None, Some(found)) = (&args.tool_call_parser, tool_call_parser) {
+        let name = found.name();
+        notes.push(format!("--tool-call-parser {name}: the chat template writes calls that way."));
     }
 
     let config = Config {
@@ -126,7 +130,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         chat_template: args.chat_template.clone(),
         hf_chat_template_name: args.hf_chat_template_name.clone(),
         default_chat_template_kwargs: args.default_chat_template_kwargs.clone(),
-        tool_call_parser: args.tool_call_parser.as_deref().map(tool_call_parser).transpose()?,
+        tool_call_parser,
         allow_auto_truncate: args.allow_auto_truncate,
         stream_interval: args.stream_interval,
         incremental_streaming_output: args.incremental_streaming_output,
@@ -141,6 +145,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         max_connections: args.max_connections,
         request_read_timeout: args.request_read_timeout,
         slow_client_timeout: args.slow_client_timeout,
+        stream_keep_alive: args.stream_keep_alive,
         drain_timeout: args.drain_timeout,
         mem_fraction_static,
         page_size,
@@ -233,7 +238,7 @@ pub fn check(args: &ServeArgs) -> Result<Vec<String>, RefusedFlag> {
         }
     }
     schedule_policy(args)?;
-    args.tool_call_parser.as_deref().map(tool_call_parser).transpose()?;
+    tool_call_parser(args.tool_call_parser.as_deref(), None)?;
     metric_labels(args)?;
     quantization(args, true)?;
     dtype(args, DType::BF16)?;
@@ -380,10 +385,20 @@ fn schedule_policy(args: &ServeArgs) -> Result<SchedulePolicy, RefusedFlag> {
     }
 }
 
-fn tool_call_parser(name: &str) -> Result<ToolCallParser, RefusedFlag> {
-    match name {
-        "qwen3_coder" => Ok(ToolCallParser::Qwen3Coder),
-        other => Err(refuse("tool-call-parser", other, "qwen3_coder is supported")),
+/// The parser named, or the one that fits the chat template; `none` leaves calls in the text.
+fn tool_call_parser(
+    named: Option<&str>,
+    fitting: Option<ToolCallParser>,
+) -> Result<Option<ToolCallParser>, RefusedFlag> {
+    match named {
+        None | Some("auto") => Ok(fitting),
+        Some("none") => Ok(None),
+        Some(name) => match ToolCallParser::from_name(name) {
+            Some(parser) => Ok(Some(parser)),
+            None => {
+                Err(refuse("tool-call-parser", name, "auto, none, qwen3_coder, qwen, qwen25 and hermes are supported"))
+            }
+        },
     }
 }
 
@@ -462,6 +477,7 @@ mod tests {
             weight_bytes: 1 << 20,
             tokenizer_dir: model_dir.clone(),
             model_dir,
+            template_parser: None,
             machine: Machine { available_bytes, cores: 1 },
             allow_longer_context,
         };
@@ -529,7 +545,7 @@ mod tests {
             ("--quantization awq", "fp8"),
             ("--quantization fp8", "not quantized on load"),
             ("--schedule-policy random", "lpm"),
-            ("--tool-call-parser hermes", "qwen3_coder"),
+            ("--tool-call-parser mistral", "qwen3_coder"),
             ("--served-model-name a:b", "`:`"),
             ("--mem-fraction-static 1.5", "at most 1"),
             ("--mem-fraction-static nan", "at most 1"),

@@ -9,7 +9,7 @@ use quern_text::{ChatTemplate, Tokenizer};
 
 use crate::{
     cli::ServeArgs,
-    config::{Config, LoadFormat, SchedulePolicy},
+    config::{Config, LoadFormat, SchedulePolicy, ToolCallParser},
     hub::Wanted,
     machine::Machine,
     memory::gib,
@@ -77,6 +77,7 @@ impl Prepared {
             weight_bytes: checkpoint.weight_bytes(),
             model_dir: files.dir().map(Into::into),
             tokenizer_dir: tokenizer_files.dir().map(Into::into),
+            template_parser: template.as_ref().and_then(|template| ToolCallParser::of_template(template.source())),
             machine: Machine::probe(),
             allow_longer_context: resolve::longer_context_is_allowed(),
         };

@@ -81,7 +81,7 @@ fn message(index: usize, message: &Value) -> Result<Value, ConversationError> {
     let mut out = Map::new();
     for (key, value) in fields {
         match (key.as_str(), value) {
-            ("role", _) => out.insert(key.clone(), role.to_lowercase().into()),
+            ("role", _) => out.insert(key.clone(), template_role(&role.to_lowercase()).into()),
             ("content", _) => out.insert(key.clone(), content(index, value)?.into()),
             (_, Value::Null) => None,
             ("tool_calls", Value::Array(calls)) => out.insert(key.clone(), tool_calls(index, calls)?),
@@ -91,6 +91,11 @@ fn message(index: usize, message: &Value) -> Result<Value, ConversationError> {
     // Assistants that only called tools often leave it out.
     out.entry("content").or_insert_with(|| "".into());
     Ok(out.into())
+}
+
+/// OpenAI renamed the system's role; models know the old name.
+fn template_role(role: &str) -> &str {
+    if role == "developer" { "system" } else { role }
 }
 
 /// Text of a message's content; parts are joined by a space.

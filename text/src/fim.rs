@@ -23,6 +23,11 @@ pub fn fim_prompt(tokenizer: &Tokenizer, prefix: &str, suffix: &str) -> Option<V
     Some(ids)
 }
 
+/// The ids of the tokens that structure such prompts. In an answer they end what was asked for.
+pub fn fim_tokens(tokenizer: &Tokenizer) -> impl Iterator<Item = u32> {
+    STRUCTURE.iter().filter_map(|token| tokenizer.token_id(token))
+}
+
 fn encode_text(tokenizer: &Tokenizer, text: &str, ids: &mut Vec<u32>) {
     let mut start = 0;
     for (i, _) in text.match_indices("<|") {

@@ -17,7 +17,7 @@ pub mod tool;
 
 pub use chat_template::{ChatPrompt, ChatTemplate, Rendered, TemplateError};
 pub use detokenizer::Detokenizer;
-pub use fim::fim_prompt;
+pub use fim::{fim_prompt, fim_tokens};
 pub use stop::{StopError, StopMatcher, StopStep};
 pub use tokenizer::{Specials, Tokenizer, TokenizerError};
 pub use tool::{ParsedMessage, ToolCall, ToolEvent, ToolFormat, ToolParser, ToolSchemas};

@@ -106,6 +106,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, help_heading = "Server")]
     pub slow_client_timeout: f64,
 
+    /// A stream that has nothing to say for this long (a long prompt is being read) sends an empty piece, so
+    /// that its client does not give up
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive_seconds, help_heading = "Server")]
+    pub stream_keep_alive: f64,
+
     /// After SIGTERM, how long running requests may go on
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, help_heading = "Server")]
     pub drain_timeout: f64,
@@ -126,9 +131,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json_object, help_heading = "Requests")]
     pub default_chat_template_kwargs: Map<String, Value>,
 
-    /// How tool calls are found in the output
+    /// How tool calls are found in the output; `none` leaves them in the text [default: auto, by the chat template]
     #[arg(long, value_name = "NAME", help_heading = "Requests",
-          value_parser = choices(&["qwen3_coder"], TOOL_CALL_PARSERS))]
+          value_parser = choices(&["auto", "qwen3_coder", "qwen", "hermes", "none"], TOOL_CALL_PARSERS))]
     pub tool_call_parser: Option<String>,
 
     /// Where a chat request's missing sampling parameters come from: the model's generation_config.json, or
@@ -289,10 +294,7 @@ const QUANTIZATIONS: &[&str] = &[
 
 /// The same for `--tool-call-parser`.
 const TOOL_CALL_PARSERS: &[&str] = &[
-    "auto",
-    "qwen",
     "qwen25",
-    "hermes",
     "step3p5",
     "nanbeige",
     "llama3",
@@ -330,6 +332,10 @@ fn json_object(text: &str) -> Result<Map<String, Value>, String> {
         Ok(_) => Err("a JSON object is wanted, such as {\"name\": 1}".into()),
         Err(cause) => Err(format!("not JSON: {cause}")),
     }
+}
+
+fn positive_seconds(text: &str) -> Result<f64, String> {
+    seconds(text).and_then(|value| if value > 0.0 { Ok(value) } else { Err("more than 0 seconds are wanted".into()) })
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -73,6 +73,28 @@ pub struct ChatMessage {
     pub role: &'static str,
     pub content: String,
     pub reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct ToolCall {
+    pub id: String,
+    pub index: usize,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub function: Function,
+}
+
+/// What is called.
+#[derive(Clone, Debug, Serialize)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// A JSON object, as text.
+    pub arguments: String,
 }
 
 /// A piece of a streamed answer.
@@ -108,6 +130,29 @@ pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
     pub reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
+}
+
+/// What is new of a call: its id and name come with its first words only.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct ToolCallDelta {
+    pub index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub function: FunctionDelta,
+}
+
+/// What is new of it.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct FunctionDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub arguments: String,
 }
 
 /// Scores of an output's tokens.

@@ -1,6 +1,6 @@
 //! `/v1/chat/completions`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -8,18 +8,23 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use quern_engine::TokenLogprobs;
+use quern_text::tool::ToolEvent;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::{
     app::{AppState, unix_seconds},
-    generate::{Finish, Generations, Job, Matched, Piece},
-    prompt::{Conversation, tokenise},
+    dialogue::{Asked, Dialogue, DialogueRequest, End, Whole, call_id},
+    generate::Matched,
+    prompt::Conversation,
     protocol::{
         ApiError, Body,
         body::ContentType,
-        chat::{ChatChoice, ChatChunk, ChatCompletion, ChatFields, ChatLogprobs, ChatMessage, ChunkChoice, Delta},
-        completions::Prompt,
+        chat::{
+            ChatChoice, ChatChunk, ChatCompletion, ChatFields, ChatLogprobs, ChatMessage, ChunkChoice, Delta, Function,
+            FunctionDelta, ToolCall, ToolCallDelta,
+        },
         sampling::SamplingFields,
         scalar::Int,
         usage::{Usage, metadata},
@@ -28,10 +33,6 @@ use crate::{
     sampling::Sampling,
     stream::{self, Frames},
 };
-
-/// A stream that has nothing to say for this long says so. Clients give up after one to five minutes
-/// without data, and a comment is no data to some of them.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The name that an answer carries when the request names no model.
 pub const NO_MODEL: &str = "default";
@@ -47,25 +48,19 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     body.refuse(UNBUILT_FIELDS)?;
     refuse_response_format(fields.response_format.as_ref())?;
     let sampling_fields: SamplingFields = body.read()?;
-    let mut sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
+    let sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
     let logprobs = logprobs::chat_request(fields.logprobs.unwrap_or(false), fields.top_logprobs)?;
-
+    let wants_logprobs = logprobs.is_some();
     let tools = tools_for_prompt(fields.tools.as_deref().unwrap_or_default(), fields.tool_choice.as_ref())?;
-    if !tools.is_empty() {
-        // The tags of a call may be control tokens, and they must reach the client.
-        sampling.skip_special_tokens = false;
-    }
-    let mut prompt = match fields.input_ids {
-        Some(ids) => {
-            let ids = Prompt::Ids(ids.into_iter().map(|Int(id)| id).collect());
-            tokenise(&state, vec![ids]).await?.swap_remove(0)
-        }
+    let callable = tools.clone();
+    let prompt = match fields.input_ids {
+        Some(ids) => Asked::Ids(ids.into_iter().map(|Int(id)| id).collect()),
         None => {
             let mut kwargs = fields.chat_template_kwargs.unwrap_or_default();
             if let Some(effort) = fields.reasoning_effort {
                 kwargs.entry("reasoning_effort").or_insert(effort.into());
             }
-            let conversation = Conversation {
+            Asked::Conversation(Conversation {
                 messages: fields
                     .messages
                     .ok_or_else(|| ApiError::schema("missing field `messages`").about("messages"))?,
@@ -73,34 +68,23 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
                 kwargs,
                 add_generation_prompt: true,
                 continue_final_message: fields.continue_final_message.unwrap_or(false),
-            };
-            conversation.tokenise(&state).await?
+            })
         }
     };
-    let max_new_tokens = state.limits.admit_chat(&mut prompt, sampling.max_new_tokens)?;
-
     let id = request_id(fields.rid.as_ref())?;
-    let sampling = Arc::new(sampling);
-    let jobs = (0..sampling.n).map(|sample_index| Job {
-        id: if sampling.n == 1 { id.clone() } else { format!("{id}_{sample_index}") },
-        prompt: prompt.clone(),
-        sampling: Arc::clone(&sampling),
-        max_new_tokens,
-        logprobs: logprobs.clone(),
-        namespace: namespace(fields.cache_salt.as_deref(), fields.extra_key.as_deref()),
-        sample_index,
-    });
     let streams = fields.stream.unwrap_or(false);
-    let generations = Generations::submit(&state, jobs.collect(), streams)?;
+    let namespace = namespace(fields.cache_salt.as_deref(), fields.extra_key.as_deref());
+    let request = DialogueRequest { id: id.clone(), prompt, callable, sampling, logprobs, namespace, streams };
+    let dialogue = Dialogue::begin(&state, request).await?;
     let options = fields.stream_options.unwrap_or_default();
     let answer = Answer {
         id,
         created: unix_seconds(),
         model: fields.model.unwrap_or_else(|| NO_MODEL.into()),
-        wants_logprobs: logprobs.is_some(),
+        wants_logprobs,
         include_usage: options.include_usage.unwrap_or(state.config.stream_response_default_include_usage),
         continuous_usage: options.continuous_usage_stats.unwrap_or(false),
-        generations,
+        dialogue,
         state,
     };
     if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { answer.whole().await }
@@ -114,21 +98,28 @@ struct Answer {
     wants_logprobs: bool,
     include_usage: bool,
     continuous_usage: bool,
-    generations: Generations,
+    dialogue: Dialogue,
     state: Arc<AppState>,
 }
 
 impl Answer {
     async fn whole(mut self) -> Result<Response, ApiError> {
-        let pieces = self.generations.whole().await?;
-        let choice = |(index, piece): (usize, Piece)| {
-            let (finish_reason, matched_stop) = finish(piece.finish.as_ref());
+        let outputs = self.dialogue.whole().await?;
+        let choice = |(index, output): (usize, Whole)| {
+            let (finish_reason, matched_stop) = finish_reason(&output.end);
+            let message = output.message;
             ChatChoice {
                 index,
-                logprobs: self.logprobs(&piece),
-                message: ChatMessage { role: "assistant", content: piece.text, reasoning_content: None },
+                logprobs: self.logprobs(&output.logprobs),
+                message: ChatMessage {
+                    role: "assistant",
+                    content: message.content.unwrap_or_default(),
+                    reasoning_content: None,
+                    tool_calls: message.calls.into_iter().enumerate().map(tool_call).collect(),
+                },
                 finish_reason,
-                matched_stop,
+                // The token that ends a call is markup, not something the client stopped at.
+                matched_stop: if matches!(output.end, End::ToolCalls(_)) { Value::Null } else { matched_stop },
             }
         };
         let completion = ChatCompletion {
@@ -136,7 +127,7 @@ impl Answer {
             object: "chat.completion",
             created: self.created,
             model: &self.model,
-            choices: pieces.into_iter().enumerate().map(choice).collect(),
+            choices: outputs.into_iter().enumerate().map(choice).collect(),
             usage: self.usage(),
             metadata: metadata(&self.state.config.weight_version),
         };
@@ -144,12 +135,12 @@ impl Answer {
     }
 
     async fn stream(mut self, frames: Frames) {
-        for index in 0..self.generations.outputs().len() {
+        for index in 0..self.dialogue.outputs().len() {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
             self.send(&frames, ChunkChoice { index, delta, ..ChunkChoice::default() }).await;
         }
         loop {
-            let (index, piece) = match timeout(KEEP_ALIVE, self.generations.next()).await {
+            let (index, turn) = match timeout(self.state.keep_alive(), self.dialogue.next()).await {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(_) => {
@@ -158,17 +149,21 @@ impl Answer {
                     continue;
                 }
             };
-            if let Some(Finish::Failed(error)) = &piece.finish {
+            if let Some(End::Failed(error)) = &turn.end {
                 frames.data(&error.openai_frame()).await;
                 return frames.done().await;
             }
-            let logprobs = self.logprobs(&piece);
-            if !piece.text.is_empty() || logprobs.is_some() {
-                let delta = Delta { content: Some(piece.text), ..Delta::default() };
+            let mut logprobs = self.logprobs(&turn.logprobs);
+            for delta in turn.said.into_iter().filter_map(delta) {
+                let choice = ChunkChoice { index, delta, logprobs: logprobs.take(), ..ChunkChoice::default() };
+                self.send(&frames, choice).await;
+            }
+            if logprobs.is_some() {
+                let delta = Delta { content: Some(String::new()), ..Delta::default() };
                 self.send(&frames, ChunkChoice { index, delta, logprobs, ..ChunkChoice::default() }).await;
             }
-            if piece.finish.is_some() {
-                let (reason, matched_stop) = finish(piece.finish.as_ref());
+            if let Some(end) = &turn.end {
+                let (reason, matched_stop) = finish_reason(end);
                 let last = ChunkChoice { index, finish_reason: Some(reason), matched_stop, ..ChunkChoice::default() };
                 self.send(&frames, last).await;
             }
@@ -190,14 +185,14 @@ impl Answer {
         ChatChunk { id: &self.id, object, created: self.created, model: &self.model, choices: Vec::new(), usage: None }
     }
 
-    fn logprobs(&self, piece: &Piece) -> Option<ChatLogprobs> {
-        let wanted = self.wants_logprobs && !piece.logprobs.is_empty();
-        wanted.then(|| logprobs::chat(&self.state.tokenizer, &piece.logprobs))
+    fn logprobs(&self, scores: &[TokenLogprobs]) -> Option<ChatLogprobs> {
+        let wanted = self.wants_logprobs && !scores.is_empty();
+        wanted.then(|| logprobs::chat(&self.state.tokenizer, scores))
     }
 
     /// Outputs of one prompt share it; it counts once.
     fn usage(&self) -> Usage {
-        let outputs = self.generations.outputs();
+        let outputs = self.dialogue.outputs();
         let completion = outputs.iter().map(|output| output.completion_tokens()).sum();
         let first = &outputs[0];
         Usage::new(first.prompt_tokens, completion, first.prompt.cached_tokens)
@@ -205,13 +200,42 @@ impl Answer {
 }
 
 /// OpenAI's name of an end, and what matched.
-pub fn finish(finish: Option<&Finish>) -> (&'static str, Value) {
-    match finish {
-        Some(Finish::Stop(Matched::Token(id))) => ("stop", (*id).into()),
-        Some(Finish::Stop(Matched::Text(text))) => ("stop", text.as_str().into()),
-        Some(Finish::Length) => ("length", Value::Null),
-        Some(Finish::Abort(_) | Finish::Failed(_)) | None => ("abort", Value::Null),
+fn finish_reason(end: &End) -> (&'static str, Value) {
+    match end {
+        End::Stop(matched) => ("stop", matched_stop(matched)),
+        End::ToolCalls(matched) => ("tool_calls", matched_stop(matched)),
+        End::Length => ("length", Value::Null),
+        End::Abort(_) | End::Failed(_) => ("abort", Value::Null),
     }
+}
+
+/// The id of the token, or the text, that ended an output.
+pub fn matched_stop(matched: &Matched) -> Value {
+    match matched {
+        Matched::Token(id) => (*id).into(),
+        Matched::Text(text) => text.as_str().into(),
+    }
+}
+
+/// What a stream says of an event. A call's end needs no words: `finish_reason` follows, and of a call
+/// that was cut it is `length`.
+fn delta(said: ToolEvent) -> Option<Delta> {
+    let call = |index, id, name, arguments| {
+        let function = FunctionDelta { name, arguments };
+        let call = ToolCallDelta { index, id, kind: "function", function };
+        Some(Delta { tool_calls: vec![call], ..Delta::default() })
+    };
+    match said {
+        ToolEvent::Content(text) => Some(Delta { content: Some(text), ..Delta::default() }),
+        ToolEvent::CallStart { index, name } => call(index, Some(call_id()), Some(name), String::new()),
+        ToolEvent::Arguments { index, json } => call(index, None, None, json),
+        ToolEvent::CallEnd { .. } | ToolEvent::CallCut { .. } => None,
+    }
+}
+
+fn tool_call((index, call): (usize, quern_text::tool::ToolCall)) -> ToolCall {
+    let function = Function { name: call.name, arguments: call.arguments };
+    ToolCall { id: call_id(), index, kind: "function", function }
 }
 
 /// The tools that the model is told of, by `tool_choice`.

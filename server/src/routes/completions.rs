@@ -8,9 +8,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use quern_text::{fim_prompt, fim_tokens};
+use serde_json::Value;
 use tokio::time::timeout;
 
-use super::chat::{KEEP_ALIVE, NO_MODEL, finish};
+use super::chat::{NO_MODEL, matched_stop};
 use crate::{
     app::{AppState, unix_seconds},
     generate::{Finish, Generations, Job, Piece},
@@ -41,7 +43,12 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let fields: CompletionFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
     let sampling_fields: SamplingFields = body.read()?;
-    let sampling = Arc::new(Sampling::new(&sampling_fields, Defaults::default(), state.vocab_size())?);
+    let mut sampling = Sampling::new(&sampling_fields, Defaults::default(), state.vocab_size())?;
+    if fields.suffix.is_some() {
+        // A model that goes on past the gap begins another one, or another file.
+        sampling.stop_token_ids.extend(fim_tokens(&state.tokenizer));
+    }
+    let sampling = Arc::new(sampling);
     let wanted = sampling.max_new_tokens.unwrap_or(MAX_TOKENS);
     if wanted == 0 {
         return Err(ApiError::invalid("max_tokens must be at least 1, got 0.").about("max_tokens"));
@@ -110,15 +117,15 @@ async fn read_prompts(
         let message = format!("prompt: {} prompts; at most {MAX_PROMPTS} are allowed.", prompts.list.len());
         return Err(ApiError::invalid(message).about("prompt"));
     }
-    if suffix.is_some() {
-        return Err(ApiError::unsupported("suffix", "suffix: not built yet."));
-    }
     let text = |prompt: &Prompt| match prompt {
         Prompt::Text(text) => Some(text.clone()),
         Prompt::Ids(_) => None,
     };
     let texts: Vec<_> = prompts.list.iter().map(text).collect();
-    let ids = tokenise(state, prompts.list).await?;
+    let ids = match suffix {
+        None => tokenise(state, prompts.list).await?,
+        Some(suffix) => fill_in_the_middle(state, prompts.list, suffix.to_owned()).await?,
+    };
     if !echo {
         return Ok((ids, Vec::new()));
     }
@@ -130,6 +137,26 @@ async fn read_prompts(
         }
     });
     Ok((ids, echoes.await?))
+}
+
+/// Prompts whose answer is what stands between them and `suffix`.
+async fn fill_in_the_middle(
+    state: &Arc<AppState>,
+    prompts: Vec<Prompt>,
+    suffix: String,
+) -> Result<Vec<Vec<u32>>, ApiError> {
+    off_thread(state, move |state| {
+        let one = |prompt| match prompt {
+            Prompt::Text(prefix) => fim_prompt(&state.tokenizer, &prefix, &suffix).ok_or_else(|| {
+                ApiError::unsupported("suffix", "suffix: the model's tokenizer has no fill-in-the-middle tokens.")
+            }),
+            Prompt::Ids(_) => {
+                Err(ApiError::invalid("suffix: a prompt of token ids has none; give text.").about("suffix"))
+            }
+        };
+        prompts.into_iter().map(one).collect()
+    })
+    .await
 }
 
 /// An answer in the making. Output `i` is sample `i % samples` of prompt `i / samples`.
@@ -161,7 +188,7 @@ impl Answer {
     async fn stream(mut self, frames: Frames) {
         let mut begun = vec![false; self.generations.outputs().len()];
         loop {
-            let (index, piece) = match timeout(KEEP_ALIVE, self.generations.next()).await {
+            let (index, piece) = match timeout(self.state.keep_alive(), self.generations.next()).await {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(_) => {
@@ -201,12 +228,17 @@ impl Answer {
     fn choice(&self, index: usize, piece: Piece, first: bool) -> CompletionChoice {
         let echo = self.echoes.get(index / self.samples).filter(|_| first);
         let logprobs = self.logprobs(index, &piece, echo.is_some());
-        let (reason, matched_stop) = finish(piece.finish.as_ref());
+        let (finish_reason, matched_stop) = match &piece.finish {
+            None => (None, Value::Null),
+            Some(Finish::Stop(matched)) => (Some("stop"), matched_stop(matched)),
+            Some(Finish::Length) => (Some("length"), Value::Null),
+            Some(Finish::Abort(_) | Finish::Failed(_)) => (Some("abort"), Value::Null),
+        };
         CompletionChoice {
             index,
             text: echo.map_or(piece.text.clone(), |echo| format!("{echo}{}", piece.text)),
             logprobs,
-            finish_reason: piece.finish.is_some().then_some(reason),
+            finish_reason,
             matched_stop,
         }
     }

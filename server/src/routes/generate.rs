@@ -16,9 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::{
-    MAX_PROMPTS, UNBUILT_FIELDS,
-    chat::KEEP_ALIVE,
-    check_id,
+    MAX_PROMPTS, UNBUILT_FIELDS, check_id,
     logprobs::{MAX_NATIVE_TOP_LOGPROBS, Native, check_top},
     namespace, new_id,
 };
@@ -218,7 +216,7 @@ impl Answer {
         let incremental = self.state.config.incremental_streaming_output;
         let mut so_far = vec![(String::new(), Vec::new()); self.spells.len()];
         loop {
-            let (index, piece) = match timeout(KEEP_ALIVE, self.generations.next()).await {
+            let (index, piece) = match timeout(self.state.keep_alive(), self.generations.next()).await {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(_) => {

@@ -4,10 +4,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
+use quern_backend::{RowOutput, RowTask};
 use quern_engine::{
     EngineHandle,
     fake::{FakeModel, StepHook},
 };
+use quern_model::{ForwardBatch, ForwardError, Model, StepOutput};
 use quern_server::{
     app::{self, AppState},
     config::{Config, LoadFormat},
@@ -15,8 +17,26 @@ use quern_server::{
     model_files::ModelFiles,
     start::Started,
 };
+use quern_text::Specials;
 use serde_json::{Map, Value, json};
 use tokio::{net::TcpListener, sync::watch};
+
+/// A model that says what it is told to, whatever it is asked, then ends its turn.
+pub(crate) struct Scripted {
+    script: Vec<u32>,
+    end: u32,
+}
+
+impl Model for Scripted {
+    fn forward(&mut self, batch: &ForwardBatch) -> Result<StepOutput, ForwardError> {
+        let token = |row: &quern_backend::LogitRow| match &row.task {
+            RowTask::Sample { step, .. } => self.script.get(*step as usize).copied().unwrap_or(self.end),
+            RowTask::Score { target } => *target,
+        };
+        let rows = batch.logit_rows.iter().map(|row| RowOutput { token: token(row), ..RowOutput::default() });
+        Ok(StepOutput { rows: rows.collect() })
+    }
+}
 
 /// A server that ends with the test.
 pub(crate) struct Server {
@@ -54,6 +74,17 @@ impl Server {
         if let Some(hook) = hook {
             model = model.with_hook(hook);
         }
+        let engine = quern_engine::start(Box::new(model), config.engine()).unwrap();
+        Self::over(Started { config, engine, tokenizer, template, checkpoint }).await
+    }
+
+    /// A server whose model answers everything with `text`.
+    pub(crate) async fn saying(text: &str, config: Config) -> Self {
+        let files = ModelFiles::Shipped;
+        let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
+        let tokenizer = files.tokenizer().unwrap();
+        let template = files.chat_template(&tokenizer, None, None).unwrap();
+        let model = Scripted { script: tokenizer.encode(text, Specials::Parse), end: tokenizer.eos_id().unwrap() };
         let engine = quern_engine::start(Box::new(model), config.engine()).unwrap();
         Self::over(Started { config, engine, tokenizer, template, checkpoint }).await
     }
