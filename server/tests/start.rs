@@ -42,6 +42,7 @@ struct Server {
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
+        // What the test says comes last and wins.
         let mut command = quern(&["serve", "--port", "0", "--max-total-tokens", "2048", "--cpu-threads", "1"]);
         let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
@@ -116,6 +117,82 @@ fn keys_stay_out_of_the_log() {
     let server = Server::start(&["--api-key", "open-sesame", "--admin-api-key", "s3same", "--skip-server-warmup"]);
     let log = server.log.join("\n");
     assert!(!log.contains("open-sesame") && !log.contains("s3same"), "{log}");
+}
+
+/// A stream that has begun: its socket, at its first frame.
+fn begin_stream(server: &Server, max_tokens: usize) -> BufReader<TcpStream> {
+    let body = format!(
+        r#"{{"messages":[{{"role":"user","content":"x"}}],"max_tokens":{max_tokens},"ignore_eos":true,"stream":true}}"#
+    );
+    let mut socket = TcpStream::connect(server.address).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let length = body.len();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close";
+    write!(socket, "{head}\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+    let mut reader = BufReader::new(socket);
+    let mut line = String::new();
+    while !line.starts_with("data: ") {
+        line.clear();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "the stream begins");
+    }
+    reader
+}
+
+fn signal(server: &Server, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &server.process.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn sigterm_lets_running_streams_finish_and_exits_with_zero() {
+    let mut server = Server::start(&["--skip-server-warmup"]);
+    let mut stream = begin_stream(&server, 400);
+    signal(&server, "TERM");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains(r#""finish_reason":"length""#) && rest.contains("data: [DONE]"), "{rest}");
+    assert_eq!(server.process.wait().unwrap().code(), Some(0));
+    assert!(TcpStream::connect(server.address).is_err());
+}
+
+#[test]
+fn a_drain_that_takes_too_long_ends_streams_with_an_end() {
+    for signals in [&["TERM"][..], &["TERM", "INT"]] {
+        let timeout = if signals.len() == 1 { "0.05" } else { "600" };
+        let mut server = Server::start(&[
+            "--drain-timeout",
+            timeout,
+            "--json-model-override-args",
+            LONG,
+            "--max-total-tokens",
+            "90000",
+        ]);
+        let mut stream = begin_stream(&server, 100_000);
+        for name in signals {
+            signal(&server, name);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains(r#""finish_reason":"abort""#) && rest.contains("data: [DONE]"), "{signals:?}: {rest}");
+        assert_eq!(server.process.wait().unwrap().code(), Some(0), "{signals:?}");
+    }
+}
+
+/// More context than any test generates, so that only a signal ends a stream.
+const LONG: &str = r#"{"max_position_embeddings": 1000000}"#;
+
+#[test]
+fn after_kill_9_the_same_port_serves_again() {
+    let mut server = Server::start(&["--skip-server-warmup"]);
+    let port = server.address.port().to_string();
+    let mut stream = begin_stream(&server, 1000);
+    signal(&server, "KILL");
+    let mut rest = String::new();
+    let _ = stream.read_to_string(&mut rest);
+    assert!(!server.process.wait().unwrap().success());
+    let again = Server::start(&["--skip-server-warmup", "--port", &port]);
+    assert!(again.get("/ready").starts_with("HTTP/1.1 200"));
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! SGLang's own benchmark client, by its requests: three endpoints, 1, 16 and 64 at once, on the real
+//! kernels. No errors, exact counts, and every answer is what it would have been alone.
+
+mod support;
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use quern_cpu::{Compute, CpuBackend, CpuConfig};
+use quern_model::{Checkpoint, StepLimits};
+use quern_server::{
+    config::{Config, LoadFormat},
+    model_files::ModelFiles,
+    start::Started,
+};
+use serde_json::{Map, Value, json};
+use support::Server;
+
+fn config() -> Config {
+    Config {
+        page_size: 32,
+        num_pages: 1024,
+        max_total_num_tokens: 32_768,
+        chunked_prefill_size: 128,
+        ..support::config()
+    }
+}
+
+/// The shipped model's shape with random weights, on this CPU.
+async fn server() -> Server {
+    let config = config();
+    let files = ModelFiles::Shipped;
+    let checkpoint: Checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
+    let tokenizer = files.tokenizer().unwrap();
+    let template = files.chat_template(&tokenizer, None, None).unwrap();
+    let backend = CpuBackend::new(CpuConfig { threads: Some(2), isa: None, compute: Compute::Bf16 }).unwrap();
+    let limits = StepLimits {
+        max_tokens: config.engine().step_tokens(),
+        max_logit_rows: 64,
+        page_size: config.page_size,
+        num_pages: config.num_pages,
+        kv_dtype: config.kv_cache_dtype.stored(),
+    };
+    let model = quern_model::load(&checkpoint, Arc::new(backend), limits, &mut |_| {}).unwrap();
+    let engine = quern_engine::start(model, config.engine()).unwrap();
+    Server::over(Started { config, engine, tokenizer, template, checkpoint }).await
+}
+
+/// Request `i` of a benchmark run, as `sglang.bench_serving` sends it to this endpoint.
+fn request(path: &str, i: usize) -> (Value, usize) {
+    let prompt = format!("{} request {i} ", "some text that repeats ".repeat(1 + i % 7));
+    let tokens = 1 + (i * 37) % 60;
+    let body = match path {
+        "/generate" => json!({
+            "text": prompt,
+            "sampling_params": {"temperature": 0.0, "max_new_tokens": tokens, "ignore_eos": true},
+            "stream": true, "lora_path": null, "return_logprob": false, "return_routed_experts": false,
+            "logprob_start_len": -1,
+        }),
+        "/v1/completions" => json!({
+            "model": "m", "prompt": prompt, "best_of": 1, "max_tokens": tokens, "stream": true, "temperature": 0.0,
+            "ignore_eos": true, "stream_options": {"include_usage": true},
+        }),
+        _ => json!({
+            "model": "m", "messages": [{"role": "user", "content": prompt}], "max_completion_tokens": tokens,
+            "stream": true, "temperature": 0.0, "ignore_eos": true, "stream_options": {"include_usage": true},
+        }),
+    };
+    (body, tokens)
+}
+
+/// Text and counted tokens of an answer, as the benchmark reads them.
+async fn answer(server: &Server, path: &str, i: usize) -> String {
+    let (body, tokens) = request(path, i);
+    let frames = server.frames(path, body).await;
+    let (text, counted) = match path {
+        "/generate" => {
+            let last = frames.last().unwrap();
+            (last["text"].as_str().unwrap().to_owned(), last["meta_info"]["completion_tokens"].clone())
+        }
+        _ => {
+            let choices = || frames.iter().filter_map(|frame| frame["choices"].get(0));
+            let piece =
+                |choice: &Value| choice["text"].as_str().or(choice["delta"]["content"].as_str()).map(str::to_owned);
+            let usage = frames.iter().rev().find(|frame| frame["usage"].is_object()).unwrap();
+            (choices().filter_map(piece).collect(), usage["usage"]["completion_tokens"].clone())
+        }
+    };
+    assert_eq!(counted, tokens, "{path} {i}");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn benchmark_runs_complete_exactly_and_every_answer_is_its_solitary_one() {
+    let server = server().await;
+    for path in ["/generate", "/v1/completions", "/v1/chat/completions"] {
+        let mut alone = Vec::new();
+        for i in 0..64 {
+            alone.push(answer(&server, path, i).await);
+        }
+        for concurrency in [1, 16, 64] {
+            server.get("/flush_cache").await;
+            let (server, alone) = (&server, &alone);
+            let run = stream::iter(0..64).map(|i| async move { (i, answer(server, path, i).await) });
+            let answers: Vec<_> = run.buffer_unordered(concurrency).collect().await;
+            for (i, text) in answers {
+                assert_eq!(text, alone[i], "{path}, request {i} among {concurrency}");
+            }
+        }
+    }
+    server.is_clean().await;
+}
