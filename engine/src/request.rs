@@ -78,11 +78,13 @@ impl<F: FnMut(TokenEvent) + Send> EventSink for F {
 }
 
 /// What happens to a request, in order: `Prefilled` once, `Token` any number of times, and exactly one
-/// of `Finished` and `Failed`, whatever happens.
+/// of `Finished` and `Failed`, whatever happens. `Retracted` may come between any of them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TokenEvent {
     /// The whole prompt is computed.
     Prefilled(PromptReport),
+    /// Its pages were taken for others: it is computed again later, to the same tokens.
+    Retracted,
     /// One output token.
     Token {
         /// Its id.

@@ -508,6 +508,7 @@ impl Scheduler {
         if !sequence.prefilled {
             sequence.report.logprobs.clear();
         }
+        sequence.sink.send(TokenEvent::Retracted);
         self.waiting_tokens += sequence.tokens.len();
         self.waiting.push_front(key);
         self.stats.retractions += 1;

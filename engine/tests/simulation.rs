@@ -205,6 +205,7 @@ struct World {
     speak: Sender<(u64, TokenEvent)>,
     heard: Receiver<(u64, TokenEvent)>,
     outcomes: HashMap<u64, Outcome>,
+    retractions_heard: u64,
     /// Beginnings that prompts share, by namespace; conversations grow here.
     prefixes: Vec<(Option<&'static str>, Vec<u32>)>,
     next_key: u64,
@@ -244,6 +245,7 @@ impl World {
             speak,
             heard,
             outcomes: HashMap::new(),
+            retractions_heard: 0,
             prefixes: vec![(None, Vec::new())],
             next_key: 0,
             finished: 0,
@@ -360,6 +362,7 @@ impl World {
                     assert_eq!(logprobs.is_some(), outcome.asked.scores_from.is_some());
                     outcome.tokens.push(id);
                 }
+                TokenEvent::Retracted => self.retractions_heard += 1,
                 end => {
                     outcome.end = Some(end);
                     self.judge(key);
@@ -428,6 +431,7 @@ impl World {
         self.scheduler.check();
         assert!(self.outcomes.is_empty(), "every request has ended");
         let stats = self.scheduler.stats();
+        assert_eq!(self.retractions_heard, stats.retractions, "whoever is retracted hears of it");
         assert!(self.scheduler.flush());
         let pool = self.scheduler.stats();
         assert_eq!((pool.cached_pages, pool.running, pool.waiting), (0, 0, 0), "after the flush");

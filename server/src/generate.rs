@@ -72,6 +72,8 @@ pub struct Output {
     pub prompt_tokens: usize,
     /// What is known of the prompt once it is computed.
     pub prompt: PromptReport,
+    /// How often its pages were taken for others.
+    pub num_retractions: usize,
     /// The tokens so far, the one that ended it included.
     pub tokens: Vec<u32>,
     /// How it ended, once it has.
@@ -178,6 +180,10 @@ impl Generations {
                 output.prompt = report;
                 return None;
             }
+            TokenEvent::Retracted => {
+                output.num_retractions += 1;
+                return None;
+            }
             TokenEvent::Token { id, logprobs } => {
                 match output.first_token {
                     None => self.state.metrics.first_token(self.streams, now),
@@ -227,6 +233,7 @@ impl Output {
             id: id.clone(),
             prompt_tokens: prompt.len(),
             prompt: PromptReport::default(),
+            num_retractions: 0,
             tokens: Vec::new(),
             finish: None,
             seconds: 0.0,

@@ -45,7 +45,7 @@ pub async fn run(engine: &EngineHandle, tokenizer: &Tokenizer) -> Result<(), Sta
             match event {
                 TokenEvent::Finished(_) => return Ok(()),
                 TokenEvent::Failed(cause) => return Err(failed(cause.to_string())),
-                TokenEvent::Prefilled(_) | TokenEvent::Token { .. } => {}
+                TokenEvent::Prefilled(_) | TokenEvent::Retracted | TokenEvent::Token { .. } => {}
             }
         }
         Err(failed("the engine ended".into()))

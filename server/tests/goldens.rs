@@ -197,7 +197,7 @@ fn answer((handle, inbox): (RequestHandle, mpsc::Receiver<TokenEvent>)) -> Answe
         match inbox.recv_timeout(Duration::from_secs(120)).expect("the engine answers") {
             TokenEvent::Token { id, logprobs } => tokens.push((id, logprobs.expect("asked for").logprob.to_bits())),
             TokenEvent::Finished(_) => break,
-            TokenEvent::Prefilled(_) => {}
+            TokenEvent::Prefilled(_) | TokenEvent::Retracted => {}
             TokenEvent::Failed(cause) => panic!("{cause}"),
         }
     }

@@ -251,6 +251,7 @@ impl Answer {
             ("finish_reason".into(), finish_reason(output)),
             ("prompt_tokens".into(), json!(output.prompt_tokens)),
             ("weight_version".into(), json!(self.state.config.weight_version)),
+            ("num_retractions".into(), json!(output.num_retractions)),
             ("reasoning_tokens".into(), json!(0)),
             ("completion_tokens".into(), json!(output.completion_tokens())),
             ("cached_tokens".into(), json!(output.prompt.cached_tokens)),

@@ -74,7 +74,7 @@ async fn health(State(state): State<Arc<AppState>>) -> StatusCode {
         match inbox.try_recv() {
             Ok(TokenEvent::Failed(_)) => return StatusCode::SERVICE_UNAVAILABLE,
             Ok(TokenEvent::Token { .. } | TokenEvent::Finished(_)) => return StatusCode::OK,
-            Ok(TokenEvent::Prefilled(_)) | Err(_) => {}
+            Ok(TokenEvent::Prefilled(_) | TokenEvent::Retracted) | Err(_) => {}
         }
         if steps() > before {
             return StatusCode::OK;
