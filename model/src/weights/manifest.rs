@@ -32,7 +32,8 @@ impl Shape {
 
 /// The modules of the network that `config` describes.
 ///
-/// The layers ask for the same names when they load; `tests/manifest.rs` holds the two together.
+/// The layers ask for the same names when they load: a name that only one side knows is refused when a
+/// checkpoint is opened, or when it is loaded.
 pub fn modules(config: &ModelConfig) -> Vec<Module> {
     let (hidden, heads) = (config.hidden, config.heads);
     let mut list = vec![

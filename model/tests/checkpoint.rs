@@ -1,0 +1,324 @@
+//! Bad weights: every way in which files can be broken is refused before serving, by file, tensor, what
+//! was expected and what was found; no byte of them makes us panic.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use proptest::prelude::*;
+use quern_model::{
+    Checkpoint, CheckpointOptions, LoadError,
+    weights::{Problem, safetensors::fuzz_header},
+};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+/// A tensor: dtype, shape, bytes.
+type Stored = (String, Vec<u64>, Vec<u8>);
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// A copy of a checkpoint of the repository, to be broken.
+fn copy(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    dir
+}
+
+/// The header of a file and where its data starts.
+fn header(bytes: &[u8]) -> (Map<String, Value>, usize) {
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    (serde_json::from_slice(&bytes[8..8 + length]).unwrap(), 8 + length)
+}
+
+/// Every tensor of a checkpoint.
+fn tensors(dir: &Path) -> BTreeMap<String, Stored> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "safetensors") {
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        let (entries, data) = header(&bytes);
+        for (name, entry) in entries.into_iter().filter(|(name, _)| name != "__metadata__") {
+            let at = |i: usize| data + entry["data_offsets"][i].as_u64().unwrap() as usize;
+            let shape = entry["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).collect();
+            all.insert(name, (entry["dtype"].as_str().unwrap().into(), shape, bytes[at(0)..at(1)].to_vec()));
+        }
+    }
+    all
+}
+
+/// A file of these tensors.
+fn file(tensors: &BTreeMap<String, Stored>) -> Vec<u8> {
+    let (mut entries, mut data) = (Map::new(), Vec::new());
+    for (name, (dtype, shape, bytes)) in tensors {
+        let range = [data.len(), data.len() + bytes.len()];
+        entries.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": range}));
+        data.extend_from_slice(bytes);
+    }
+    with_header(&Value::Object(entries).to_string(), &data)
+}
+
+fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// A checkpoint in one file, its tensors changed.
+fn changed(name: &str, change: impl FnOnce(&mut BTreeMap<String, Stored>)) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(fixture(name).join("config.json"), dir.path().join("config.json")).unwrap();
+    let mut tensors = tensors(&fixture(name));
+    change(&mut tensors);
+    fs::write(dir.path().join("model.safetensors"), file(&tensors)).unwrap();
+    dir
+}
+
+fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
+    let checkpoint = Checkpoint::open(dir, &CheckpointOptions::default())?;
+    checkpoint.scan(2, &mut |_| {})?;
+    Ok(checkpoint)
+}
+
+/// What is wrong with a checkpoint that must be refused.
+fn problems(dir: &Path) -> Vec<Problem> {
+    match open(dir) {
+        Ok(_) => panic!("{} is taken for whole", dir.display()),
+        Err(LoadError::Checkpoint { problems, .. }) => problems,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// The one problem.
+fn problem(dir: &Path) -> (String, String, String, String) {
+    let mut problems = problems(dir);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    let Problem { file, tensor, expected, found } = problems.remove(0);
+    (file, tensor.unwrap_or_default(), expected, found)
+}
+
+const Q_NORM: &str = "model.layers.0.self_attn.q_norm.weight";
+const GATE_PROJ: &str = "model.layers.0.mlp.gate_proj.weight";
+
+#[test]
+fn whole_checkpoints_pass_in_shards_and_in_one_file() {
+    for name in ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn"] {
+        open(&fixture(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        open(changed(name, |_| {}).path()).unwrap_or_else(|e| panic!("{name} in one file: {e}"));
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_is_named_with_its_bytes() {
+    let dir = copy("tiny-dense");
+    let path = dir.path().join("model-00002-of-00003.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let data = header(&whole).1;
+    let cuts = (0..20).map(|i| whole.len() * i / 20).chain([1, 7, 8, 9, data - 1, data, data + 1, whole.len() - 1]);
+    for cut in cuts {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let problems = problems(dir.path());
+        assert!(problems.iter().all(|p| p.file == "model-00002-of-00003.safetensors"), "{cut}: {problems:?}");
+        assert!(problems[0].to_string().contains("expected"), "{problems:?}");
+    }
+    fs::write(&path, [&whole[..], &[0; 5]].concat()).unwrap();
+    let (_, _, expected, found) = problem(dir.path());
+    assert_eq!(
+        (expected, found),
+        (format!("{} bytes of data", whole.len() - data), format!("{}", whole.len() - data + 5))
+    );
+}
+
+#[test]
+fn a_flipped_bit_of_a_header_is_refused_or_harmless() {
+    let dir = copy("tiny-dense");
+    let path = dir.path().join("model-00003-of-00003.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let data = header(&whole).1;
+    let mut harmless = 0;
+    let bits = (0..8 * data).step_by(5);
+    let count = bits.len();
+    for bit in bits {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &bytes).unwrap();
+        // Only what the header says beside its tensors, or a space for another blank, may change.
+        harmless += usize::from(open(dir.path()).is_ok());
+    }
+    assert!(harmless * 20 < count, "{harmless} of {count} flips went unnoticed");
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    for (dtype_bytes, value) in [(2, &[0xc0, 0x7f][..]), (2, &[0x80, 0xff])] {
+        let dir = changed("tiny-dense", |tensors| {
+            let (_, _, bytes) = tensors.get_mut(GATE_PROJ).unwrap();
+            bytes[10 * dtype_bytes..][..dtype_bytes].copy_from_slice(value);
+        });
+        let (file, tensor, _, found) = problem(dir.path());
+        assert_eq!((file.as_str(), tensor.as_str()), ("model.safetensors", GATE_PROJ));
+        assert!(found.contains("10"), "it says which element: {found}");
+    }
+}
+
+#[test]
+fn missing_extra_and_misshapen_tensors_are_all_listed() {
+    let dir = changed("tiny-dense", |tensors| {
+        let extra = tensors.remove(Q_NORM).unwrap();
+        tensors.insert("model.layers.0.self_attn.q_norms.weight".into(), extra);
+        let (_, shape, _) = tensors.get_mut(GATE_PROJ).unwrap();
+        shape.reverse();
+    });
+    let problems = problems(dir.path());
+    let about = |name: &str| {
+        problems.iter().find(|p| p.tensor.as_deref() == Some(name)).unwrap_or_else(|| panic!("{problems:#?}"))
+    };
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    assert_eq!(about(Q_NORM).found, "nothing");
+    assert!(about("model.layers.0.self_attn.q_norms.weight").expected.contains("no such tensor"));
+    assert!(about(GATE_PROJ).expected.starts_with("shape ["), "{problems:#?}");
+    let error = open(dir.path()).err().expect("it is refused").to_string();
+    assert!(error.contains("Fetch the named files again"), "{error}");
+}
+
+#[test]
+fn element_types_must_be_weights() {
+    let retype = |name: &'static str, dtype: &'static str, factor: (usize, usize)| {
+        changed("tiny-dense", move |tensors| {
+            let (stored, _, bytes) = tensors.get_mut(name).unwrap();
+            *stored = dtype.into();
+            bytes.resize(bytes.len() * factor.0 / factor.1, 0);
+        })
+    };
+    for (name, dtype, factor, part) in [
+        (GATE_PROJ, "I16", (1, 1), "one of BF16"),
+        (GATE_PROJ, "F64", (4, 1), "one of BF16"),
+        (GATE_PROJ, "Q4", (1, 1), "a known dtype"),
+        (Q_NORM, "F8_E4M3", (1, 2), "one of BF16, F16, F32"),
+    ] {
+        let dir = retype(name, dtype, factor);
+        let problems = problems(dir.path());
+        let found = problems.iter().any(|p| p.tensor.as_deref() == Some(name) && p.expected.contains(part));
+        assert!(found, "{dtype}: {problems:#?}");
+    }
+}
+
+#[test]
+fn fp8_weights_need_their_scales_and_plain_ones_must_have_none() {
+    let weight = "model.layers.0.self_attn.q_proj.weight";
+    let scales = "model.layers.0.self_attn.q_proj.weight_scale_inv";
+    let missing = changed("tiny-fp8-ragged", |tensors| drop(tensors.remove(scales)));
+    let (_, tensor, expected, _) = problem(missing.path());
+    assert_eq!((tensor.as_str(), expected), (weight, format!("`{scales}` beside it")));
+    let wrong = changed("tiny-fp8-ragged", |tensors| {
+        let (_, shape, bytes) = tensors.get_mut(scales).unwrap();
+        shape[0] += 1;
+        bytes.resize(bytes.len() + 4 * shape[1] as usize, 0);
+    });
+    assert_eq!(problem(wrong.path()).1, scales);
+    let stray = changed("tiny-dense", |tensors| {
+        tensors.insert(format!("{GATE_PROJ}_scale_inv"), ("F32".into(), vec![1, 1], vec![0; 4]));
+    });
+    assert!(problem(stray.path()).2.contains("no scales beside"));
+}
+
+#[test]
+fn shards_and_their_index_must_agree() {
+    let shard = "model-00002-of-00003.safetensors";
+    let missing = copy("tiny-dense");
+    fs::remove_file(missing.path().join(shard)).unwrap();
+    let (file, _, expected, found) = problem(missing.path());
+    assert_eq!(
+        (file.as_str(), expected.as_str(), found.as_str()),
+        (shard, "a shard that the index names", "no such file")
+    );
+
+    let edit = |change: &dyn Fn(&mut Map<String, Value>)| {
+        let dir = copy("tiny-dense");
+        let path = dir.path().join("model.safetensors.index.json");
+        let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(index["weight_map"].as_object_mut().unwrap());
+        fs::write(&path, index.to_string()).unwrap();
+        dir
+    };
+    let moved = edit(&|map| drop(map.insert(Q_NORM.into(), "model-00003-of-00003.safetensors".into())));
+    assert!(problems(moved.path()).iter().any(|p| p.tensor.as_deref() == Some(Q_NORM)));
+    for name in ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", "x.bin", "a\0.safetensors"] {
+        let outside = edit(&|map| drop(map.insert("model.norm.weight".into(), name.into())));
+        let problems = problems(outside.path());
+        assert!(problems.iter().any(|p| p.file == "model.safetensors.index.json"), "{name:?}: {problems:?}");
+    }
+    let invented = edit(&|map| drop(map.insert("x.weight".into(), shard.into())));
+    assert_eq!(problem(invented.path()).1, "x.weight");
+    let garbage = copy("tiny-dense");
+    fs::write(garbage.path().join("model.safetensors.index.json"), "{\"weight_map\": [").unwrap();
+    assert_eq!(problem(garbage.path()).0, "model.safetensors.index.json");
+    let empty = tempfile::tempdir().unwrap();
+    fs::copy(fixture("tiny-dense").join("config.json"), empty.path().join("config.json")).unwrap();
+    assert_eq!(problem(empty.path()).3, "no such file");
+    let twice = copy("tiny-dense");
+    fs::remove_file(twice.path().join("model.safetensors.index.json")).unwrap();
+    fs::copy(twice.path().join(shard), twice.path().join("zzz.safetensors")).unwrap();
+    assert!(problems(twice.path()).iter().all(|p| p.expected.starts_with("once, in")));
+}
+
+#[test]
+fn hostile_headers_are_refused() {
+    let whole = "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}";
+    let huge = u64::MAX.to_le_bytes().to_vec();
+    let long = [&(200_000_000u64).to_le_bytes()[..], b"{}"].concat();
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (huge, "a header of at most"),
+        (long, "a header of at most"),
+        (with_header("[]", b""), "a JSON header"),
+        (with_header(&"[".repeat(100_000), b""), "a JSON header"),
+        (with_header(&whole.replace("[1]", "[-1]"), b"0000"), "a JSON header"),
+        (with_header(&whole.replace("[0,4]", "[0,4,8]"), b"0000"), "a JSON header"),
+        (with_header(&whole.replace("[1]", "[4294967296,4294967296,4294967296]"), b"0000"), "a sane shape"),
+        (with_header(&whole.replace("[1]", "[18446744073709551615]"), b"0000"), "a sane shape"),
+        (with_header(&whole.replace("[1]", "[1,1,1,1,1,1,1,1,1]"), b"0000"), "dimensions"),
+        (with_header(&whole.replace("[0,4]", "[4,0]"), b"0000"), "data from byte 0"),
+        (with_header(&whole.replace("[0,4]", "[0,18446744073709551615]"), b"0000"), "4 bytes"),
+        (with_header(&whole.replace("[1]", "[2]").replace("[0,4]", "[0,8]"), b"0000"), "data up to byte 8"),
+        (with_header(&whole.replace("[0,4]", "[1,5]"), b"00000"), "data from byte 0"),
+        (with_header(&format!("{},{}", &whole[..whole.len() - 1], &whole[1..]), b"0000"), "listed twice"),
+        (with_header(whole, b"00000"), "bytes of data"),
+    ];
+    for (bytes, part) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(fixture("tiny-dense").join("config.json"), dir.path().join("config.json")).unwrap();
+        fs::write(dir.path().join("model.safetensors"), &bytes).unwrap();
+        let problem = problems(dir.path()).remove(0).to_string();
+        assert!(problem.contains(part) && problem.starts_with("model.safetensors: "), "{part}: {problem}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_make_the_header_parser_panic(
+        length in prop_oneof![Just(None), (0..300u64).prop_map(Some)],
+        header in prop_oneof![
+            "\\PC{0,200}",
+            "[{}\\[\\],:\"0-9a-zF_ ]{0,200}",
+            Just("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}".to_owned()),
+        ],
+        data in prop::collection::vec(any::<u8>(), 0..64),
+        flip in any::<(prop::sample::Index, u8)>(),
+    ) {
+        let length = length.unwrap_or(header.len() as u64);
+        let mut bytes = [&length.to_le_bytes()[..], header.as_bytes(), &data].concat();
+        let index = flip.0.index(bytes.len());
+        bytes[index] ^= flip.1;
+        fuzz_header(&bytes);
+    }
+}
