@@ -11,6 +11,12 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Largest value of any size in a config; keeps every product of two of them inside 64 bits.
 const MAX_SIZE: u64 = 1 << 28;
 
+/// Most layers, and most experts of one: the tensors of a network are listed by name before anything is
+/// read, and a config must not make that list as long as it likes.
+const MAX_LAYERS: usize = 1024;
+/// See [`MAX_LAYERS`].
+const MAX_EXPERTS: usize = 2048;
+
 /// Networks this crate can build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
@@ -188,8 +194,8 @@ impl ModelConfig {
             return Err(fields.wrong("num_key_value_heads", num_kv_heads, format!("a divisor of {num_heads} heads")));
         }
         let num_layers = fields.size("num_hidden_layers")?;
-        if num_layers > 4096 {
-            return Err(fields.wrong("num_hidden_layers", num_layers, "at most 4096"));
+        if num_layers > MAX_LAYERS {
+            return Err(fields.wrong("num_hidden_layers", num_layers, format!("at most {MAX_LAYERS}")));
         }
         let (moe, sparse_layers) = match architecture {
             Architecture::Qwen3 => (None, vec![false; num_layers]),
@@ -218,25 +224,28 @@ impl ModelConfig {
         })
     }
 
-    /// Parameters of one layer's attention, norms included.
-    fn attention_params(&self) -> u64 {
-        let (hidden, q, kv) = (self.hidden as u64, self.heads.q_dim() as u64, self.heads.kv_dim() as u64);
-        hidden * (q + 2 * kv) + q * hidden + 2 * self.heads.head_dim as u64 + 2 * hidden
+    /// Parameters of one layer's attention, norms included. In 128 bits, as below: the product of a
+    /// hostile config's sizes must not wrap around to one that fits.
+    fn attention_params(&self) -> u128 {
+        let (hidden, q, kv) = (self.hidden as u128, self.heads.q_dim() as u128, self.heads.kv_dim() as u128);
+        hidden * (q + 2 * kv) + q * hidden + 2 * self.heads.head_dim as u128 + 2 * hidden
     }
 
     /// Parameters of a layer's MLP of which `experts` are counted, router included.
-    fn mlp_params(&self, sparse: bool, experts: impl Fn(&MoeConfig) -> usize) -> u64 {
-        let hidden = self.hidden as u64;
+    fn mlp_params(&self, sparse: bool, experts: impl Fn(&MoeConfig) -> usize) -> u128 {
+        let hidden = self.hidden as u128;
         match (&self.moe, sparse) {
-            (Some(moe), true) => hidden * moe.num_experts as u64 + experts(moe) as u64 * 3 * hidden * moe.inner as u64,
-            _ => 3 * hidden * self.intermediate as u64,
+            (Some(moe), true) => {
+                hidden * moe.num_experts as u128 + experts(moe) as u128 * 3 * hidden * moe.inner as u128
+            }
+            _ => 3 * hidden * self.intermediate as u128,
         }
     }
 
-    fn params(&self, experts: impl Fn(&MoeConfig) -> usize, embeddings: u64) -> u64 {
-        let layers: u64 =
+    fn params(&self, experts: impl Fn(&MoeConfig) -> usize, embeddings: u128) -> u64 {
+        let layers: u128 =
             self.sparse_layers.iter().map(|&sparse| self.attention_params() + self.mlp_params(sparse, &experts)).sum();
-        layers + self.hidden as u64 + embeddings * (self.vocab_size * self.hidden) as u64
+        saturated(layers + self.hidden as u128 + embeddings * self.vocab_size as u128 * self.hidden as u128)
     }
 
     /// Parameters stored.
@@ -251,13 +260,17 @@ impl ModelConfig {
 
     /// Bytes of keys and values of one token over all layers.
     pub fn kv_bytes_per_token(&self, dtype: DType) -> u64 {
-        (self.num_layers * 2 * self.heads.kv_dim() * dtype.size()) as u64
+        saturated(self.num_layers as u128 * 2 * self.heads.kv_dim() as u128 * dtype.size() as u128)
     }
 
     /// Whether the module `name` (without `.weight`) stays unquantised in an FP8 checkpoint.
     pub fn keeps_unquantised(&self, name: &str) -> bool {
         self.modules_to_not_convert.iter().any(|m| m == name)
     }
+}
+
+fn saturated(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 /// A bounded read of a JSON object.
@@ -389,6 +402,9 @@ fn moe(fields: &Fields<'_>, num_layers: usize) -> Result<(Option<MoeConfig>, Vec
         Some(_) => fields.size("num_experts")?,
         None => fields.size("num_local_experts")?,
     };
+    if num_experts > MAX_EXPERTS {
+        return Err(fields.wrong("num_experts", num_experts, format!("at most {MAX_EXPERTS}")));
+    }
     let top_k = fields.size("num_experts_per_tok")?;
     if top_k > num_experts {
         return Err(fields.wrong("num_experts_per_tok", top_k, format!("at most num_experts = {num_experts}")));

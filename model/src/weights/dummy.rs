@@ -30,10 +30,10 @@ impl DummyWeights {
         let plain = config.modules_to_not_convert.clone();
         let mut weights = Self { fp8: config.fp8, plain, num_bytes: 0 };
         let bytes = |module: manifest::Module| match module.shape {
-            manifest::Shape::Matrix(rows, cols) => weights.format(&module.name).row_bytes(cols) * rows,
+            manifest::Shape::Matrix(rows, cols) => weights.format(&module.name).row_bytes(cols).saturating_mul(rows),
             manifest::Shape::Vector(len) => 2 * len,
         };
-        weights.num_bytes = manifest::modules(config).into_iter().map(|m| bytes(m) as u64).sum();
+        weights.num_bytes = manifest::modules(config).into_iter().map(|m| bytes(m) as u64).fold(0, u64::saturating_add);
         weights
     }
 
