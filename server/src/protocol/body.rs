@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    body::to_bytes,
+    body::{Bytes, to_bytes},
     extract::Request,
     http::{StatusCode, header},
 };
@@ -12,6 +12,9 @@ use serde_json::{Map, Value};
 
 use super::{error::ApiError, scalar::shown};
 use crate::config::Config;
+
+/// A body longer than this is parsed off the threads that serve sockets: it takes milliseconds.
+const LONG_BODY: usize = 256 << 10;
 
 /// Whether an endpoint insists on `application/json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +40,7 @@ impl Body {
         if bytes.is_empty() {
             return Err(ApiError::schema("The body is empty; a JSON object is wanted."));
         }
-        // A later key of the same name wins, as in Python.
-        let value: Value =
-            serde_json::from_slice(&bytes).map_err(|cause| ApiError::schema(format!("Invalid JSON: {cause}")))?;
-        Self::from_value(value)
+        Self::parse(bytes).await
     }
 
     /// The same for endpoints whose body may be left out.
@@ -49,11 +49,23 @@ impl Body {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(Map::new().into()));
         }
-        let value = serde_json::from_slice(&bytes);
-        Self::from_value(value.map_err(|cause| ApiError::schema(format!("Invalid JSON: {cause}")))?)
+        Self::parse(bytes).await
     }
 
-    async fn receive_bytes(request: Request, config: &Config) -> Result<axum::body::Bytes, ApiError> {
+    async fn parse(bytes: Bytes) -> Result<Self, ApiError> {
+        // A later key of the same name wins, as in Python.
+        let is_long = bytes.len() > LONG_BODY;
+        let parse = move || serde_json::from_slice(&bytes);
+        let parsed = if is_long {
+            let parsed = tokio::task::spawn_blocking(parse).await;
+            parsed.map_err(|_| ApiError::internal("the body could not be parsed"))?
+        } else {
+            parse()
+        };
+        Self::from_value(parsed.map_err(|cause: serde_json::Error| ApiError::schema(format!("Invalid JSON: {cause}")))?)
+    }
+
+    async fn receive_bytes(request: Request, config: &Config) -> Result<Bytes, ApiError> {
         let limit = config.max_request_bytes;
         let too_large = |bytes: String| {
             let message = format!("The body has {bytes} bytes; at most {limit} are read (--max-request-bytes).");
