@@ -1,0 +1,318 @@
+//! One page of HTML about one or several measurements: self-contained, without a script, fit to be mailed.
+
+mod chart;
+
+use std::{fmt::Write, fs, path::Path, process::ExitCode};
+
+use chrono::Local;
+use clap::Args;
+use serde_json::Value;
+
+use self::chart::{Chart, Scale, Series, escape};
+use crate::{
+    error::BenchError,
+    metrics::{Outcome, Seconds},
+    record::Recording,
+    run_file::RunRecord,
+    serving::Measurement,
+};
+
+/// What was typed after `quern bench report`.
+#[derive(Args, Clone, Debug)]
+pub struct ReportArgs {
+    /// Measurements to put side by side: files that `quern bench serving` or SGLang's client wrote
+    #[arg(required = true, value_name = "FILE.jsonl")]
+    pub files: Vec<std::path::PathBuf>,
+    /// The page to write
+    #[arg(long, short, default_value = "report.html", value_name = "FILE.html")]
+    pub output: std::path::PathBuf,
+}
+
+/// Write a page about the measurements of some files.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn run(args: &ReportArgs) -> Result<ExitCode, BenchError> {
+    let mut records = Vec::new();
+    for file in &args.files {
+        records.extend(RunRecord::read_all(file)?);
+    }
+    write(&args.output, &[], &records)?;
+    println!("{}", args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Write a page about `measurements`, with `others` beside them.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write(path: &Path, measurements: &[Measurement], others: &[RunRecord]) -> Result<(), BenchError> {
+    fs::write(path, page(measurements, others)).map_err(BenchError::file(path))
+}
+
+const STYLE: &str = "\
+:root{color-scheme:light dark}\
+body{font:15px/1.5 system-ui,sans-serif;max-width:1360px;margin:2rem auto;padding:0 1rem}\
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}\
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:1rem}\
+svg{width:100%;height:auto;font:12px system-ui,sans-serif;border:1px solid #8884;border-radius:6px}\
+svg text{fill:currentColor}svg .title{font-weight:600;font-size:13px}svg .grid{stroke:#8883}\
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
+th,td{padding:.25rem .7rem;border-bottom:1px solid #8884;text-align:right}\
+th:first-child,td:first-child{text-align:left}\
+.warning{border-left:4px solid #d55e00;padding:.3rem .8rem;margin:.5rem 0;background:#d55e0018}";
+
+fn page(measurements: &[Measurement], others: &[RunRecord]) -> String {
+    let records: Vec<&RunRecord> = measurements.iter().map(|each| &each.record).chain(others).collect();
+    let model = records.first().map_or("", |record| record.text("model"));
+    let title = if model.is_empty() { "Serving benchmark".into() } else { format!("Serving benchmark: {model}") };
+    let mut out = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{0}</title><style>{STYLE}</style></head>\n\
+         <body><h1>{0}</h1>\n<p>Written {1} by quern {2}.</p>\n",
+        escape(&title),
+        Local::now().format("%Y-%m-%d %H:%M"),
+        env!("CARGO_PKG_VERSION"),
+    );
+    warnings(&mut out, measurements, &records);
+    out.push_str("<h2>Figures</h2>\n");
+    table(&mut out, &records);
+    let charts = charts(measurements, &records);
+    if !charts.is_empty() {
+        out.push_str("<h2>Charts</h2>\n<div class=\"charts\">\n");
+        for chart in charts {
+            out.push_str(&chart);
+            out.push('\n');
+        }
+        out.push_str("</div>\n");
+    }
+    out.push_str("</body></html>\n");
+    out
+}
+
+fn warnings(out: &mut String, measurements: &[Measurement], records: &[&RunRecord]) {
+    let mut warn = |text: &str| {
+        writeln!(out, "<p class=\"warning\">{}</p>", escape(text)).expect("a string takes all");
+    };
+    for (index, record) in records.iter().enumerate() {
+        let name = name(record);
+        if record.number("failed") > 0.0 {
+            warn(&format!("{name}: {} requests failed; the figures are of the others.", record.number("failed")));
+        }
+        match measurements.get(index) {
+            Some(measurement) => {
+                for stall in measurement.stalls.iter().take(10) {
+                    warn(&format!("{name}: stall: {}.", stall.describe()));
+                }
+            }
+            // SGLang's files tell the longest gap at best, in their details.
+            None => {
+                let longest_s = record.number("max_itl_ms") / 1000.0;
+                if longest_s >= 1.0 && longest_s * 1000.0 >= 20.0 * record.number("median_itl_ms") {
+                    warn(&format!("{name}: an answer stood still for {longest_s:.1} s."));
+                }
+            }
+        }
+        if !record.text("dataset_differs").is_empty() {
+            warn(&format!("{name}: {}", record.text("dataset_differs")));
+        }
+    }
+}
+
+/// What tells a measurement from the others.
+fn name(record: &RunRecord) -> String {
+    let limit = match record.0.get("max_concurrency") {
+        Some(Value::Number(limit)) => format!("concurrency {limit}"),
+        _ => "no limit".into(),
+    };
+    match record.text("tag") {
+        "" => format!("{}, {limit}", record.text("backend")),
+        tag => format!("{tag}, {limit}"),
+    }
+}
+
+const ROWS: [(&str, &str); 19] = [
+    ("Completed requests", "completed"),
+    ("Failed requests", "failed"),
+    ("Duration (s)", "duration"),
+    ("Input tokens", "total_input_tokens"),
+    ("Output tokens", "total_output_tokens"),
+    ("Requests a second", "request_throughput"),
+    ("Output tokens a second", "output_throughput"),
+    ("Peak output tokens a second", "max_output_tokens_per_s"),
+    ("Tokens a second", "total_throughput"),
+    ("Concurrency", "concurrency"),
+    ("Median TTFT (ms)", "median_ttft_ms"),
+    ("P99 TTFT (ms)", "p99_ttft_ms"),
+    ("Median TPOT (ms)", "median_tpot_ms"),
+    ("P99 TPOT (ms)", "p99_tpot_ms"),
+    ("Median ITL (ms)", "median_itl_ms"),
+    ("P99 ITL (ms)", "p99_itl_ms"),
+    ("Longest ITL (ms)", "max_itl_ms"),
+    ("P99 latency (ms)", "p99_e2e_latency_ms"),
+    ("Requests within SLOs", "slo_attainment"),
+];
+
+fn table(out: &mut String, records: &[&RunRecord]) {
+    out.push_str("<table><tr><th></th>");
+    for record in records {
+        write!(out, "<th>{}</th>", escape(&name(record))).expect("a string takes all");
+    }
+    out.push_str("</tr>\n");
+    for (label, key) in ROWS {
+        if !records.iter().any(|record| record.0.contains_key(key)) {
+            continue;
+        }
+        write!(out, "<tr><td>{label}</td>").expect("a string takes all");
+        for record in records {
+            let cell = match record.0.get(key).and_then(Value::as_f64) {
+                None => "–".into(),
+                Some(value) if value.fract() == 0.0 => format!("{value}"),
+                Some(value) if key == "slo_attainment" => format!("{:.1} %", 100.0 * value),
+                Some(value) => format!("{value:.2}"),
+            };
+            write!(out, "<td>{cell}</td>").expect("a string takes all");
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</table>\n");
+}
+
+fn charts(measurements: &[Measurement], records: &[&RunRecord]) -> Vec<String> {
+    let mut charts = Vec::new();
+    if !measurements.is_empty() {
+        let over_time = |pick: fn(Seconds) -> Vec<usize>| -> Vec<Series> {
+            let points = |outcomes: &[Outcome]| {
+                let seconds = pick(Seconds::of(completed(outcomes)));
+                seconds.into_iter().enumerate().map(|(second, count)| (second as f64, count as f64)).collect()
+            };
+            lines(measurements, points)
+        };
+        let throughput = over_time(|seconds| seconds.tokens);
+        let running = over_time(|seconds| seconds.requests);
+        let linear = (Scale::Linear, Scale::Linear);
+        charts.push(draw("Output tokens a second", "seconds", "tokens/s", linear, throughput));
+        charts.push(draw("Requests under way", "seconds", "requests", linear, running));
+        let ttfts = lines(measurements, |outcomes| shares(completed(outcomes).map(Recording::ttft_s).collect()));
+        let itls = lines(measurements, |outcomes| shares(completed(outcomes).flat_map(Recording::itls_s).collect()));
+        let log = (Scale::Log, Scale::Linear);
+        charts.push(draw("Time to first token", "milliseconds", "% of requests below", log, ttfts));
+        charts.push(draw("Time between tokens", "milliseconds", "% of tokens below", log, itls));
+    }
+    charts.extend(against_concurrency(records));
+    charts
+}
+
+fn completed(outcomes: &[Outcome]) -> impl Iterator<Item = &Recording> + Clone {
+    outcomes.iter().map(|outcome| &outcome.recording).filter(|recording| recording.succeeded())
+}
+
+fn lines(measurements: &[Measurement], points: impl Fn(&[Outcome]) -> Vec<(f64, f64)>) -> Vec<Series> {
+    let line = |each: &Measurement| Series {
+        name: each.max_concurrency.map_or_else(|| "no limit".into(), |limit| limit.to_string()),
+        points: points(&each.outcomes),
+        marked: false,
+    };
+    measurements.iter().map(line).collect()
+}
+
+/// For each value in milliseconds, how many percent are at most as large.
+fn shares(mut seconds: Vec<f64>) -> Vec<(f64, f64)> {
+    seconds.sort_by(f64::total_cmp);
+    let count = seconds.len() as f64;
+    let share = |(index, value): (usize, f64)| (1000.0 * value, 100.0 * (index + 1) as f64 / count);
+    seconds.into_iter().enumerate().map(share).collect()
+}
+
+fn draw(title: &str, x_label: &str, y_label: &str, scales: (Scale, Scale), series: Vec<Series>) -> String {
+    Chart { title, x_label, y_label, x_scale: scales.0, y_scale: scales.1, series }.svg()
+}
+
+/// What more users at once do to speed and waiting; nothing if all measurements had the same limit.
+fn against_concurrency(records: &[&RunRecord]) -> Vec<String> {
+    let mut limited: Vec<(f64, &RunRecord)> =
+        records.iter().filter_map(|record| Some((record.0.get("max_concurrency")?.as_f64()?, *record))).collect();
+    limited.sort_by(|a, b| a.0.total_cmp(&b.0));
+    if limited.first().map(|first| first.0) == limited.last().map(|last| last.0) {
+        return Vec::new();
+    }
+    let mut tags: Vec<&str> = limited.iter().map(|(_, record)| record.text("tag")).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    let line = |tag: &str, key: &str, label: &str| Series {
+        name: if tags.len() > 1 { format!("{tag} {label}").trim().to_owned() } else { label.to_owned() },
+        points: limited
+            .iter()
+            .filter(|(_, record)| record.text("tag") == tag)
+            .map(|(limit, record)| (*limit, record.number(key)))
+            .collect(),
+        marked: true,
+    };
+    let all = |keys: &[(&str, &str)]| -> Vec<Series> {
+        tags.iter().flat_map(|tag| keys.iter().map(|(key, label)| line(tag, key, label))).collect()
+    };
+    let log = (Scale::Log, Scale::Log);
+    let linear = (Scale::Log, Scale::Linear);
+    let x = "requests under way at most";
+    vec![
+        draw("Output tokens a second against concurrency", x, "tokens/s", linear, all(&[("output_throughput", "")])),
+        draw(
+            "Time to first token against concurrency",
+            x,
+            "milliseconds",
+            log,
+            all(&[("median_ttft_ms", "median"), ("p99_ttft_ms", "P99")]),
+        ),
+        draw(
+            "Time between tokens against concurrency",
+            x,
+            "milliseconds",
+            log,
+            all(&[("median_itl_ms", "median"), ("p99_itl_ms", "P99")]),
+        ),
+        draw(
+            "Latency against concurrency",
+            x,
+            "milliseconds",
+            log,
+            all(&[("median_e2e_latency_ms", "median"), ("p99_e2e_latency_ms", "P99")]),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        metrics::{Metrics, tests::outcome},
+        stall::Stall,
+    };
+
+    #[test]
+    fn a_page_holds_figures_charts_and_warnings_and_asks_nobody() {
+        let outcomes = vec![outcome(0.0, &[0.1, 0.12, 0.14, 30.0]), outcome(0.5, &[0.6, 0.62])];
+        let metrics = Metrics::of(&outcomes, 30.0);
+        let stalls = Stall::find(&outcomes);
+        let measurement = |limit: usize| {
+            let fields = json!({"backend": "sglang", "model": "<m>", "max_concurrency": limit, "completed": 2,
+                "median_ttft_ms": 100.0, "output_throughput": 10.5});
+            Measurement {
+                max_concurrency: Some(limit),
+                outcomes: outcomes.clone(),
+                metrics: metrics.clone(),
+                stalls: stalls.clone(),
+                record: RunRecord(fields.as_object().cloned().expect("an object")),
+            }
+        };
+        let html = page(&[measurement(1), measurement(16)], &[measurement(64).record]);
+        assert!(html.contains("stood still for 29.9 s"), "{html}");
+        assert!(html.contains("&lt;m&gt;") && !html.contains("<m>"));
+        assert_eq!(html.matches("<svg").count(), 8);
+        assert!(!html.contains("http") && !html.contains("<script"), "nothing is loaded from elsewhere");
+        let alone = page(&[], &[measurement(1).record]);
+        assert_eq!(alone.matches("<svg").count(), 0);
+        assert!(alone.contains("10.50"));
+    }
+}
