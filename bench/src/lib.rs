@@ -12,6 +12,7 @@ pub mod data_file;
 pub mod dataset;
 pub mod endpoint;
 mod error;
+pub mod eval;
 pub mod goodput;
 pub mod layout;
 pub mod load;

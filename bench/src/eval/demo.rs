@@ -1,0 +1,178 @@
+//! `demo`: what Quern's own small model was taught, on sets that it has not seen.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
+
+use clap::Args;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    TargetArgs,
+    exam::{Target, interval, sit},
+    question::{Answer, Evaluation, Question, Verdict},
+    tool_calls::ToolCalls,
+};
+use crate::{data_file::read_text, error::BenchError};
+
+/// What was typed after `quern eval demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it")]
+    pub target: TargetArgs,
+    /// The folder of tools.jsonl, arithmetic.jsonl and fim.jsonl; those that are missing are not asked
+    #[arg(long, default_value = "models/quern-demo/heldout", value_name = "DIR")]
+    pub data_path: PathBuf,
+    /// Lines of each to ask, from the first on [default: all]
+    #[arg(long, value_name = "COUNT")]
+    pub num_examples: Option<usize>,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub max_tokens: usize,
+}
+
+#[derive(Deserialize)]
+struct ArithmeticLine {
+    messages: Vec<Value>,
+    want: String,
+}
+
+#[derive(Deserialize)]
+struct FimLine {
+    prefix: String,
+    suffix: String,
+    want: String,
+}
+
+/// A set of questions and the function that finds the answer in a text.
+struct Plain {
+    name: &'static str,
+    questions: Vec<Question>,
+    found: fn(&str) -> Option<String>,
+}
+
+impl Evaluation for Plain {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn settings(&self) -> Value {
+        json!({})
+    }
+
+    fn questions(&self) -> &[Question] {
+        &self.questions
+    }
+
+    fn judge(&self, question: &Question, answers: &[Answer]) -> Verdict {
+        let found = (self.found)(&answers[0].text);
+        Verdict::single(found.as_deref() == question.wanted.as_str(), found.map(Value::from))
+    }
+}
+
+/// The word after the last `#### `, commas and a full stop taken off.
+fn after_hashes(text: &str) -> Option<String> {
+    let (_, rest) = text.rsplit_once("#### ")?;
+    let word = rest.split_whitespace().next()?.replace(',', "");
+    Some(word.trim_end_matches('.').to_owned())
+}
+
+/// All of it; blanks at the end are no part of a filling.
+fn filling(text: &str) -> Option<String> {
+    Some(text.trim_end().to_owned())
+}
+
+fn read<T: DeserializeOwned>(path: &Path, count: Option<usize>) -> Result<Vec<T>, BenchError> {
+    let text = read_text(path)?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty()).take(count.unwrap_or(usize::MAX));
+    lines.map(|line| serde_json::from_str(line).map_err(BenchError::content(path))).collect()
+}
+
+fn arithmetic(path: &Path, model: &str, args: &DemoArgs) -> Result<Plain, BenchError> {
+    let questions =
+        read::<ArithmeticLine>(path, args.num_examples)?.into_iter().enumerate().map(|(index, line)| Question {
+            id: format!("arithmetic-{index}"),
+            path: "/v1/chat/completions",
+            body: json!({"model": model, "messages": line.messages, "temperature": 0, "max_tokens": args.max_tokens}),
+            samples: 1,
+            wanted: json!(line.want),
+        });
+    Ok(Plain { name: "demo-arithmetic", questions: questions.collect(), found: after_hashes })
+}
+
+fn fim(path: &Path, model: &str, args: &DemoArgs) -> Result<Plain, BenchError> {
+    let questions = read::<FimLine>(path, args.num_examples)?.into_iter().enumerate().map(|(index, line)| Question {
+        id: format!("fim-{index}"),
+        path: "/v1/completions",
+        body: json!({"model": model, "prompt": line.prefix, "suffix": line.suffix, "temperature": 0,
+            "max_tokens": args.max_tokens}),
+        samples: 1,
+        wanted: json!(line.want.trim_end()),
+    });
+    Ok(Plain { name: "demo-fim", questions: questions.collect(), found: filling })
+}
+
+/// Ask the sets one after the other and print how much of each was right.
+///
+/// # Errors
+/// If the server or all sets are missing.
+pub async fn run(args: &DemoArgs) -> Result<ExitCode, BenchError> {
+    let target = Target::new(&args.target).await?;
+    let model = target.model.as_str();
+    let mut sets: Vec<(&str, Arc<dyn Evaluation>)> = Vec::new();
+    let present = |name: &str| Some(args.data_path.join(name)).filter(|path| path.is_file());
+    if let Some(path) = present("tools.jsonl") {
+        sets.push((
+            "tools",
+            Arc::new(ToolCalls::read("demo-tools", &path, model, args.max_tokens, args.num_examples)?),
+        ));
+    }
+    if let Some(path) = present("arithmetic.jsonl") {
+        sets.push(("arithmetic", Arc::new(arithmetic(&path, model, args)?)));
+    }
+    if let Some(path) = present("fim.jsonl") {
+        sets.push(("fim", Arc::new(fim(&path, model, args)?)));
+    }
+    if sets.is_empty() {
+        let problem =
+            "holds neither tools.jsonl nor arithmetic.jsonl nor fim.jsonl; name their folder with --data-path";
+        return Err(BenchError::Content { path: args.data_path.clone(), problem: problem.into() });
+    }
+    let mut all_answered = true;
+    for (name, set) in sets {
+        let mut target_args = args.target.clone();
+        // Each set has a file of its own beside the one that was named.
+        target_args.output = target_args.output.map(|path| path.with_extension(format!("{name}.jsonl")));
+        let outcome = sit(&target, set, &target_args, Instant::now()).await?;
+        println!(
+            "{name}: Accuracy: {:.3}  Invalid: {:.3}  Latency: {:.3} s  Output throughput: {:.3} token/s  {}",
+            outcome.score(),
+            outcome.invalid(),
+            outcome.latency_s,
+            outcome.output_throughput(),
+            interval(outcome.right(), outcome.transcripts.len())
+        );
+        outcome.complain();
+        all_answered &= outcome.unanswered.is_empty();
+    }
+    Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_stand_after_four_hashes() {
+        assert_eq!(after_hashes("2 + 2 = 4\n#### 4").as_deref(), Some("4"));
+        assert_eq!(after_hashes("#### 1\n#### 1,250.\nDone").as_deref(), Some("1250"));
+        assert_eq!(after_hashes("#### -3").as_deref(), Some("-3"));
+        assert_eq!(after_hashes("it is 4"), None);
+        assert_eq!(after_hashes("#### "), None);
+    }
+}
