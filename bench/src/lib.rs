@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod client;
+mod command;
 pub mod cpu_time;
 pub mod data_file;
 pub mod dataset;
@@ -29,4 +30,5 @@ pub mod stall;
 pub mod statistics;
 pub mod tokens;
 
+pub use command::{BenchCommand, Command, run};
 pub use error::BenchError;

@@ -220,6 +220,6 @@ async fn a_server_that_refuses_everything_ends_the_run_at_the_warm_up() {
     let mock = Mock::start(|_, seen| common(seen).unwrap_or_else(|| Reply::error("400 Bad Request", "no"))).await;
     let url = mock.url();
     let words = ["serving", "--base-url", &url].into_iter().chain(RANDOM);
-    let error = serving::run(&Cli::parse_from(words).args).await.err().expect("refused").to_string();
+    let error = serving::run(&Cli::parse_from(words).args).await.expect_err("refused").to_string();
     assert!(error.starts_with("Warmup failed") && error.ends_with("Bad Request: no"), "{error}");
 }

@@ -21,13 +21,16 @@ use tokio::{runtime::Runtime, sync::watch};
 
 fn main() -> ExitCode {
     let outcome = match Cli::from_arguments(env::args_os()) {
-        Ok(Cli { command: Job::Serve(args) }) => serve(&args).map_err(|error| error.to_string()),
+        Ok(Cli { command: Job::Serve(args) }) => {
+            serve(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+        }
+        Ok(Cli { command: Job::Client(command) }) => quern_bench::run(&command).map_err(|error| error.to_string()),
         // Help and version too; exits with 2, or with 0 for those.
         Err(CliError::Usage(error)) => error.exit(),
         Err(CliError::ConfigFile(error)) => Err(error.to_string()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("quern: error: {error}");
             ExitCode::FAILURE

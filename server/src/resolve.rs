@@ -446,7 +446,9 @@ mod tests {
 
     fn args(line: &str) -> ServeArgs {
         let words = format!("quern serve {line}");
-        let Job::Serve(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().command;
+        let Job::Serve(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().command else {
+            panic!("not `serve`")
+        };
         *args
     }
 

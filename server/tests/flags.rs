@@ -14,7 +14,7 @@ use quern_server::{
 
 fn parse(words: &[&str]) -> Result<ServeArgs, CliError> {
     let words = ["quern", "serve"].iter().chain(words).map(OsString::from);
-    let Job::Serve(args) = Cli::from_arguments(words)?.command;
+    let Job::Serve(args) = Cli::from_arguments(words)?.command else { panic!("not `serve`") };
     Ok(*args)
 }
 

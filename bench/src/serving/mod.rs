@@ -2,7 +2,14 @@
 
 mod args;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -106,6 +113,8 @@ struct Run<'a> {
     client: Arc<Client>,
     tokens: Tokens,
     seed: u32,
+    /// Whether it has been said that the dataset is not what its name promises.
+    told_difference: AtomicBool,
 }
 
 impl<'a> Run<'a> {
@@ -130,7 +139,7 @@ impl<'a> Run<'a> {
             extra: args.extra_request_body.clone(),
         };
         let client = Arc::new(Client { endpoint, backend: args.backend, options });
-        Ok(Self { args, client, tokens, seed: args.seed.unwrap_or_else(|| args.layout.seed()) })
+        Ok(Self { args, client, tokens, seed: args.seed.unwrap_or_else(|| args.layout.seed()), told_difference: AtomicBool::new(false) })
     }
 
     /// A line of the run's story: on standard output, unless that is for JSON.
@@ -157,7 +166,9 @@ impl<'a> Run<'a> {
                 turn.extra.insert("stream_options".into(), json!({"include_usage": true}));
             }
         }
-        if let Some(differs) = &dataset.differs {
+        if let Some(differs) = &dataset.differs
+            && !self.told_difference.swap(true, Ordering::Relaxed)
+        {
             eprintln!("WARNING: {differs}");
         }
         self.tell(&format!("#Input tokens: {}", dataset.input_tokens()));

@@ -28,6 +28,9 @@ pub enum Job {
     /// Serve a model over HTTP, with SGLang's flags and endpoints
     #[command(infer_long_args = true, args_override_self = true, after_help = SERVE_EXAMPLES)]
     Serve(Box<ServeArgs>),
+    /// What the black-box client does: `bench` and `eval`.
+    #[command(flatten)]
+    Client(quern_bench::Command),
 }
 
 const SERVE_EXAMPLES: &str = "\
@@ -77,11 +80,12 @@ impl Cli {
         }
         let matches = command.try_get_matches_from(words)?;
         let cli = Self::from_arg_matches(&matches)?;
-        let Job::Serve(args) = &cli.command;
-        match &args.config {
-            Some(file) => Err(ConfigFileError::Shortened(file.display().to_string()).into()),
-            None => Ok(cli),
+        if let Job::Serve(args) = &cli.command
+            && let Some(file) = &args.config
+        {
+            return Err(ConfigFileError::Shortened(file.display().to_string()).into());
         }
+        Ok(cli)
     }
 }
 
