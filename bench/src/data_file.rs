@@ -136,3 +136,31 @@ fn cache() -> Option<PathBuf> {
     let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
     Some(caches.join("quern").join("datasets"))
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A data set on the reference shelf; none, with a word about it, where that is absent.
+    pub(crate) fn shelf(name: &str) -> Option<PathBuf> {
+        let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+        let shelf = env::var_os("QUERN_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+        let file = shelf.join("data").join(name);
+        if file.is_file() {
+            return Some(file);
+        }
+        eprintln!("SKIPPED: {} is absent", file.display());
+        None
+    }
+
+    #[test]
+    fn packed_files_are_unpacked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.gz");
+        let file = fs::File::create(&path).expect("created");
+        let mut packer = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        std::io::Write::write_all(&mut packer, "Grüße".as_bytes()).expect("written");
+        packer.finish().expect("finished");
+        assert_eq!(read_text(&path).expect("read"), "Grüße");
+    }
+}

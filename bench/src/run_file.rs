@@ -143,6 +143,7 @@ impl RunRecord {
         put("itls", recordings().map(itls).collect());
         put("generated_texts", recordings().map(|recording| recording.text.clone()).collect());
         put("errors", recordings().map(error).collect());
+        put("latencies", recordings().map(|recording| recording.latency_s).collect());
         put("start_times", recordings().map(|recording| recording.start_s).collect());
     }
 

@@ -269,6 +269,9 @@ pub async fn run_chatted(args: &RunEvalArgs) -> Result<ExitCode, BenchError> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     fn line(question: &str, answer: &str) -> Line {
@@ -280,6 +283,39 @@ mod tests {
         let lines = [line("A?", "x\n#### 1"), line("B?", "y\n#### 2"), line("C?", "z\n#### 3")];
         let text = examples(&lines, 2) + &open_question(&lines[2]);
         assert_eq!(text, "Question: A?\nAnswer: x\n#### 1\n\nQuestion: B?\nAnswer: y\n#### 2\n\nQuestion: C?\nAnswer:");
+    }
+
+    /// Hashes of what the functions of `sglang/test/few_shot_gsm8k.py` 0.5.8 make of GSM8K's test file (sha256
+    /// 3730d312…39d14): the first 200 prompts, each followed by a zero byte, and all labels, one a line.
+    #[tokio::test]
+    async fn prompts_and_labels_of_the_published_file_are_the_originals() {
+        let Some(path) = crate::data_file::tests::shelf("gsm8k_test.jsonl") else { return };
+        let lines = lines(Some(&path)).await.expect("the file is right");
+        assert_eq!(lines.len(), 1319);
+        let args = Gsm8kCli::parse_from(["gsm8k"]).args;
+        let evaluation = FewShot::new(&args, "m", &lines).expect("every line has a label");
+        let mut prompts = Sha256::new();
+        for question in evaluation.questions() {
+            prompts.update(question.body["text"].as_str().expect("text"));
+            prompts.update([0]);
+        }
+        assert_eq!(hex(prompts), "932739c1b129a62fa1abffd1bd4166038ca012101c7a515f0aaf10753a6fcbd1");
+        let mut labels = Sha256::new();
+        for line in &lines {
+            labels.update(last_integer(&line.answer).expect("a label"));
+            labels.update("\n");
+        }
+        assert_eq!(hex(labels), "e8a841162b8d4fece360ceacb138e89c182bf81e784ab9424f8b6fec74ed16ae");
+    }
+
+    #[derive(clap::Parser)]
+    struct Gsm8kCli {
+        #[command(flatten)]
+        args: Gsm8kArgs,
+    }
+
+    fn hex(hash: Sha256) -> String {
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]

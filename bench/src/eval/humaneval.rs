@@ -63,7 +63,7 @@ impl Evaluation for HumanEval {
             let mut endings = Vec::with_capacity(answers.len());
             for answer in answers {
                 let _core = self.cores.acquire().await.expect("nobody closes it");
-                let ending = self.sandbox.run(&problem.program(&answer.text)).await;
+                let ending = self.sandbox.run(&problem.program(body(&answer.text))).await;
                 endings.push(match ending {
                     Ok(Ending::Passed) => json!("passed"),
                     Ok(Ending::Failed(problem)) => json!(problem),
@@ -78,9 +78,9 @@ impl Evaluation for HumanEval {
 }
 
 impl Problem {
-    /// The problem's head, the answer's body, the tests and the call of them.
-    fn program(&self, answer: &str) -> String {
-        format!("{}{}\n{}\ncheck({})", self.prompt, body(answer), self.test, self.entry_point)
+    /// The problem's head, the function's body, the tests and the call of them.
+    fn program(&self, body: &str) -> String {
+        format!("{}{body}\n{}\ncheck({})", self.prompt, self.test, self.entry_point)
     }
 }
 
@@ -151,6 +151,35 @@ pub async fn run(args: &RunEvalArgs) -> Result<ExitCode, BenchError> {
 mod tests {
     use super::*;
 
+    /// The published solutions pass the published tests inside the lock: it takes nothing from right programs.
+    #[tokio::test]
+    async fn the_published_solutions_pass() {
+        #[derive(Deserialize)]
+        struct Solved {
+            #[serde(flatten)]
+            problem: Problem,
+            canonical_solution: String,
+        }
+        let Some(path) = crate::data_file::tests::shelf("HumanEval.jsonl.gz") else { return };
+        // Longer than in earnest: the machine may be busy with other tests.
+        let sandbox = match Sandbox::new(30.0).await {
+            Ok(sandbox) => sandbox,
+            Err(error) => return eprintln!("SKIPPED: {error}"),
+        };
+        let text = read_text(&path).expect("the file is right");
+        let mut failed = Vec::new();
+        // A quarter of them, for the time that they take.
+        for line in text.lines().step_by(4) {
+            let solved: Solved = serde_json::from_str(line).expect("the file is right");
+            let program = solved.problem.program(&solved.canonical_solution);
+            let ending = sandbox.run(&program).await.expect("it runs");
+            if ending != Ending::Passed {
+                failed.push((solved.problem.task_id, ending));
+            }
+        }
+        assert_eq!(failed, []);
+    }
+
     #[test]
     fn the_body_is_cut_out_as_in_the_original() {
         let fenced = "Sure:\n```python\ndef f(x: int) -> int:\n    return x + 1\n```\nDone.";
@@ -170,7 +199,7 @@ mod tests {
             test: "def check(candidate):\n    assert candidate() == 1\n".into(),
         };
         assert_eq!(
-            problem.program("```python\ndef f():\n    return 1\n```"),
+            problem.program(body("```python\ndef f():\n    return 1\n```")),
             "def f():\n    \"\"\"One.\"\"\"\n    return 1\n\ndef check(candidate):\n    assert candidate() == 1\n\ncheck(f)"
         );
     }

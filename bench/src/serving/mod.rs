@@ -139,7 +139,13 @@ impl<'a> Run<'a> {
             extra: args.extra_request_body.clone(),
         };
         let client = Arc::new(Client { endpoint, backend: args.backend, options });
-        Ok(Self { args, client, tokens, seed: args.seed.unwrap_or_else(|| args.layout.seed()), told_difference: AtomicBool::new(false) })
+        Ok(Self {
+            args,
+            client,
+            tokens,
+            seed: args.seed.unwrap_or_else(|| args.layout.seed()),
+            told_difference: AtomicBool::new(false),
+        })
     }
 
     /// A line of the run's story: on standard output, unless that is for JSON.
