@@ -1,0 +1,128 @@
+//! The built program against itself: `quern bench` and `quern eval` ask `quern serve` on a real socket, with the
+//! page's own commands at small scale.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+struct Server {
+    process: Child,
+    port: String,
+}
+
+impl Server {
+    /// The shipped model on a free port.
+    fn start() -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_quern"))
+            .args(["serve", "--port", "0", "--cpu-threads", "1", "--max-total-tokens", "16384"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut port = String::new();
+        for line in &mut lines {
+            let line = line.unwrap();
+            if let Some((_, rest)) = line.split_once("Listening on http://127.0.0.1:") {
+                port = rest.split(' ').next().unwrap().to_owned();
+            }
+            if line.ends_with("The server is fired up and ready to roll!") {
+                // Whoever stops reading must not stop the server.
+                std::thread::spawn(move || lines.for_each(drop));
+                return Self { process, port };
+            }
+        }
+        panic!("it ended with {:?}", process.wait());
+    }
+
+    /// Run a command against it in `folder`; what it printed. It must succeed.
+    fn ask(&self, folder: &Path, words: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
+        command.args(words).args(["--port", &self.port]).current_dir(folder);
+        // Published data sets must not be fetched.
+        command.env("HF_HUB_OFFLINE", "1").env("XDG_CACHE_HOME", folder).env("HF_HOME", folder);
+        command.env_remove("OPENAI_API_KEY").env_remove("API_KEY");
+        let output = command.output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{words:?}: {}\n{out}\n{err}", output.status);
+        out.into_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The value of a row of the printed block.
+fn row(block: &str, name: &str) -> String {
+    let line = block.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {block}"));
+    line[name.len()..].trim().to_owned()
+}
+
+#[test]
+fn the_pages_benchmarks_run_against_the_shipped_model() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    // Flags may be shortened; the totals are those that SGLang's client asks for.
+    let random = ["--dataset-name", "random", "--random-input", "100", "--random-output", "20", "--num-prompt", "10"];
+    for (concurrency, backend) in [("1", "sglang"), ("4", "sglang"), ("4", "sglang-oai"), ("4", "sglang-oai-chat")] {
+        let more = ["--max-conc", concurrency, "--backend", backend];
+        let words: Vec<&str> = ["bench", "serving"].into_iter().chain(random).chain(more).collect();
+        let block = server.ask(folder.path(), &words);
+        assert!(block.contains("============ Serving Benchmark Result ============\n"), "{block}");
+        assert_eq!(row(&block, "Backend:"), backend);
+        assert_eq!(row(&block, "Max request concurrency:"), concurrency);
+        assert_eq!(row(&block, "Successful requests:"), "10");
+        let totals = ["Total input tokens:", "Total generated tokens:"].map(|name| row(&block, name));
+        assert_eq!(totals, ["380", "124"], "{block}");
+    }
+    let files: Vec<String> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with("_10_100_20.jsonl"))
+        .collect();
+    assert_eq!(files.len(), 3, "one for each backend: {files:?}");
+}
+
+#[test]
+fn a_sweep_writes_its_page_and_json_is_json() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let words = "bench_serving --dataset-name random-ids --random-input-len 20 --random-output-len 8 \
+        --num-prompts 4,8 --max-concurrency 1,4 --json --report page.html --output-file runs.jsonl";
+    let lines = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+    let runs: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(runs.len(), 2);
+    assert_eq!((&runs[1]["completed"], &runs[1]["max_concurrency"]), (&json!(8), &json!(4)));
+    assert_eq!(runs[1]["server_info"]["model_path"], "quern-dummy");
+    let page = fs::read_to_string(folder.path().join("page.html")).unwrap();
+    assert!(page.contains("Latency against concurrency"), "{page}");
+    assert_eq!(fs::read_to_string(folder.path().join("runs.jsonl")).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn agents_and_gsm8k_run_against_the_shipped_model() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let words = "bench serving --backend sglang-oai-chat --dataset-name agent --num-prompts 2 --agent-turns 3 \
+        --agent-system-len 30 --agent-result-len 10 --agent-output-len 8 --cache-report --layout 0.5.23";
+    let block = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(row(&block, "Successful requests:"), "6");
+    assert_eq!(row(&block, "Total generated tokens:"), "48");
+    assert_ne!(row(&block, "Total cached tokens:"), "0", "each turn but the first finds its history");
+
+    let problem = |i: usize| json!({"question": format!("What is {i} and {i}?"), "answer": format!("#### {}", 2 * i)});
+    let text: String = (0..8).map(|i| format!("{}\n", problem(i))).collect();
+    fs::write(folder.path().join("test.jsonl"), text).unwrap();
+    let words = "eval gsm8k --host http://127.0.0.1 --data-path test.jsonl --num-questions 6 --max-new-tokens 8";
+    let lines = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+    let names: Vec<&str> = lines.lines().filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(names, ["Accuracy", "Invalid", "Latency", "Output throughput", "95% confidence"]);
+}
