@@ -209,7 +209,7 @@ fn completed(outcomes: &[Outcome]) -> impl Iterator<Item = &Recording> + Clone {
 
 fn lines(measurements: &[Measurement], points: impl Fn(&[Outcome]) -> Vec<(f64, f64)>) -> Vec<Series> {
     let line = |each: &Measurement| Series {
-        name: each.max_concurrency.map_or_else(|| "no limit".into(), |limit| limit.to_string()),
+        name: each.max_concurrency.map_or_else(|| "no limit".into(), |limit| format!("{limit} at once")),
         points: points(&each.outcomes),
         marked: false,
     };

@@ -30,7 +30,7 @@ pub enum Job {
     Serve(Box<ServeArgs>),
     /// What the black-box client does: `bench` and `eval`.
     #[command(flatten)]
-    Client(quern_bench::Command),
+    Client(Box<quern_bench::Command>),
 }
 
 const SERVE_EXAMPLES: &str = "\
