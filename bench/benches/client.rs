@@ -2,6 +2,10 @@
 //!
 //! `cargo bench -p quern-bench`. The server is another process, the client runs on one thread. Each answer has
 //! 1000 tokens, each token its own write, as a server that streams sends them.
+//!
+//! Two shared vCPUs of an Intel Xeon at load 8, rustc 1.95, medians of 7: /generate, whose every chunk repeats
+//! all text and ids (5 KB a token at the mean), 37,000 to 75,000 tokens/s at 11.3 to 13.9 µs of CPU a token;
+//! the others 190,000 to 310,000 tokens/s at 1.2 to 1.7 µs.
 
 use std::{
     env,

@@ -1,4 +1,4 @@
-//! [`Slos`] and [`Goodput`]: how many requests were answered as fast as promised.
+//! [`Slo`] and [`Goodput`]: how many requests were answered as fast as promised.
 
 use crate::{metrics::Outcome, record::Recording};
 

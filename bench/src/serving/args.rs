@@ -14,7 +14,7 @@ pub struct ServingArgs {
     /// Which server, by which of its interfaces
     #[arg(long, value_enum, default_value = "sglang", help_heading = "Server")]
     pub backend: Backend,
-    /// The server's address, such as https://example.org:8443 [default: of --host and --port]
+    /// The server's address, such as `https://example.org:8443` [default: of --host and --port]
     #[arg(long, value_name = "URL", help_heading = "Server")]
     pub base_url: Option<String>,
     /// The server's host
