@@ -108,14 +108,15 @@ async fn a_client_that_leaves_is_seen_within_a_step() {
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 900, "ignore_eos": true}});
     for streams in [true, false] {
         let before = server.engine().metrics().snapshot().scheduler.generated_tokens;
+        let idle = Arc::strong_count(&server.state);
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         socket.write_all(&raw("/generate", &with(&body, json!({"stream": streams})))).await.unwrap();
         let generated = || server.engine().metrics().snapshot().scheduler.generated_tokens;
         until("it generates", || generated() >= before + 5).await;
         held.store(true, Ordering::Release);
         drop(socket);
-        // The connection's end reaches its task, which needs no step of the engine.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // The connection's end reaches its task, which lets go of everything without a step of the engine.
+        until("the connection ends", || Arc::strong_count(&server.state) == idle).await;
         let at_leaving = server.engine().metrics().snapshot().scheduler.generated_tokens;
         held.store(false, Ordering::Release);
         server.is_clean().await;
@@ -348,19 +349,14 @@ async fn a_client_that_reads_nothing_is_cut_off() {
         ..config()
     };
     let server = Server::with(limits, None).await;
+    let idle = Arc::strong_count(&server.state);
     // More than the buffers of both sockets hold.
     let body = json!({"text": "x", "stream": true, "sampling_params": {"max_new_tokens": 3000, "ignore_eos": true}});
     let socket = TcpStream::connect(server.address).await.unwrap();
     let (read, mut write) = socket.into_split();
     write.write_all(&raw("/generate", &body)).await.unwrap();
-    // Its generation may end, but its answer cannot; the connection must.
-    let state = Arc::clone(&server.state);
-    let gone = async {
-        while Arc::strong_count(&state) > 3 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let _ = timeout(Duration::from_secs(2), gone).await;
+    until("it is answered", || Arc::strong_count(&server.state) > idle).await;
+    until("it is cut off", || Arc::strong_count(&server.state) == idle).await;
     server.is_clean().await;
     drop(read);
     // Others were served meanwhile.
