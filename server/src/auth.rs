@@ -15,7 +15,11 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{app::AppState, config::Secret};
+use crate::{
+    app::AppState,
+    config::Secret,
+    protocol::{ApiError, messages::MessagesError},
+};
 
 /// Paths that need no key: probes of orchestrators and scrapers have none. Exact names; SGLang goes by
 /// their beginnings, which lets anything in that begins alike.
@@ -45,7 +49,7 @@ pub async fn require_key(State(state): State<Arc<AppState>>, request: Request, n
         if is_admin { config.admin_api_key.as_ref().or(config.api_key.as_ref()) } else { config.api_key.as_ref() };
     let open = *method == Method::OPTIONS || OPEN.contains(&path);
     match key {
-        Some(key) if !open && !is_opened_by(key, request.headers()) => refused(),
+        Some(key) if !open && !is_opened_by(key, request.headers()) => refused(path),
         _ => next.run(request).await,
     }
 }
@@ -56,11 +60,17 @@ fn is_opened_by(key: &Secret, headers: &HeaderMap) -> bool {
         let (scheme, token) = given.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
     });
-    bearer.is_some_and(|given| Sha256::digest(given).ct_eq(&Sha256::digest(key.expose())).into())
+    // Anthropic's clients send theirs in a header of its own.
+    let given = bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()));
+    given.is_some_and(|given| Sha256::digest(given).ct_eq(&Sha256::digest(key.expose())).into())
 }
 
-fn refused() -> Response {
-    let mut response = (StatusCode::UNAUTHORIZED, Json(json!({ "error": "Unauthorized" }))).into_response();
+fn refused(path: &str) -> Response {
+    let mut response = if path.starts_with("/v1/messages") {
+        MessagesError::from(ApiError::status(StatusCode::UNAUTHORIZED, "Unauthorized")).into_response()
+    } else {
+        (StatusCode::UNAUTHORIZED, Json(json!({ "error": "Unauthorized" }))).into_response()
+    };
     response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
     response
 }

@@ -31,4 +31,5 @@ pub mod start;
 pub mod start_error;
 pub mod stream;
 pub mod summary;
+pub mod translated;
 pub mod warmup;

@@ -86,14 +86,15 @@ impl Limits {
             prompt.truncate(limit - 1);
             return Ok(());
         }
-        Err(ApiError::too_long(if tokens >= context {
+        let message = if tokens >= context {
             format!("The input ({tokens} tokens) is longer than the model's context length ({context} tokens).")
         } else {
             format!(
                 "Input length ({tokens} tokens) exceeds the maximum allowed length ({limit} tokens). Use a shorter \
                  input or enable --allow-auto-truncate."
             )
-        }))
+        };
+        Err(ApiError::overlong(tokens, limit - 1, message))
     }
 }
 

@@ -28,11 +28,13 @@ pub struct ApiError {
     pub param: Option<String>,
     /// OpenAI's machine-readable `code`; the status stands in where there is none.
     pub code: Option<&'static str>,
+    /// Of a prompt that is too long: its tokens, and the most it may have.
+    pub overlong: Option<(usize, usize)>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
-        Self { status, kind: kind.to_owned(), message: message.into(), param: None, code: None }
+        Self { status, kind: kind.to_owned(), message: message.into(), param: None, code: None, overlong: None }
     }
 
     /// The body is not what the endpoint reads.
@@ -61,6 +63,11 @@ impl ApiError {
         Self { code: Some("context_length_exceeded"), ..Self::invalid(message) }
     }
 
+    /// The same, where the prompt alone does not fit.
+    pub fn overlong(tokens: usize, maximum: usize, message: impl Into<String>) -> Self {
+        Self { overlong: Some((tokens, maximum)), ..Self::too_long(message) }
+    }
+
     /// The status says it all; `type` is its number, as SGLang has it.
     pub fn status(status: StatusCode, message: impl Into<String>) -> Self {
         Self::new(status, status.as_str(), message)
@@ -80,6 +87,15 @@ impl ApiError {
     /// The same, about a named field.
     pub fn about(mut self, param: &str) -> Self {
         self.param = Some(param.to_owned());
+        self
+    }
+
+    /// The same, of an endpoint that calls the field `from` by the name `to`.
+    pub fn renamed(mut self, from: &str, to: &str) -> Self {
+        if self.param.as_deref() == Some(from) {
+            self.param = Some(to.to_owned());
+            self.message = self.message.replacen(from, to, 1);
+        }
         self
     }
 
@@ -114,7 +130,8 @@ impl ApiError {
         } })
     }
 
-    fn response(&self, body: Value) -> Response {
+    /// An answer with the error's status and an endpoint's own body.
+    pub fn response(&self, body: Value) -> Response {
         let mut response = (self.status, Json(body)).into_response();
         if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&self.status) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));

@@ -5,6 +5,7 @@ pub mod body;
 pub mod chat;
 pub mod completions;
 pub mod error;
+pub mod messages;
 pub mod native;
 pub mod sampling;
 pub mod scalar;

@@ -274,7 +274,7 @@ pub fn tools_for_prompt(tools: &[Value], choice: Option<&Value>) -> Result<Vec<V
 }
 
 /// Only plain text is built; a request for JSON must not get something else.
-fn refuse_response_format(format: Option<&Value>) -> Result<(), ApiError> {
+pub fn refuse_response_format(format: Option<&Value>) -> Result<(), ApiError> {
     let Some(format) = format else { return Ok(()) };
     match format.get("type").and_then(Value::as_str) {
         Some("text") => Ok(()),

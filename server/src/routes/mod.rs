@@ -7,6 +7,7 @@ pub mod generate;
 pub mod health;
 pub mod info;
 pub mod logprobs;
+pub mod messages;
 pub mod metrics;
 pub mod models;
 pub mod tokenize;
@@ -40,6 +41,7 @@ pub fn all() -> Router<Arc<AppState>> {
         .route("/", get(|| async { Json("SGLang is running") }))
         .merge(chat::routes())
         .merge(completions::routes())
+        .merge(messages::routes())
         .merge(generate::routes())
         .merge(models::routes())
         .merge(tokenize::routes())
@@ -81,7 +83,7 @@ fn new_id() -> String {
 }
 
 /// Prefixes are shared among requests of the same salt and key only.
-fn namespace(cache_salt: Option<&str>, extra_key: Option<&str>) -> Option<Arc<str>> {
+pub(crate) fn namespace(cache_salt: Option<&str>, extra_key: Option<&str>) -> Option<Arc<str>> {
     match (cache_salt.unwrap_or(""), extra_key.unwrap_or("")) {
         ("", "") => None,
         // Lengths first, so that no two pairs make one name.

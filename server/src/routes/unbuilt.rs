@@ -16,8 +16,6 @@ const PATHS: &[&str] = &[
     "/v1/responses",
     "/v1/responses/{id}",
     "/v1/responses/{id}/cancel",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
     "/v1/score",
     "/start_profile",
     "/stop_profile",

@@ -12,7 +12,7 @@ use quern_engine::{
 use quern_model::{ForwardBatch, ForwardError, Model, StepOutput};
 use quern_server::{
     app::{self, AppState},
-    config::{Config, LoadFormat},
+    config::{Config, LoadFormat, ToolCallParser},
     connection,
     model_files::ModelFiles,
     start::Started,
@@ -129,6 +129,17 @@ impl Server {
         frames(&answer.text().await.unwrap())
     }
 
+    /// The events of a stream, by [`events`].
+    pub(crate) async fn events(&self, path: &str, body: Value) -> Vec<Value> {
+        let answer = self.client.post(self.url(path)).json(&body).send().await.unwrap();
+        let status = answer.status();
+        let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        let text = answer.text().await.unwrap();
+        assert_eq!(status, 200, "{path} {body}: {text}");
+        assert!(content_type.starts_with("text/event-stream"));
+        events(&text)
+    }
+
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let answer = self.client.get(self.url(path)).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
@@ -157,6 +168,17 @@ impl Drop for Server {
     }
 }
 
+/// What a stream of named events said: each event's name is its `type` too.
+pub(crate) fn events(text: &str) -> Vec<Value> {
+    let event = |frame: &str| {
+        let (name, data) = frame.split_once('\n').unwrap_or_else(|| panic!("an event has two lines: {frame:?}"));
+        let data: Value = serde_json::from_str(data.strip_prefix("data: ").expect("a data line")).unwrap();
+        assert_eq!(data["type"], name.strip_prefix("event: ").expect("an event line"));
+        data
+    };
+    text.split("\n\n").filter(|frame| !frame.is_empty()).map(event).collect()
+}
+
 /// What a stream said.
 pub(crate) fn frames(text: &str) -> Vec<Value> {
     let mut frames: Vec<&str> =
@@ -164,6 +186,25 @@ pub(crate) fn frames(text: &str) -> Vec<Value> {
     assert_eq!(frames.pop(), Some("data: [DONE]"), "{text}");
     let json = |frame: &str| serde_json::from_str(frame.strip_prefix("data: ").expect("a data frame")).unwrap();
     frames.into_iter().map(json).collect()
+}
+
+/// An answer that calls the first of [`functions`], after a word.
+pub(crate) const CALL: &str = "Let me look.\n<tool_call>\n<function=read_file>\n<parameter=path>\n/tmp/a \"b\".txt\n</parameter>\n<parameter=lines>\n12\n</parameter>\n</function>\n</tool_call>";
+
+/// What it is called with.
+pub(crate) fn arguments() -> Value {
+    json!({"path": "/tmp/a \"b\".txt", "lines": 12})
+}
+
+/// Names, descriptions and parameters of two functions.
+pub(crate) fn functions() -> [(&'static str, &'static str, Value); 2] {
+    let path = json!({"type": "object", "properties": {"path": {"type": "string"}, "lines": {"type": "integer"}}});
+    [("read_file", "Read.", path), ("ls", "List.", json!({"type": "object", "properties": {}}))]
+}
+
+/// A small server whose answers are searched for Qwen3-Coder's calls.
+pub(crate) fn parsing() -> Config {
+    Config { tool_call_parser: ToolCallParser::from_name("qwen3_coder"), ..config() }
 }
 
 /// A conversation of one message.

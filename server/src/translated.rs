@@ -1,0 +1,76 @@
+//! [`Translated`]: a conversation in the words of `/v1/chat/completions`, whichever door it came through.
+//! What every conversation must obey is checked here, so that no door forgets any of it.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::{
+    app::AppState,
+    dialogue::{Asked, Dialogue, DialogueRequest},
+    prompt::Conversation,
+    protocol::{ApiError, sampling::SamplingFields, scalar::Int},
+    routes::{
+        chat::{refuse_response_format, tools_for_prompt},
+        logprobs, namespace,
+    },
+    sampling::Sampling,
+};
+
+/// What a door has read.
+#[derive(Clone, Debug, Default)]
+pub struct Translated {
+    /// The messages.
+    pub messages: Vec<Value>,
+    /// The functions that may be called: `{type, function: {name, …}}`.
+    pub tools: Vec<Value>,
+    /// `auto`, `none`, `required` or a function.
+    pub tool_choice: Option<Value>,
+    /// Whether one answer may have several calls.
+    pub parallel_tool_calls: Option<bool>,
+    /// The form that the answer's text must have.
+    pub response_format: Option<Value>,
+    /// How to choose tokens and where to stop.
+    pub sampling: SamplingFields,
+    /// Report log-probabilities, with this many of the likeliest tokens.
+    pub top_logprobs: Option<Int>,
+    /// The last message is the beginning of the answer.
+    pub continue_final_message: bool,
+    /// Prefixes are shared among requests of one salt only.
+    pub cache_salt: Option<String>,
+}
+
+impl Translated {
+    /// The sampling that is asked for, every value checked. One answer: these doors have no other number.
+    pub fn sampling(&self, state: &AppState) -> Result<Sampling, ApiError> {
+        refuse_response_format(self.response_format.as_ref())?;
+        let fields = SamplingFields { n: None, ..self.sampling.clone() };
+        let mut sampling = Sampling::new(&fields, state.chat_defaults, state.vocab_size())?;
+        // Agents ask for tens of thousands of tokens whatever the context, and mean "as many as fit".
+        sampling.max_new_tokens = sampling.max_new_tokens.map(|most| most.min(state.config.context_length));
+        Ok(sampling)
+    }
+
+    /// Begin the answer.
+    pub async fn begin(self, state: &Arc<AppState>, id: String, streams: bool) -> Result<Dialogue, ApiError> {
+        let sampling = self.sampling(state)?;
+        let logprobs = logprobs::chat_request(self.top_logprobs.is_some(), self.top_logprobs)?;
+        let namespace = namespace(self.cache_salt.as_deref(), None);
+        let conversation = self.conversation()?;
+        let callable = conversation.tools.clone();
+        let prompt = Asked::Conversation(conversation);
+        let request = DialogueRequest { id, prompt, callable, sampling, logprobs, namespace, streams };
+        Dialogue::begin(state, request).await
+    }
+
+    /// What the model is to read.
+    pub fn conversation(self) -> Result<Conversation, ApiError> {
+        Ok(Conversation {
+            tools: tools_for_prompt(&self.tools, self.tool_choice.as_ref())?,
+            messages: self.messages,
+            add_generation_prompt: true,
+            continue_final_message: self.continue_final_message,
+            ..Conversation::default()
+        })
+    }
+}
