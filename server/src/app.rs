@@ -20,6 +20,7 @@ use crate::{
     generate::LiveIds,
     limits::Limits,
     metrics::Metrics,
+    response_store::ResponseStore,
     routes,
     sampling::Defaults,
     start::Started,
@@ -47,6 +48,8 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Ids of the requests that are alive.
     pub ids: Arc<LiveIds>,
+    /// Answers that later requests may go on from.
+    pub responses: ResponseStore,
     /// When the server started.
     pub started: SystemTime,
     /// How long it took until it was ready.
@@ -74,6 +77,7 @@ impl AppState {
             eos_token_ids,
             chat_defaults,
             ids: Arc::default(),
+            responses: ResponseStore::new(config.response_store_entries, config.response_store_bytes),
             started: SystemTime::now(),
             startup: began.elapsed(),
             ready: AtomicBool::new(false),

@@ -79,6 +79,10 @@ pub struct Config {
     pub skip_server_warmup: bool,
     /// Largest request body, bytes.
     pub max_request_bytes: usize,
+    /// Most answers of `/v1/responses` that are kept for requests that go on from them; 0: none.
+    pub response_store_entries: usize,
+    /// Their size at most, bytes of JSON.
+    pub response_store_bytes: usize,
     /// Most connections at once; further ones wait to be accepted.
     pub max_connections: usize,
     /// A request's head and body must arrive within this time, seconds.
@@ -185,6 +189,8 @@ impl Default for Config {
             admin_api_key: None,
             skip_server_warmup: false,
             max_request_bytes: 32 << 20,
+            response_store_entries: 1024,
+            response_store_bytes: 64 << 20,
             max_connections: 1024,
             request_read_timeout: 60.0,
             slow_client_timeout: 60.0,

@@ -22,6 +22,7 @@ pub mod progress;
 pub mod prompt;
 pub mod protocol;
 pub mod resolve;
+pub mod response_store;
 pub mod root_path;
 pub mod routes;
 pub mod sampling;

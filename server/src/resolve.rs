@@ -142,6 +142,8 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         admin_api_key: args.admin_api_key.clone().map(Secret::new),
         skip_server_warmup: args.skip_server_warmup,
         max_request_bytes: usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX),
+        response_store_entries: args.response_store_entries,
+        response_store_bytes: usize::try_from(args.response_store_bytes).unwrap_or(usize::MAX),
         max_connections: args.max_connections,
         request_read_timeout: args.request_read_timeout,
         slow_client_timeout: args.slow_client_timeout,

@@ -63,6 +63,20 @@ impl Translated {
         Dialogue::begin(state, request).await
     }
 
+    /// Forget the `turns` oldest turns, each from a user's message to the next. The system's words and the
+    /// last turn stay. Says whether anything was forgotten.
+    pub fn forget(&mut self, turns: usize) -> bool {
+        let begins: Vec<usize> = (0..self.messages.len()).filter(|&i| self.messages[i]["role"] == "user").collect();
+        let kept_from = begins.get(turns).or(begins.last()).copied().unwrap_or(0);
+        let before = self.messages.len();
+        let mut index = 0;
+        self.messages.retain(|message| {
+            index += 1;
+            index > kept_from || message["role"] == "system" || message["role"] == "developer"
+        });
+        self.messages.len() < before
+    }
+
     /// What the model is to read.
     pub fn conversation(self) -> Result<Conversation, ApiError> {
         Ok(Conversation {

@@ -111,8 +111,13 @@ pub const TABLE: &[CompatFlag] = &[
     flag("enable-cache-report", Nothing, &[], Note("cached tokens are always reported")),
     flag("return-input-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not built; /generate has them")),
     flag("return-output-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not built; /generate has them")),
-    flag("enable-response-store", Nothing, &[], Refuse("/v1/responses is not built")),
-    flag("tool-server", Value, &[], Refuse("/v1/responses is not built")),
+    flag(
+        "enable-response-store",
+        Nothing,
+        &[],
+        Note("answers are kept; --response-store-entries and -bytes bound them"),
+    ),
+    flag("tool-server", Value, &[], Refuse("the server calls no tools; clients do")),
     flag("enable-custom-logit-processor", Nothing, &[], Refuse("no code of a request is ever run")),
     flag("enable-return-hidden-states", Nothing, &[], Refuse("hidden states are not reported")),
     // Memory and scheduling.

@@ -94,6 +94,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_count, default_value = "32Mi", help_heading = "Server")]
     pub max_request_bytes: u64,
 
+    /// Most answers of /v1/responses kept for requests that go on from them; 0 keeps none
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Server")]
+    pub response_store_entries: usize,
+
+    /// Their size at most, bytes
+    #[arg(long, value_name = "BYTES", value_parser = parse_count, default_value = "64Mi", help_heading = "Server")]
+    pub response_store_bytes: u64,
+
     /// Most connections at once; further ones wait
     #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Server")]
     pub max_connections: usize,

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod error;
 pub mod messages;
 pub mod native;
+pub mod responses;
 pub mod sampling;
 pub mod scalar;
 pub mod usage;

@@ -10,6 +10,8 @@ pub mod logprobs;
 pub mod messages;
 pub mod metrics;
 pub mod models;
+pub mod response_items;
+pub mod responses;
 pub mod tokenize;
 pub mod unbuilt;
 
@@ -43,6 +45,7 @@ pub fn all() -> Router<Arc<AppState>> {
         .merge(completions::routes())
         .merge(messages::routes())
         .merge(generate::routes())
+        .merge(responses::routes())
         .merge(models::routes())
         .merge(tokenize::routes())
         .merge(health::routes())

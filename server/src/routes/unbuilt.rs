@@ -13,9 +13,6 @@ use crate::{app::AppState, protocol::ApiError};
 
 /// They exist there and answer 501 here.
 const PATHS: &[&str] = &[
-    "/v1/responses",
-    "/v1/responses/{id}",
-    "/v1/responses/{id}/cancel",
     "/v1/score",
     "/start_profile",
     "/stop_profile",

@@ -1,0 +1,496 @@
+//! Wire types of `/v1/responses`, and what its requests say in the words of `/v1/chat/completions`.
+
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    error::ApiError,
+    scalar::{Int, shown},
+};
+
+/// What a request says beside its sampling. `null` is absent; unknown fields are ignored.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct ResponsesFields {
+    pub model: Option<String>,
+    pub input: Option<Value>,
+    pub instructions: Option<String>,
+    pub max_output_tokens: Option<Int>,
+    pub previous_response_id: Option<String>,
+    pub store: Option<bool>,
+    pub stream: Option<bool>,
+    pub tools: Option<Vec<Value>>,
+    pub tool_choice: Option<Value>,
+    pub parallel_tool_calls: Option<bool>,
+    pub text: Option<TextConfig>,
+    pub reasoning: Option<Reasoning>,
+    pub truncation: Option<String>,
+    pub include: Option<Vec<String>>,
+    pub top_logprobs: Option<Int>,
+    pub metadata: Option<Map<String, Value>>,
+    pub user: Option<String>,
+    pub cache_salt: Option<String>,
+}
+
+/// The form of the answer's text.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct TextConfig {
+    pub format: Option<Value>,
+    pub verbosity: Option<String>,
+}
+
+/// How much to think; a model that does not think aloud has no use for it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct Reasoning {
+    pub effort: Option<String>,
+    pub summary: Option<String>,
+}
+
+impl ResponsesFields {
+    /// `text.format` in chat's words.
+    pub fn chat_response_format(&self) -> Option<Value> {
+        let format = self.text.as_ref()?.format.as_ref()?;
+        Some(match format.as_object() {
+            Some(fields) if format["type"] == "json_schema" && !fields.contains_key("json_schema") => {
+                let mut schema = fields.clone();
+                schema.remove("type");
+                json!({ "type": "json_schema", "json_schema": schema })
+            }
+            _ => format.clone(),
+        })
+    }
+}
+
+/// The functions that a request offers, under the names that the model knows them by.
+#[derive(Clone, Debug, Default)]
+pub struct Functions {
+    /// In chat's form.
+    pub chat_tools: Vec<Value>,
+    names: Vec<FunctionName>,
+}
+
+/// A function's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionName {
+    /// What the model calls it: the client's name, or `namespace__name` where two are alike.
+    pub of_model: String,
+    /// What its client calls it.
+    pub of_client: String,
+    /// The client's group of tools that it belongs to.
+    pub namespace: Option<String>,
+}
+
+impl Functions {
+    /// Functions, those in namespaces too. Kinds of tools that OpenAI's service runs itself
+    /// (`web_search`, `file_search` …) and unknown ones are not offered to the model: nobody runs them
+    /// here, and agents send them whatever the server.
+    pub fn of(tools: &[Value]) -> Result<Self, ApiError> {
+        let mut this = Self::default();
+        for (index, tool) in tools.iter().enumerate() {
+            match tool.get("type").and_then(Value::as_str) {
+                Some("function") => this.push(tool, None, &format!("tools[{index}]"))?,
+                Some("namespace") => {
+                    let namespace = tool.get("name").and_then(Value::as_str);
+                    for (inner, tool) in tool["tools"].as_array().into_iter().flatten().enumerate() {
+                        if tool["type"] == "function" {
+                            this.push(tool, namespace, &format!("tools[{index}].tools[{inner}]"))?;
+                        }
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    let message = format!("tools[{index}].type: a string is wanted.");
+                    return Err(ApiError::schema(message).about("tools"));
+                }
+            }
+        }
+        Ok(this)
+    }
+
+    fn push(&mut self, tool: &Value, namespace: Option<&str>, path: &str) -> Result<(), ApiError> {
+        // Chat's form, `{type, function: {…}}`, is understood too.
+        let given = tool.get("function").filter(|inner| inner.is_object()).unwrap_or(tool);
+        let Some(name) = given.get("name").and_then(Value::as_str) else {
+            return Err(ApiError::schema(format!("{path}.name: a string is wanted.")).about("tools"));
+        };
+        let taken = self.names.iter().any(|known| known.of_model == name);
+        let of_model = match namespace.filter(|_| taken) {
+            Some(namespace) => format!("{namespace}__{name}"),
+            None => name.to_owned(),
+        };
+        let mut function = Map::new();
+        function.insert("name".into(), of_model.as_str().into());
+        for key in ["description", "parameters", "strict"] {
+            if let Some(value) = given.get(key).filter(|value| !value.is_null()) {
+                function.insert(key.into(), value.clone());
+            }
+        }
+        self.chat_tools.push(json!({ "type": "function", "function": function }));
+        let namespace = namespace.map(str::to_owned);
+        self.names.push(FunctionName { of_model, of_client: name.to_owned(), namespace });
+        Ok(())
+    }
+
+    /// The client's name of what the model has called.
+    pub fn called(&self, of_model: &str) -> FunctionName {
+        let known = self.names.iter().find(|known| known.of_model == of_model).cloned();
+        known.unwrap_or_else(|| FunctionName {
+            of_model: of_model.to_owned(),
+            of_client: of_model.to_owned(),
+            namespace: None,
+        })
+    }
+
+    /// The model's name of what a client says was called.
+    fn of_model<'a>(&'a self, of_client: &'a str, namespace: Option<&str>) -> &'a str {
+        let is_it = |known: &&FunctionName| known.of_client == of_client && known.namespace.as_deref() == namespace;
+        self.names.iter().find(is_it).map_or(of_client, |known| &known.of_model)
+    }
+
+    /// `tool_choice` in chat's words. Where it allows some functions only, the others are no longer offered.
+    pub fn choose(&mut self, choice: Option<&Value>) -> Result<Option<Value>, ApiError> {
+        let wrong = |message: String| Err(ApiError::invalid(message).about("tool_choice"));
+        let Some(choice) = choice else { return Ok(None) };
+        if choice.is_string() {
+            return Ok(Some(choice.clone()));
+        }
+        match choice.get("type").and_then(Value::as_str) {
+            Some("function") => {
+                let name = choice.get("name").or_else(|| choice.pointer("/function/name")).and_then(Value::as_str);
+                let Some(name) = name else { return wrong("tool_choice.name: a function's name is wanted.".into()) };
+                let name = self.of_model(name, choice.get("namespace").and_then(Value::as_str));
+                Ok(Some(json!({ "type": "function", "function": { "name": name } })))
+            }
+            Some("allowed_tools") => {
+                let allowed: Vec<&str> =
+                    choice["tools"].as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str()).collect();
+                self.chat_tools.retain(|tool| {
+                    let name = tool["function"]["name"].as_str().unwrap_or_default();
+                    let known = self.names.iter().find(|known| known.of_model == name);
+                    known.is_some_and(|known| allowed.contains(&known.of_client.as_str()))
+                });
+                Ok(Some(choice.get("mode").cloned().unwrap_or_else(|| "auto".into())))
+            }
+            _ => wrong(format!(
+                "tool_choice: {} is not supported; auto, none, required, a function and allowed_tools are.",
+                shown(choice)
+            )),
+        }
+    }
+
+    /// Append what `input` says to `messages`, in chat's words. Calls belong to the assistant's message
+    /// before them. `find` looks up an item by its id.
+    pub fn read_input(
+        &self,
+        input: &Value,
+        find: impl Fn(&str) -> Option<Value>,
+        messages: &mut Vec<Value>,
+    ) -> Result<(), ApiError> {
+        match input {
+            Value::String(text) => messages.push(json!({ "role": "user", "content": text })),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let path = format!("input[{index}]");
+                    if item["type"] == "item_reference" {
+                        let id = item["id"].as_str().unwrap_or_default();
+                        let found = find(id).ok_or_else(|| {
+                            let message = format!("{path}: Item with id '{id}' not found.");
+                            ApiError::invalid(message).about("input")
+                        })?;
+                        self.read_item(&found, &path, messages)?;
+                    } else {
+                        self.read_item(item, &path, messages)?;
+                    }
+                }
+            }
+            other => {
+                let message = format!("input: a string or a list of items is wanted, not {}.", shown(other));
+                return Err(ApiError::schema(message).about("input"));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_item(&self, item: &Value, path: &str, messages: &mut Vec<Value>) -> Result<(), ApiError> {
+        let field = |name: &str| item.get(name).and_then(Value::as_str);
+        let wanted = |name: &str| {
+            field(name).ok_or_else(|| ApiError::schema(format!("{path}.{name}: a string is wanted.")).about("input"))
+        };
+        match field("type").unwrap_or("message") {
+            "message" => {
+                let role = wanted("role")?;
+                let content = text(item.get("content").unwrap_or(&Value::Null), &format!("{path}.content"))?;
+                messages.push(json!({ "role": role, "content": content }));
+            }
+            kind @ ("function_call" | "custom_tool_call") => {
+                let name = self.of_model(wanted("name")?, field("namespace"));
+                let arguments = match kind {
+                    "function_call" => item.get("arguments").cloned().unwrap_or_else(|| "".into()),
+                    _ => json!({ "input": item["input"] }),
+                };
+                let function = json!({ "name": name, "arguments": arguments });
+                let call = json!({ "id": item["call_id"], "type": "function", "function": function });
+                match messages.last_mut().filter(|last| last["role"] == "assistant").and_then(Value::as_object_mut) {
+                    Some(last) => {
+                        let calls = last.entry("tool_calls").or_insert_with(|| Value::Array(Vec::new()));
+                        calls.as_array_mut().expect("only calls are put there").push(call);
+                    }
+                    None => messages.push(json!({ "role": "assistant", "content": "", "tool_calls": [call] })),
+                }
+            }
+            "function_call_output" | "custom_tool_call_output" => {
+                let content = text(item.get("output").unwrap_or(&Value::Null), &format!("{path}.output"))?;
+                messages.push(json!({ "role": "tool", "tool_call_id": item["call_id"], "content": content }));
+            }
+            // Thoughts of another model, mostly encrypted, and notes that a service's own tool has run.
+            "reasoning" | "web_search_call" | "file_search_call" => {}
+            other => {
+                let message = format!(
+                    "{path}.type: {other:?} is not supported; message, function_call, function_call_output, \
+                     custom_tool_call, custom_tool_call_output, reasoning and item_reference are."
+                );
+                return Err(ApiError::unsupported("input", message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text of a content: a string, or parts.
+fn text(content: &Value, path: &str) -> Result<String, ApiError> {
+    let part = |(index, part): (usize, &Value)| {
+        let field = |name: &str| part.get(name).and_then(Value::as_str);
+        let text = match field("type") {
+            Some("input_text" | "output_text" | "text" | "summary_text" | "reasoning_text") => field("text"),
+            Some("refusal") => field("refusal"),
+            _ => None,
+        };
+        text.map(str::to_owned).ok_or_else(|| {
+            let kind = field("type").unwrap_or("(none)");
+            let message = format!("{path}[{index}]: type {kind:?} is not supported; supported: text");
+            ApiError::unsupported("input", message)
+        })
+    };
+    match content {
+        Value::Null => Ok(String::new()),
+        Value::String(text) => Ok(text.clone()),
+        Value::Array(parts) => Ok(parts.iter().enumerate().map(part).collect::<Result<Vec<_>, _>>()?.join("\n")),
+        other => {
+            let message = format!("{path}: a string or a list of parts is wanted, not {}.", shown(other));
+            Err(ApiError::schema(message).about("input"))
+        }
+    }
+}
+
+/// An answer, as far as it has come.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct ResponseObject<'a> {
+    pub id: &'a str,
+    pub object: &'static str,
+    pub created_at: u64,
+    pub model: &'a str,
+    pub output: Vec<OutputItem>,
+    pub status: &'static str,
+    pub usage: Option<ResponsesUsage>,
+    pub parallel_tool_calls: bool,
+    pub tool_choice: Value,
+    pub tools: &'a [Value],
+    pub error: Option<Value>,
+    pub incomplete_details: Option<Value>,
+    pub instructions: Option<&'a str>,
+    pub max_output_tokens: Option<i64>,
+    pub previous_response_id: Option<&'a str>,
+    pub reasoning: Value,
+    pub store: bool,
+    pub temperature: f32,
+    pub text: Value,
+    pub top_p: f32,
+    pub truncation: &'a str,
+    pub user: Option<&'a str>,
+    pub metadata: Map<String, Value>,
+}
+
+/// A part of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub enum OutputItem {
+    Message {
+        id: String,
+        status: &'static str,
+        role: &'static str,
+        content: Vec<OutputText>,
+        phase: Option<&'static str>,
+    },
+    FunctionCall {
+        id: String,
+        call_id: String,
+        name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        arguments: String,
+        status: &'static str,
+    },
+}
+
+/// Text of a message.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(tag = "type", rename = "output_text")]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct OutputText {
+    pub text: String,
+    pub annotations: Vec<Value>,
+    pub logprobs: Vec<Value>,
+}
+
+/// Tokens of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct ResponsesUsage {
+    pub input_tokens: usize,
+    pub input_tokens_details: InputTokensDetails,
+    pub output_tokens: usize,
+    pub output_tokens_details: OutputTokensDetails,
+    pub total_tokens: usize,
+}
+
+/// How the prompt's tokens were come by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct InputTokensDetails {
+    pub cached_tokens: usize,
+    /// Always 0: every prompt is cached, and none costs more for it.
+    pub cache_write_tokens: usize,
+}
+
+/// What the answer's tokens were for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OutputTokensDetails {
+    /// Always 0: Qwen3-Coder does not think aloud.
+    pub reasoning_tokens: usize,
+}
+
+/// An [`ApiError`] in the envelope of `/v1/responses`.
+#[derive(Clone, Debug)]
+pub struct ResponsesError(pub ApiError);
+
+impl ResponsesError {
+    /// `{error: {message, type, param, code}}`.
+    pub fn body(&self) -> Value {
+        let ApiError { status, message, param, .. } = &self.0;
+        let kind = match status.is_client_error() {
+            true => "invalid_request_error",
+            false => status.canonical_reason().unwrap_or("server_error"),
+        };
+        let code = self.0.code.map_or_else(|| Value::from(status.as_u16()), Value::from);
+        json!({ "error": { "message": message, "type": kind, "param": param, "code": code } })
+    }
+}
+
+impl From<ApiError> for ResponsesError {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for ResponsesError {
+    fn into_response(self) -> Response {
+        self.0.response(self.body())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn function(name: &str) -> Value {
+        json!({"type": "function", "name": name, "description": "d", "parameters": {"type": "object"}, "strict": false})
+    }
+
+    fn functions() -> Functions {
+        let group = |name: &str, tools: Vec<Value>| json!({"type": "namespace", "name": name, "description": "g", "tools": tools});
+        let tools = [
+            function("ls"),
+            group("agents", vec![function("spawn"), function("ls"), json!({"type": "custom", "name": "c"})]),
+            json!({"type": "web_search", "external_web_access": true}),
+            json!({"type": "something_new"}),
+        ];
+        Functions::of(&tools).unwrap()
+    }
+
+    #[test]
+    fn namespaces_are_flattened_and_unknown_tools_not_offered() {
+        let functions = functions();
+        let names: Vec<_> = functions.chat_tools.iter().map(|tool| tool["function"]["name"].clone()).collect();
+        assert_eq!(json!(names), json!(["ls", "spawn", "agents__ls"]));
+        let called = |name: &str| {
+            let FunctionName { of_client, namespace, .. } = functions.called(name);
+            (of_client, namespace)
+        };
+        assert_eq!(called("ls"), ("ls".into(), None));
+        assert_eq!(called("spawn"), ("spawn".into(), Some("agents".into())));
+        assert_eq!(called("agents__ls"), ("ls".into(), Some("agents".into())));
+        assert_eq!(called("rm"), ("rm".into(), None));
+        assert!(Functions::of(&[json!({"type": "function"})]).is_err());
+    }
+
+    #[test]
+    fn calls_join_the_message_before_them() {
+        let mut messages = Vec::new();
+        let input = json!([
+            {"role": "user", "content": [{"type": "input_text", "text": "go"}, {"type": "input_text", "text": "on"}]},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "…"},
+            {"type": "item_reference", "id": "msg_1"},
+            {"type": "function_call", "call_id": "a", "name": "ls", "arguments": "{}"},
+            {"type": "function_call", "call_id": "b", "name": "ls", "namespace": "agents", "arguments": "{\"x\":1}"},
+            {"type": "function_call_output", "call_id": "a", "output": "x"},
+            {"type": "function_call_output", "call_id": "b", "output": [{"type": "input_text", "text": "y"}]},
+            {"type": "function_call", "call_id": "c", "name": "spawn", "namespace": "agents", "arguments": ""},
+        ]);
+        let find = |id: &str| {
+            let content = json!([{"type": "output_text", "text": "Two."}]);
+            (id == "msg_1").then(|| json!({"type": "message", "role": "assistant", "content": content}))
+        };
+        functions().read_input(&input, find, &mut messages).unwrap();
+        let call = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+        let wanted = json!([
+            {"role": "user", "content": "go\non"},
+            {"role": "assistant", "content": "Two.",
+             "tool_calls": [call("a", "ls", "{}"), call("b", "agents__ls", "{\"x\":1}")]},
+            {"role": "tool", "tool_call_id": "a", "content": "x"},
+            {"role": "tool", "tool_call_id": "b", "content": "y"},
+            {"role": "assistant", "content": "", "tool_calls": [call("c", "spawn", "")]},
+        ]);
+        assert_eq!(json!(messages), wanted);
+        for (input, part) in [
+            (json!(3), "input: a string"),
+            (json!([{"type": "computer_call"}]), "input[0].type"),
+            (json!([{"type": "item_reference", "id": "x"}]), "'x' not found"),
+            (json!([{"role": "user", "content": [{"type": "input_image"}]}]), "input[0].content[0]"),
+            (json!([{"content": "x"}]), "input[0].role"),
+        ] {
+            let error = functions().read_input(&input, find, &mut Vec::new()).unwrap_err();
+            assert!(error.message.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn some_tools_may_be_allowed() {
+        let mut functions = functions();
+        let tools = json!([{"type": "function", "name": "spawn"}, {"type": "web_search"}]);
+        let choice = json!({"type": "allowed_tools", "mode": "auto", "tools": tools});
+        assert_eq!(functions.choose(Some(&choice)).unwrap(), Some("auto".into()));
+        assert_eq!(functions.chat_tools.len(), 1);
+        let named = json!({"type": "function", "name": "ls", "namespace": "agents"});
+        let chat = json!({"type": "function", "function": {"name": "agents__ls"}});
+        assert_eq!(functions.choose(Some(&named)).unwrap(), Some(chat));
+        assert!(functions.choose(Some(&json!({"type": "file_search"}))).is_err());
+    }
+}

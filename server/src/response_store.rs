@@ -1,0 +1,141 @@
+//! [`ResponseStore`]: answers of `/v1/responses` that later requests may go on from.
+//!
+//! In memory and bounded, by number and by bytes; the oldest go first. A client that wants more patience
+//! sends its history itself.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::Value;
+
+/// The answers that are kept.
+#[derive(Debug)]
+pub struct ResponseStore {
+    max_entries: usize,
+    max_bytes: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    by_id: HashMap<String, Arc<StoredResponse>>,
+    oldest_first: VecDeque<String>,
+    bytes: usize,
+}
+
+/// An answer and what led to it.
+#[derive(Debug)]
+pub struct StoredResponse {
+    /// The answer, as its client got it.
+    pub object: Value,
+    /// The conversation as chat messages, this answer included, instructions excluded: those are said anew
+    /// with every request.
+    pub messages: Vec<Value>,
+}
+
+impl ResponseStore {
+    /// An empty store of at most `max_entries` answers and `max_bytes` of JSON.
+    pub fn new(max_entries: usize, max_bytes: usize) -> Self {
+        Self { max_entries, max_bytes, kept: Mutex::default() }
+    }
+
+    /// Keep an answer. One that is larger than the whole store is not kept.
+    pub fn insert(&self, id: String, response: StoredResponse) {
+        let bytes = response.bytes();
+        if self.max_entries == 0 || bytes > self.max_bytes {
+            tracing::debug!("{id} is not stored: it has {bytes} bytes (--response-store-bytes {})", self.max_bytes);
+            return;
+        }
+        let mut kept = self.lock();
+        kept.remove(&id);
+        while kept.by_id.len() >= self.max_entries || kept.bytes + bytes > self.max_bytes {
+            let oldest = kept.oldest_first.front().cloned().expect("what is over a limit is not empty");
+            kept.remove(&oldest);
+        }
+        kept.bytes += bytes;
+        kept.oldest_first.push_back(id.clone());
+        kept.by_id.insert(id, Arc::new(response));
+    }
+
+    /// The answer of this id.
+    pub fn get(&self, id: &str) -> Option<Arc<StoredResponse>> {
+        self.lock().by_id.get(id).cloned()
+    }
+
+    /// Forget it. Says whether it was there.
+    pub fn remove(&self, id: &str) -> bool {
+        self.lock().remove(id)
+    }
+
+    /// The part of this id of any answer's output.
+    pub fn item(&self, id: &str) -> Option<Value> {
+        let kept = self.lock();
+        let items = kept.by_id.values().filter_map(|response| response.object["output"].as_array()).flatten();
+        items.filter(|item| item["id"] == id).cloned().next()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn remove(&mut self, id: &str) -> bool {
+        let Some(response) = self.by_id.remove(id) else { return false };
+        self.bytes -= response.bytes();
+        self.oldest_first.retain(|other| other != id);
+        true
+    }
+}
+
+impl StoredResponse {
+    /// Its size as JSON.
+    fn bytes(&self) -> usize {
+        let json = |value: &Value| serde_json::to_vec(value).map_or(0, |json| json.len());
+        json(&self.object) + self.messages.iter().map(json).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn response(bytes: usize) -> StoredResponse {
+        // Two quotes belong to it.
+        StoredResponse { object: "x".repeat(bytes - 2).into(), messages: Vec::new() }
+    }
+
+    #[test]
+    fn the_oldest_make_room_by_number_and_by_bytes() {
+        let store = ResponseStore::new(3, 100);
+        for id in ["a", "b", "c", "d"] {
+            store.insert(id.into(), response(10));
+        }
+        let ids = |store: &ResponseStore| {
+            ["a", "b", "c", "d", "e", "f"].into_iter().filter(|id| store.get(id).is_some()).collect::<String>()
+        };
+        assert_eq!(ids(&store), "bcd");
+        store.insert("e".into(), response(85));
+        assert_eq!(ids(&store), "de");
+        store.insert("f".into(), response(101));
+        assert_eq!(ids(&store), "de", "what never fits pushes nothing out");
+        assert!(store.remove("e") && !store.remove("e"));
+        assert_eq!(store.lock().bytes, 10);
+        store.insert("d".into(), response(20));
+        assert_eq!((ids(&store).as_str(), store.lock().bytes), ("d", 20), "an id is kept once");
+        ResponseStore::new(0, 100).insert("a".into(), response(10));
+    }
+
+    #[test]
+    fn parts_of_answers_are_found_by_their_ids() {
+        let store = ResponseStore::new(3, 1000);
+        let item = json!({"id": "msg_1", "type": "message"});
+        store.insert("a".into(), StoredResponse { object: json!({"output": [item]}), messages: Vec::new() });
+        assert_eq!(store.item("msg_1"), Some(item));
+        assert_eq!(store.item("msg_2"), None);
+    }
+}
