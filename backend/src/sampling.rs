@@ -3,7 +3,10 @@
 //! The order of operations is SGLang's (`sampling_batch_info.py`, `sampler.py`, 0.5.23); see
 //! [`sample_row`], the scalar twin of [`Backend::sample`](crate::Backend::sample), for the arithmetic.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 /// How to choose a token from a row of logits. Validated by whoever builds it; see each field's range.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,13 +57,36 @@ pub type TokenCounts = HashMap<u32, u32>;
 
 /// Tokens that may be sampled, one bit each: token `t` is bit `t % 32` of word `t / 32`.
 /// Tokens beyond the last word are forbidden.
+///
+/// May be filled after the step has begun: a grammar's mask is computed beside the network, and is wanted
+/// only when the logits are there. Whoever reads it first waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenMask(pub Vec<u32>);
+pub struct TokenMask(OnceLock<Vec<u32>>);
 
 impl TokenMask {
+    /// A mask of these words.
+    pub fn new(words: Vec<u32>) -> Self {
+        Self(OnceLock::from(words))
+    }
+
+    /// A mask that somebody promises to [`fill`](Self::fill), whatever happens.
+    pub fn pending() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// Keep the promise. A mask that is filled stays as it is.
+    pub fn fill(&self, words: Vec<u32>) {
+        let _ = self.0.set(words);
+    }
+
+    /// The words; waits for them.
+    pub fn words(&self) -> &[u32] {
+        self.0.wait()
+    }
+
     /// Whether token `t` may be sampled.
     pub fn allows(&self, t: u32) -> bool {
-        self.0.get(t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1)
+        self.words().get(t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1)
     }
 }
 
@@ -189,9 +215,12 @@ fn adjust(
         }
     }
     if let Some(mask) = mask {
-        for (token, x) in logits.iter_mut().enumerate() {
-            if !mask.allows(token as u32) {
-                *x = f32::NEG_INFINITY;
+        let words = mask.words().iter().copied().chain(std::iter::repeat(0));
+        for (logits, word) in logits.chunks_mut(32).zip(words) {
+            for (bit, x) in logits.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *x = f32::NEG_INFINITY;
+                }
             }
         }
     }
@@ -426,7 +455,7 @@ mod tests {
             *banned = Arc::new([0]);
         });
         let RowTask::Sample { mask, .. } = &mut task.task else { unreachable!("rows sample here") };
-        *mask = Some(Arc::new(TokenMask(vec![0b1101])));
+        *mask = Some(Arc::new(TokenMask::new(vec![0b1101])));
         assert_eq!(sampled(&[9.0, 9.0, 1.0, 0.8], &task).token, 3);
     }
 

@@ -47,7 +47,8 @@ pub struct LogprobRequest {
 /// Constrained output: an automaton over tokens. Implemented outside the engine, which knows no text.
 /// An error, or a panic, of a grammar ends its own request and no other.
 pub trait Grammar: Send {
-    /// The tokens that may come next.
+    /// The tokens that may come next. Asked before the step that samples one of them; the mask may be
+    /// filled while the network runs. A mask that allows nothing fails the request.
     fn mask(&mut self) -> Result<Arc<TokenMask>, GrammarError>;
     /// `token` was chosen. Returns whether the grammar has reached its end.
     fn accept(&mut self, token: u32) -> Result<bool, GrammarError>;

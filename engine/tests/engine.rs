@@ -262,7 +262,7 @@ impl Grammar for Fragile {
     fn mask(&mut self) -> Result<Arc<TokenMask>, GrammarError> {
         assert!(self.0 > 0, "a grammar's panic, as the test wants it");
         self.0 -= 1;
-        Ok(Arc::new(TokenMask(vec![u32::MAX; 4])))
+        Ok(Arc::new(TokenMask::new(vec![u32::MAX; 4])))
     }
 
     fn accept(&mut self, _: u32) -> Result<bool, GrammarError> {

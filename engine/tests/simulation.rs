@@ -80,7 +80,7 @@ struct Counting {
 
 impl Counting {
     fn mask_now(&self) -> TokenMask {
-        TokenMask(vec![if self.seen.is_multiple_of(2) { 0x5555_5555 } else { 0xaaaa_aaaa }; 2])
+        TokenMask::new(vec![if self.seen.is_multiple_of(2) { 0x5555_5555 } else { 0xaaaa_aaaa }; 2])
     }
 }
 
