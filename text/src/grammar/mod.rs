@@ -1,0 +1,25 @@
+//! Constrained output: which tokens may come next, so that the whole obeys a schema, a regular
+//! expression, a grammar, or the markup of tool calls.
+//!
+//! The automaton is `llguidance`'s: an Earley parser over lexemes that are found by derivatives of regular
+//! expressions, walked along the tree of the vocabulary. Ours is what goes into it: JSON schemas are passed
+//! on, everything else is written as a grammar in its Lark dialect (`lark.rs`) and bounded before that.
+//!
+//! What holds of every grammar here:
+//! - Control tokens never appear in constrained text. The one exception ends it: an end-of-sequence token
+//!   where the grammar may end. Added tokens that are text (`<tool_call>`) may stand for that text.
+//! - A mask has a bit for each row of logits, whether or not the vocabulary has a token there.
+//! - No source, however hostile, takes long to compile: sizes are bounded before, fuel during.
+
+mod bounds;
+mod ebnf;
+mod factory;
+mod lark;
+mod matcher;
+mod spec;
+mod structural_tag;
+mod tool_calls;
+
+pub use factory::GrammarFactory;
+pub use matcher::Grammar;
+pub use spec::{CallChoice, GrammarError, GrammarSpec};

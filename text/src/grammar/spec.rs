@@ -1,0 +1,69 @@
+//! [`GrammarSpec`]: what an output must obey, as a request says it.
+
+use serde_json::Value;
+
+/// A constraint, before it is compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GrammarSpec {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that is valid under this schema. Blanks between its tokens are free.
+    JsonSchema(Value),
+    /// The whole output matches this expression (the `regex` crate's syntax, without look-around).
+    Regex(String),
+    /// The output is a sentence of this grammar, in the dialect of GBNF and XGrammar.
+    Ebnf(String),
+    /// Free text with constrained tags in it, in either of SGLang's forms.
+    StructuralTag(Value),
+    /// Calls of tools in the model's own markup.
+    ToolCalls {
+        /// The request's tools, as in `ToolSchemas::new`.
+        tools: Vec<Value>,
+        /// Which calls, and whether there must be one.
+        choice: CallChoice,
+        /// More than one call is allowed.
+        parallel: bool,
+    },
+}
+
+/// Which calls an output makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallChoice {
+    /// At least one, of any tool, with text before and between them.
+    Required,
+    /// One call of this tool and nothing else.
+    Named(String),
+    /// None or some; those of tools marked `strict` follow their schemas.
+    AutoStrict,
+}
+
+impl GrammarSpec {
+    /// What SGLang calls this kind in its messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::JsonObject | Self::JsonSchema(_) => "json",
+            Self::Regex(_) => "regex",
+            Self::Ebnf(_) => "ebnf",
+            Self::StructuralTag(_) | Self::ToolCalls { .. } => "structural_tag",
+        }
+    }
+}
+
+/// Why a constraint cannot be used, or an output cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrammarError {
+    /// The source does not compile. The words are SGLang's.
+    #[error("Failed to compile {kind} grammar: {cause}")]
+    Compile {
+        /// Which kind of source.
+        kind: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The automaton cannot go on, its limits above all.
+    #[error("{0}")]
+    Step(String),
+    /// The vocabulary is not one that can be constrained.
+    #[error("the tokenizer cannot be constrained: {0}")]
+    Tokenizer(String),
+}

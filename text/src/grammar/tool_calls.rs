@@ -1,0 +1,356 @@
+//! Calls of tools in the model's own markup, as a grammar.
+//!
+//! ```text
+//! text <tool_call>⏎<function=NAME>⏎<parameter=K>⏎value⏎</parameter>⏎ … </function>⏎</tool_call> text …
+//! ```
+//!
+//! What the grammar lets through, the ordinary parser (`quern_text::tool`) reads as it was meant: names are
+//! declared, required parameters are there, values have their types. So wherever the parser would take an
+//! end tag, a head or a line for markup, the grammar allows it only as such:
+//!
+//! - A call begins with `<function=`, with or without `<tool_call>` before it, since models forget that;
+//!   neither of them appears in the text between calls.
+//! - Parameters come in the order of the schema.
+//! - A text value ends at the first `⏎</parameter>⏎` that a `<parameter=` or `</function>` follows, and holds
+//!   nothing else that ends a value or opens a call in it.
+//! - Other values are JSON, or the names of an `enum` as they stand.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    lark::{Lark, json as json_of, literal, one_of, regex},
+    spec::CallChoice,
+};
+
+/// Most parameters of one tool: each is a step of a recursion in llguidance's compiler.
+const MAX_PARAMETERS: usize = 128;
+
+/// Most tools.
+const MAX_TOOLS: usize = 512;
+
+/// Nesting of references and alternatives in one schema.
+const MAX_DEPTH: usize = 32;
+
+/// Schemas looked at for one tool. Real tools have tens; references that double end here.
+const MAX_VISITS: usize = 4096;
+
+/// What text between calls cannot hold: the beginning of a call, and thoughts.
+const BEGINS_CALL: &str = r"(?s:.*(<tool_call>|<function=|</?think>).*)";
+
+/// What a text value cannot hold, because the parser takes it for markup.
+const MARKUP: &str = concat!(
+    r"(?s:.*</parameter[^<>\s]*>?\s*(<parameter=|</function>|</tool_call>).*",
+    r"|(.*\n)?(<parameter=|</function>|</tool_call>).*",
+    r"|.*<function=.*)",
+);
+
+const ANY_TEXT: &str = "(?s:.*)";
+
+/// The grammar of an answer that calls `tools`.
+pub(super) fn to_lark(tools: &[Value], choice: &CallChoice, parallel: bool) -> Result<String, String> {
+    let mut calls = Calls::new();
+    let tools = declared(tools)?;
+    if let CallChoice::Named(name) = choice {
+        let tool = tools.iter().find(|tool| tool.name == name).ok_or_else(|| format!("no tool is named {name}"))?;
+        let call = calls.call(tool, true)?;
+        let head = literal("<tool_call>\n<function=");
+        return Ok(calls.lark.finish(&format!("{head} {call}")));
+    }
+    let strict_only = *choice == CallChoice::AutoStrict;
+    let bodies = tools.iter().map(|tool| calls.call(tool, tool.strict || !strict_only));
+    let call = calls_rule(bodies.collect::<Result<Vec<_>, _>>()?, &mut calls.lark);
+    let text = format!("{} & ~{}", regex(ANY_TEXT), regex(BEGINS_CALL));
+    let text = calls.lark.terminal(&text);
+    let head = calls.lark.until(&text, &regex("(<tool_call>\n)?<function="));
+    let start = match (choice, parallel) {
+        (CallChoice::Required, false) => format!("{head} {call}"),
+        (CallChoice::Required, true) => format!("({head} {call})+ {text}?"),
+        (_, false) => format!("{head} {call} | {text}?"),
+        (_, true) => format!("({head} {call})* {text}?"),
+    };
+    Ok(calls.lark.finish(&start))
+}
+
+/// The grammar of one call's parameters under `schema`, up to and including `</function>`'s place: for
+/// structural tags that say `qwen_xml_parameter`. `end` follows the last parameter.
+pub(super) fn parameters(lark: &mut Lark, schema: &Value, end: &str) -> Result<String, String> {
+    let mut calls = Calls { lark: std::mem::take(lark) };
+    let parameters = Parameters::of(schema);
+    let rule = calls.parameters(&parameters, end);
+    *lark = calls.lark;
+    rule
+}
+
+fn calls_rule(bodies: Vec<String>, lark: &mut Lark) -> String {
+    lark.rule(&one_of(&bodies))
+}
+
+/// A tool as its definition has it.
+struct Tool<'a> {
+    name: &'a str,
+    strict: bool,
+    parameters: Parameters,
+}
+
+fn declared(tools: &[Value]) -> Result<Vec<Tool<'_>>, String> {
+    let mut declared: Vec<Tool<'_>> = Vec::new();
+    for tool in tools {
+        let function = tool.get("function").filter(|f| f.is_object()).unwrap_or(tool);
+        let Some(name) = function.get("name").and_then(Value::as_str) else { continue };
+        check_name("tool", name)?;
+        if declared.iter().any(|tool| tool.name == name) {
+            continue;
+        }
+        let strict = function.get("strict") == Some(&Value::Bool(true));
+        let parameters = Parameters::of(function.get("parameters").unwrap_or(&Value::Null));
+        declared.push(Tool { name, strict, parameters });
+    }
+    match declared.len() {
+        0 => Err("no tools are declared".into()),
+        tools if tools > MAX_TOOLS => Err(format!("{tools} tools; at most {MAX_TOOLS} can be constrained")),
+        _ => Ok(declared),
+    }
+}
+
+/// A name must survive in a tag.
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    const MAX_BYTES: usize = 256;
+    if name.is_empty() || name.len() > MAX_BYTES || name.contains(['<', '>', '\n', '\r']) {
+        let shown: String = name.chars().take(40).collect();
+        return Err(format!("the {what} name {shown:?} cannot be written in a tag"));
+    }
+    Ok(())
+}
+
+/// What a tool takes.
+struct Parameters {
+    /// The whole schema, which references point into.
+    root: Value,
+    /// Name and schema, in order.
+    known: Vec<(String, Value)>,
+    required: Vec<String>,
+    /// Others may be given too, and none are known.
+    open: bool,
+}
+
+impl Parameters {
+    fn of(root: &Value) -> Self {
+        let mut this = Self { root: root.clone(), known: Vec::new(), required: Vec::new(), open: false };
+        this.collect(root, 0, true, &mut 0);
+        this.required.retain(|name| this.known.iter().any(|(known, _)| known == name));
+        this.open = this.known.is_empty()
+            && root.is_object()
+            && root.get("additionalProperties").is_some_and(|more| more != false);
+        this
+    }
+
+    /// Add the properties of `schema` and of what it refers to; of one name the first counts. Alternatives
+    /// add theirs as optional ones.
+    fn collect(&mut self, schema: &Value, depth: usize, certain: bool, visits: &mut usize) {
+        *visits += 1;
+        if depth > MAX_DEPTH || *visits > MAX_VISITS || self.known.len() > MAX_PARAMETERS {
+            return;
+        }
+        for (name, schema) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            if !self.known.iter().any(|(known, _)| known == name) {
+                self.known.push((name.clone(), schema.clone()));
+            }
+        }
+        if certain {
+            let names = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+            self.required.extend(names.filter_map(Value::as_str).map(String::from));
+        }
+        if let Some(target) = resolve(&self.root, schema).cloned() {
+            self.collect(&target, depth + 1, certain, visits);
+        }
+        for key in ["allOf", "anyOf", "oneOf"] {
+            for branch in schema.get(key).and_then(Value::as_array).into_iter().flatten() {
+                self.collect(branch, depth + 1, certain && key == "allOf", visits);
+            }
+        }
+    }
+}
+
+/// The schema that `schema` refers to.
+fn resolve<'a>(root: &'a Value, schema: &Value) -> Option<&'a Value> {
+    root.pointer(schema.get("$ref")?.as_str()?.strip_prefix('#')?)
+}
+
+struct Calls {
+    lark: Lark,
+}
+
+impl Calls {
+    fn new() -> Self {
+        Self { lark: Lark::default() }
+    }
+
+    /// What follows `<function=` in a call of `tool`.
+    fn call(&mut self, tool: &Tool<'_>, strict: bool) -> Result<String, String> {
+        let head = literal(&format!("{}>\n", tool.name));
+        if !strict {
+            let text = self.lark.terminal(&regex(ANY_TEXT));
+            let rest = self.lark.until(&text, &literal("</function>\n</tool_call>"));
+            return Ok(self.lark.rule(&format!("{head} {rest}")));
+        }
+        let about = |cause| format!("tool {}: {cause}", tool.name);
+        let parameters = self.parameters(&tool.parameters, "</function>").map_err(about)?;
+        Ok(self.lark.rule(&format!("{head} {parameters} {}", literal("\n</tool_call>"))))
+    }
+
+    /// All parameters of a call and the `end` after the last.
+    fn parameters(&mut self, parameters: &Parameters, end: &str) -> Result<String, String> {
+        if parameters.known.len() > MAX_PARAMETERS {
+            return Err(format!("it has more than {MAX_PARAMETERS} parameters"));
+        }
+        if parameters.open {
+            return Ok(self.any_parameters(end));
+        }
+        // Backwards, since each leads to the next. `enter`: what may follow `<parameter=` from here on;
+        // `may_end`: no required one is left.
+        let mut enter: Option<String> = None;
+        let mut may_end = true;
+        for (name, schema) in parameters.known.iter().rev() {
+            check_name("parameter", name)?;
+            let value = self.value(&parameters.root, schema, enter.as_deref(), may_end, end);
+            let this = self.lark.rule(&format!("{} {value}", literal(&format!("{name}>\n"))));
+            let required = parameters.required.contains(name);
+            enter = Some(match enter {
+                Some(later) if !required => self.lark.rule(&format!("{this} | {later}")),
+                _ => this,
+            });
+            may_end &= !required;
+        }
+        let mut options = Vec::new();
+        options.extend(enter.map(|enter| format!("{} {enter}", literal("<parameter="))));
+        options.extend(may_end.then(|| literal(end)));
+        Ok(self.lark.rule(&one_of(&options)))
+    }
+
+    /// Parameters of which the schema says nothing.
+    fn any_parameters(&mut self, end: &str) -> String {
+        let body = self.text_body();
+        let again = self.lark.forward();
+        let name = regex("[A-Za-z_][A-Za-z0-9_.-]{0,63}>\n");
+        let more = self.lark.until(&body, &literal("\n</parameter>\n<parameter="));
+        let last = self.lark.until(&body, &literal(&format!("\n</parameter>\n{end}")));
+        self.lark.define_forward(&again, &format!("{name} ({more} {again} | {last})"));
+        self.lark.rule(&format!("{} {again} | {}", literal("<parameter="), literal(end)))
+    }
+
+    /// A value and what follows it: `enter` after another `<parameter=`, or the end of the call.
+    fn value(&mut self, root: &Value, schema: &Value, enter: Option<&str>, may_end: bool, end: &str) -> String {
+        let close = "\n</parameter>\n";
+        let mut options = Vec::new();
+        match kind(root, schema, 0, &mut 0) {
+            Kind::Text => {
+                let body = self.text_body();
+                if let Some(enter) = enter {
+                    let more = self.lark.until(&body, &literal(&format!("{close}<parameter=")));
+                    options.push(format!("{more} {enter}"));
+                }
+                if may_end {
+                    options.push(self.lark.until(&body, &literal(&format!("{close}{end}"))));
+                }
+                one_of(&options)
+            }
+            Kind::Written { texts, json } => {
+                let mut values = Vec::new();
+                if !texts.is_empty() {
+                    // With the tag in one terminal, so that a text may begin like another.
+                    let texts: Vec<String> = texts.iter().map(|text| literal(text)).collect();
+                    values.push(self.lark.terminal(&format!("{} {}", one_of(&texts), literal(close))));
+                }
+                if !json.is_empty() {
+                    let schema = if json.len() == 1 { json[0].clone() } else { json!({"anyOf": json}) };
+                    values.push(self.lark.rule(&format!(
+                        "{} {}",
+                        json_of(&with_definitions(root, schema)),
+                        literal(close)
+                    )));
+                }
+                options.extend(enter.map(|enter| format!("{} {enter}", literal("<parameter="))));
+                options.extend(may_end.then(|| literal(end)));
+                format!("{} {}", one_of(&values), one_of(&options))
+            }
+        }
+    }
+
+    fn text_body(&mut self) -> String {
+        self.lark.terminal(&format!("{} & ~{}", regex(ANY_TEXT), regex(MARKUP)))
+    }
+}
+
+/// How a value is written.
+enum Kind {
+    /// As it is.
+    Text,
+    /// As one of these texts, or as JSON under one of these schemas.
+    Written { texts: Vec<String>, json: Vec<Value> },
+}
+
+/// How values of `schema` are written. Whatever may be any text is text: so the parser takes it, too.
+fn kind(root: &Value, schema: &Value, depth: usize, visits: &mut usize) -> Kind {
+    *visits += 1;
+    let within = depth <= MAX_DEPTH && *visits <= MAX_VISITS;
+    let Some(fields) = schema.as_object().filter(|_| within) else { return Kind::Text };
+    if let Some(values) = fields.get("enum").and_then(Value::as_array).filter(|values| !values.is_empty()) {
+        return enumerated(values);
+    }
+    if let Some(value) = fields.get("const") {
+        return enumerated(std::slice::from_ref(value));
+    }
+    if let Some(target) = resolve(root, schema) {
+        return kind(root, target, depth + 1, visits);
+    }
+    for key in ["anyOf", "oneOf"] {
+        if let Some(branches) = fields.get(key).and_then(Value::as_array).filter(|branches| !branches.is_empty()) {
+            let (mut all_texts, mut all_json) = (Vec::new(), Vec::new());
+            for branch in branches {
+                match kind(root, branch, depth + 1, visits) {
+                    Kind::Text => return Kind::Text,
+                    Kind::Written { texts, json } => {
+                        all_texts.extend(texts);
+                        all_json.extend(json);
+                    }
+                }
+            }
+            return Kind::Written { texts: all_texts, json: all_json };
+        }
+    }
+    let is_json =
+        |name: &Value| matches!(name.as_str(), Some("integer" | "number" | "boolean" | "object" | "array" | "null"));
+    let json = match fields.get("type") {
+        Some(Value::Array(names)) => !names.is_empty() && names.iter().all(is_json),
+        Some(name) => is_json(name),
+        None => {
+            let branches = fields.get("allOf").and_then(Value::as_array).into_iter().flatten();
+            let special = branches
+                .map(|branch| kind(root, branch, depth + 1, visits))
+                .find(|k| matches!(k, Kind::Written { .. }));
+            match special {
+                Some(Kind::Written { texts, .. }) if !texts.is_empty() => {
+                    return Kind::Written { texts, json: Vec::new() };
+                }
+                Some(_) => true,
+                None => ["properties", "items", "prefixItems"].iter().any(|key| fields.contains_key(*key)),
+            }
+        }
+    };
+    if json { Kind::Written { texts: Vec::new(), json: vec![schema.clone()] } } else { Kind::Text }
+}
+
+fn enumerated(values: &[Value]) -> Kind {
+    let texts = values.iter().filter_map(Value::as_str).map(String::from).collect();
+    let json: Vec<Value> = values.iter().filter(|value| !value.is_string()).cloned().collect();
+    Kind::Written { texts, json: if json.is_empty() { Vec::new() } else { vec![json!({"enum": json})] } }
+}
+
+/// `schema` with what its references point at.
+fn with_definitions(root: &Value, schema: Value) -> Value {
+    let Value::Object(mut fields) = schema else { return schema };
+    let kept = ["$defs", "definitions"].into_iter().filter_map(|key| Some((key.to_string(), root.get(key)?.clone())));
+    let kept: Map<String, Value> = kept.filter(|(key, _)| !fields.contains_key(key)).collect();
+    fields.extend(kept);
+    Value::Object(fields)
+}
