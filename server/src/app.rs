@@ -16,8 +16,9 @@ use tower_http::cors::CorsLayer;
 
 use crate::{
     access_log, auth,
-    config::{Config, SamplingDefaults},
+    config::{Config, GrammarBackend, SamplingDefaults},
     generate::LiveIds,
+    grammars::Grammars,
     limits::Limits,
     metrics::Metrics,
     response_store::ResponseStore,
@@ -44,6 +45,8 @@ pub struct AppState {
     pub limits: Limits,
     /// Sampling of a conversation that leaves it open.
     pub chat_defaults: Defaults,
+    /// What outputs may be constrained to.
+    pub grammars: Arc<Grammars>,
     /// What `/metrics` shows.
     pub metrics: Metrics,
     /// Ids of the requests that are alive.
@@ -68,10 +71,18 @@ impl AppState {
             SamplingDefaults::Model => Defaults::of_model(checkpoint.generation()),
             SamplingDefaults::Openai => Defaults::default(),
         };
+        let tokenizer = Arc::new(tokenizer);
+        let grammars = match config.grammar_backend {
+            Some(GrammarBackend::Llguidance) => {
+                Grammars::start(Arc::clone(&tokenizer), checkpoint.config().vocab_size, eos_token_ids.clone())
+            }
+            None => Grammars::none(),
+        };
         Self {
             limits: Limits::new(&config),
             metrics: Metrics::new(&config),
-            tokenizer: Arc::new(tokenizer),
+            grammars: Arc::new(grammars),
+            tokenizer,
             template,
             checkpoint,
             eos_token_ids,

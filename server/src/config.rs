@@ -55,6 +55,8 @@ pub struct Config {
     pub default_chat_template_kwargs: Map<String, Value>,
     /// How tool calls are found in the output; `None`: they stay text.
     pub tool_call_parser: Option<ToolCallParser>,
+    /// What constrains outputs; `None`: requests that ask for it are refused.
+    pub grammar_backend: Option<GrammarBackend>,
     /// Cut prompts that are too long, instead of refusing them.
     pub allow_auto_truncate: bool,
     /// Send a stream's text every so many tokens; the first token is always sent.
@@ -178,6 +180,7 @@ impl Default for Config {
             hf_chat_template_name: None,
             default_chat_template_kwargs: Map::new(),
             tool_call_parser: None,
+            grammar_backend: Some(GrammarBackend::Llguidance),
             allow_auto_truncate: false,
             stream_interval: 1,
             incremental_streaming_output: false,
@@ -282,6 +285,14 @@ pub enum SamplingDefaults {
     Model,
     /// OpenAI's fixed values.
     Openai,
+}
+
+/// What constrains outputs to schemas and grammars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GrammarBackend {
+    /// The llguidance library.
+    Llguidance,
 }
 
 /// How tool calls are found in the output, by one of SGLang's names.

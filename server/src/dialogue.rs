@@ -117,7 +117,7 @@ impl Dialogue {
         Ok(Self {
             parsers: parsers.collect(),
             num_calls: vec![0; sampling.n],
-            generations: Generations::submit(state, jobs.collect(), streams)?,
+            generations: Generations::submit(state, jobs.collect(), streams).await?,
         })
     }
 

@@ -12,13 +12,13 @@ use std::{
 
 use axum::http::StatusCode;
 use quern_engine::{
-    FailCause, FinishReason, GenerateRequest, LogprobRequest, PromptReport, RequestHandle, SubmitError, TokenEvent,
-    TokenLogprobs,
+    FailCause, FinishReason, GenerateRequest, Grammar, LogprobRequest, PromptReport, RequestHandle, SubmitError,
+    TokenEvent, TokenLogprobs,
 };
 use quern_text::{Detokenizer, StopMatcher};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use crate::{app::AppState, protocol::ApiError, sampling::Sampling};
+use crate::{app::AppState, grammars::Compiled, protocol::ApiError, sampling::Sampling};
 
 /// One output to generate.
 #[derive(Clone, Debug)]
@@ -118,17 +118,19 @@ pub enum Matched {
 }
 
 impl Generations {
-    /// Submit `jobs`, all or none.
-    pub fn submit(state: &Arc<AppState>, jobs: Vec<Job>, streams: bool) -> Result<Self, ApiError> {
+    /// Compile the grammars of `jobs` and submit them, all or none.
+    pub async fn submit(state: &Arc<AppState>, jobs: Vec<Job>, streams: bool) -> Result<Self, ApiError> {
+        let grammars = grammars(state, &jobs).await?;
         let (events, inbox) = mpsc::unbounded_channel();
         let ids = ClaimedIds::claim(&state.ids, jobs.iter().map(|job| job.id.clone()))?;
         let num_running = jobs.len();
         let mut outputs = Vec::with_capacity(num_running);
-        for (index, job) in jobs.into_iter().enumerate() {
+        for (index, (job, grammar)) in jobs.into_iter().zip(grammars).enumerate() {
             let events = events.clone();
             // Nobody listens any more once the client has gone.
             let sink = Box::new(move |event| drop(events.send((index, event))));
             let (mut output, request) = Output::of(state, job)?;
+            let request = GenerateRequest { grammar, ..request };
             output.handle = Some(state.engine.submit(request, sink).map_err(submit_error)?);
             outputs.push(output);
         }
@@ -307,6 +309,28 @@ impl Piece {
         self.logprobs.extend(next.logprobs);
         self.finish = next.finish;
     }
+}
+
+/// A grammar for each job that wants one; jobs of one prompt share the compiled form.
+async fn grammars(state: &AppState, jobs: &[Job]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
+    let mut last: Option<(&Arc<Sampling>, Compiled)> = None;
+    let mut grammars = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let Some(spec) = &job.sampling.constraint else {
+            grammars.push(None);
+            continue;
+        };
+        let compiled = match last.take() {
+            Some((sampling, compiled)) if Arc::ptr_eq(sampling, &job.sampling) => compiled,
+            _ => {
+                let _waits = state.metrics.waits_for_grammar();
+                state.grammars.compile(spec).await?
+            }
+        };
+        grammars.push(Some(compiled.begin()));
+        last = Some((&job.sampling, compiled));
+    }
+    Ok(grammars)
 }
 
 /// The ids of the requests that are alive.

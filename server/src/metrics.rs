@@ -73,6 +73,7 @@ pub struct Metrics {
     generation_tokens_histogram: Histogram,
     http_answers: Family<Answer, Counter>,
     http_active: Gauge,
+    grammar_queue: Gauge,
     engine: EngineFigures,
 }
 
@@ -113,6 +114,7 @@ impl Metrics {
             generation_tokens_histogram: tokens(),
             http_answers: Family::default(),
             http_active: Gauge::default(),
+            grammar_queue: Gauge::default(),
             engine: EngineFigures::register(&mut registry),
             registry: Registry::default(),
         };
@@ -136,6 +138,7 @@ impl Metrics {
         );
         add("generation_tokens_histogram", "Tokens of outputs", Box::new(this.generation_tokens_histogram.clone()));
         add("http_responses", "Answered HTTP requests", Box::new(this.http_answers.clone()));
+        add("num_grammar_queue_reqs", "Requests that wait for a grammar", Box::new(this.grammar_queue.clone()));
         add("http_requests_active", "HTTP requests in progress", Box::new(this.http_active.clone()));
         Self { registry, ..this }
     }
@@ -186,12 +189,26 @@ impl Metrics {
         self.http_answers.get_or_create(&answer).inc();
     }
 
+    /// A request waits for its grammar until what is returned is dropped.
+    pub fn waits_for_grammar(&self) -> impl Drop + use<> {
+        self.grammar_queue.inc();
+        Waiting(self.grammar_queue.clone())
+    }
+
     /// The text that Prometheus reads.
     pub fn text(&self, engine: &EngineHandle) -> String {
         self.engine.read(engine);
         let mut out = String::new();
         encode(&mut out, &self.registry).expect("writing to a string succeeds");
         out
+    }
+}
+
+struct Waiting(Gauge);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -205,7 +222,6 @@ impl EngineFigures {
         };
         gauge("num_running_reqs", "Requests that run", |e| e.metrics().snapshot().scheduler.running as f64);
         gauge("num_queue_reqs", "Requests that wait", |e| e.num_queued() as f64);
-        gauge("num_grammar_queue_reqs", "Requests that wait for a grammar", |_| 0.0);
         gauge("num_used_tokens", "Tokens of the pool that cannot be had now", |e| used_tokens(e) as f64);
         gauge("kv_used_tokens", "The same", |e| used_tokens(e) as f64);
         gauge("kv_available_tokens", "Free tokens of the pool", |e| {

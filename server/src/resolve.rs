@@ -13,7 +13,8 @@ use quern_model::ModelConfig;
 use crate::{
     cli::{RefusedFlag, ServeArgs},
     config::{
-        ComputeDtype, Config, KvDtype, LoadFormat, LogLevel, SamplingDefaults, SchedulePolicy, Secret, ToolCallParser,
+        ComputeDtype, Config, GrammarBackend, KvDtype, LoadFormat, LogLevel, SamplingDefaults, SchedulePolicy, Secret,
+        ToolCallParser,
     },
     machine::Machine,
     memory::{PoolDemand, PoolError},
@@ -107,6 +108,10 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         notes.push(format!("--tool-call-parser {name}: the chat template writes calls that way."));
     }
 
+    if ["xgrammar", "outlines"].contains(&args.grammar_backend.as_str()) {
+        notes.push(format!("--grammar-backend {}: llguidance is built and does its work.", args.grammar_backend));
+    }
+
     let config = Config {
         model_path,
         model_dir: facts.model_dir.clone(),
@@ -131,6 +136,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         hf_chat_template_name: args.hf_chat_template_name.clone(),
         default_chat_template_kwargs: args.default_chat_template_kwargs.clone(),
         tool_call_parser,
+        grammar_backend: (args.grammar_backend != "none").then_some(GrammarBackend::Llguidance),
         allow_auto_truncate: args.allow_auto_truncate,
         stream_interval: args.stream_interval,
         incremental_streaming_output: args.incremental_streaming_output,

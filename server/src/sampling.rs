@@ -5,9 +5,12 @@
 
 use quern_backend::SamplingParams;
 use quern_model::GenerationConfig;
-use quern_text::{StopError, StopMatcher};
+use quern_text::{GrammarSpec, StopError, StopMatcher};
 
-use crate::protocol::{ApiError, sampling::SamplingFields, scalar::Int};
+use crate::{
+    constraint,
+    protocol::{ApiError, sampling::SamplingFields, scalar::Int},
+};
 
 /// Most outputs of one prompt: each is a sequence of its own.
 pub const MAX_CHOICES: usize = 128;
@@ -48,6 +51,8 @@ pub struct Sampling {
     pub n: usize,
     /// Send a stream's text every so many tokens, if the request says so.
     pub stream_interval: Option<usize>,
+    /// What the output must obey.
+    pub constraint: Option<GrammarSpec>,
 }
 
 /// Values for what a request leaves open.
@@ -90,7 +95,6 @@ fn decimal(x: f32) -> f64 {
 impl Sampling {
     /// Check `fields` against their limits. `vocab_size` bounds token ids.
     pub fn new(fields: &SamplingFields, defaults: Defaults, vocab_size: usize) -> Result<Self, ApiError> {
-        refuse_grammars(fields)?;
         let number = |name: &str, value: Option<f64>, default: f64, wanted: &str, fits: &dyn Fn(f64) -> bool| {
             let value = value.unwrap_or(default);
             if value.is_finite() && fits(value) { Ok(value) } else { Err(out_of_range(name, value, wanted)) }
@@ -169,6 +173,7 @@ impl Sampling {
             skip_special_tokens: fields.skip_special_tokens.unwrap_or(true),
             n: n as usize,
             stream_interval,
+            constraint: constraint::of_fields(fields)?,
         })
     }
 }
@@ -187,26 +192,6 @@ fn stop_error(cause: &StopError) -> ApiError {
         StopError::TooMany { .. } | StopError::PatternTooLong { .. } | StopError::Pattern { .. } => "stop_regex",
     };
     ApiError::invalid(format!("{field}: {cause}")).about(field)
-}
-
-/// Constrained output is not built; a request for it must not run unconstrained.
-fn refuse_grammars(fields: &SamplingFields) -> Result<(), ApiError> {
-    let text = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
-    let value = |value: &Option<serde_json::Value>| value.as_ref().is_some_and(|v| !v.is_null() && v != "");
-    let asked = [
-        ("json_schema", value(&fields.json_schema)),
-        ("regex", text(&fields.regex)),
-        ("ebnf", text(&fields.ebnf)),
-        ("structural_tag", value(&fields.structural_tag)),
-    ];
-    let mut asked = asked.into_iter().filter(|(_, on)| *on).map(|(name, _)| name);
-    match (asked.next(), asked.next()) {
-        (None, _) => Ok(()),
-        (Some(_), Some(_)) => {
-            Err(ApiError::invalid("Only one of json_schema, regex, ebnf, or structural_tag can be set."))
-        }
-        (Some(name), None) => Err(ApiError::unsupported(name, format!("{name}: constrained output is not built yet."))),
-    }
 }
 
 fn logit_bias(fields: &SamplingFields, vocab_size: usize) -> Result<Vec<(u32, f32)>, ApiError> {
@@ -328,9 +313,9 @@ mod tests {
     }
 
     #[test]
-    fn constraints_are_refused_and_never_dropped() {
-        assert!(sampling(json!({"regex": ""})).is_ok(), "an empty string is unset");
-        assert_eq!(sampling(json!({"regex": "a"})).unwrap_err().param.as_deref(), Some("regex"));
+    fn constraints_are_never_dropped() {
+        assert_eq!(sampling(json!({"regex": ""})).unwrap().constraint, None, "an empty string is unset");
+        assert_eq!(sampling(json!({"regex": "a"})).unwrap().constraint, Some(GrammarSpec::Regex("a".into())));
         assert!(sampling(json!({"regex": "a", "ebnf": "b"})).unwrap_err().message.contains("Only one of"));
     }
 }

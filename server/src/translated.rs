@@ -7,13 +7,11 @@ use serde_json::Value;
 
 use crate::{
     app::AppState,
+    constraint::ToolUse,
     dialogue::{Asked, Dialogue, DialogueRequest},
     prompt::Conversation,
     protocol::{ApiError, sampling::SamplingFields, scalar::Int},
-    routes::{
-        chat::{refuse_response_format, tools_for_prompt},
-        logprobs, namespace,
-    },
+    routes::{logprobs, namespace},
     sampling::Sampling,
 };
 
@@ -43,9 +41,10 @@ pub struct Translated {
 impl Translated {
     /// The sampling that is asked for, every value checked. One answer: these doors have no other number.
     pub fn sampling(&self, state: &AppState) -> Result<Sampling, ApiError> {
-        refuse_response_format(self.response_format.as_ref())?;
-        let fields = SamplingFields { n: None, ..self.sampling.clone() };
+        let response_format = self.response_format.clone();
+        let fields = SamplingFields { n: None, response_format, ..self.sampling.clone() };
         let mut sampling = Sampling::new(&fields, state.chat_defaults, state.vocab_size())?;
+        sampling.constraint = self.tool_use()?.constraint(sampling.constraint, state.config.tool_call_parser)?;
         // Agents ask for tens of thousands of tokens whatever the context, and mean "as many as fit".
         sampling.max_new_tokens = sampling.max_new_tokens.map(|most| most.min(state.config.context_length));
         Ok(sampling)
@@ -77,10 +76,14 @@ impl Translated {
         self.messages.len() < before
     }
 
+    fn tool_use(&self) -> Result<ToolUse, ApiError> {
+        ToolUse::new(&self.tools, self.tool_choice.as_ref(), self.parallel_tool_calls.unwrap_or(true))
+    }
+
     /// What the model is to read.
     pub fn conversation(self) -> Result<Conversation, ApiError> {
         Ok(Conversation {
-            tools: tools_for_prompt(&self.tools, self.tool_choice.as_ref())?,
+            tools: self.tool_use()?.tools,
             messages: self.messages,
             add_generation_prompt: true,
             continue_final_message: self.continue_final_message,

@@ -144,6 +144,12 @@ pub struct ServeArgs {
           value_parser = choices(&["auto", "qwen3_coder", "qwen", "hermes", "none"], TOOL_CALL_PARSERS))]
     pub tool_call_parser: Option<String>,
 
+    /// What constrains outputs to schemas and grammars; `none` refuses requests that ask for it. (SGLang's
+    /// other backends are accepted and mean llguidance.)
+    #[arg(long, value_name = "NAME", default_value = "llguidance", help_heading = "Requests",
+          value_parser = choices(&["llguidance", "none"], &["xgrammar", "outlines"]))]
+    pub grammar_backend: String,
+
     /// Where a chat request's missing sampling parameters come from: the model's generation_config.json, or
     /// OpenAI's fixed values
     #[arg(long, default_value = "model", value_parser = choices(&["model", "openai"], &[]), help_heading = "Requests")]

@@ -33,6 +33,7 @@ pub struct SamplingFields {
     pub structural_tag: Option<Value>,
 
     // OpenAI's endpoints.
+    pub response_format: Option<Value>,
     pub max_tokens: Option<Int>,
     pub max_completion_tokens: Option<Int>,
     pub min_tokens: Option<Int>,

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::{
     app::{AppState, unix_seconds},
+    constraint::ToolUse,
     dialogue::{Asked, Dialogue, DialogueRequest, End, Whole, call_id},
     generate::Matched,
     prompt::Conversation,
@@ -46,12 +47,14 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: ChatFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
-    refuse_response_format(fields.response_format.as_ref())?;
     let sampling_fields: SamplingFields = body.read()?;
-    let sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
+    let mut sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
     let logprobs = logprobs::chat_request(fields.logprobs.unwrap_or(false), fields.top_logprobs)?;
     let wants_logprobs = logprobs.is_some();
-    let tools = tools_for_prompt(fields.tools.as_deref().unwrap_or_default(), fields.tool_choice.as_ref())?;
+    let tools = fields.tools.as_deref().unwrap_or_default();
+    let tool_use = ToolUse::new(tools, fields.tool_choice.as_ref(), fields.parallel_tool_calls.unwrap_or(true))?;
+    sampling.constraint = tool_use.constraint(sampling.constraint, state.config.tool_call_parser)?;
+    let tools = tool_use.tools;
     let callable = tools.clone();
     let prompt = match fields.input_ids {
         Some(ids) => Asked::Ids(ids.into_iter().map(|Int(id)| id).collect()),
@@ -236,55 +239,4 @@ fn delta(said: ToolEvent) -> Option<Delta> {
 fn tool_call((index, call): (usize, quern_text::tool::ToolCall)) -> ToolCall {
     let function = Function { name: call.name, arguments: call.arguments };
     ToolCall { id: call_id(), index, kind: "function", function }
-}
-
-/// The tools that the model is told of, by `tool_choice`.
-pub fn tools_for_prompt(tools: &[Value], choice: Option<&Value>) -> Result<Vec<Value>, ApiError> {
-    let wrong = |message: String| ApiError::invalid(message).about("tool_choice");
-    let built = |words: &str| {
-        let message =
-            format!("tool_choice: {words} needs constrained output, which is not built yet; auto and none are.");
-        ApiError::unsupported("tool_choice", message)
-    };
-    match choice.filter(|choice| !choice.is_null()) {
-        None => Ok(tools.to_vec()),
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => Ok(tools.to_vec()),
-            "none" => Ok(Vec::new()),
-            "required" if tools.is_empty() => {
-                Err(wrong("Tools cannot be empty if tool choice is set to required.".into()))
-            }
-            "required" => Err(built("required")),
-            other => Err(wrong(format!("tool_choice must be none, auto, required or a function, got {other:?}."))),
-        },
-        Some(value) => {
-            let Some(name) = value.pointer("/function/name").and_then(Value::as_str) else {
-                return Err(wrong("tool_choice must be none, auto, required or {type, function: {name}}.".into()));
-            };
-            if tools.is_empty() {
-                return Err(wrong("Tools cannot be empty if tool choice is set to a specific tool.".into()));
-            }
-            let named = |tool: &&Value| tool.pointer("/function/name").and_then(Value::as_str) == Some(name);
-            match tools.iter().find(named) {
-                None => Err(wrong(format!("Tool '{name}' not found in tools list."))),
-                Some(_) => Err(built("a named function")),
-            }
-        }
-    }
-}
-
-/// Only plain text is built; a request for JSON must not get something else.
-pub fn refuse_response_format(format: Option<&Value>) -> Result<(), ApiError> {
-    let Some(format) = format else { return Ok(()) };
-    match format.get("type").and_then(Value::as_str) {
-        Some("text") => Ok(()),
-        Some(kind @ ("json_object" | "json_schema" | "structural_tag")) => {
-            let message = format!("response_format: {kind} needs constrained output, which is not built yet; text is.");
-            Err(ApiError::unsupported("response_format", message))
-        }
-        _ => {
-            let message = "response_format.type must be text, json_object, json_schema or structural_tag.";
-            Err(ApiError::schema(message).about("response_format"))
-        }
-    }
 }

@@ -81,7 +81,7 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
         }
     }
     let streams = fields.stream.unwrap_or(false);
-    let generations = Generations::submit(&state, jobs, streams)?;
+    let generations = Generations::submit(&state, jobs, streams).await?;
     let options = fields.stream_options.unwrap_or_default();
     let answer = Answer {
         id,

@@ -91,7 +91,7 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     }
     let streams = fields.stream.unwrap_or(false);
     let is_list = is_batch || jobs.len() > 1;
-    let generations = Generations::submit(&state, jobs, streams)?;
+    let generations = Generations::submit(&state, jobs, streams).await?;
     let with_text = fields.return_text_in_logprobs.unwrap_or(false);
     let answer = Answer { generations, spells, with_text, is_list, state };
     if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }

@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     app::AppState,
+    constraint::ToolUse,
     prompt::{Conversation, off_thread, tokenise},
     protocol::{
         ApiError, Body,
         body::ContentType,
         completions::{Prompt, Prompts},
     },
-    routes::chat::tools_for_prompt,
 };
 
 /// Their routes.
@@ -65,7 +65,7 @@ async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Resul
             let tools = fields.tools.unwrap_or_default();
             let conversation = Conversation {
                 messages,
-                tools: tools_for_prompt(&tools, fields.tool_choice.as_ref())?,
+                tools: ToolUse::new(&tools, fields.tool_choice.as_ref(), true)?.tools,
                 kwargs: fields.chat_template_kwargs.unwrap_or_default(),
                 add_generation_prompt: fields.add_generation_prompt.unwrap_or(true),
                 continue_final_message: false,
