@@ -1,0 +1,262 @@
+"""Trains quern-demo on 2 CPU cores, a process with a half of each step's rows on either: `python train.py --out DIR --steps N [--decay-from M] [--resume FILE]`.
+
+Muon for the matrices, AdamW for the embedding, the routers and the norms. The learning rate warms up, stays,
+and falls to zero between step M and step N. Every step draws its documents from a seed of its own, so a run
+that is resumed sees what an unbroken one would have seen.
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+from data import VALIDATION_SEED, HeldOut, Stream
+from evaluate import scores
+from model import Model, Shape
+from topics import copies
+
+MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "quern-demo"
+SEED = 1_000
+RANKS = 2  # processes of one thread each: they meet once a step, so that a busy neighbour costs little
+WARM_UP = 60
+MATRIX_RATE, EMBEDDING_RATE, VECTOR_RATE = 0.02, 0.02, 0.004
+BALANCE = 0.01
+TOOL_ROWS, OTHER_ROWS, OTHER_WIDTH = 2, 4, 400
+# Shares of tokens among the documents that are not tool conversations.
+MIXTURE = {"copies": 0.06, "repeats": 0.01, "sums_chat": 0.20, "sums_raw": 0.13, "tables": 0.20, "drills": 0.02,
+           "programs": 0.14, "gaps": 0.20, "talk": 0.04}
+FIRST_MIXTURE = MIXTURE | {"copies": 0.25, "repeats": 0.08}
+LENGTHS = {"copies": 90, "repeats": 70, "sums_chat": 106, "sums_raw": 266, "drills": 138, "tables": 180, "programs": 162, "gaps": 62, "talk": 86}
+
+
+def orthogonal(g):
+    """The nearest (semi-)orthogonal matrices to a stack of matrices, by five Newton-Schulz steps."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = g.shape[-2] > g.shape[-1]
+    x = g.mT if tall else g
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        s = x @ x.mT
+        x = a * x + (b * s + c * s @ s) @ x
+    return x.mT if tall else x
+
+
+class Muon:
+    """Momentum whose step is made orthogonal; the stacked experts are matrices of their own.
+
+    Each process works out the steps of its share of the parameters and hears of the others'.
+    """
+
+    def __init__(self, params, momentum=0.95):
+        self.params, self.momentum = params, momentum
+        self.speed = [torch.zeros_like(p) for p in params]
+
+    @torch.no_grad()
+    def step(self, rate, rank):
+        steps = [torch.zeros_like(p) for p in self.params]
+        for i, (p, v) in enumerate(zip(self.params, self.speed)):
+            v.lerp_(p.grad, 1 - self.momentum)
+            if i % RANKS != rank:
+                p.grad = None
+                continue
+            step = p.grad.lerp(v, self.momentum)
+            if p.ndim == 3 and p.shape[1] < p.shape[2]:  # gate and up stacked
+                step = step.view(p.shape[0] * 2, -1, p.shape[2])
+            elif p.ndim == 2:
+                step = step[None]
+            scale = max(1.0, step.shape[-2] / step.shape[-1]) ** 0.5
+            steps[i] = orthogonal(step).view_as(p) * scale
+            p.grad = None
+        flat = torch.cat([step.reshape(-1) for step in steps])
+        dist.all_reduce(flat)
+        for p, step in zip(self.params, flat.split([p.numel() for p in self.params])):
+            p.mul_(1 - rate * 0.03).add_(step.view_as(p), alpha=-rate)
+
+
+def optimisers(model):
+    matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and n != "embed" and not n.endswith("gate")]
+    vectors = [p for n, p in model.named_parameters() if n != "embed" and not any(p is m for m in matrices)]
+    groups = [{"params": [model.embed], "full_rate": EMBEDDING_RATE}, {"params": vectors, "full_rate": VECTOR_RATE}]
+    return Muon(matrices), torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+
+
+def rate_factor(step, decay_from, steps):
+    if step < WARM_UP:
+        return (step + 1) / WARM_UP
+    if step < decay_from:
+        return 1.0
+    return max(0.0, (steps - step) / (steps - decay_from))
+
+
+class Batches:
+    """The rows of a step: tool conversations of similar length, and rows filled with short documents."""
+
+    def __init__(self, tokenizer, held_out):
+        self.tokenizer, self.held_out = tokenizer, held_out
+        self.pad = tokenizer.token_to_id("<|endoftext|>")
+
+    def encoded(self, parts):
+        ids, learned = [], []
+        for text, flag in parts:
+            piece = self.tokenizer.encode(text).ids
+            ids += piece
+            learned += [flag] * len(piece)
+        return ids, learned
+
+    def rows(self, step, progress):
+        rng = random.Random(SEED * 1_000_000 + step)
+        stream = Stream(rng.randrange(2**60), self.held_out)
+        # Short conversations first: copying is found sooner where there is less to look through.
+        turns, lean = ((2, 4), 1.0) if progress < 0.15 else ((3, 6), 0.8) if progress < 0.7 else ((3, 6), 0.3)
+        pool = (self.encoded(stream.tools(turns, rng.random() < lean)) for _ in range(4 * TOOL_ROWS))
+        pool = sorted(pool, key=lambda d: len(d[0]))
+        start = rng.randrange(3 * TOOL_ROWS + 1)
+        yield self.stacked(pool[start : start + TOOL_ROWS])
+        kinds, shares = zip(*(FIRST_MIXTURE if progress < 0.15 else MIXTURE).items())
+        weights = [share / LENGTHS[k] for k, share in zip(kinds, shares)]
+        rows = []
+        for _ in range(OTHER_ROWS):
+            ids, learned = [], []
+            while len(ids) < OTHER_WIDTH:
+                kind = rng.choices(kinds, weights)[0]
+                if kind == "repeats":
+                    given, again = copies.repeated(rng, self.tokenizer.get_vocab_size(with_added_tokens=False))
+                    more, flags = given + again, [False] * len(given) + [True] * len(again)
+                else:
+                    more, flags = self.encoded(getattr(stream, kind)())
+                ids += more
+                learned += flags
+            rows.append((ids[:OTHER_WIDTH], learned[:OTHER_WIDTH]))
+        yield self.stacked(rows)
+
+    def stacked(self, rows):
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.full((len(rows), width), self.pad)
+        learned = torch.zeros(len(rows), width, dtype=torch.long)  # 0 padding, 1 given, 2 learned
+        for i, (row, flags) in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            learned[i, : len(row)] = torch.tensor(flags).long() + 1
+        return ids, learned
+
+
+def restored(path):
+    state = torch.load(path, weights_only=False)
+    model = Model(Shape(**state["shape"]))
+    model.load_state_dict(state["model"])
+    return model, state
+
+
+def arguments():
+    args = argparse.ArgumentParser()
+    args.add_argument("--out", type=Path, required=True)
+    args.add_argument("--steps", type=int, required=True)
+    args.add_argument("--decay-from", type=int)
+    args.add_argument("--stop-at", type=int)
+    args.add_argument("--resume", type=Path)
+    args.add_argument("--matrix-rate", type=float, default=MATRIX_RATE)
+    return args.parse_args()
+
+
+def picked_positions(learned, step, given_share):
+    """Positions (of all rows, one after another) whose next token is scored: what is to be learned, and a share of the rest."""
+    want = learned[:, 1:].reshape(-1)
+    chance = torch.rand(want.shape, generator=torch.Generator().manual_seed(step)) < given_share
+    return ((want == 2) | ((want == 1) & chance)).view(len(learned), -1)
+
+
+def sum_gradients(params):
+    flat = torch.cat([p.grad.reshape(-1) for p in params])
+    dist.all_reduce(flat)
+    for p, g in zip(params, flat.split([p.numel() for p in params])):
+        p.grad = g.view_as(p)
+
+
+def run(rank, args, port):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    tokenizer = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
+    validation = HeldOut.make(VALIDATION_SEED, (60, 100, 60))
+    batches = Batches(tokenizer, HeldOut.load())
+    state = None
+    if args.resume:
+        model, state = restored(args.resume)
+    else:
+        model = Model(Shape(vocab_size=tokenizer.get_vocab_size())).initialise(SEED)
+    params = list(model.parameters())
+    muon, adam = optimisers(model)
+    first = tokens = seconds = 0
+    if state:
+        first, tokens, seconds = state["step"], state["tokens"], state["seconds"]
+        muon.speed = state["muon"]
+        adam.load_state_dict(state["adam"])
+    log = (args.out / "log.jsonl").open("a")
+
+    def report(row):
+        print(json.dumps(row), flush=True)
+        log.write(json.dumps(row) + "\n")
+        log.flush()
+
+    decay_from = args.decay_from if args.decay_from is not None else args.steps // 2
+    last = args.stop_at or args.steps
+    began, losses = time.time() - seconds, []
+    for step in range(first, last):
+        model.train()
+        factor = rate_factor(step, decay_from, args.steps)
+        given_share = max(0.03, 0.15 * (1 - step / (0.4 * args.steps)))
+        micro = []
+        for ids, learned in batches.rows(step, step / args.steps):
+            micro.append((ids, learned, picked_positions(learned, step, given_share)))
+        total = sum(where.sum().item() for _, _, where in micro)
+        step_losses = []
+        for ids, learned, where in micro:
+            tokens += (learned > 0).sum().item()
+            ids, learned, where = ids[rank::RANKS], learned[rank::RANKS], where[rank::RANKS].reshape(-1).nonzero().squeeze(1)
+            hidden = model(ids[:, :-1]).reshape(-1, model.shape.hidden_size)
+            targets = ids[:, 1:].reshape(-1)[where]
+            each = F.cross_entropy(model.logits(hidden[where]), targets, reduction="none")
+            (each.sum() / total + BALANCE * model.balance() / (len(micro) * RANKS)).backward()
+            own = learned[:, 1:].reshape(-1)[where] == 2
+            step_losses.append(each.detach()[own].mean().item())
+        sum_gradients(params)
+        for group in adam.param_groups:
+            group["lr"] = group["full_rate"] * factor
+        muon.step(args.matrix_rate * factor, rank)
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+        seconds = time.time() - began
+        losses.append(step_losses)
+        if rank == 0 and (step + 1) % 25 == 0:
+            tool, other = (sum(x) / len(x) for x in zip(*losses))
+            losses = []
+            report({"step": step + 1, "tokens": tokens, "seconds": round(seconds), "tools": round(tool, 4), "other": round(other, 4)})
+        if rank == 0 and ((step + 1) % 100 == 0 or step + 1 == last):
+            state = {"shape": model.shape.as_dict(), "model": model.state_dict(), "muon": muon.speed,
+                     "adam": adam.state_dict(), "step": step + 1, "tokens": tokens, "seconds": seconds}
+            torch.save(state, args.out / "last.pt")
+        if (step + 1) % 500 == 0 or step + 1 == last:
+            if rank == 0:
+                torch.set_num_threads(RANKS)
+                report({"step": step + 1, "validation": scores(model, tokenizer, validation)})
+                torch.set_num_threads(1)
+            dist.barrier()
+    dist.destroy_process_group()
+
+
+def main():
+    args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.multiprocessing.spawn(run, (args, 20_000 + os.getpid() % 20_000), nprocs=RANKS)
+
+
+if __name__ == "__main__":
+    main()
