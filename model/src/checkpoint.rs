@@ -1,7 +1,9 @@
-//! [`Checkpoint`]: a model's folder, read and verified, ready to be loaded into a backend.
+//! [`Checkpoint`]: a model's files, in a folder or in memory, read and verified, ready to be loaded into a
+//! backend.
 
 use std::path::{Path, PathBuf};
 
+use quern_backend::SharedBytes;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -52,6 +54,18 @@ impl Checkpoint {
             LoadFormat::Dummy => Source::Dummy(DummyWeights::new(&config)),
         };
         Ok(Self { dir: dir.to_path_buf(), config, generation, source })
+    }
+
+    /// The same for a model whose configs and safetensors files, `(name, bytes)` of each, are in memory
+    /// already. `place` names it in errors.
+    pub fn embedded(
+        place: &str,
+        config: ModelConfig,
+        generation: GenerationConfig,
+        files: &[(&str, SharedBytes)],
+    ) -> Result<Self, LoadError> {
+        let source = Source::Files(Safetensors::embedded(place, files, &config)?);
+        Ok(Self { dir: place.into(), config, generation, source })
     }
 
     /// Random weights for configs that are already in memory.

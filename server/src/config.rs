@@ -160,14 +160,14 @@ impl Default for Config {
     /// worker thread, a pool of 8192 tokens and seed 0.
     fn default() -> Self {
         Self {
-            model_path: "quern-dummy".into(),
+            model_path: "quern-demo".into(),
             model_dir: None,
-            tokenizer_path: "quern-dummy".into(),
+            tokenizer_path: "quern-demo".into(),
             tokenizer_dir: None,
             revision: None,
-            served_model_name: "quern-dummy".into(),
+            served_model_name: "quern-demo".into(),
             weight_version: "default".into(),
-            load_format: LoadFormat::Dummy,
+            load_format: LoadFormat::Safetensors,
             json_model_override_args: Map::new(),
             dtype: ComputeDtype::Bfloat16,
             kv_cache_dtype: KvDtype::Bfloat16,

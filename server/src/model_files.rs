@@ -70,8 +70,14 @@ impl ModelFiles {
                 let mut config = embedded_object("config.json", shipped::CONFIG)?;
                 config.extend(overrides.clone());
                 let generation = embedded_object("generation_config.json", shipped::GENERATION_CONFIG)?;
-                let config = ModelConfig::from_json(&config)?;
-                Ok(Checkpoint::dummy(config, GenerationConfig::from_json(&generation)?))
+                let (config, generation) =
+                    (ModelConfig::from_json(&config)?, GenerationConfig::from_json(&generation)?);
+                match load_format {
+                    LoadFormat::Safetensors => {
+                        Checkpoint::embedded(shipped::NAME, config, generation, &shipped::weights())
+                    }
+                    LoadFormat::Dummy => Ok(Checkpoint::dummy(config, generation)),
+                }
             }
             Self::Directory(dir) => {
                 let load_format = match load_format {
@@ -128,9 +134,10 @@ mod tests {
     #[test]
     fn the_shipped_model_is_whole() {
         let files = ModelFiles::Shipped;
-        let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
+        let checkpoint = files.checkpoint(LoadFormat::Safetensors, &Map::new()).unwrap();
         let tokenizer = files.tokenizer().unwrap();
-        assert!(checkpoint.is_dummy());
+        assert!(!checkpoint.is_dummy());
+        checkpoint.scan(1, &mut |_| {}).unwrap();
         assert_eq!(checkpoint.config().vocab_size, tokenizer.vocab_size());
         assert!(checkpoint.eos_token_ids().contains(&tokenizer.eos_id().unwrap()));
         let text = "fn main() {} // ½ 日本";
@@ -149,8 +156,13 @@ mod tests {
     #[test]
     fn overrides_reach_the_shipped_model() {
         let overrides = serde_json::from_str(r#"{"max_position_embeddings": 77}"#).unwrap();
-        let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &overrides).unwrap();
+        let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Safetensors, &overrides).unwrap();
         assert_eq!(checkpoint.config().max_position_embeddings, 77);
+    }
+
+    #[test]
+    fn the_shipped_model_has_random_weights_where_these_are_asked_for() {
+        assert!(ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap().is_dummy());
     }
 
     #[tokio::test]

@@ -120,7 +120,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         revision: args.revision.clone(),
         served_model_name,
         weight_version: args.weight_version.clone(),
-        load_format: load_format(args, facts.model_dir.is_none())?,
+        load_format: load_format(args)?,
         json_model_override_args: args.json_model_override_args.clone(),
         dtype,
         kv_cache_dtype,
@@ -251,7 +251,7 @@ pub fn check(args: &ServeArgs) -> Result<Vec<String>, RefusedFlag> {
     quantization(args, true)?;
     dtype(args, DType::BF16)?;
     kv_cache_dtype(args, ComputeDtype::Bfloat16)?;
-    load_format(args, false)?;
+    load_format(args)?;
     Ok(notes)
 }
 
@@ -279,12 +279,11 @@ fn served_model_name(args: &ServeArgs, model_path: &str) -> Result<String, Refus
 }
 
 /// Where weights come from; `shipped`: the model inside this program is meant.
-pub fn load_format(args: &ServeArgs, shipped: bool) -> Result<LoadFormat, RefusedFlag> {
-    match (args.load_format.as_str(), shipped) {
-        ("auto", true) | ("dummy", _) => Ok(LoadFormat::Dummy),
-        ("safetensors", true) => Err(refuse("load-format", "safetensors", "the shipped model has no weight files")),
-        ("auto" | "safetensors", false) => Ok(LoadFormat::Safetensors),
-        (other, _) => Err(refuse("load-format", other, "auto, safetensors and dummy are supported")),
+pub fn load_format(args: &ServeArgs) -> Result<LoadFormat, RefusedFlag> {
+    match args.load_format.as_str() {
+        "auto" | "safetensors" => Ok(LoadFormat::Safetensors),
+        "dummy" => Ok(LoadFormat::Dummy),
+        other => Err(refuse("load-format", other, "auto, safetensors and dummy are supported")),
     }
 }
 
@@ -551,7 +550,6 @@ mod tests {
             ("--dtype half", "bfloat16"),
             ("--kv-cache-dtype fp8_e4m3", "bfloat16"),
             ("--load-format gguf", "safetensors"),
-            ("--load-format safetensors", "shipped"),
             ("--quantization awq", "fp8"),
             ("--quantization fp8", "not quantized on load"),
             ("--schedule-policy random", "lpm"),

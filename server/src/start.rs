@@ -54,7 +54,7 @@ impl Prepared {
             path => ModelFiles::locate(&Source { path, wanted: Wanted::NoWeights, ..source }).await?,
         };
 
-        let load_format = resolve::load_format(args, files.dir().is_none())?;
+        let load_format = resolve::load_format(args)?;
         let checkpoint = files.checkpoint(load_format, &args.json_model_override_args)?;
         let place = tokenizer_files.place();
         let tokenizer =

@@ -23,15 +23,15 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
     let format = if model.fp8 { "fp8 blocks".to_owned() } else { format!("{:?}", model.dtype).to_lowercase() };
     let weights = gib(checkpoint.weight_bytes());
     lines.push(match (checkpoint.is_dummy(), &config.model_dir) {
-        (true, dir) => {
-            let remedy = if dir.is_none() { "name a model with --model" } else { "leave out --load-format dummy" };
-            format!(
-                "Weights: {weights} of RANDOM numbers. Everything works, but the answers make no sense; {remedy} for \
-                 ones that do."
-            )
-        }
+        (true, _) => format!(
+            "Weights: {weights} of RANDOM numbers. Everything works, but the answers make no sense; leave out \
+             --load-format dummy for ones that do."
+        ),
         (false, Some(dir)) => format!("Weights: {weights}, {format}, from {}.", dir.display()),
-        (false, None) => format!("Weights: {weights}, {format}."),
+        (false, None) => format!(
+            "Weights: {weights}, {format}, from this program. This is a DEMONSTRATION model: it writes a few known \
+             functions, calls tools and solves small sums; name a real model with --model."
+        ),
     });
     lines
 }
@@ -123,8 +123,15 @@ mod tests {
     fn random_weights_are_announced() {
         let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
         let lines = model_lines(&Config::default(), &checkpoint);
-        assert!(lines[0].contains("quern-dummy: Qwen3MoeForCausalLM"), "{lines:?}");
+        assert!(lines[0].contains("quern-demo: Qwen3MoeForCausalLM"), "{lines:?}");
         assert!(lines[1].contains("RANDOM") && lines[1].contains("no sense"), "{lines:?}");
+    }
+
+    #[test]
+    fn the_shipped_model_is_announced_as_a_demonstration() {
+        let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Safetensors, &Map::new()).unwrap();
+        let lines = model_lines(&Config::default(), &checkpoint);
+        assert!(lines[1].contains("DEMONSTRATION") && lines[1].contains("--model"), "{lines:?}");
     }
 
     #[test]

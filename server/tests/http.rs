@@ -490,7 +490,7 @@ async fn the_server_tells_what_it_is() {
     assert!(status == 404 && missing.contains("model_not_found"), "{missing}");
     for path in ["/model_info", "/get_model_info"] {
         let info = get(path).await;
-        assert_eq!((&info["model_path"], &info["is_generation"]), (&json!("quern-dummy"), &json!(true)));
+        assert_eq!((&info["model_path"], &info["is_generation"]), (&json!("quern-demo"), &json!(true)));
     }
     for path in ["/server_info", "/get_server_info"] {
         let info = get(path).await;
@@ -594,7 +594,7 @@ async fn metrics_have_sglangs_names_and_true_figures() {
     for gauge in
         ["num_running_reqs", "num_queue_reqs", "token_usage", "gen_throughput", "cache_hit_rate", "num_used_tokens"]
     {
-        value(gauge, "model_name=\"quern-dummy\"");
+        value(gauge, "model_name=\"quern-demo\"");
     }
     let off = Server::with(Config { enable_metrics: false, ..config() }, None).await;
     assert_eq!(off.get("/metrics").await.0, 404);

@@ -10,7 +10,6 @@ use quern_cpu::{Compute, CpuBackend, CpuConfig};
 use quern_model::{Checkpoint, StepLimits};
 use quern_server::{
     config::{Config, LoadFormat},
-    model_files::ModelFiles,
     start::Started,
 };
 use serde_json::{Map, Value, json};
@@ -26,10 +25,10 @@ fn config() -> Config {
     }
 }
 
-/// The shipped model's shape with random weights, on this CPU.
+/// Random weights in a small shape, on this CPU.
 async fn server() -> Server {
     let config = config();
-    let files = ModelFiles::Shipped;
+    let files = support::byte_model();
     let checkpoint: Checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
     let tokenizer = files.tokenizer().unwrap();
     let template = files.chat_template(&tokenizer, None, None).unwrap();

@@ -101,7 +101,7 @@ fn a_sweep_writes_its_page_and_json_is_json() {
     let runs: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(runs.len(), 2);
     assert_eq!((&runs[1]["completed"], &runs[1]["max_concurrency"]), (&json!(8), &json!(4)));
-    assert_eq!(runs[1]["server_info"]["model_path"], "quern-dummy");
+    assert_eq!(runs[1]["server_info"]["model_path"], "quern-demo");
     let page = fs::read_to_string(folder.path().join("page.html")).unwrap();
     assert!(page.contains("Latency against concurrency"), "{page}");
     assert_eq!(fs::read_to_string(folder.path().join("runs.jsonl")).unwrap().lines().count(), 2);

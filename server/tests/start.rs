@@ -87,8 +87,8 @@ fn the_shipped_model_is_served_and_the_log_tells_the_story() {
     let order = [
         "server_args=",
         "--trust-remote-code changes nothing",
-        "Model quern-dummy: Qwen3MoeForCausalLM",
-        "RANDOM",
+        "Model quern-demo: Qwen3MoeForCausalLM",
+        "DEMONSTRATION",
         "CPU: 1 threads",
         "Kernels: linear bf16",
         "Load weight begin. avail mem=",
@@ -96,7 +96,7 @@ fn the_shipped_model_is_served_and_the_log_tells_the_story() {
         "KV Cache is allocated. dtype: bfloat16, #tokens: 2048,",
         "Memory pool end. avail mem=",
         "max_total_num_tokens=2048, chunked_prefill_size=512, max_prefill_tokens=16384, max_running_requests=256, \
-         context_len=4096, available_gpu_mem=",
+         context_len=8192, available_gpu_mem=",
         "Listening on http://127.0.0.1:",
         "The server is fired up and ready to roll!",
     ];
@@ -225,7 +225,7 @@ fn what_cannot_start_says_why_in_one_line() {
         (&["--chat-template", &bad_template], &["bad.jinja", "malformed"]),
         (&["--hf-chat-template-name", "rag"], &["--hf-chat-template-name rag"]),
         (&["--tp", "2"], &["--tp-size 2"]),
-        (&["--context-length", "8k"], &["--context-length 8000", "4096"]),
+        (&["--context-length", "9k"], &["--context-length 9000", "8192"]),
         (&["--mem-fraction-static", "0.000000001"], &["--mem-fraction-static"]),
         (&["--host", "no such host"], &["--host no such host"]),
         (&["--config", "/no/such.yaml"], &["--config /no/such.yaml"]),

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
+    fmt, io,
     path::Path,
     sync::Arc,
 };
@@ -67,9 +67,32 @@ impl Safetensors {
     pub fn open(dir: &Path, config: &ModelConfig) -> Result<Self, LoadError> {
         let mut problems = Vec::new();
         let files = list_files(dir, &mut problems);
+        let map = |file: &str| mapping::map(&dir.join(file));
+        Self::gather(&files, map, problems, config)
+            .map_err(|problems| LoadError::Checkpoint { dir: dir.display().to_string(), problems })
+    }
+
+    /// The same for files that are in memory already: `(name, bytes)` of each. `place` names them in errors.
+    pub fn embedded(place: &str, files: &[(&str, SharedBytes)], config: &ModelConfig) -> Result<Self, LoadError> {
+        let names = files.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let find = |file: &str| {
+            let found = files.iter().find(|(name, _)| *name == file);
+            Ok(found.expect("names come from the same list").1.clone())
+        };
+        Self::gather(&Files { names, index: HashMap::new() }, find, Vec::new(), config)
+            .map_err(|problems| LoadError::Checkpoint { dir: place.to_owned(), problems })
+    }
+
+    /// Read all files, `bytes` giving the contents of each, and check what they hold.
+    fn gather(
+        files: &Files,
+        bytes: impl Fn(&str) -> io::Result<SharedBytes>,
+        mut problems: Vec<Problem>,
+        config: &ModelConfig,
+    ) -> Result<Self, Vec<Problem>> {
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
         for file in &files.names {
-            for (name, tensor) in read_file(dir, file, &mut problems) {
+            for (name, tensor) in read_file(file, bytes(file), &mut problems) {
                 if let Some(declared) = files.index.get(&name).filter(|declared| *declared != file) {
                     problems.push(Problem::tensor(file, &name, format!("in {declared}, as the index says"), "it here"));
                 }
@@ -89,11 +112,7 @@ impl Safetensors {
         if problems.is_empty() {
             opened.verify(config, &mut problems);
         }
-        if problems.is_empty() {
-            Ok(opened)
-        } else {
-            Err(LoadError::Checkpoint { dir: dir.display().to_string(), problems })
-        }
+        if problems.is_empty() { Ok(opened) } else { Err(problems) }
     }
 
     /// Every tensor by its full name.
@@ -285,8 +304,8 @@ fn list_files(dir: &Path, problems: &mut Vec<Problem>) -> Files {
 }
 
 /// The tensors of one file; what is wrong with it goes to `problems` and yields no tensors.
-fn read_file(dir: &Path, file: &str, problems: &mut Vec<Problem>) -> Vec<(String, Tensor)> {
-    let bytes = match mapping::map(&dir.join(file)) {
+fn read_file(file: &str, bytes: io::Result<SharedBytes>, problems: &mut Vec<Problem>) -> Vec<(String, Tensor)> {
+    let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(cause) => {
             problems.push(Problem::file(file, "a readable file", cause));

@@ -46,6 +46,11 @@ pub(crate) struct Server {
     stop: watch::Sender<bool>,
 }
 
+/// A configuration whose tokens are bytes, so that ids can be written down; its weights are random.
+pub(crate) fn byte_model() -> ModelFiles {
+    ModelFiles::Directory(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/byte-model").into())
+}
+
 /// A small pool: a few hundred tokens make it full.
 pub(crate) fn config() -> Config {
     Config {
@@ -66,7 +71,7 @@ impl Server {
     }
 
     pub(crate) async fn with(config: Config, hook: Option<StepHook>) -> Self {
-        let files = ModelFiles::Shipped;
+        let files = byte_model();
         let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
         let tokenizer = files.tokenizer().unwrap();
         let template = files.chat_template(&tokenizer, None, None).unwrap();
@@ -80,7 +85,7 @@ impl Server {
 
     /// A server whose model answers everything with `text`.
     pub(crate) async fn saying(text: &str, config: Config) -> Self {
-        let files = ModelFiles::Shipped;
+        let files = byte_model();
         let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
         let tokenizer = files.tokenizer().unwrap();
         let template = files.chat_template(&tokenizer, None, None).unwrap();
