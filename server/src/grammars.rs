@@ -224,10 +224,15 @@ mod tests {
     use super::*;
     use crate::shipped;
 
-    const ROWS: usize = 320;
+    /// Rows of logits: as many as the shipped vocabulary has tokens.
+    const ROWS: usize = 2560;
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::from_bytes(shipped::TOKENIZER, Some(shipped::TOKENIZER_CONFIG)).unwrap()
+    }
 
     fn grammars() -> Grammars {
-        let tokenizer = Tokenizer::from_bytes(shipped::TOKENIZER, Some(shipped::TOKENIZER_CONFIG)).unwrap();
+        let tokenizer = tokenizer();
         let eos = tokenizer.eos_id().unwrap();
         Grammars::start(Arc::new(tokenizer), ROWS, vec![eos])
     }
@@ -236,8 +241,7 @@ mod tests {
     async fn outputs_of_one_grammar_go_their_own_ways() {
         let compiled = grammars().compile(&GrammarSpec::Regex("(ab|ba)c".into())).await.unwrap();
         let (mut one, mut other) = (compiled.begin(), compiled.begin());
-        let a = u32::from(b'a'); // The shipped vocabulary begins with the bytes.
-        let (b, c) = (a + 1, a + 2);
+        let [a, b, c] = ["a", "b", "c"].map(|text| tokenizer().token_id(text).unwrap());
         for grammar in [&mut one, &mut other] {
             let mask = grammar.mask().unwrap();
             assert!(mask.allows(a) && mask.allows(b) && !mask.allows(c));

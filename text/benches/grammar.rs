@@ -18,10 +18,12 @@ fn main() {
     let (tokenizer, rows) = if shelf.is_dir() {
         (Tokenizer::from_dir(&shelf).expect("the shelf's tokenizer"), 151_936)
     } else {
-        eprintln!("no reference shelf: the shipped vocabulary of 269 tokens");
-        let json = include_bytes!("../../models/quern-dummy/tokenizer.json");
-        let config = include_bytes!("../../models/quern-dummy/tokenizer_config.json");
-        (Tokenizer::from_bytes(json, Some(config)).expect("the shipped tokenizer"), 269)
+        eprintln!("no reference shelf: the shipped vocabulary");
+        let json = include_bytes!("../../models/quern-demo/tokenizer.json");
+        let config = include_bytes!("../../models/quern-demo/tokenizer_config.json");
+        let tokenizer = Tokenizer::from_bytes(json, Some(config)).expect("the shipped tokenizer");
+        let rows = tokenizer.vocab_size();
+        (tokenizer, rows)
     };
     let eos = tokenizer.eos_id().expect("an end-of-sequence token");
     let began = Instant::now();

@@ -9,11 +9,11 @@ use quern_text::{
 use serde_json::{Value, json};
 
 /// More rows than tokens, as in real models.
-const ROWS: usize = 300;
+const ROWS: usize = 2700;
 
 static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
-    let json = include_bytes!("../../models/quern-dummy/tokenizer.json");
-    Tokenizer::from_bytes(json, Some(include_bytes!("../../models/quern-dummy/tokenizer_config.json"))).unwrap()
+    let json = include_bytes!("../../models/quern-demo/tokenizer.json");
+    Tokenizer::from_bytes(json, Some(include_bytes!("../../models/quern-demo/tokenizer_config.json"))).unwrap()
 });
 
 static FACTORY: LazyLock<GrammarFactory> =
@@ -241,34 +241,21 @@ fn a_mask_is_what_trying_each_token_says() {
         for seed in 0..3 {
             let mut dice = Dice(seed);
             let mut said = Vec::new();
-            for _ in 0..25 {
-                let replay = |next: Option<u32>| {
-                    let mut grammar = compile(spec);
-                    said.iter()
-                        .copied()
-                        .chain(next)
-                        .try_for_each(|token| grammar.accept(token).map(drop))
-                        .map(|()| grammar)
-                };
-                let mask = allowed(&replay(None).unwrap().mask().unwrap());
-                let tried: Vec<u32> = (0..ROWS as u32).filter(|&token| replay(Some(token)).is_ok()).collect();
-                assert_eq!(mask, tried, "after {:?} under {spec:?}", text(&said));
+            let mut grammar = compile(spec);
+            for _ in 0..12 {
+                let mask = allowed(&grammar.clone().mask().unwrap());
+                let tried = (0..ROWS as u32).filter(|&token| grammar.clone().accept(token).is_ok());
+                assert_eq!(mask, tried.collect::<Vec<_>>(), "after {:?} under {spec:?}", text(&said));
                 states += 1;
                 let token = mask[dice.roll(mask.len())];
-                if token == eos() || replay(Some(token)).unwrap().mask().unwrap() == only_eos() {
+                if grammar.accept(token).unwrap() {
                     break;
                 }
                 said.push(token);
             }
         }
     }
-    assert!(states > 200, "only {states} states");
-}
-
-fn only_eos() -> Vec<u32> {
-    let mut mask = vec![0; ROWS.div_ceil(32)];
-    mask[eos() as usize / 32] |= 1 << (eos() % 32);
-    mask
+    assert!(states > 150, "only {states} states");
 }
 
 fn tools() -> Vec<Value> {
@@ -318,7 +305,7 @@ fn the_parser_reads_constrained_calls_as_they_were_meant() {
     let mut calls = 0;
     for parallel in [true, false] {
         let spec = GrammarSpec::ToolCalls { tools: tools.clone(), choice: CallChoice::Required, parallel };
-        for seed in 0..300 {
+        for seed in 0..120 {
             let Some(output) = generate(&spec, seed, 700, &markup()) else { continue };
             let found = check_calls(&tools, &output, seed);
             assert!(found > 0 && (parallel || found == 1), "seed {seed}: {found} calls in {output}");
@@ -329,14 +316,14 @@ fn the_parser_reads_constrained_calls_as_they_were_meant() {
         let name = tool["function"]["name"].as_str().unwrap();
         let spec =
             GrammarSpec::ToolCalls { tools: tools.clone(), choice: CallChoice::Named(name.into()), parallel: true };
-        for seed in 0..100 {
+        for seed in 0..40 {
             let Some(output) = generate(&spec, seed, 700, &markup()) else { continue };
             assert!(output.starts_with(&format!("<tool_call>\n<function={name}>\n")), "{output}");
             assert_eq!((check_calls(&tools, &output, seed), parse(&tools, &output).calls[0].name.as_str()), (1, name));
             calls += 1;
         }
     }
-    assert!(calls > 200, "only {calls} calls");
+    assert!(calls > 80, "only {calls} calls");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5000 } else { 500 });
 
 fn factory() -> GrammarFactory {
-    let json = include_bytes!("../../models/quern-dummy/tokenizer.json");
+    let json = include_bytes!("../../models/quern-demo/tokenizer.json");
     let tokenizer = Tokenizer::from_bytes(json, None).unwrap();
-    GrammarFactory::new(&tokenizer, 269, &[258]).unwrap()
+    GrammarFactory::new(&tokenizer, tokenizer.vocab_size(), &[tokenizer.token_id("<|im_end|>").unwrap()]).unwrap()
 }
 
 fn nested(depth: usize, wrap: impl Fn(Value) -> Value) -> Value {
