@@ -72,8 +72,8 @@ impl ResponseStore {
     /// The part of this id of any answer's output.
     pub fn item(&self, id: &str) -> Option<Value> {
         let kept = self.lock();
-        let items = kept.by_id.values().filter_map(|response| response.object["output"].as_array()).flatten();
-        items.filter(|item| item["id"] == id).cloned().next()
+        let mut items = kept.by_id.values().filter_map(|response| response.object["output"].as_array()).flatten();
+        items.find(|item| item["id"] == id).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
