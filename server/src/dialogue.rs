@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use quern_engine::{LogprobRequest, TokenLogprobs};
 use quern_text::tool::{ParsedMessage, ToolEvent, ToolParser, ToolSchemas};
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
     app::AppState,
+    constraint::ToolUse,
     generate::{Finish, Generations, Job, Matched, Output, Piece},
     prompt::{Conversation, tokenise},
     protocol::{ApiError, completions::Prompt},
@@ -22,8 +22,8 @@ pub struct DialogueRequest {
     pub id: String,
     /// What is to be answered.
     pub prompt: Asked,
-    /// The tools whose calls are looked for in the answer; empty if none are.
-    pub callable: Vec<Value>,
+    /// The tools that the model is told of, whose calls are looked for, and what those must look like.
+    pub tool_use: ToolUse,
     /// How to choose tokens and where to stop.
     pub sampling: Sampling,
     /// Which log-probabilities to report.
@@ -36,7 +36,7 @@ pub struct DialogueRequest {
 
 /// What is to be answered.
 pub enum Asked {
-    /// Messages, by the model's template.
+    /// Messages, by the model's template; its tools are those of the request's `tool_use`.
     Conversation(Conversation),
     /// A prompt that somebody else has rendered.
     Ids(Vec<i64>),
@@ -49,6 +49,7 @@ pub struct Dialogue {
     parsers: Vec<Option<ToolParser>>,
     /// Complete calls of each output.
     num_calls: Vec<usize>,
+    sampling: Arc<Sampling>,
 }
 
 /// What an output says next.
@@ -89,16 +90,20 @@ pub enum End {
 }
 
 impl Dialogue {
-    /// Render, tokenise, admit and submit.
+    /// Render, tokenise, admit and submit. What every conversation must obey is seen to here, so that no
+    /// door forgets any of it.
     pub async fn begin(state: &Arc<AppState>, request: DialogueRequest) -> Result<Self, ApiError> {
-        let DialogueRequest { id, prompt, callable, mut sampling, logprobs, namespace, streams } = request;
-        let parser = state.config.tool_call_parser.filter(|_| !callable.is_empty());
+        let DialogueRequest { id, prompt, tool_use, mut sampling, logprobs, namespace, streams } = request;
+        sampling.constraint = tool_use.constraint(sampling.constraint, state.config.tool_call_parser)?;
+        let tools = tool_use.tools;
+        let parser = state.config.tool_call_parser.filter(|_| !tools.is_empty());
         if parser.is_some() {
             // The tags of a call may be control tokens, and the parser must see them.
             sampling.skip_special_tokens = false;
         }
+        let schemas = Arc::new(ToolSchemas::new(&tools));
         let mut prompt = match prompt {
-            Asked::Conversation(conversation) => conversation.tokenise(state).await?,
+            Asked::Conversation(conversation) => Conversation { tools, ..conversation }.tokenise(state).await?,
             Asked::Ids(ids) => tokenise(state, vec![Prompt::Ids(ids)]).await?.swap_remove(0),
         };
         let max_new_tokens = state.limits.admit_chat(&mut prompt, sampling.max_new_tokens)?;
@@ -112,12 +117,12 @@ impl Dialogue {
             namespace: namespace.clone(),
             sample_index,
         });
-        let schemas = Arc::new(ToolSchemas::new(&callable));
         let parsers = (0..sampling.n).map(|_| parser.map(|p| ToolParser::new(p.format(), Arc::clone(&schemas))));
         Ok(Self {
             parsers: parsers.collect(),
             num_calls: vec![0; sampling.n],
             generations: Generations::submit(state, jobs.collect(), streams).await?,
+            sampling,
         })
     }
 
@@ -163,6 +168,11 @@ impl Dialogue {
             Finish::Failed(error) => End::Failed(error),
         });
         Turn { said, logprobs, end }
+    }
+
+    /// How its tokens are chosen, every default filled in.
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
     }
 
     /// What has become of each output: tokens, cached tokens.

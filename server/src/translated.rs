@@ -1,5 +1,4 @@
-//! [`Translated`]: a conversation in the words of `/v1/chat/completions`, whichever door it came through.
-//! What every conversation must obey is checked here, so that no door forgets any of it.
+//! [`Translated`]: a conversation in the words of `/v1/chat/completions`, for the doors that speak otherwise.
 
 use std::sync::Arc;
 
@@ -39,26 +38,26 @@ pub struct Translated {
 }
 
 impl Translated {
-    /// The sampling that is asked for, every value checked. One answer: these doors have no other number.
-    pub fn sampling(&self, state: &AppState) -> Result<Sampling, ApiError> {
-        let response_format = self.response_format.clone();
-        let fields = SamplingFields { n: None, response_format, ..self.sampling.clone() };
+    /// Begin the answer. One: these doors have no other number.
+    pub async fn begin(self, state: &Arc<AppState>, id: String, streams: bool) -> Result<Dialogue, ApiError> {
+        let fields = SamplingFields { n: None, response_format: self.response_format, ..self.sampling };
         let mut sampling = Sampling::new(&fields, state.chat_defaults, state.vocab_size())?;
-        sampling.constraint = self.tool_use()?.constraint(sampling.constraint, state.config.tool_call_parser)?;
         // Agents ask for tens of thousands of tokens whatever the context, and mean "as many as fit".
         sampling.max_new_tokens = sampling.max_new_tokens.map(|most| most.min(state.config.context_length));
-        Ok(sampling)
-    }
-
-    /// Begin the answer.
-    pub async fn begin(self, state: &Arc<AppState>, id: String, streams: bool) -> Result<Dialogue, ApiError> {
-        let sampling = self.sampling(state)?;
-        let logprobs = logprobs::chat_request(self.top_logprobs.is_some(), self.top_logprobs)?;
-        let namespace = namespace(self.cache_salt.as_deref(), None);
-        let conversation = self.conversation()?;
-        let callable = conversation.tools.clone();
-        let prompt = Asked::Conversation(conversation);
-        let request = DialogueRequest { id, prompt, callable, sampling, logprobs, namespace, streams };
+        let request = DialogueRequest {
+            id,
+            tool_use: ToolUse::new(&self.tools, self.tool_choice.as_ref(), self.parallel_tool_calls.unwrap_or(true))?,
+            prompt: Asked::Conversation(Conversation {
+                messages: self.messages,
+                add_generation_prompt: true,
+                continue_final_message: self.continue_final_message,
+                ..Conversation::default()
+            }),
+            sampling,
+            logprobs: logprobs::chat_request(self.top_logprobs.is_some(), self.top_logprobs)?,
+            namespace: namespace(self.cache_salt.as_deref(), None),
+            streams,
+        };
         Dialogue::begin(state, request).await
     }
 
@@ -76,14 +75,10 @@ impl Translated {
         self.messages.len() < before
     }
 
-    fn tool_use(&self) -> Result<ToolUse, ApiError> {
-        ToolUse::new(&self.tools, self.tool_choice.as_ref(), self.parallel_tool_calls.unwrap_or(true))
-    }
-
-    /// What the model is to read.
+    /// What the model is to read, for whoever only counts it.
     pub fn conversation(self) -> Result<Conversation, ApiError> {
         Ok(Conversation {
-            tools: self.tool_use()?.tools,
+            tools: ToolUse::new(&self.tools, self.tool_choice.as_ref(), true)?.tools,
             messages: self.messages,
             add_generation_prompt: true,
             continue_final_message: self.continue_final_message,

@@ -48,14 +48,11 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     let fields: ChatFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
     let sampling_fields: SamplingFields = body.read()?;
-    let mut sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
+    let sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
     let logprobs = logprobs::chat_request(fields.logprobs.unwrap_or(false), fields.top_logprobs)?;
     let wants_logprobs = logprobs.is_some();
     let tools = fields.tools.as_deref().unwrap_or_default();
     let tool_use = ToolUse::new(tools, fields.tool_choice.as_ref(), fields.parallel_tool_calls.unwrap_or(true))?;
-    sampling.constraint = tool_use.constraint(sampling.constraint, state.config.tool_call_parser)?;
-    let tools = tool_use.tools;
-    let callable = tools.clone();
     let prompt = match fields.input_ids {
         Some(ids) => Asked::Ids(ids.into_iter().map(|Int(id)| id).collect()),
         None => {
@@ -67,17 +64,17 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
                 messages: fields
                     .messages
                     .ok_or_else(|| ApiError::schema("missing field `messages`").about("messages"))?,
-                tools,
                 kwargs,
                 add_generation_prompt: true,
                 continue_final_message: fields.continue_final_message.unwrap_or(false),
+                ..Conversation::default()
             })
         }
     };
     let id = request_id(fields.rid.as_ref())?;
     let streams = fields.stream.unwrap_or(false);
     let namespace = namespace(fields.cache_salt.as_deref(), fields.extra_key.as_deref());
-    let request = DialogueRequest { id: id.clone(), prompt, callable, sampling, logprobs, namespace, streams };
+    let request = DialogueRequest { id: id.clone(), prompt, tool_use, sampling, logprobs, namespace, streams };
     let dialogue = Dialogue::begin(&state, request).await?;
     let options = fields.stream_options.unwrap_or_default();
     let answer = Answer {

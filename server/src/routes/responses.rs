@@ -107,21 +107,10 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
     let named = |error: ApiError| {
         error.renamed("max_new_tokens", "max_output_tokens").renamed("response_format", "text.format")
     };
-    let params = conversation.sampling(&state).map_err(named)?.params;
     let id = format!("resp_{}", new_id());
     let streams = fields.stream.unwrap_or(false);
     let dialogue = begin(conversation, &state, &id, streams, truncates).await.map_err(named)?;
-    let answer = Answer {
-        items: Items::new(functions),
-        temperature: params.temperature,
-        top_p: params.top_p,
-        created: unix_seconds(),
-        id,
-        fields,
-        history,
-        dialogue,
-        state,
-    };
+    let answer = Answer { items: Items::new(functions), created: unix_seconds(), id, fields, history, dialogue, state };
     if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }
 }
 
@@ -133,11 +122,14 @@ async fn begin(
     streams: bool,
     truncates: bool,
 ) -> Result<Dialogue, ApiError> {
+    if !truncates {
+        return conversation.begin(state, id.to_owned(), streams).await;
+    }
     // Twice as many each time: a long conversation is not rendered once for each of its turns.
     let mut turns = 1;
     loop {
         match conversation.clone().begin(state, id.to_owned(), streams).await {
-            Err(error) if truncates && error.overlong.is_some() && conversation.forget(turns) => turns *= 2,
+            Err(error) if error.overlong.is_some() && conversation.forget(turns) => turns *= 2,
             begun => return begun,
         }
     }
@@ -183,8 +175,6 @@ struct Answer {
     id: String,
     created: u64,
     fields: ResponsesFields,
-    temperature: f32,
-    top_p: f32,
     /// The conversation before the answer, without instructions.
     history: Vec<Value>,
     items: Items,
@@ -283,9 +273,9 @@ impl Answer {
             previous_response_id: fields.previous_response_id.as_deref(),
             reasoning: json!({ "effort": reasoning.effort, "summary": reasoning.summary }),
             store: fields.store.unwrap_or(true),
-            temperature: self.temperature,
+            temperature: self.dialogue.sampling().params.temperature,
             text: text_out.into(),
-            top_p: self.top_p,
+            top_p: self.dialogue.sampling().params.top_p,
             truncation: fields.truncation.as_deref().unwrap_or("disabled"),
             user: fields.user.as_deref(),
             metadata: fields.metadata.clone().unwrap_or_default(),
