@@ -20,7 +20,8 @@ pub struct ResponseStore {
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_id: HashMap<String, Arc<StoredResponse>>,
+    /// Each with its size as JSON.
+    by_id: HashMap<String, (Arc<StoredResponse>, usize)>,
     oldest_first: VecDeque<String>,
     bytes: usize,
 }
@@ -56,12 +57,12 @@ impl ResponseStore {
         }
         kept.bytes += bytes;
         kept.oldest_first.push_back(id.clone());
-        kept.by_id.insert(id, Arc::new(response));
+        kept.by_id.insert(id, (Arc::new(response), bytes));
     }
 
     /// The answer of this id.
     pub fn get(&self, id: &str) -> Option<Arc<StoredResponse>> {
-        self.lock().by_id.get(id).cloned()
+        self.lock().by_id.get(id).map(|(response, _)| Arc::clone(response))
     }
 
     /// Forget it. Says whether it was there.
@@ -72,7 +73,7 @@ impl ResponseStore {
     /// The part of this id of any answer's output.
     pub fn item(&self, id: &str) -> Option<Value> {
         let kept = self.lock();
-        let mut items = kept.by_id.values().filter_map(|response| response.object["output"].as_array()).flatten();
+        let mut items = kept.by_id.values().filter_map(|(response, _)| response.object["output"].as_array()).flatten();
         items.find(|item| item["id"] == id).cloned()
     }
 
@@ -83,8 +84,8 @@ impl ResponseStore {
 
 impl Kept {
     fn remove(&mut self, id: &str) -> bool {
-        let Some(response) = self.by_id.remove(id) else { return false };
-        self.bytes -= response.bytes();
+        let Some((_, bytes)) = self.by_id.remove(id) else { return false };
+        self.bytes -= bytes;
         self.oldest_first.retain(|other| other != id);
         true
     }
