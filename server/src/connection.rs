@@ -41,7 +41,7 @@ pub async fn serve(listener: TcpListener, routes: Router, state: Arc<AppState>, 
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs_f64(config.request_read_timeout))
-        .max_buf_size(MAX_HEAD_BYTES.max(8192));
+        .max_buf_size(MAX_HEAD_BYTES);
     let under_way = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {

@@ -78,7 +78,7 @@ pub struct Output {
     pub tokens: Vec<u32>,
     /// How it ended, once it has.
     pub finish: Option<Finish>,
-    /// Time from its submission to its end, so far to now.
+    /// Time from its submission to its end; 0 before.
     pub seconds: f64,
 }
 

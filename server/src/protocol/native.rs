@@ -13,7 +13,7 @@ use super::{
 #[serde(default)]
 #[allow(missing_docs, reason = "SGLang's names")]
 pub struct NativeFields {
-    pub text: Option<Texts1>,
+    pub text: Option<TextBatch>,
     pub input_ids: Option<Prompts>,
     pub sampling_params: Option<OneOrEach<Map<String, Value>>>,
     pub stream: Option<bool>,
@@ -22,20 +22,20 @@ pub struct NativeFields {
     pub top_logprobs_num: Option<OneOrEach<Int>>,
     pub token_ids_logprob: Option<IdsOrEach>,
     pub return_text_in_logprobs: Option<bool>,
-    pub rid: Option<Texts1>,
+    pub rid: Option<TextBatch>,
     pub extra_key: Option<String>,
 }
 
 /// One text or a list of them, and which it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Texts1 {
+pub struct TextBatch {
     /// The texts.
     pub list: Vec<String>,
     /// Whether they came as a list.
     pub is_batch: bool,
 }
 
-impl<'de> Deserialize<'de> for Texts1 {
+impl<'de> Deserialize<'de> for TextBatch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         let is_batch = value.is_array();
@@ -131,7 +131,7 @@ mod tests {
             "logprob_start_len": -1,
         });
         let fields: NativeFields = Body::from_value(body).unwrap().read().unwrap();
-        assert_eq!(fields.text, Some(Texts1 { list: vec!["x".into()], is_batch: false }));
+        assert_eq!(fields.text, Some(TextBatch { list: vec!["x".into()], is_batch: false }));
         assert_eq!(fields.logprob_start_len, Some(OneOrEach::One(Int(-1))));
         assert_eq!(fields.sampling_params.unwrap().of(3).unwrap()["max_new_tokens"], 9);
     }

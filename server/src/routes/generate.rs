@@ -1,9 +1,6 @@
 //! `/generate`, SGLang's own endpoint.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     Json, Router,
@@ -21,7 +18,7 @@ use super::{
     namespace, new_id,
 };
 use crate::{
-    app::AppState,
+    app::{AppState, since_1970},
     generate::{Finish, Generations, Job, Matched, Output},
     prompt::tokenise,
     protocol::{
@@ -245,7 +242,6 @@ impl Answer {
 
     fn meta_info(&self, index: usize, scores: &[quern_engine::TokenLogprobs]) -> Map<String, Value> {
         let output = self.generations.output(index);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let mut info = Map::from_iter([
             ("id".into(), json!(output.id)),
             ("finish_reason".into(), finish_reason(output)),
@@ -255,7 +251,7 @@ impl Answer {
             ("reasoning_tokens".into(), json!(0)),
             ("completion_tokens".into(), json!(output.completion_tokens())),
             ("cached_tokens".into(), json!(output.prompt.cached_tokens)),
-            ("response_sent_to_client_ts".into(), json!(now)),
+            ("response_sent_to_client_ts".into(), json!(since_1970(SystemTime::now()).as_secs_f64())),
         ]);
         if output.finish.is_some() {
             info.insert("e2e_latency".into(), json!(output.seconds));

@@ -1,12 +1,15 @@
 //! What the server is: `/model_info`, `/server_info`, `/v1/loads`, and their older names.
 
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{Json, Router, extract::State, routing::get};
 use quern_model::config::Architecture;
 use serde_json::{Value, json};
 
-use crate::{app::AppState, metrics::used_tokens};
+use crate::{
+    app::{AppState, since_1970},
+    metrics::used_tokens,
+};
 
 /// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
@@ -75,9 +78,8 @@ fn internal_state(state: &AppState) -> Value {
 }
 
 async fn loads(State(state): State<Arc<AppState>>) -> Json<Value> {
-    let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     Json(json!({
-        "timestamp": now,
+        "timestamp": since_1970(SystemTime::now()).as_secs_f64(),
         "version": env!("CARGO_PKG_VERSION"),
         "accelerator": state.config.device,
         "num_accelerators": 1,

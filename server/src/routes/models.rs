@@ -1,6 +1,6 @@
 //! `/v1/models`.
 
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -11,7 +11,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use crate::app::AppState;
+use crate::app::{AppState, since_1970};
 
 /// Its routes. A hub id has a slash, so the name may span segments.
 pub fn routes() -> Router<Arc<AppState>> {
@@ -40,7 +40,7 @@ fn card(state: &AppState) -> Value {
     json!({
         "id": name,
         "object": "model",
-        "created": state.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        "created": since_1970(state.started).as_secs(),
         "owned_by": "sglang",
         "root": name,
         "parent": null,
