@@ -402,6 +402,12 @@ async fn bodies_must_be_json_of_the_right_kind_and_size() {
     assert_eq!(send(json, deep, chat).await.0, 400);
     let (status, text) = send(json, vec![b' '; 1001], chat).await;
     assert!(status == 413 && text.contains("1001 bytes") && text.contains("1000"), "{text}");
+    // Nobody says how long this one is before it is there.
+    let pieces = futures_util::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>(vec![b' '; 100])));
+    let request = server.client.post(server.url(chat)).header("content-type", "application/json");
+    let answer = request.body(reqwest::Body::wrap_stream(pieces)).send().await.unwrap();
+    assert_eq!(answer.status(), 413);
+    assert!(answer.text().await.unwrap().contains("more than 1000 bytes"));
 }
 
 #[tokio::test]

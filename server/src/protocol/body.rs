@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use axum::{
-    body::{Bytes, to_bytes},
+    body::Bytes,
     extract::Request,
     http::{StatusCode, header},
 };
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -76,13 +77,12 @@ impl Body {
             return Err(too_large(bytes.to_string()));
         }
         let seconds = config.request_read_timeout;
-        let whole = tokio::time::timeout(Duration::from_secs_f64(seconds), to_bytes(request.into_body(), limit));
+        let bounded = Limited::new(request.into_body(), limit);
+        let whole = tokio::time::timeout(Duration::from_secs_f64(seconds), bounded.collect());
         match whole.await {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(cause)) => Err(match is_length_limit(&cause) {
-                true => too_large(format!("more than {limit}")),
-                false => ApiError::schema(format!("The body did not arrive whole: {cause}")),
-            }),
+            Ok(Ok(bytes)) => Ok(bytes.to_bytes()),
+            Ok(Err(cause)) if cause.is::<LengthLimitError>() => Err(too_large(format!("more than {limit}"))),
+            Ok(Err(cause)) => Err(ApiError::schema(format!("The body did not arrive whole: {cause}"))),
             Err(_) => {
                 let message = format!("The body did not arrive within {seconds} s (--request-read-timeout).");
                 Err(ApiError::status(StatusCode::REQUEST_TIMEOUT, message))
@@ -147,17 +147,6 @@ fn require_json(request: &Request) -> Result<(), ApiError> {
     let given = if given.is_empty() { "no Content-Type" } else { given };
     let message = format!("Unsupported Media Type: Only 'application/json' is allowed (the request has {given}).");
     Err(ApiError::schema(message))
-}
-
-fn is_length_limit(error: &axum::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if error.to_string().contains("length limit exceeded") {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 #[cfg(test)]
