@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     TargetArgs,
-    exam::{Target, interval, sit},
+    exam::{Target, sit},
     question::{Answer, Evaluation, Question, Verdict},
     tool_calls::ToolCalls,
 };
@@ -143,7 +143,7 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode, BenchError> {
             "holds neither tools.jsonl nor arithmetic.jsonl nor fim.jsonl; name their folder with --data-path";
         return Err(BenchError::Content { path: args.data_path.clone(), problem: problem.into() });
     }
-    let mut all_answered = true;
+    let mut status = ExitCode::SUCCESS;
     for (name, set) in sets {
         let mut target_args = args.target.clone();
         // Each set has a file of its own beside the one that was named.
@@ -155,12 +155,13 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode, BenchError> {
             outcome.invalid(),
             outcome.latency_s,
             outcome.output_throughput(),
-            interval(outcome.right(), outcome.transcripts.len())
+            outcome.interval()
         );
-        outcome.complain();
-        all_answered &= outcome.unanswered.is_empty();
+        if outcome.conclude() != ExitCode::SUCCESS {
+            status = ExitCode::FAILURE;
+        }
     }
-    Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(status)
 }
 
 #[cfg(test)]

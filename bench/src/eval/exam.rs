@@ -1,6 +1,6 @@
 //! [`sit`]: all questions of an evaluation, asked in parallel, judged and written down.
 
-use std::{sync::Arc, time::Instant};
+use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -53,10 +53,15 @@ impl Outcome {
         answers.map(|answer| answer.completion_tokens).sum::<usize>() as f64 / self.latency_s
     }
 
-    /// Say on standard error what got no answer.
-    pub fn complain(&self) {
+    /// How sure the part with full score is, as printed.
+    pub fn interval(&self) -> String {
+        interval(self.right(), self.transcripts.len())
+    }
+
+    /// The exit status: a failure if anything got no answer. Says on standard error what.
+    pub fn conclude(&self) -> ExitCode {
         if self.unanswered.is_empty() {
-            return;
+            return ExitCode::SUCCESS;
         }
         eprintln!(
             "ERROR: {} questions got no answer and are not counted; run again to ask them:",
@@ -65,6 +70,7 @@ impl Outcome {
         for (id, error) in self.unanswered.iter().take(5) {
             eprintln!("  {id}: {error}");
         }
+        ExitCode::FAILURE
     }
 }
 
@@ -218,7 +224,7 @@ fn fingerprint(questions: &[Question]) -> String {
 }
 
 /// The printed interval of a proportion.
-pub fn interval(right: usize, total: usize) -> String {
+fn interval(right: usize, total: usize) -> String {
     let (low, high) = crate::statistics::wilson(right, total);
     format!("95% confidence: {low:.3} to {high:.3} ({right} of {total})")
 }

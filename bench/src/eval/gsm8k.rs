@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     RunEvalArgs, TargetArgs,
-    exam::{Outcome, Target, interval, sit},
+    exam::{Target, sit},
     question::{Answer, Evaluation, Question, Verdict, chat_body},
 };
 use crate::{
@@ -185,18 +185,8 @@ pub async fn run(args: &Gsm8kArgs) -> Result<ExitCode, BenchError> {
         target.endpoint.post("/generate", &body).await?;
     }
     let outcome = sit(&target, Arc::new(evaluation), &args.target, began).await?;
-    println!("Accuracy: {:.3}", outcome.score());
-    println!("Invalid: {:.3}", outcome.invalid());
-    println!("Latency: {:.3} s", outcome.latency_s);
-    println!("Output throughput: {:.3} token/s", outcome.output_throughput());
-    println!("{}", interval(outcome.right(), outcome.transcripts.len()));
-    Ok(finish(&outcome))
-}
-
-/// A failure if anything got no answer.
-pub(super) fn finish(outcome: &Outcome) -> ExitCode {
-    outcome.complain();
-    if outcome.unanswered.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    super::print_few_shot(&outcome);
+    Ok(outcome.conclude())
 }
 
 /// run_eval's GSM8K: the same prompt as a chat message, the examples not among the questions.
@@ -263,8 +253,8 @@ pub async fn run_chatted(args: &RunEvalArgs) -> Result<ExitCode, BenchError> {
     let evaluation = Chatted::new(args, &target.model, &lines);
     let outcome = sit(&target, Arc::new(evaluation), &args.target, began).await?;
     super::print_run_eval(&outcome);
-    println!("{}", interval(outcome.right(), outcome.transcripts.len()));
-    Ok(finish(&outcome))
+    println!("{}", outcome.interval());
+    Ok(outcome.conclude())
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@ use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{
     RunEvalArgs,
-    exam::{Target, interval, sit},
-    gsm8k::finish,
+    exam::{Target, sit},
     question::{Answer, Evaluation, Question, Verdict, chat_body},
     sandbox::{Ending, Sandbox},
 };
@@ -143,8 +142,8 @@ pub async fn run(args: &RunEvalArgs) -> Result<ExitCode, BenchError> {
         let of_each = outcome.transcripts.iter().map(|one| pass_at_k(args.num_samples, one.verdict.right, k));
         println!("pass@{k}: {:.3}", of_each.sum::<f64>() / outcome.transcripts.len().max(1) as f64);
     }
-    println!("All samples right: {}", interval(outcome.right(), outcome.transcripts.len()));
-    Ok(finish(&outcome))
+    println!("All samples right: {}", outcome.interval());
+    Ok(outcome.conclude())
 }
 
 #[cfg(test)]

@@ -117,6 +117,15 @@ pub async fn run(command: &EvalCommand) -> Result<ExitCode, BenchError> {
     }
 }
 
+/// The lines of few_shot_gsm8k, and how sure they are.
+fn print_few_shot(outcome: &Outcome) {
+    println!("Accuracy: {:.3}", outcome.score());
+    println!("Invalid: {:.3}", outcome.invalid());
+    println!("Latency: {:.3} s", outcome.latency_s);
+    println!("Output throughput: {:.3} token/s", outcome.output_throughput());
+    println!("{}", outcome.interval());
+}
+
 /// The lines of run_eval.
 fn print_run_eval(outcome: &Outcome) {
     println!("Total latency: {:.3} s", outcome.latency_s);

@@ -13,8 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     TargetArgs,
-    exam::{Target, interval, sit},
-    gsm8k::finish,
+    exam::{Target, sit},
     question::{Answer, Evaluation, Question, Verdict},
 };
 use crate::{data_file::read_text, error::BenchError};
@@ -135,12 +134,8 @@ pub async fn run(args: &ToolCallsArgs) -> Result<ExitCode, BenchError> {
     let target = Target::new(&args.target).await?;
     let evaluation = ToolCalls::read("tool-calls", &args.data_path, &target.model, args.max_tokens, args.num_examples)?;
     let outcome = sit(&target, Arc::new(evaluation), &args.target, Instant::now()).await?;
-    println!("Accuracy: {:.3}", outcome.score());
-    println!("Invalid: {:.3}", outcome.invalid());
-    println!("Latency: {:.3} s", outcome.latency_s);
-    println!("Output throughput: {:.3} token/s", outcome.output_throughput());
-    println!("{}", interval(outcome.right(), outcome.transcripts.len()));
-    Ok(finish(&outcome))
+    super::print_few_shot(&outcome);
+    Ok(outcome.conclude())
 }
 
 #[cfg(test)]
