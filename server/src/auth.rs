@@ -60,9 +60,11 @@ fn is_opened_by(key: &Secret, headers: &HeaderMap) -> bool {
         let (scheme, token) = given.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
     });
-    // Anthropic's clients send theirs in a header of its own.
-    let given = bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()));
-    given.is_some_and(|given| Sha256::digest(given).ct_eq(&Sha256::digest(key.expose())).into())
+    // Anthropic's clients send theirs in a header of its own; where they were told both a key and a token
+    // they send both, and either may be the one that is meant for this server.
+    let given = bearer.into_iter().chain(headers.get("x-api-key").map(|value| value.as_bytes()));
+    let wanted = Sha256::digest(key.expose());
+    given.map(Sha256::digest).any(|given| given.ct_eq(&wanted).into())
 }
 
 fn refused(path: &str) -> Response {

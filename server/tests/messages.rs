@@ -2,9 +2,13 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_util::StreamExt;
@@ -116,7 +120,7 @@ async fn a_call_is_a_block_of_its_own_whole_and_streamed() {
     let events = server.events(PATH, with(&ask(), json!({"tools": tools(), "stream": true}))).await;
     let pieces = events.iter().filter(|event| event["delta"]["type"] == "input_json_delta").count();
     assert!(pieces > 10, "arguments arrive as they are written: {pieces} pieces");
-    assert_eq!(events[0]["message"]["usage"]["output_tokens"], 1);
+    assert_eq!(events[0]["message"]["usage"]["output_tokens"], 0, "nothing is said yet");
     assert_eq!(events[0]["message"]["stop_reason"], Value::Null);
     server.is_clean().await;
 }
@@ -196,6 +200,15 @@ async fn what_steers_other_servers_changes_nothing() {
     server.ok("/v1/messages?beta=true", full.clone()).await;
     let again = server.ok(PATH, plain.clone()).await;
     assert!(again["usage"]["input_tokens"].as_u64().unwrap() <= 4, "the same prompt: {again}");
+    let history = |thinks: bool| {
+        let thought = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
+        let hidden = json!({"type": "redacted_thinking", "data": "xx"});
+        let thoughts = if thinks { vec![thought, hidden] } else { Vec::new() };
+        let blocks: Vec<Value> = thoughts.into_iter().chain([json!({"type": "text", "text": "Yes."})]).collect();
+        let messages = json!([user("a")[0], {"role": "assistant", "content": blocks}, user("b")[0]]);
+        with(&plain, json!({"messages": messages}))
+    };
+    assert_eq!(count(history(true)).await, count(history(false)).await, "old thoughts are not read again");
     let without = count(with(&plain, json!({"tool_choice": {"type": "none"}}))).await;
     assert!(without.as_u64() < count(plain).await.as_u64());
 }
@@ -211,6 +224,135 @@ async fn an_answer_may_be_begun_by_the_client() {
     };
     let added = server.ok("/tokenize", json!({"prompt": "So: "})).await["count"].as_u64().unwrap();
     assert_eq!(tokens(&answer), tokens(&plain) + added);
+    let counted = server.ok("/v1/messages/count_tokens", with(&ask(), json!({"messages": begun}))).await;
+    assert_eq!(counted["input_tokens"], tokens(&answer), "what is counted is what is read");
+    // A history that ends in a call cannot be answered, yet clients ask how long it is.
+    let call = json!([{"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "ls", "input": {}}]}]);
+    server.ok("/v1/messages/count_tokens", json!({"model": "m", "messages": call})).await;
+}
+
+/// Ask ten times, each time with the answer so far and what `reply` says to it. As Claude Code does, the
+/// line of bookkeeping changes with every request and the cache mark moves to the newest block.
+async fn ten_turns(server: &Server, more: Value, reply: impl Fn(&Value, usize) -> Vec<Value>) -> Vec<[usize; 3]> {
+    let mut messages = vec![json!({"role": "user", "content": "Begin"})];
+    let mut turns = Vec::new();
+    for turn in 0..10 {
+        let line = format!("x-anthropic-billing-header: cc_version=2.1.330.{turn:03x}; cch={};", turn * 7919);
+        let system = json!([{"type": "text", "text": line}, {"type": "text", "text": "You are a test."}]);
+        let mut marked = messages.clone();
+        if let Some(block) = marked.last_mut().unwrap()["content"].as_array_mut().and_then(|blocks| blocks.last_mut()) {
+            block["cache_control"] = json!({"type": "ephemeral"});
+        }
+        let answer = server.ok(PATH, with(&ask(), with(&more, json!({"system": system, "messages": marked})))).await;
+        let usage = |key: &str| answer["usage"][key].as_u64().unwrap() as usize;
+        let cached = usage("cache_read_input_tokens");
+        turns.push([cached + usage("input_tokens"), cached, usage("output_tokens")]);
+        messages.push(json!({"role": "assistant", "content": answer["content"]}));
+        messages.push(json!({"role": "user", "content": reply(&answer, turn)}));
+    }
+    turns
+}
+
+#[tokio::test]
+async fn a_conversation_recomputes_only_what_is_new() {
+    let roomy = Config { context_length: 4096, num_pages: 2048, max_total_num_tokens: 8192, ..parsing() };
+    let server = Server::saying("It is as you say, and so it goes on.", roomy.clone()).await;
+    let say = |_: &Value, turn: usize| vec![json!({"type": "text", "text": format!("And what of {turn}?")})];
+    for turns in ten_turns(&server, json!({}), say).await.windows(2) {
+        let ([prompt, _, output], [_, cached, _]) = (turns[0], turns[1]);
+        // The last token of an answer is never computed; the last page is kept only when it is full.
+        assert!(cached >= (prompt + output - 1) / 4 * 4, "{turns:?}");
+    }
+    server.is_clean().await;
+
+    // Whether the words of a call are found again is up to the template; all before them always is.
+    let server = Server::saying(CALL, roomy).await;
+    let results = |answer: &Value, turn: usize| {
+        let calls = answer["content"].as_array().unwrap().iter().filter(|block| block["type"] == "tool_use");
+        let result = |call: &Value| {
+            let content = json!([{"type": "text", "text": format!("line {turn}")}]);
+            json!({"type": "tool_result", "tool_use_id": call["id"], "content": content})
+        };
+        calls.map(result).chain([json!({"type": "text", "text": "Go on."})]).collect()
+    };
+    for turns in ten_turns(&server, json!({"tools": tools()}), results).await.windows(2) {
+        assert!(turns[1][1] >= (turns[0][0] - 1) / 4 * 4, "{turns:?}");
+    }
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn recorded_requests_are_answered_or_refused_as_documented() {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("clients/shapes");
+    if !dir.is_dir() {
+        eprintln!("SKIPPED: no reference shelf at {} (set QUERN_SHARED)", dir.display());
+        return;
+    }
+    let roomy = Config {
+        context_length: 1 << 16,
+        num_pages: 1 << 15,
+        max_total_num_tokens: 1 << 17,
+        chunked_prefill_size: 2048,
+        ..parsing()
+    };
+    let server = Server::saying("ok", roomy.clone()).await;
+    // Says any token that a constraint allows.
+    let obedient = Server::with(roomy, None).await;
+    let files = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = files.filter(|name| name.contains(".v1_messages")).collect();
+    names.sort();
+    let mut prompts = BTreeMap::new();
+    for name in &names {
+        let shape: Value = serde_json::from_str(&std::fs::read_to_string(dir.join(name)).unwrap()).unwrap();
+        let body = &shape["body"];
+        let beta = if shape["query"]["beta"] == "true" { "?beta=true" } else { "" };
+        let path = format!("{}{beta}", shape["path"].as_str().unwrap());
+        if body.get("thread").is_some() {
+            let (status, refusal) = server.post(&path, body.clone()).await;
+            let wanted = json!({"error_code": "thread_unsupported_request", "unsupported": ["thread"]});
+            assert_eq!((status, &refusal["error"]["details"]), (400, &wanted), "{name}");
+            continue;
+        }
+        let kind = &body["tool_choice"]["type"];
+        let forced = kind == "any" || kind == "tool";
+        if forced || body["output_config"].get("format").is_some() {
+            let message = obedient.ok(&path, with(body, json!({"max_tokens": 1000}))).await;
+            let block = &message["content"][0];
+            let obeys = match forced {
+                true => message["stop_reason"] == "tool_use" && block["type"] == "tool_use",
+                false => serde_json::from_str::<Value>(block["text"].as_str().unwrap()).is_ok_and(|v| v.is_object()),
+            };
+            // A model that says whatever is allowed may not come to an end.
+            assert!(obeys || message["stop_reason"] == "max_tokens", "{name}: {message}");
+            continue;
+        }
+        if path.ends_with("count_tokens") {
+            assert!(server.ok(&path, body.clone()).await["input_tokens"].as_u64() > Some(0), "{name}");
+            continue;
+        }
+        let message = match body["stream"] == true {
+            true => fold(&server.events(&path, body.clone()).await),
+            false => server.ok(&path, body.clone()).await,
+        };
+        assert_eq!(message["content"], json!([{"type": "text", "text": "ok"}]), "{name}");
+        assert_eq!(message["stop_reason"], "end_turn", "{name}");
+        let usage = |key: &str| message["usage"][key].as_u64().unwrap();
+        let cached = usage("cache_read_input_tokens");
+        prompts.insert(name.as_str(), (usage("input_tokens") + cached, cached));
+    }
+    // Of two requests of one session, the second finds all of the first, though its blocks come in
+    // another form and the cache mark has moved.
+    let prompt = |name: &str| prompts[format!("claude-code-2.1.330.{name}.json").as_str()];
+    for (first, second) in [
+        ("01.v1_messages.stream.b", "02.v1_messages.stream.b"),
+        ("05.v1_messages.stream.multi", "06.v1_messages.stream.multi"),
+    ] {
+        let ((total, _), (_, cached)) = (prompt(first), prompt(second));
+        assert!(total > 1000 && cached >= (total - 1) / 4 * 4, "{first}: {total}; {second}: {cached}");
+    }
+    println!("{} recorded requests replayed", names.len());
+    server.is_clean().await;
 }
 
 #[tokio::test]
@@ -236,6 +378,8 @@ async fn refusals_have_anthropics_form() {
         (json!({"tool_choice": {"type": "any"}}), "Tools cannot be empty"),
         (json!({"tools": tools(), "tool_choice": {"type": "tool", "name": "rm"}}), "'rm'"),
         (json!({"tools": tools(), "tool_choice": {"type": "maybe"}}), "maybe"),
+        (json!({"tools": [{"name": "ls"}]}), "tools[0].input_schema"),
+        (json!({"tools": [{"name": "ls", "type": "custom", "input_schema": "x"}]}), "tools[0].input_schema"),
         (json!({"mcp_servers": [{"name": "x"}]}), "mcp_servers"),
         (json!({"output_config": schema}), "output_config.format"),
         (
@@ -271,6 +415,16 @@ async fn keys_come_in_either_header() {
             let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
             assert_eq!(body["error"]["type"], "authentication_error");
         }
+    }
+}
+
+#[tokio::test]
+async fn either_key_may_be_the_right_one() {
+    let server = Server::with(Config { api_key: Some(Secret::new("k")), ..config() }, None).await;
+    for (token, key, wanted) in [("no", "k", 200), ("k", "no", 200), ("no", "no", 401)] {
+        let post = server.client.post(server.url("/v1/messages/count_tokens")).bearer_auth(token);
+        let answer = post.header("x-api-key", key).json(&ask()).send().await.unwrap();
+        assert_eq!(answer.status(), wanted, "token {token}, key {key}");
     }
 }
 

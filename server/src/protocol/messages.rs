@@ -16,9 +16,10 @@ use super::{
 /// Longest message of a refusal, as in SGLang.
 const MAX_ERROR_CHARS: usize = 500;
 
-/// Claude Code begins the system's text with a line that changes from request to request. It is
-/// bookkeeping of Anthropic's service; with it, no prefix would ever be found in the cache.
-const BOOKKEEPING_LINE: &str = "x-anthropic-";
+/// Claude Code begins the system's text with a line `x-anthropic-billing-header: …` that changes from
+/// request to request. It is bookkeeping of Anthropic's service; with it, no prefix would ever be found in
+/// the cache. Any header of that family counts.
+const BOOKKEEPING: &str = "x-anthropic-";
 
 /// What a request says beside its sampling. `null` is absent; unknown fields are ignored.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -104,11 +105,22 @@ impl MessagesFields {
         Ok(true)
     }
 
-    /// The tools as functions. Tools that Anthropic's service would run itself have no `input_schema`;
-    /// nobody runs them here, so the model is not told of them.
-    pub fn chat_tools(&self) -> Vec<Value> {
-        let offered = self.tools.iter().flatten().filter(|tool| tool.get("input_schema").is_some_and(Value::is_object));
-        let function = |tool: &Value| {
+    /// The tools as functions. Tools that Anthropic's service knows by their `type` have no `input_schema`;
+    /// nobody describes or runs them here, so the model is not told of them.
+    pub fn chat_tools(&self) -> Result<Vec<Value>, ApiError> {
+        let mut functions = Vec::new();
+        for (index, tool) in self.tools.iter().flatten().enumerate() {
+            let schema = tool.get("input_schema").unwrap_or(&Value::Null);
+            let is_custom = matches!(tool.get("type"), None | Some(Value::Null)) || tool["type"] == "custom";
+            if !schema.is_object() && is_custom {
+                // Left out, the client's own tool would never be called, and nobody would hear why.
+                let path = format!("tools[{index}].input_schema");
+                let message = format!("{path}: a JSON Schema object is wanted, not {}.", shown(schema));
+                return Err(ApiError::schema(message).about(&path));
+            }
+            if !schema.is_object() {
+                continue;
+            }
             let mut function = Map::new();
             for (from, to) in [("name", "name"), ("description", "description"), ("input_schema", "parameters")] {
                 function.insert(to.into(), tool.get(from).cloned().unwrap_or_default());
@@ -116,9 +128,9 @@ impl MessagesFields {
             if let Some(strict) = tool.get("strict").filter(|strict| !strict.is_null()) {
                 function.insert("strict".into(), strict.clone());
             }
-            json!({ "type": "function", "function": function })
-        };
-        offered.map(function).collect()
+            functions.push(json!({ "type": "function", "function": function }));
+        }
+        Ok(functions)
     }
 
     /// `tool_choice` in chat's words.
@@ -149,9 +161,14 @@ impl MessagesFields {
 
 /// Text of the system's instructions, without bookkeeping.
 fn system_text(content: &Value, path: &str) -> Result<String, ApiError> {
+    // A header's name has no blanks; what merely speaks of such headers is the system's own text.
+    let is_bookkeeping = |text: &str| {
+        let name = text.strip_prefix(BOOKKEEPING).and_then(|rest| rest.split_once(':'));
+        name.is_some_and(|(name, _)| !name.contains(char::is_whitespace))
+    };
     let kept = |text: String| {
         let mut rest = text.as_str();
-        while rest.starts_with(BOOKKEEPING_LINE) {
+        while is_bookkeeping(rest) {
             rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
         }
         rest.to_owned()
@@ -455,7 +472,9 @@ mod tests {
         ]);
         assert_eq!(system(blocks), "You are.\nBe.");
         assert_eq!(system(format!("{line}\nYou are.").into()), "You are.");
-        assert_eq!(system("An x-anthropic-thing".into()), "An x-anthropic-thing");
+        for own in ["An x-anthropic-thing: it is.", "x-anthropic-things are: many", "x-anthropic-thing\nIt: is."] {
+            assert_eq!(system(own.into()), own);
+        }
         assert_eq!(system(line.into()), "x", "nothing is left, so there is no system message");
     }
 

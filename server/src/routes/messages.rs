@@ -63,7 +63,9 @@ async fn messages(State(state): State<Arc<AppState>>, request: Request) -> Resul
 }
 
 async fn count_tokens(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, MessagesError> {
-    let (_, mut conversation) = read(&state, request).await?;
+    let (fields, mut conversation) = read(&state, request).await?;
+    // Clients count unfinished histories too: one that ends in a call is counted, though it is not answered.
+    conversation.continue_final_message = fields.begins_the_answer().unwrap_or(false);
     // What must be called changes what may be written, not what is read.
     conversation.tool_choice = conversation.tool_choice.filter(|choice| choice == "none");
     let ids = conversation.conversation()?.tokenise(&state).await?;
@@ -84,7 +86,7 @@ async fn read(state: &AppState, request: Request) -> Result<(MessagesFields, Tra
     }
     let conversation = Translated {
         messages: fields.chat_messages()?,
-        tools: fields.chat_tools(),
+        tools: fields.chat_tools()?,
         tool_choice: fields.chat_tool_choice()?,
         parallel_tool_calls: fields.tool_choice.as_ref().and_then(|c| c.disable_parallel_tool_use).map(|off| !off),
         response_format: fields.chat_response_format(),
@@ -132,7 +134,9 @@ impl Answer {
             if !begun && (!turn.said.is_empty() || turn.end.is_some()) {
                 // Not before it is known how much of the prompt was cached.
                 begun = true;
-                send(&frames, MessagesEvent::MessageStart { message: self.message() }).await;
+                let usage = MessagesUsage { output_tokens: 0, ..self.usage() };
+                let message = Message { usage, ..self.message() };
+                send(&frames, MessagesEvent::MessageStart { message }).await;
             }
             for said in turn.said {
                 for event in self.blocks.take(said) {
