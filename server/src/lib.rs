@@ -32,6 +32,7 @@ pub mod shipped;
 pub mod shutdown;
 pub mod start;
 pub mod start_error;
+pub mod stopwatch;
 pub mod stream;
 pub mod summary;
 pub mod translated;

@@ -43,6 +43,13 @@ impl Frames {
         self.send(frame.into()).await;
     }
 
+    /// A line of JSON, where the whole answer is lines ([`lines`]).
+    pub async fn line(&self, value: &impl Serialize) {
+        let mut line = serde_json::to_vec(value).expect("wire types are plain data");
+        line.push(b'\n');
+        self.send(line.into()).await;
+    }
+
     /// `data: [DONE]`, the last frame of OpenAI's streams and of `/generate`'s.
     pub async fn done(&self) {
         self.send(Bytes::from_static(b"data: [DONE]\n\n")).await;
@@ -64,11 +71,26 @@ pub fn response<F>(write: impl FnOnce(Frames) -> F) -> Response
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    streamed("text/event-stream; charset=utf-8", write)
+}
+
+/// An answer of JSON lines that `write` sends.
+pub fn lines<F>(write: impl FnOnce(Frames) -> F) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    streamed("application/x-ndjson", write)
+}
+
+fn streamed<F>(content_type: &'static str, write: impl FnOnce(Frames) -> F) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let (sender, frames) = mpsc::channel(FRAMES_AHEAD);
     let body = Written { writer: Some(Box::pin(write(Frames(sender)))), frames };
     let mut response = Body::from_stream(body).into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx would otherwise gather the stream before passing it on.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));

@@ -19,6 +19,8 @@ use crate::{
 pub struct Translated {
     /// The messages.
     pub messages: Vec<Value>,
+    /// A prompt that stands for the messages, rendered already.
+    pub prompt_ids: Option<Vec<u32>>,
     /// The functions that may be called: `{type, function: {name, …}}`.
     pub tools: Vec<Value>,
     /// `auto`, `none`, `required` or a function.
@@ -44,15 +46,19 @@ impl Translated {
         let mut sampling = Sampling::new(&fields, state.chat_defaults, state.vocab_size())?;
         // Agents ask for tens of thousands of tokens whatever the context, and mean "as many as fit".
         sampling.max_new_tokens = sampling.max_new_tokens.map(|most| most.min(state.config.context_length));
+        let conversation = Conversation {
+            messages: self.messages,
+            add_generation_prompt: true,
+            continue_final_message: self.continue_final_message,
+            ..Conversation::default()
+        };
         let request = DialogueRequest {
             id,
             tool_use: ToolUse::new(&self.tools, self.tool_choice.as_ref(), self.parallel_tool_calls.unwrap_or(true))?,
-            prompt: Asked::Conversation(Conversation {
-                messages: self.messages,
-                add_generation_prompt: true,
-                continue_final_message: self.continue_final_message,
-                ..Conversation::default()
-            }),
+            prompt: match self.prompt_ids {
+                Some(ids) => Asked::Ids(ids.into_iter().map(i64::from).collect()),
+                None => Asked::Conversation(conversation),
+            },
             sampling,
             logprobs: logprobs::chat_request(self.top_logprobs.is_some(), self.top_logprobs)?,
             namespace: namespace(self.cache_salt.as_deref(), None),

@@ -188,3 +188,20 @@ async fn a_stream_that_waits_says_so_with_data() {
         assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn calls_are_found_in_a_text_from_elsewhere() {
+    let server = Server::saying("ok", config()).await;
+    let body = json!({"text": CALL, "tool_call_parser": "qwen3_coder", "tools": tools()});
+    let parsed = server.ok("/parse_function_call", body.clone()).await;
+    let call =
+        json!({"tool_index": 0, "name": "read_file", "parameters": r#"{"path": "/tmp/a \"b\".txt", "lines": 12}"#});
+    assert_eq!(parsed, json!({"normal_text": "Let me look.\n", "calls": [call]}));
+    let hermes = r#"<tool_call>{"name": "ls", "arguments": {}}</tool_call>"#;
+    let parsed =
+        server.ok("/parse_function_call", with(&body, json!({"text": hermes, "tool_call_parser": "hermes"}))).await;
+    assert_eq!(parsed["calls"][0]["tool_index"], 1);
+    for more in [json!({"tool_call_parser": "other"}), json!({"tool_call_parser": null}), json!({"text": null})] {
+        assert_eq!(server.post("/parse_function_call", with(&body, more)).await.0, 400);
+    }
+}

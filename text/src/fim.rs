@@ -23,6 +23,27 @@ pub fn fim_prompt(tokenizer: &Tokenizer, prefix: &str, suffix: &str) -> Option<V
     Some(ids)
 }
 
+/// What stands before a [`fim_prompt`] to tell the model of other files, as (name, text); `None` if the
+/// tokenizer has no tokens for it.
+///
+/// `<|repo_name|>` project, then `<|file_sep|>` name, text for each, then `<|file_sep|>` and the name of the
+/// file with the gap. The names of project and file are llama.cpp's, whose clients do not tell the real ones.
+pub fn fim_context<'a>(tokenizer: &Tokenizer, files: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Vec<u32>> {
+    let [.., repository, file] = STRUCTURE;
+    let (repository, file) = (tokenizer.token_id(repository)?, tokenizer.token_id(file)?);
+    let mut ids = vec![repository];
+    encode_text(tokenizer, "myproject\n", &mut ids);
+    for (name, text) in files {
+        ids.push(file);
+        encode_text(tokenizer, name, &mut ids);
+        encode_text(tokenizer, "\n", &mut ids);
+        encode_text(tokenizer, text, &mut ids);
+    }
+    ids.push(file);
+    encode_text(tokenizer, "filename\n", &mut ids);
+    Some(ids)
+}
+
 /// The ids of the tokens that structure such prompts. In an answer they end what was asked for.
 pub fn fim_tokens(tokenizer: &Tokenizer) -> impl Iterator<Item = u32> {
     STRUCTURE.iter().filter_map(|token| tokenizer.token_id(token))

@@ -18,7 +18,7 @@ pub mod tool;
 
 pub use chat_template::{ChatPrompt, ChatTemplate, Rendered, TemplateError};
 pub use detokenizer::Detokenizer;
-pub use fim::{fim_prompt, fim_tokens};
+pub use fim::{fim_context, fim_prompt, fim_tokens};
 pub use grammar::{CallChoice, Grammar, GrammarError, GrammarFactory, GrammarSpec};
 pub use stop::{StopError, StopMatcher, StopStep};
 pub use tokenizer::{Specials, Tokenizer, TokenizerError};

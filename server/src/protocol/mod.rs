@@ -5,11 +5,14 @@ pub mod body;
 pub mod chat;
 pub mod completions;
 pub mod error;
+pub mod infill;
 pub mod messages;
 pub mod native;
+pub mod ollama;
 pub mod responses;
 pub mod sampling;
 pub mod scalar;
+pub mod score;
 pub mod usage;
 
 pub use body::Body;

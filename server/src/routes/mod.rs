@@ -5,13 +5,17 @@ pub mod chat;
 pub mod completions;
 pub mod generate;
 pub mod health;
+pub mod infill;
 pub mod info;
 pub mod logprobs;
 pub mod messages;
 pub mod metrics;
 pub mod models;
+pub mod ollama;
+pub mod parse;
 pub mod response_items;
 pub mod responses;
+pub mod score;
 pub mod tokenize;
 pub mod unbuilt;
 
@@ -46,6 +50,10 @@ pub fn all() -> Router<Arc<AppState>> {
         .merge(messages::routes())
         .merge(generate::routes())
         .merge(responses::routes())
+        .merge(ollama::routes())
+        .merge(infill::routes())
+        .merge(score::routes())
+        .merge(parse::routes())
         .merge(models::routes())
         .merge(tokenize::routes())
         .merge(health::routes())

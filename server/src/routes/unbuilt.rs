@@ -13,7 +13,6 @@ use crate::{app::AppState, protocol::ApiError};
 
 /// They exist there and answer 501 here.
 const PATHS: &[&str] = &[
-    "/v1/score",
     "/start_profile",
     "/stop_profile",
     "/pause_generation",
@@ -23,7 +22,6 @@ const PATHS: &[&str] = &[
     "/set_internal_state",
     "/freeze_gc",
     "/set_trace_level",
-    "/parse_function_call",
     "/separate_reasoning",
     "/open_session",
     "/close_session",
@@ -36,12 +34,6 @@ const PATHS: &[&str] = &[
     "/unload_lora_adapter",
     "/vertex_generate",
     "/invocations",
-    "/infill",
-    "/api/chat",
-    "/api/generate",
-    "/api/tags",
-    "/api/show",
-    "/api/version",
     "/v1/audio/transcriptions",
     "/v1/realtime",
 ];
