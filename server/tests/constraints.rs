@@ -332,7 +332,8 @@ async fn strict_tools_are_obeyed_under_auto() {
     }
     assert!(called > 0, "no output called");
     // A model that does not heed its masks fails, and its request with it, not the server.
-    let server = Server::saying("<tool_call>\n<function=turn>\n<parameter=degrees>\nmany", parsing()).await;
+    let said = "<tool_call>\n<function=turn>\n<parameter=degrees>\nmany";
+    let server = Server::insisting_on(said, parsing()).await;
     let body = json!({"messages": user("Go"), "tools": strict});
     let (status, answer) = server.post("/v1/chat/completions", body).await;
     assert!(status == 500 && answer["error"]["message"].as_str().is_some(), "{status} {answer}");
