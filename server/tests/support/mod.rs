@@ -2,14 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+mod scripted;
+
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use quern_backend::{RowOutput, RowTask};
 use quern_engine::{
     EngineHandle,
     fake::{FakeModel, StepHook},
 };
-use quern_model::{ForwardBatch, ForwardError, Model, StepOutput};
 use quern_server::{
     app::{self, AppState},
     config::{Config, LoadFormat, ToolCallParser},
@@ -17,41 +17,9 @@ use quern_server::{
     model_files::ModelFiles,
     start::Started,
 };
-use quern_text::Specials;
+use scripted::{Script, Scripted};
 use serde_json::{Map, Value, json};
 use tokio::{net::TcpListener, sync::watch};
-
-/// A model that says what it is told to, whatever it is asked, then ends its turn; where a grammar forbids
-/// that, the first thing that it allows. Answers come in order, the last one again and again.
-pub(crate) struct Scripted {
-    scripts: Vec<Vec<u32>>,
-    answers_begun: usize,
-    end: u32,
-    heeds_masks: bool,
-}
-
-impl Scripted {
-    fn say(&mut self, step: u64) -> u32 {
-        self.answers_begun += usize::from(step == 0);
-        let script = &self.scripts[self.answers_begun.clamp(1, self.scripts.len()) - 1];
-        script.get(step as usize).copied().unwrap_or(self.end)
-    }
-}
-
-impl Model for Scripted {
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<StepOutput, ForwardError> {
-        let mut token = |row: &quern_backend::LogitRow| match &row.task {
-            RowTask::Sample { step, mask, .. } => {
-                let said = self.say(*step);
-                let allowed = |&token: &u32| !self.heeds_masks || mask.as_ref().is_none_or(|mask| mask.allows(token));
-                std::iter::once(said).chain(0..=self.end).find(allowed).unwrap_or(said)
-            }
-            RowTask::Score { target } => *target,
-        };
-        let rows = batch.logit_rows.iter().map(|row| RowOutput { token: token(row), ..RowOutput::default() });
-        Ok(StepOutput { rows: rows.collect() })
-    }
-}
 
 /// A server that ends with the test.
 pub(crate) struct Server {
@@ -100,30 +68,28 @@ impl Server {
 
     /// A server whose model answers everything with `text`.
     pub(crate) async fn saying(text: &str, config: Config) -> Self {
-        Self::saying_in_turn(&[text], config).await
+        let text = text.to_owned();
+        Self::answering(move |_| text.clone(), config).await
     }
 
-    /// A server whose model gives these answers in order, the last one again and again. Where there are
-    /// several, one request is answered at a time.
-    pub(crate) async fn saying_in_turn(texts: &[&str], mut config: Config) -> Self {
-        if texts.len() > 1 {
-            config.max_running_requests = 1;
-        }
-        Self::scripted(texts, config, true).await
+    /// A server whose model answers each prompt with what `script` makes of it.
+    pub(crate) async fn answering(script: impl Fn(&str) -> String + Send + Sync + 'static, config: Config) -> Self {
+        Self::scripted(Arc::new(script), config, true).await
     }
 
     /// A server whose model says `text` even where a grammar forbids it.
     pub(crate) async fn insisting_on(text: &str, config: Config) -> Self {
-        Self::scripted(&[text], config, false).await
+        let text = text.to_owned();
+        Self::scripted(Arc::new(move |_: &str| text.clone()), config, false).await
     }
 
-    async fn scripted(texts: &[&str], config: Config, heeds_masks: bool) -> Self {
+    async fn scripted(script: Script, config: Config, heeds_masks: bool) -> Self {
         let files = byte_model();
         let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
         let tokenizer = files.tokenizer().unwrap();
         let template = files.chat_template(&tokenizer, None, None).unwrap();
-        let scripts = texts.iter().map(|text| tokenizer.encode(text, Specials::Parse)).collect();
-        let model = Scripted { scripts, answers_begun: 0, end: tokenizer.eos_id().unwrap(), heeds_masks };
+        let reading = Arc::new(files.tokenizer().unwrap());
+        let model = Scripted::new(script, heeds_masks, reading, config.page_size, config.num_pages);
         let engine = quern_engine::start(Box::new(model), config.engine()).unwrap();
         Self::over(Started { config, engine, tokenizer, template, checkpoint }).await
     }
