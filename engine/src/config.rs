@@ -29,6 +29,8 @@ pub struct EngineConfig {
     pub chunk_tokens: usize,
     /// Prompt tokens of a step.
     pub max_prefill_tokens: usize,
+    /// Positions of context whose attention costs a token as much as everything else in the network.
+    pub balanced_context: usize,
     /// Order of admission.
     pub policy: Policy,
     /// Whether prefixes are kept and reused.

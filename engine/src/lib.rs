@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 pub mod config;
 pub mod engine;
 pub mod fake;

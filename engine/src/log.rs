@@ -129,6 +129,7 @@ mod tests {
             max_queued: None,
             chunk_tokens: 512,
             max_prefill_tokens: 512,
+            balanced_context: 8192,
             policy: Policy::Fcfs,
             prefix_cache: true,
             conservativeness: 1.0,

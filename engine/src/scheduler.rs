@@ -3,7 +3,7 @@
 //! A pure state machine (invariant I4): no clock, no thread, no channel, no randomness. There is no
 //! prefill phase and no decode phase: every running sequence is some tokens behind. A step takes first
 //! those that are one token behind (each sees a token every step), then fills its budget with chunks of
-//! prompts, oldest first, then admits from the queue.
+//! prompts, most of it for the oldest, the rest for those behind it and in the queue.
 //!
 //! Pages: a sequence gets pages as it computes. When the pool is empty, unlocked prefixes are evicted;
 //! when there are none, the youngest running sequence is retracted: its private pages are freed, it
@@ -17,6 +17,7 @@ use quern_backend::{PagedBatch, Span};
 use quern_model::{ForwardBatch, StepOutput};
 
 use crate::{
+    budget::Budget,
     config::{EngineConfig, LPM_LIMIT, Policy},
     kv_pool::KvPool,
     radix_cache::{Extended, RadixCache},
@@ -216,9 +217,12 @@ impl Scheduler {
             self.shape = StepShape::default();
             let mut batch = ForwardBatch::default();
             let decodes = self.plan_decodes(&mut batch);
-            let budget = self.config.chunk_tokens.saturating_sub(decodes).min(self.config.max_prefill_tokens);
-            let budget = self.plan_prefills(&mut batch, budget);
-            self.admit(&mut batch, budget);
+            let tokens = self.config.chunk_tokens.saturating_sub(decodes).min(self.config.max_prefill_tokens);
+            let budget = match decodes {
+                0 => Budget::flat(tokens),
+                _ => Budget::weighed(tokens, self.config.balanced_context),
+            };
+            self.plan_prompts(&mut batch, budget);
             let broken = std::mem::take(&mut self.broken);
             let room_was_made = !broken.is_empty();
             for (key, error) in broken {
@@ -324,28 +328,37 @@ impl Scheduler {
         self.shape.decodes
     }
 
-    /// Chunks of the prompts that are running; returns what is left of the budget.
-    fn plan_prefills(&mut self, batch: &mut ForwardBatch, mut budget: usize) -> usize {
-        for index in 0..self.running.len() {
-            let key = self.running[index];
-            if !self.sequences[&key].is_decoding() && budget > 0 {
-                budget -= self.plan_chunk(key, batch, budget);
+    /// Chunks of prompts. The oldest has most of the budget; a part is for those behind it, the ones with
+    /// the least to compute first, so that a long prompt does not hold up the short ones that come later.
+    fn plan_prompts(&mut self, batch: &mut ForwardBatch, mut budget: Budget) {
+        let is_prompt = |key: &SequenceKey| !self.sequences[key].is_decoding();
+        let mut prompts: Vec<_> = self.running.iter().copied().filter(is_prompt).collect();
+        if !prompts.is_empty() {
+            let oldest = prompts.remove(0);
+            let sequence = &self.sequences[&oldest];
+            let mut others = budget.split(sequence.num_computed, sequence.behind());
+            prompts.sort_by_key(|key| self.sequences[key].behind());
+            for key in prompts {
+                self.plan_chunk(key, batch, &mut others);
             }
+            self.admit(batch, &mut others);
+            budget.join(others);
+            self.plan_chunk(oldest, batch, &mut budget);
+        } else {
+            self.admit(batch, &mut budget);
         }
-        budget
     }
 
-    /// As much of a prompt as budget and pages allow; returns how many tokens that is.
-    fn plan_chunk(&mut self, key: SequenceKey, batch: &mut ForwardBatch, budget: usize) -> usize {
+    /// As much of a prompt as budget and pages allow.
+    fn plan_chunk(&mut self, key: SequenceKey, batch: &mut ForwardBatch, budget: &mut Budget) {
         let sequence = &self.sequences[&key];
         let start = sequence.num_computed;
-        let wanted = start + sequence.behind().min(budget);
+        let wanted = start + sequence.behind().min(budget.room(start));
         let end = self.grow(key, wanted);
-        if end <= start || !self.plan(key, end, batch) {
-            return 0;
+        if end > start && self.plan(key, end, batch) {
+            self.shape.prefill_tokens += end - start;
+            budget.spend(start, end - start);
         }
-        self.shape.prefill_tokens += end - start;
-        end - start
     }
 
     /// Give a sequence pages for its first `wanted` tokens, evicting prefixes if need be; returns how
@@ -390,13 +403,13 @@ impl Scheduler {
     // ── admission ───────────────────────────────────────────────────────────────────────────────────
 
     /// Admit from the queue while there is budget, a place and, by estimate, room in the pool.
-    fn admit(&mut self, batch: &mut ForwardBatch, mut budget: usize) {
-        if budget == 0 || self.running.len() >= self.config.max_running {
+    fn admit(&mut self, batch: &mut ForwardBatch, budget: &mut Budget) {
+        if budget.is_spent() || self.running.len() >= self.config.max_running {
             return;
         }
         self.order_queue();
         let mut position = 0;
-        while budget > 0 && self.running.len() < self.config.max_running && position <= MAX_HELD_BACK {
+        while !budget.is_spent() && self.running.len() < self.config.max_running && position <= MAX_HELD_BACK {
             let Some(&key) = self.waiting.get(position) else { break };
             if self.is_held_back(key) {
                 position += 1;
@@ -407,7 +420,7 @@ impl Scheduler {
             }
             self.waiting.remove(position);
             self.waiting_tokens -= self.sequences[&key].tokens.len();
-            budget -= self.plan_chunk(key, batch, budget);
+            self.plan_chunk(key, batch, budget);
         }
     }
 

@@ -27,6 +27,7 @@ fn config() -> EngineConfig {
         max_queued: Some(4),
         chunk_tokens: 32,
         max_prefill_tokens: 32,
+        balanced_context: 8192,
         policy: Policy::Fcfs,
         prefix_cache: true,
         conservativeness: 1.0,

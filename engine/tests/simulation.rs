@@ -166,6 +166,7 @@ struct Weather {
     /// Pages, as a multiple of what the largest request needs.
     pool: f64,
     chunk: usize,
+    balanced_context: usize,
     max_running: usize,
     policy: Policy,
     prefix_cache: bool,
@@ -181,6 +182,7 @@ const FAIR: Weather = Weather {
     page_size: 4,
     pool: 6.0,
     chunk: 64,
+    balanced_context: 64,
     max_running: 16,
     policy: Policy::Fcfs,
     prefix_cache: true,
@@ -224,6 +226,7 @@ impl World {
             max_queued: None,
             chunk_tokens: weather.chunk,
             max_prefill_tokens: weather.chunk,
+            balanced_context: weather.balanced_context,
             policy: weather.policy,
             prefix_cache: weather.prefix_cache,
             conservativeness: weather.conservativeness,
@@ -487,7 +490,15 @@ fn failing_steps_fail_their_sequences_and_nobody_else() {
 
 #[test]
 fn the_longest_prefix_first_with_odd_pages_and_tiny_chunks() {
-    let odd = Weather { name: "lpm", policy: Policy::Lpm, page_size: 7, chunk: 5, max_running: 9, ..FAIR };
+    let odd = Weather {
+        name: "lpm",
+        policy: Policy::Lpm,
+        page_size: 7,
+        chunk: 5,
+        balanced_context: 3,
+        max_running: 9,
+        ..FAIR
+    };
     weather(odd, 8_000);
 }
 

@@ -258,6 +258,14 @@ impl ModelConfig {
         self.params(|moe| moe.top_k, 1)
     }
 
+    /// Positions of context whose attention costs a token as many operations as its matrix products, the
+    /// head left out: 2 a parameter against 4 a query feature and position in each layer.
+    pub fn balanced_context(&self) -> usize {
+        let products = 2 * u128::from(self.params(|moe| moe.top_k, 0));
+        let attention = 4 * self.heads.q_dim() as u128 * self.num_layers as u128;
+        usize::try_from(products / attention.max(1)).unwrap_or(usize::MAX).max(1)
+    }
+
     /// Bytes of keys and values of one token over all layers.
     pub fn kv_bytes_per_token(&self, dtype: DType) -> u64 {
         saturated(self.num_layers as u128 * 2 * self.heads.kv_dim() as u128 * dtype.size() as u128)

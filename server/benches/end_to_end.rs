@@ -111,6 +111,7 @@ impl Work {
             max_queued: None,
             chunk_tokens: CHUNK,
             max_prefill_tokens: 16_384,
+            balanced_context: 8192,
             policy: Policy::Fcfs,
             prefix_cache: false,
             conservativeness: 0.0,

@@ -99,7 +99,8 @@ impl Prepared {
             let progress = ByteProgress::new("Checking weights", checkpoint.weight_bytes());
             checkpoint.scan(config.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
-        let engine_config = config.engine();
+        let balanced_context = checkpoint.config().balanced_context();
+        let engine_config = EngineConfig { balanced_context, ..config.engine() };
         let limits = StepLimits {
             max_tokens: engine_config.step_tokens(),
             max_logit_rows: MAX_LOGIT_ROWS,
@@ -142,7 +143,7 @@ pub struct Started {
 }
 
 impl Config {
-    /// The engine's part of it.
+    /// The engine's part of it, as far as no model decides it.
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {
             page_size: self.page_size,
@@ -151,6 +152,8 @@ impl Config {
             max_queued: self.max_queued_requests,
             chunk_tokens: self.chunked_prefill_size,
             max_prefill_tokens: self.max_prefill_tokens,
+            // The model's, once there is one.
+            balanced_context: usize::MAX,
             policy: match self.schedule_policy {
                 SchedulePolicy::Fcfs => Policy::Fcfs,
                 SchedulePolicy::Lpm => Policy::Lpm,

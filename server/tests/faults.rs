@@ -6,7 +6,7 @@ mod support;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -124,6 +124,33 @@ async fn a_client_that_leaves_is_seen_within_a_step() {
         assert!(after - at_leaving <= 2, "{} tokens were computed for nobody (stream: {streams})", after - at_leaving);
     }
     assert_eq!(server.engine().metrics().snapshot().scheduler.aborted, 2);
+}
+
+#[tokio::test]
+async fn what_was_read_for_a_client_that_gave_up_is_not_read_again() {
+    let last_step = Arc::new(AtomicU64::new(5));
+    let gate = Arc::clone(&last_step);
+    let hook = Box::new(move |step| {
+        while step > gate.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    });
+    let server = Server::with(config(), Some(hook)).await;
+    let body = json!({"messages": user(&"a long prompt ".repeat(60)), "max_tokens": 2, "ignore_eos": true});
+    let idle = Arc::strong_count(&server.state);
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    socket.write_all(&raw("/v1/chat/completions", &with(&body, json!({"stream": true})))).await.unwrap();
+    let read = || server.engine().metrics().snapshot().scheduler.prefill_tokens;
+    until("it reads", || read() >= 5 * 64).await;
+    drop(socket);
+    until("the connection ends", || Arc::strong_count(&server.state) == idle).await;
+    last_step.store(u64::MAX, Ordering::Release);
+    until("it is gone", || server.engine().num_alive() == 0).await;
+    let answer = server.ok("/v1/chat/completions", body).await;
+    let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert!((5 * 64..answer["usage"]["prompt_tokens"].as_u64().unwrap()).contains(&cached), "{answer}");
+    server.is_clean().await;
 }
 
 #[tokio::test]

@@ -144,6 +144,7 @@ fn engine(name: &str, compute: Compute, way: Way) -> EngineHandle {
         max_queued: None,
         chunk_tokens: way.chunk_tokens,
         max_prefill_tokens: 16_384,
+        balanced_context: 8192,
         policy: Policy::Fcfs,
         prefix_cache: way.prefix_cache,
         conservativeness: 1.0,
