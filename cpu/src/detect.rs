@@ -162,6 +162,7 @@ impl Kernels {
             QuantFormat::F16 => return (e.gemm_f16, Layout::Plain, "f16 expanded, f32 fma"),
             QuantFormat::BF16 => (e.gemm_bf16, e.native_bf16),
             QuantFormat::Fp8Block128 => (e.gemm_fp8, e.native_fp8),
+            blocks => unreachable!("{blocks} weights are refused when they are uploaded"),
         };
         match (self.compute, native) {
             (Compute::F32, _) => (plain, Layout::Split, "expanded, f32 fma"),
@@ -242,7 +243,7 @@ impl Kernels {
         let isa = self.isa;
         let mut choices = Vec::new();
         for op in ["linear", "moe"] {
-            for format in QuantFormat::ALL {
+            for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none()) {
                 let kernel = format!("{isa}: {}", self.product(format).2);
                 choices.push(KernelChoice { op, format: Some(format.to_string()), kernel });
             }

@@ -72,7 +72,7 @@ fn every_instruction_set_conforms() {
 
 #[test]
 fn linear_is_near_the_reference_and_equal_on_every_instruction_set() {
-    for format in QuantFormat::ALL {
+    for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none()) {
         for (seed, (tokens, rows, cols)) in
             [(1, 1, 1), (1, 5, 31), (2, 7, 33), (3, 64, 128), (5, 13, 127), (6, 130, 129), (11, 9, 300), (64, 70, 256)]
                 .into_iter()
@@ -115,7 +115,7 @@ fn every_fp8_code_is_expanded_exactly() {
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_a_batch_and_at_any_thread_count() {
     let mut random = Rng(7);
-    for format in QuantFormat::ALL {
+    for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none()) {
         let parts = [matrix(&mut random, format, 300, 200)];
         let x = random.values(23 * 200);
         for isa in available() {
@@ -176,7 +176,7 @@ impl MoeCase {
 
 #[test]
 fn experts_agree_with_the_reference_whether_idle_shared_or_alone() {
-    for format in QuantFormat::ALL {
+    for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none()) {
         // Many experts for few tokens leave most idle; few for many make groups.
         for (tokens, experts, top_k) in [(1, 8, 2), (3, 32, 4), (70, 4, 2), (5, 3, 3)] {
             let case = MoeCase::new(tokens as u64, format, tokens, experts, top_k);

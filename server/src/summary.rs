@@ -66,7 +66,7 @@ pub fn kernel_lines(backend: &CpuBackend, checkpoint: &Checkpoint, config: &Conf
 
 /// The name of the encoding that stores elements of this type plainly.
 fn quant_name(dtype: DType) -> String {
-    let plain = QuantFormat::ALL.into_iter().find(|format| format.element() == dtype);
+    let plain = QuantFormat::ALL.into_iter().find(|format| format.element() == Some(dtype));
     plain.map_or_else(|| dtype.to_string(), |format| format.to_string())
 }
 

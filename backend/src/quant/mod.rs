@@ -1,15 +1,20 @@
 //! Encodings of weight matrices, and [`PackedMatrix`]: rows × columns in one of them.
 //!
-//! A new encoding is one file here (block layout, scalar encode and decode, a link to its origin), one
-//! line in [`QuantFormat::ALL`], and the decoders of the backends that can run it.
+//! A new encoding is one description here (block layout, scalar encode and decode, a link to its origin),
+//! one line in [`QuantFormat::ALL`], and the decoders of the backends that can run it.
 
+pub mod block;
+pub mod blocks32;
+pub mod codebook;
 pub mod fp8;
+pub mod k_quants;
 
 use std::{fmt, ops::Range, sync::Arc};
 
 use half::{bf16, f16};
 
 use crate::DType;
+pub use block::{Block, BlockFormat};
 
 /// Name of an encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,27 +28,120 @@ pub enum QuantFormat {
     /// One E4M3 byte an element, one scale for each block of 128 rows × 128 columns; the last block
     /// of a row or column may be ragged. `value = byte * scale`.
     Fp8Block128,
+    /// See [`blocks32`].
+    Q4_0,
+    /// See [`blocks32`].
+    Q4_1,
+    /// See [`blocks32`].
+    Q5_0,
+    /// See [`blocks32`].
+    Q5_1,
+    /// See [`blocks32`].
+    Q8_0,
+    /// See [`k_quants`].
+    Q2K,
+    /// See [`k_quants`].
+    Q3K,
+    /// See [`k_quants`].
+    Q4K,
+    /// See [`k_quants`].
+    Q5K,
+    /// See [`k_quants`].
+    Q6K,
+    /// See [`codebook`].
+    Iq4Nl,
+    /// See [`codebook`].
+    Iq4Xs,
+    /// See [`codebook`].
+    Mxfp4,
 }
 
 impl QuantFormat {
     /// Every encoding that can be read.
-    pub const ALL: [QuantFormat; 4] = [QuantFormat::F32, QuantFormat::F16, QuantFormat::BF16, QuantFormat::Fp8Block128];
+    pub const ALL: [QuantFormat; 17] = [
+        QuantFormat::F32,
+        QuantFormat::F16,
+        QuantFormat::BF16,
+        QuantFormat::Fp8Block128,
+        QuantFormat::Q4_0,
+        QuantFormat::Q4_1,
+        QuantFormat::Q5_0,
+        QuantFormat::Q5_1,
+        QuantFormat::Q8_0,
+        QuantFormat::Q2K,
+        QuantFormat::Q3K,
+        QuantFormat::Q4K,
+        QuantFormat::Q5K,
+        QuantFormat::Q6K,
+        QuantFormat::Iq4Nl,
+        QuantFormat::Iq4Xs,
+        QuantFormat::Mxfp4,
+    ];
 
     /// Rows and columns that share a scale in [`QuantFormat::Fp8Block128`].
     pub const FP8_BLOCK: usize = 128;
 
-    /// Bytes of one row of `cols` elements, scales not counted.
-    pub fn row_bytes(self, cols: usize) -> usize {
-        cols * self.element().size()
+    /// The encoding that GGUF knows by this number (`enum ggml_type`), if it is one of ours.
+    pub fn from_ggml_type(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.ggml_type() == Some(number))
     }
 
-    /// The stored element.
-    pub fn element(self) -> DType {
+    /// Its number in GGUF, where it has one.
+    pub fn ggml_type(self) -> Option<u32> {
         match self {
-            QuantFormat::F32 => DType::F32,
-            QuantFormat::F16 => DType::F16,
-            QuantFormat::BF16 => DType::BF16,
-            QuantFormat::Fp8Block128 => DType::F8E4M3,
+            QuantFormat::F32 => Some(0),
+            QuantFormat::F16 => Some(1),
+            QuantFormat::BF16 => Some(30),
+            _ => self.blocks().map(|blocks| blocks.ggml_type),
+        }
+    }
+
+    /// How its blocks are stored, where it has blocks within rows.
+    pub fn blocks(self) -> Option<&'static BlockFormat> {
+        match self {
+            QuantFormat::F32 | QuantFormat::F16 | QuantFormat::BF16 | QuantFormat::Fp8Block128 => None,
+            QuantFormat::Q4_0 => Some(&blocks32::Q4_0),
+            QuantFormat::Q4_1 => Some(&blocks32::Q4_1),
+            QuantFormat::Q5_0 => Some(&blocks32::Q5_0),
+            QuantFormat::Q5_1 => Some(&blocks32::Q5_1),
+            QuantFormat::Q8_0 => Some(&blocks32::Q8_0),
+            QuantFormat::Q2K => Some(&k_quants::Q2_K),
+            QuantFormat::Q3K => Some(&k_quants::Q3_K),
+            QuantFormat::Q4K => Some(&k_quants::Q4_K),
+            QuantFormat::Q5K => Some(&k_quants::Q5_K),
+            QuantFormat::Q6K => Some(&k_quants::Q6_K),
+            QuantFormat::Iq4Nl => Some(&codebook::IQ4_NL),
+            QuantFormat::Iq4Xs => Some(&codebook::IQ4_XS),
+            QuantFormat::Mxfp4 => Some(&codebook::MXFP4),
+        }
+    }
+
+    /// Elements that are stored together; a row is a whole number of them.
+    pub fn block_elements(self) -> usize {
+        self.blocks().map_or(1, |blocks| blocks.elements)
+    }
+
+    /// Bytes of one block (of one element where there are no blocks), scales beside the rows not counted.
+    pub fn block_bytes(self) -> usize {
+        match self.blocks() {
+            Some(blocks) => blocks.bytes,
+            None => self.element().map_or(0, DType::size),
+        }
+    }
+
+    /// Bytes of one row of `cols` elements, a whole number of blocks; scales beside the rows not counted.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        cols / self.block_elements() * self.block_bytes()
+    }
+
+    /// The stored element, where each is stored by itself.
+    pub fn element(self) -> Option<DType> {
+        match self {
+            QuantFormat::F32 => Some(DType::F32),
+            QuantFormat::F16 => Some(DType::F16),
+            QuantFormat::BF16 => Some(DType::BF16),
+            QuantFormat::Fp8Block128 => Some(DType::F8E4M3),
+            _ => None,
         }
     }
 }
@@ -55,6 +153,7 @@ impl fmt::Display for QuantFormat {
             QuantFormat::F16 => "f16",
             QuantFormat::BF16 => "bf16",
             QuantFormat::Fp8Block128 => "fp8-e4m3-128x128",
+            _ => self.blocks().map_or("", |blocks| blocks.name),
         })
     }
 }
@@ -110,12 +209,15 @@ pub struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// A matrix of one of the plain formats (`f32`, `f16`, `bf16`).
+    /// A matrix whose rows hold everything: one of the plain formats (`f32`, `f16`, `bf16`) or of those
+    /// made of blocks.
     ///
     /// # Panics
-    /// If `data` is not exactly `rows × cols` elements; the loader has checked shape against length.
+    /// If `data` is not exactly `rows × cols` elements, or a row not a whole number of blocks; the loader
+    /// has checked both.
     pub fn plain(format: QuantFormat, rows: usize, cols: usize, data: SharedBytes) -> Self {
         assert!(format != QuantFormat::Fp8Block128, "{format} needs scales");
+        assert_eq!(cols % format.block_elements(), 0, "{cols} columns in blocks of {}", format.block_elements());
         assert_eq!(data.len(), rows * format.row_bytes(cols), "bytes of a {rows}×{cols} {format} matrix");
         Self { format, rows, cols, data, scales: None }
     }
@@ -164,7 +266,8 @@ impl PackedMatrix {
         self.scales.as_deref().map(|s| &s[block * per_row..(block + 1) * per_row])
     }
 
-    /// Row `row` as f32, exactly as stored (an fp8 byte times its block's scale, rounded once to f32).
+    /// Row `row` as f32, exactly as stored (an fp8 byte times its block's scale, rounded once to f32;
+    /// an element of a block as [`Block`] says).
     ///
     /// # Panics
     /// If `out` is not `cols` long.
@@ -194,6 +297,14 @@ impl PackedMatrix {
                     for (value, &code) in values.iter_mut().zip(codes) {
                         *value = fp8::E4M3[code as usize] * scale;
                     }
+                }
+            }
+            blocks => {
+                let blocks = blocks.blocks().expect("every other format has blocks");
+                let mut block = Block::ZERO;
+                for (values, bytes) in out.chunks_exact_mut(blocks.elements).zip(bytes.chunks_exact(blocks.bytes)) {
+                    (blocks.unpack)(bytes, &mut block);
+                    block.values(blocks.group, values);
                 }
             }
         }

@@ -1,0 +1,88 @@
+//! Blocks: the encodings of GGUF, in which some integers of a row share their scales.
+//!
+//! Every one of them says the same thing with other bits: [`Block`] is what they say, [`BlockFormat`] how
+//! one of them says it. Reference, and the names: `ggml-common.h`, `ggml-quants.c` in
+//! <https://github.com/ggml-org/ggml>.
+
+use half::f16;
+
+/// Elements of the largest block.
+pub const MAX_ELEMENTS: usize = 256;
+
+/// Groups of the largest block: the smallest group has 16 elements.
+pub const MAX_GROUPS: usize = MAX_ELEMENTS / 16;
+
+/// A block taken apart: integers, and the scales that make values of them.
+///
+/// Element `i` of group `g = i / group` is `scale * scales[g] * quants[i] - min * mins[g]`, each step
+/// rounded to f32 from the left. Formats without groups have one, of scale 1; those without minimums
+/// have `min` 0.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// What each element stores, with any offset or codebook applied.
+    pub quants: [i8; MAX_ELEMENTS],
+    /// Scale of all groups.
+    pub scale: f32,
+    /// Scale of each group, times `scale`.
+    pub scales: [i8; MAX_GROUPS],
+    /// Scale of all minimums.
+    pub min: f32,
+    /// What is subtracted in each group, times `min`.
+    pub mins: [u8; MAX_GROUPS],
+}
+
+impl Block {
+    /// All zeros, ready for an `unpack`.
+    pub const ZERO: Block =
+        Block { quants: [0; MAX_ELEMENTS], scale: 0.0, scales: [1; MAX_GROUPS], min: 0.0, mins: [1; MAX_GROUPS] };
+
+    /// The values, in groups of `group`.
+    ///
+    /// # Panics
+    /// If `out` is longer than a block.
+    pub fn values(&self, group: usize, out: &mut [f32]) {
+        for ((values, quants), g) in out.chunks_mut(group).zip(self.quants.chunks(group)).zip(0..) {
+            let (scale, min) = (self.scale * f32::from(self.scales[g]), self.min * f32::from(self.mins[g]));
+            for (value, &quant) in values.iter_mut().zip(quants) {
+                *value = scale * f32::from(quant) - min;
+            }
+        }
+    }
+}
+
+/// Reads one block's bytes, exactly as many as it has; writes every field that the format knows.
+pub type Unpack = fn(&[u8], &mut Block);
+
+/// Writes one block's bytes from its elements' values, exactly as many as it has of each.
+pub type Encode = fn(&[f32], &mut [u8]);
+
+/// How one format stores its blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockFormat {
+    /// Its name in GGUF.
+    pub name: &'static str,
+    /// Its number in GGUF (`enum ggml_type`).
+    pub ggml_type: u32,
+    /// Elements of a block; a row is a whole number of blocks.
+    pub elements: usize,
+    /// Elements that share a scale.
+    pub group: usize,
+    /// Bytes of a block.
+    pub bytes: usize,
+    /// Where in a block its binary16 scales lie.
+    pub halves: &'static [usize],
+    /// Take a block apart.
+    pub unpack: Unpack,
+    /// Put a block together, where this program can.
+    pub encode: Option<Encode>,
+}
+
+/// The binary16 at `at`, little-endian.
+pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
+
+/// Low nibbles, then high nibbles, of `bytes`: how a run of 4-bit elements is stored.
+pub(super) fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    bytes.iter().map(|b| b & 15).chain(bytes.iter().map(|b| b >> 4))
+}

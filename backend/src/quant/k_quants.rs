@@ -1,0 +1,144 @@
+//! Blocks of 256 elements whose groups' scales are integers themselves: Q2_K to Q6_K.
+//!
+//! ```text
+//! Q2_K  16 × (4-bit scale, 4-bit minimum), 64 bytes of 2 bits, d, dmin     groups of 16
+//! Q3_K  256 × 1 high bits, 64 bytes of 2 bits, 16 × 6-bit scales, d        groups of 16, q - 4, scale - 32
+//! Q4_K  d, dmin, 8 × (6-bit scale, 6-bit minimum), 128 bytes of nibbles    groups of 32
+//! Q5_K  as Q4_K, 256 × 1 high bits before the nibbles                      groups of 32
+//! Q6_K  128 bytes of nibbles, 64 bytes of 2 high bits, 16 scale bytes, d   groups of 16, q - 32
+//! ```
+//!
+//! Runs of bits lie so that a vector of bytes, shifted and masked, is a run of elements: a byte of 2 bits
+//! holds elements `l`, `l + 32`, `l + 64`, `l + 96` of its half block.
+
+use super::block::{Block, BlockFormat, half_at, nibbles};
+
+/// Elements of a block.
+const ELEMENTS: usize = 256;
+
+/// 2-bit integers above minimums.
+pub const Q2_K: BlockFormat = BlockFormat {
+    name: "Q2_K",
+    ggml_type: 10,
+    elements: ELEMENTS,
+    group: 16,
+    bytes: 84,
+    halves: &[80, 82],
+    unpack: |bytes, block| {
+        (block.scale, block.min) = (half_at(bytes, 80), half_at(bytes, 82));
+        for (g, byte) in bytes[..16].iter().enumerate() {
+            (block.scales[g], block.mins[g]) = ((byte & 15) as i8, byte >> 4);
+        }
+        for (i, quant) in block.quants.iter_mut().enumerate() {
+            *quant = two_bits(&bytes[16..80], i) as i8;
+        }
+    },
+    encode: None,
+};
+
+/// 3-bit integers around 4.
+pub const Q3_K: BlockFormat = BlockFormat {
+    name: "Q3_K",
+    ggml_type: 11,
+    elements: ELEMENTS,
+    group: 16,
+    bytes: 110,
+    halves: &[108],
+    unpack: |bytes, block| {
+        block.scale = half_at(bytes, 108);
+        // 12 bytes: the low nibbles of scales 0 to 7 and of 8 to 15, then all pairs of high bits.
+        let scales = &bytes[96..108];
+        for (g, low) in nibbles(&scales[..8]).enumerate() {
+            let high = scales[8 + g % 4] >> (g / 4 * 2) & 3;
+            block.scales[g] = (low | high << 4) as i8 - 32;
+        }
+        for (i, quant) in block.quants.iter_mut().enumerate() {
+            let high = bytes[i % 32] >> (i / 32) & 1;
+            *quant = (two_bits(&bytes[32..96], i) | high << 2) as i8 - 4;
+        }
+    },
+    encode: None,
+};
+
+/// 4-bit integers above minimums.
+pub const Q4_K: BlockFormat = BlockFormat {
+    name: "Q4_K",
+    ggml_type: 12,
+    elements: ELEMENTS,
+    group: 32,
+    bytes: 144,
+    halves: &[0, 2],
+    unpack: |bytes, block| {
+        scales_and_mins(bytes, block);
+        for (run, quants) in bytes[16..].chunks_exact(32).zip(block.quants.chunks_exact_mut(64)) {
+            quants.iter_mut().zip(nibbles(run)).for_each(|(to, q)| *to = q as i8);
+        }
+    },
+    encode: None,
+};
+
+/// 5-bit integers above minimums.
+pub const Q5_K: BlockFormat = BlockFormat {
+    name: "Q5_K",
+    ggml_type: 13,
+    elements: ELEMENTS,
+    group: 32,
+    bytes: 176,
+    halves: &[0, 2],
+    unpack: |bytes, block| {
+        scales_and_mins(bytes, block);
+        let fifths = &bytes[16..48];
+        for (run, (quants, r)) in bytes[48..].chunks_exact(32).zip(block.quants.chunks_exact_mut(64).zip(0..)) {
+            for (i, (to, q)) in quants.iter_mut().zip(nibbles(run)).enumerate() {
+                *to = (q | (fifths[i % 32] >> (2 * r + i / 32) & 1) << 4) as i8;
+            }
+        }
+    },
+    encode: None,
+};
+
+/// 6-bit integers around 32.
+pub const Q6_K: BlockFormat = BlockFormat {
+    name: "Q6_K",
+    ggml_type: 14,
+    elements: ELEMENTS,
+    group: 16,
+    bytes: 210,
+    halves: &[208],
+    unpack: |bytes, block| {
+        block.scale = half_at(bytes, 208);
+        block.scales.iter_mut().zip(&bytes[192..208]).for_each(|(to, &scale)| *to = scale as i8);
+        for (half, quants) in block.quants.chunks_exact_mut(128).enumerate() {
+            let low = nibbles(&bytes[64 * half..64 * half + 64]);
+            for (i, (to, low)) in quants.iter_mut().zip(low).enumerate() {
+                let high = two_bits(&bytes[128..192], 128 * half + i);
+                *to = (low | high << 4) as i8 - 32;
+            }
+        }
+    },
+    encode: None,
+};
+
+const _: () = assert!(Q2_K.bytes == 16 + ELEMENTS / 4 + 4);
+const _: () = assert!(Q3_K.bytes == ELEMENTS / 8 + ELEMENTS / 4 + 12 + 2);
+const _: () = assert!(Q4_K.bytes == 4 + 12 + ELEMENTS / 2 && Q5_K.bytes == Q4_K.bytes + ELEMENTS / 8);
+const _: () = assert!(Q6_K.bytes == ELEMENTS / 2 + ELEMENTS / 4 + 16 + 2);
+
+/// Element `i` of a block's 64 bytes of 2 bits.
+fn two_bits(bytes: &[u8], i: usize) -> u8 {
+    bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3
+}
+
+/// The 16 bytes that Q4_K and Q5_K begin with. Of the twelve, four bytes hold the low six bits of the
+/// first four scales, four those of the minimums, four the low nibbles of both kinds of the last four;
+/// the two bits left in each of the first eight are the upper bits of the last four.
+fn scales_and_mins(bytes: &[u8], block: &mut Block) {
+    (block.scale, block.min) = (half_at(bytes, 0), half_at(bytes, 2));
+    let packed = &bytes[4..16];
+    for g in 0..4 {
+        (block.scales[g], block.mins[g]) = ((packed[g] & 63) as i8, packed[g + 4] & 63);
+        let last = packed[g + 8];
+        block.scales[g + 4] = (last & 15 | packed[g] >> 6 << 4) as i8;
+        block.mins[g + 4] = last >> 4 | packed[g + 4] >> 6 << 4;
+    }
+}
