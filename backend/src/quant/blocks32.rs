@@ -11,7 +11,10 @@
 //! `32 × 1`: the fifth bit of each element, the first element's lowest. Nibbles: the low ones are
 //! elements 0 to 15, the high ones 16 to 31.
 
-use super::block::{Block, BlockFormat, half_at, nibbles};
+use super::{
+    block::{Block, BlockFormat, half_at, nibbles},
+    encode,
+};
 
 /// Elements of a block.
 const ELEMENTS: usize = 32;
@@ -28,7 +31,7 @@ pub const Q4_0: BlockFormat = BlockFormat {
         block.scale = half_at(bytes, 0);
         set(block, nibbles(&bytes[2..]).map(|q| q as i8 - 8));
     },
-    encode: None,
+    encode: Some(encode::q4_0),
 };
 
 /// 4-bit integers above a minimum.
@@ -88,7 +91,7 @@ pub const Q8_0: BlockFormat = BlockFormat {
         block.scale = half_at(bytes, 0);
         set(block, bytes[2..].iter().map(|&q| q as i8));
     },
-    encode: None,
+    encode: Some(encode::q8_0),
 };
 
 const _: () = assert!(Q4_0.bytes == 2 + ELEMENTS / 2 && Q4_1.bytes == 4 + ELEMENTS / 2);

@@ -11,7 +11,10 @@
 //! Runs of bits lie so that a vector of bytes, shifted and masked, is a run of elements: a byte of 2 bits
 //! holds elements `l`, `l + 32`, `l + 64`, `l + 96` of its half block.
 
-use super::block::{Block, BlockFormat, half_at, nibbles};
+use super::{
+    block::{Block, BlockFormat, half_at, nibbles},
+    encode,
+};
 
 /// Elements of a block.
 const ELEMENTS: usize = 256;
@@ -74,7 +77,7 @@ pub const Q4_K: BlockFormat = BlockFormat {
             quants.iter_mut().zip(nibbles(run)).for_each(|(to, q)| *to = q as i8);
         }
     },
-    encode: None,
+    encode: Some(encode::q4_k),
 };
 
 /// 5-bit integers above minimums.
@@ -116,7 +119,7 @@ pub const Q6_K: BlockFormat = BlockFormat {
             }
         }
     },
-    encode: None,
+    encode: Some(encode::q6_k),
 };
 
 const _: () = assert!(Q2_K.bytes == 16 + ELEMENTS / 4 + 4);

@@ -6,6 +6,7 @@
 pub mod block;
 pub mod blocks32;
 pub mod codebook;
+mod encode;
 pub mod fp8;
 pub mod k_quants;
 
