@@ -8,7 +8,8 @@
 //!
 //! Tolerances follow from the arithmetic. A sum of `n` products in f32, in any order, is off by at most
 //! `n · ε · Σ|aᵢ·bᵢ|` (Higham 2002, §3.1); where a backend rounds inputs to bf16, each product is off by
-//! another `2⁻⁸` of itself at most.
+//! another `2⁻⁸` of itself at most; where it rounds them to 8-bit integers, each input by half a step, a
+//! 254th of the largest among its 32.
 
 use half::{bf16, f16};
 
@@ -22,7 +23,8 @@ use crate::{
 pub enum Precision {
     /// Everything in f32.
     F32,
-    /// Inputs of products with bf16 and fp8 weights are rounded to bf16.
+    /// Inputs of products with bf16 and fp8 weights are rounded to bf16, those of products with blocks to
+    /// 8-bit integers that share a scale among 32.
     Bf16,
 }
 
@@ -102,11 +104,12 @@ pub fn matrix(rng: &mut Rng, format: QuantFormat, rows: usize, cols: usize) -> P
         }
         _ => {
             let blocks = format.blocks().expect("every other format has blocks");
-            // Every code and every scale of a group occurs; scales of blocks are such as weights have.
+            // Every code and every scale of a group occurs; scales of blocks keep values below 2 or so.
+            let span = if blocks.group < blocks.elements { 0.0003 } else { 0.01 };
             let mut bytes: Vec<u8> = (0..rows * format.row_bytes(cols)).map(|_| rng.bits() as u8).collect();
             for block in bytes.chunks_exact_mut(blocks.bytes) {
                 for &at in blocks.halves {
-                    block[at..at + 2].copy_from_slice(&f16::from_f32(rng.value() * 0.01).to_le_bytes());
+                    block[at..at + 2].copy_from_slice(&f16::from_f32(rng.value() * span).to_le_bytes());
                 }
                 if format == QuantFormat::Mxfp4 {
                     block[0] = 118 + block[0] % 8;
@@ -115,11 +118,6 @@ pub fn matrix(rng: &mut Rng, format: QuantFormat, rows: usize, cols: usize) -> P
             PackedMatrix::plain(format, rows, cols, shared(bytes))
         }
     }
-}
-
-/// The formats that every backend multiplies.
-fn formats() -> impl Iterator<Item = QuantFormat> {
-    QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none())
 }
 
 fn upload<B: Backend>(backend: &B, parts: &[PackedMatrix]) -> B::Weight {
@@ -132,9 +130,17 @@ fn filled<B: Backend>(backend: &B, cols: usize, values: &[f32]) -> B::Buffer {
     buffer
 }
 
-/// Whether products with `format` see inputs rounded to bf16.
-fn rounds(precision: Precision, format: QuantFormat) -> bool {
-    precision == Precision::Bf16 && matches!(format, QuantFormat::BF16 | QuantFormat::Fp8Block128)
+/// How far each input of a product with `format` may be off.
+pub fn input_errors(precision: Precision, format: QuantFormat, x: &[f32]) -> Vec<f32> {
+    match (precision, format) {
+        (Precision::F32, _) | (_, QuantFormat::F32 | QuantFormat::F16) => vec![0.0; x.len()],
+        (_, QuantFormat::BF16 | QuantFormat::Fp8Block128) => x.iter().map(|x| x.abs() / 256.0).collect(),
+        _ => {
+            let largest = |x: &[f32]| x.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+            // A little over half a step: the step itself is rounded.
+            x.chunks(32).flat_map(|x| vec![largest(x) * 0.5001 / 127.0; x.len()]).collect()
+        }
+    }
 }
 
 /// `got` against `want`, element by element, with a bound for each.
@@ -154,17 +160,17 @@ fn same(what: &str, cols: usize, got: &[f32], want: &[f32]) {
     }
 }
 
-/// The bound for `matrix · x`, for each output.
-fn product_bounds(parts: &[PackedMatrix], x: &[f32], rounded: bool) -> Vec<f32> {
+/// The bound for `matrix · x`, for each output; `errors` are those of `x`.
+fn product_bounds(parts: &[PackedMatrix], x: &[f32], errors: &[f32]) -> Vec<f32> {
     let mut row = vec![0.0; parts[0].cols()];
     let mut bounds = Vec::new();
     for part in parts {
         for r in 0..part.rows() {
             part.decode_row(r, &mut row);
             let sum: f32 = row.iter().zip(x).map(|(w, x)| (w * x).abs()).sum();
+            let off: f32 = row.iter().zip(errors).map(|(w, error)| w.abs() * error).sum();
             // One rounding more: an fp8 block's scale, which may meet the weight or the sum.
-            let unit = (x.len() + 1) as f32 * f32::EPSILON + if rounded { 1.0 / 256.0 } else { 0.0 };
-            bounds.push(sum * unit + 1e-30);
+            bounds.push(sum * (x.len() + 1) as f32 * f32::EPSILON + off + 1e-30);
         }
     }
     bounds
@@ -182,8 +188,9 @@ fn linear<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng) {
         (&[5], 257),
         (&[96, 96], 320),
     ];
-    for format in formats() {
+    for format in QuantFormat::ALL {
         for (parts, cols) in shapes {
+            let cols = cols.next_multiple_of(format.block_elements());
             let parts: Vec<_> = parts.iter().map(|&rows| matrix(rng, format, rows, cols)).collect();
             let out_cols: usize = parts.iter().map(PackedMatrix::rows).sum();
             let (weight, ref_weight) = (upload(backend, &parts), upload(&reference, &parts));
@@ -195,8 +202,10 @@ fn linear<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng) {
                 backend.linear(&x, &weight, &mut out);
                 reference.linear(&ref_x, &ref_weight, &mut ref_out);
                 let (got, want) = (backend.read(&out), reference.read(&ref_out));
-                let rounded = rounds(precision, format);
-                let bounds: Vec<f32> = values.chunks(cols).flat_map(|x| product_bounds(&parts, x, rounded)).collect();
+                let bounds: Vec<f32> = values
+                    .chunks(cols)
+                    .flat_map(|x| product_bounds(&parts, x, &input_errors(precision, format, x)))
+                    .collect();
                 close(&what, out_cols, &got, &want, |i| bounds[i]);
                 for row in [0, rows / 2, rows - 1] {
                     let alone = filled(backend, cols, &values[row * cols..(row + 1) * cols]);
@@ -210,16 +219,17 @@ fn linear<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng) {
 }
 
 fn embed<B: Backend>(backend: &B, rng: &mut Rng) {
-    for format in formats() {
-        let table = matrix(rng, format, 150, 70);
+    for format in QuantFormat::ALL {
+        let cols = 70usize.next_multiple_of(format.block_elements());
+        let table = matrix(rng, format, 150, cols);
         let ids: Vec<u32> = (0..33).map(|_| rng.below(150) as u32).collect();
-        let mut out = backend.alloc(33, 70);
+        let mut out = backend.alloc(33, cols);
         backend.embed(&upload(backend, std::slice::from_ref(&table)), &ids, &mut out);
-        let mut want = vec![0.0; 70 * ids.len()];
-        for (row, &id) in want.chunks_exact_mut(70).zip(&ids) {
+        let mut want = vec![0.0; cols * ids.len()];
+        for (row, &id) in want.chunks_exact_mut(cols).zip(&ids) {
             table.decode_row(id as usize, row);
         }
-        same(&format!("embed, {format}"), 70, &backend.read(&out), &want);
+        same(&format!("embed, {format}"), cols, &backend.read(&out), &want);
     }
 }
 
@@ -457,8 +467,11 @@ fn run_rounds<B: Backend>(
 
 fn route_and_moe<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng) {
     let shapes = [(4, 1, 16, 8), (8, 3, 96, 40), (16, 4, 130, 65), (1, 1, 64, 129)];
-    for format in formats() {
-        for (num_experts, top_k, hidden, inner) in shapes {
+    for format in QuantFormat::ALL {
+        // What surrounds the products is the same for all formats; those of blocks have larger matrices.
+        let shapes = if format.blocks().is_some() { &shapes[1..2] } else { &shapes[..] };
+        for &(num_experts, top_k, hidden, inner) in shapes {
+            let [hidden, inner] = [hidden, inner].map(|n: usize| n.next_multiple_of(format.block_elements()));
             for renormalise in [true, false] {
                 let mut all = |rows, cols| -> Vec<PackedMatrix> {
                     (0..num_experts).map(|_| matrix(rng, format, rows, cols)).collect()
@@ -477,7 +490,7 @@ fn route_and_moe<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng) {
                     let largest = want.iter().fold(0f32, |a, b| a.max(b.abs()));
                     // Three products in a row: the bounds add up; relative to the largest output.
                     let unit = (hidden + inner) as f32 * 4.0 * f32::EPSILON
-                        + if rounds(precision, format) { 3.0 / 128.0 } else { 0.0 };
+                        + if input_errors(precision, format, &[1.0])[0] > 0.0 { 3.0 / 128.0 } else { 0.0 };
                     close(&what, hidden, &got, &want, |_| largest * unit + 1e-6);
                     let last = rows - 1;
                     let alone = run(&x[last * hidden..], &logits[last * num_experts..]);

@@ -185,9 +185,12 @@ impl Backend for RefBackend {
     }
 
     fn linear(&self, x: &Buffer, weight: &Vec<PackedMatrix>, out: &mut Buffer) {
-        for (i, row) in out.rows_mut(x.rows()).enumerate() {
-            let products = weight.iter().flat_map(|part| project(part, x.row(i)));
-            row.iter_mut().zip(products).for_each(|(o, p)| *o = p);
+        let mut outputs: Vec<_> = out.rows_mut(x.rows()).collect();
+        let rows = weight.iter().flat_map(|part| (0..part.rows()).map(move |r| (part, r)));
+        let mut decoded = vec![0.0; x.cols];
+        for (column, (part, r)) in rows.enumerate() {
+            part.decode_row(r, &mut decoded);
+            outputs.iter_mut().enumerate().for_each(|(i, output)| output[column] = dot(&decoded, x.row(i)));
         }
     }
 

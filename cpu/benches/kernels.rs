@@ -22,6 +22,24 @@ const TOP_K: usize = 8;
 const VOCAB: usize = 151_936;
 const HEADS: HeadLayout = HeadLayout { num_heads: 32, num_kv_heads: 4, head_dim: 128 };
 
+/// What the operations of a product are measured against.
+#[derive(Clone, Copy)]
+enum Peak {
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl Peak {
+    fn of(format: QuantFormat) -> Self {
+        match format {
+            QuantFormat::F32 | QuantFormat::F16 => Peak::F32,
+            QuantFormat::BF16 | QuantFormat::Fp8Block128 => Peak::Bf16,
+            _ => Peak::Int8,
+        }
+    }
+}
+
 /// How long each operation is measured.
 const MEASURE: Duration = Duration::from_millis(1500);
 
@@ -54,9 +72,10 @@ fn main() {
     let roof = Roof::measure(&backend).expect("half a GiB of memory");
     println!("{} threads, {}", backend.threads(), backend.isa());
     println!(
-        "roof: read {:.1} GB/s, f32 {:.0} GFLOP/s, bf16 {}",
+        "roof: read {:.1} GB/s, f32 {:.0} GFLOP/s, int8 {:.0} GOP/s, bf16 {}",
         roof.read_bytes_per_s / 1e9,
         roof.f32_flops / 1e9,
+        roof.int8_ops / 1e9,
         roof.bf16_flops.map_or("without hardware".to_string(), |f| format!("{:.0} GFLOP/s", f / 1e9)),
     );
     println!("{:44} {:>10} {:>21} {:>8} {:>9} {:>8}", "operation", "median", "p10 – p90", "GB/s", "GFLOP/s", "of roof");
@@ -71,13 +90,21 @@ fn main() {
         .collect();
     let bench = Bench { backend, roof, only, arena: SharedBytes::new(Arc::new(arena)) };
 
-    for format in [QuantFormat::BF16, QuantFormat::Fp8Block128] {
+    // Those that a Q4_K_M, a Q4_0 or a Q8_0 file holds in every step, then one of each other kind of code.
+    let blocks = [QuantFormat::Q4K, QuantFormat::Q6K, QuantFormat::Q8_0, QuantFormat::Q4_0];
+    let others = [QuantFormat::Q2K, QuantFormat::Q3K, QuantFormat::Q5K, QuantFormat::Iq4Xs, QuantFormat::Mxfp4];
+    for format in [QuantFormat::BF16, QuantFormat::Fp8Block128].into_iter().chain(blocks) {
         for tokens in [1, 4, 8, 64, 512] {
             bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim());
         }
         bench.linear(format, 1, "o_proj", HEADS.q_dim(), HIDDEN);
         for tokens in [1, 8, 512] {
             bench.moe(format, tokens);
+        }
+    }
+    for format in others {
+        for tokens in [1, 512] {
+            bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim());
         }
     }
     bench.linear(QuantFormat::F32, 1, "gate", HIDDEN, EXPERTS);
@@ -92,9 +119,9 @@ fn main() {
 }
 
 impl Bench {
-    /// Run `f` for a while and print its row. `flops` are measured against bfloat16's peak if `bf16`.
-    fn row(&self, name: &str, bytes: usize, flops: usize, bf16: bool, mut f: impl FnMut(usize)) {
-        if self.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+    /// Run `f` for a while and print its row.
+    fn row(&self, name: &str, bytes: usize, flops: usize, peak: Peak, mut f: impl FnMut(usize)) {
+        if self.is_left_out(name) {
             return;
         }
         f(0);
@@ -110,7 +137,11 @@ impl Bench {
         }
         seconds.sort_by(f64::total_cmp);
         let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share) as usize];
-        let peak = if bf16 { self.roof.bf16_flops.unwrap_or(self.roof.f32_flops) } else { self.roof.f32_flops };
+        let peak = match peak {
+            Peak::F32 => self.roof.f32_flops,
+            Peak::Bf16 => self.roof.bf16_flops.unwrap_or(self.roof.f32_flops),
+            Peak::Int8 => self.roof.int8_ops,
+        };
         let least = (bytes as f64 / self.roof.read_bytes_per_s).max(flops as f64 / peak);
         println!(
             "{name:44} {:>7.1} µs {:>8.1} – {:>7.1} µs {:>8.1} {:>9.1} {:>6.0} %",
@@ -123,6 +154,11 @@ impl Bench {
         );
     }
 
+    /// Whether `--only` names something else. Asked before weights are made where that takes long.
+    fn is_left_out(&self, name: &str) -> bool {
+        self.only.as_ref().is_some_and(|only| !name.contains(only.as_str()))
+    }
+
     /// The `index`-th matrix of this shape in the arena, wrapping around.
     fn matrix(&self, format: QuantFormat, rows: usize, cols: usize, index: usize) -> PackedMatrix {
         let bytes = rows * format.row_bytes(cols);
@@ -133,7 +169,8 @@ impl Bench {
             QuantFormat::Fp8Block128 => {
                 PackedMatrix::fp8(rows, cols, data, vec![0.01; rows.div_ceil(128) * cols.div_ceil(128)].into())
             }
-            // Pairs of small bfloat16 are small f32 as well.
+            // Pairs of small bfloat16 are small f32 as well. What blocks of them are does not matter to the
+            // time: integers have no slow values, and scales are as finite as these.
             _ => PackedMatrix::plain(format, rows, cols, data),
         }
     }
@@ -146,20 +183,26 @@ impl Bench {
     }
 
     fn linear(&self, format: QuantFormat, tokens: usize, name: &str, cols: usize, rows: usize) {
+        let name = format!("linear {name} {format}, {tokens} tok");
+        if self.is_left_out(&name) {
+            return;
+        }
         let bytes = rows * format.row_bytes(cols);
         let weights: Vec<_> = (0..(ARENA / bytes).clamp(1, 32))
             .map(|i| self.backend.upload_weight(&[self.matrix(format, rows, cols, i)]).expect("supported"))
             .collect();
         let x = self.filled(tokens, cols);
         let mut out = self.backend.alloc(tokens, rows);
-        let name = format!("linear {name} {format}, {tokens} tok");
-        let bf16 = matches!(format, QuantFormat::BF16 | QuantFormat::Fp8Block128);
-        self.row(&name, bytes, 2 * tokens * rows * cols, bf16, |i| {
+        self.row(&name, bytes, 2 * tokens * rows * cols, Peak::of(format), |i| {
             self.backend.linear(&x, &weights[i % weights.len()], &mut out);
         });
     }
 
     fn moe(&self, format: QuantFormat, tokens: usize) {
+        let name = format!("moe {format}, {tokens} tok");
+        if self.is_left_out(&name) {
+            return;
+        }
         let all = |rows, cols, first| -> Vec<_> {
             (0..EXPERTS).map(|e| self.matrix(format, rows, cols, first + e)).collect()
         };
@@ -188,8 +231,7 @@ impl Bench {
             experts.len()
         };
         let bytes = touched(&routings[0]) * 3 * INNER * format.row_bytes(HIDDEN);
-        let name = format!("moe {format}, {tokens} tok");
-        self.row(&name, bytes, 2 * tokens * TOP_K * 3 * INNER * HIDDEN, true, |i| {
+        self.row(&name, bytes, 2 * tokens * TOP_K * 3 * INNER * HIDDEN, Peak::of(format), |i| {
             self.backend.moe(&x, &routings[i % routings.len()], &experts, &mut out);
         });
     }
@@ -221,7 +263,7 @@ impl Bench {
         let pairs: usize = (kv_len - rows + 1..=kv_len).sum();
         let bytes = kv_len * 2 * HEADS.kv_dim() * 2;
         let name = format!("attention bf16 kv, {rows} rows at {kv_len}");
-        self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), false, |i| {
+        self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), Peak::F32, |i| {
             self.backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
         });
     }
@@ -231,7 +273,7 @@ impl Bench {
         let gain = self.filled(1, HIDDEN);
         let mut out = self.backend.alloc(rows, HIDDEN);
         let name = format!("add_rms_norm, {rows} rows");
-        self.row(&name, rows * HIDDEN * 4 * 4, rows * HIDDEN * 5, false, |_| {
+        self.row(&name, rows * HIDDEN * 4 * 4, rows * HIDDEN * 5, Peak::F32, |_| {
             self.backend.add_rms_norm(&mut residual, &delta, &gain, 1e-6, &mut out);
         });
     }
@@ -249,7 +291,7 @@ impl Bench {
         };
         let task = LogitRow { row: 0, task, want_logprob: false, top_logprobs: 0, logprob_ids: Arc::new([]) };
         let mut out = Vec::new();
-        self.row("sample, greedy, 1 row", VOCAB * 4, VOCAB * 2, false, |_| {
+        self.row("sample, greedy, 1 row", VOCAB * 4, VOCAB * 2, Peak::F32, |_| {
             self.backend.sample(&mut logits, std::slice::from_ref(&task), &mut out);
         });
     }

@@ -6,10 +6,11 @@ use quern_backend::QuantFormat;
 
 use crate::{
     CpuError,
-    arch::{self, ChainsEntry, Entries, GemmEntry},
+    arch::{self, ChainsEntry, Entries, GemmEntry, PanelEntry},
     attention::Partition,
     dot::Layout,
     gemm::Gemm,
+    matrix::Matrix,
 };
 
 /// An instruction set that kernels exist for.
@@ -19,9 +20,13 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C (x86-64-v3).
     Avx2,
+    /// AVX2 with the 8-bit dot product.
+    AvxVnni,
     /// AVX-512 F, BW, DQ and VL (x86-64-v4).
     Avx512,
-    /// AVX-512 with the BF16 dot product.
+    /// AVX-512 with the 8-bit dot product.
+    Avx512Vnni,
+    /// AVX-512 with the 8-bit and the BF16 dot product.
     Avx512Bf16,
     /// NEON (every 64-bit Arm).
     Neon,
@@ -29,7 +34,8 @@ pub enum Isa {
 
 impl Isa {
     /// All, the best last within an architecture.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Neon];
+    pub const ALL: [Isa; 7] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Neon];
 
     /// Features that this CPU lacks to run it.
     fn missing(self) -> Vec<&'static str> {
@@ -41,13 +47,15 @@ impl Isa {
         macro_rules! probe {
             ($($name:tt),*) => { vec![$(($name, std::arch::is_x86_feature_detected!($name))),*] };
         }
+        let avx2 = probe!("avx2", "fma", "f16c");
+        let avx512 = [avx2.clone(), probe!("avx512f", "avx512bw", "avx512dq", "avx512vl")].concat();
         match self {
             Isa::Scalar => Vec::new(),
-            Isa::Avx2 => probe!("avx2", "fma", "f16c"),
-            Isa::Avx512 => probe!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"),
-            Isa::Avx512Bf16 => {
-                probe!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx2", "fma", "f16c")
-            }
+            Isa::Avx2 => avx2,
+            Isa::AvxVnni => [avx2, probe!("avxvnni")].concat(),
+            Isa::Avx512 => avx512,
+            Isa::Avx512Vnni => [avx512, probe!("avx512vnni")].concat(),
+            Isa::Avx512Bf16 => [avx512, probe!("avx512vnni", "avx512bf16")].concat(),
             Isa::Neon => vec![("a 64-bit Arm CPU", false)],
         }
     }
@@ -78,7 +86,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => arch::avx2::ENTRIES,
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => arch::avxvnni::ENTRIES,
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => arch::avx512::ENTRIES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => arch::avx512vnni::ENTRIES,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => arch::avx512bf16::ENTRIES,
             #[cfg(target_arch = "aarch64")]
@@ -94,7 +106,9 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512vnni",
             Isa::Avx512Bf16 => "avx512bf16",
             Isa::Neon => "neon",
         })
@@ -115,7 +129,8 @@ impl FromStr for Isa {
 pub enum Compute {
     /// Everything in f32; weights are expanded exactly.
     F32,
-    /// Inputs that meet bf16 or fp8 weights are rounded to bf16; sums and all else stay f32.
+    /// Inputs that meet bf16 or fp8 weights are rounded to bf16, those that meet blocks to 8-bit integers
+    /// with a scale for each 32; sums and all else stay f32.
     #[default]
     Bf16,
 }
@@ -129,6 +144,13 @@ pub struct KernelChoice {
     pub format: Option<String>,
     /// The kernel.
     pub kernel: String,
+}
+
+/// The kernel of a product, by where its weights lie.
+#[derive(Clone, Copy)]
+enum Product {
+    Mapped(GemmEntry),
+    Panels(PanelEntry),
 }
 
 /// The kernels chosen for this run. Each method checks what its kernel relies on.
@@ -155,20 +177,26 @@ impl Kernels {
     }
 
     /// The kernel for weights of `format`, how its inputs lie, and its name.
-    fn product(&self, format: QuantFormat) -> (GemmEntry, Layout, &'static str) {
+    fn product(&self, format: QuantFormat) -> (Product, Layout, &'static str) {
         let e = &self.entries;
         let (plain, native) = match format {
-            QuantFormat::F32 => return (e.gemm_f32, Layout::Plain, "f32 fma"),
-            QuantFormat::F16 => return (e.gemm_f16, Layout::Plain, "f16 expanded, f32 fma"),
+            QuantFormat::F32 => return (Product::Mapped(e.gemm_f32), Layout::Plain, "f32 fma"),
+            QuantFormat::F16 => return (Product::Mapped(e.gemm_f16), Layout::Plain, "f16 expanded, f32 fma"),
             QuantFormat::BF16 => (e.gemm_bf16, e.native_bf16),
             QuantFormat::Fp8Block128 => (e.gemm_fp8, e.native_fp8),
-            blocks => unreachable!("{blocks} weights are refused when they are uploaded"),
+            blocks => {
+                return match self.compute {
+                    Compute::F32 => (Product::Panels((e.panels_f32)(blocks)), Layout::Plain, "expanded, f32 fma"),
+                    Compute::Bf16 => (Product::Panels((e.panels_int8)(blocks)), Layout::Int8, e.int8),
+                };
+            }
         };
-        match (self.compute, native) {
+        let (kernel, layout, name) = match (self.compute, native) {
             (Compute::F32, _) => (plain, Layout::Split, "expanded, f32 fma"),
             (Compute::Bf16, None) => (plain, Layout::SplitRounded, "expanded, f32 fma, bf16 inputs"),
             (Compute::Bf16, Some(native)) => (native, Layout::Bf16, "bf16 dot product"),
-        }
+        };
+        (Product::Mapped(kernel), layout, name)
     }
 
     /// How inputs must lie to meet weights of `format`.
@@ -176,15 +204,26 @@ impl Kernels {
         self.product(format).1
     }
 
+    /// See [`Layout::prepare`].
+    pub(crate) fn prepare(&self, layout: Layout, x: &[f32], out: &mut [f32]) {
+        // SAFETY: `choose` found the CPU's features; slices know their lengths.
+        unsafe { (self.entries.prepare)(layout, x, out) }
+    }
+
     /// One unit of a matrix product.
     ///
     /// # Safety
     /// Nobody else reads or writes the outputs that `task` names.
-    pub(crate) unsafe fn gemm(&self, task: &Gemm<'_>) {
+    pub(crate) unsafe fn gemm(&self, task: &Gemm<'_, Matrix>) {
         let (kernel, layout, _) = self.product(task.matrix.format());
         task.check(layout.row_bytes(task.matrix.cols()) / 4);
-        // SAFETY: `choose` found the CPU's features; `check` the bounds; the rest is the caller's.
-        unsafe { kernel(task) }
+        match (kernel, task.matrix) {
+            // SAFETY: `choose` found the CPU's features; `check` the bounds; the rest is the caller's.
+            (Product::Mapped(kernel), Matrix::Mapped(matrix)) => unsafe { kernel(&task.of(matrix)) },
+            // SAFETY: as above.
+            (Product::Panels(kernel), Matrix::Panels(panels)) => unsafe { kernel(&task.of(panels)) },
+            _ => unreachable!("formats made of blocks, and only those, are panels"),
+        }
     }
 
     /// See `norm_rope.rs`.
@@ -233,9 +272,10 @@ impl Kernels {
         unsafe { (self.entries.fold)(state, partial, dim) }
     }
 
-    /// See `roof.rs`: f32 chains, and bfloat16 chains where products use them.
-    pub(crate) fn chains(&self) -> (ChainsEntry, Option<ChainsEntry>) {
-        (self.entries.chains, self.entries.native_chains.filter(|_| self.compute == Compute::Bf16))
+    /// See `roof.rs`: f32 chains, bfloat16 chains where products use them, integer chains.
+    pub(crate) fn chains(&self) -> (ChainsEntry, Option<ChainsEntry>, ChainsEntry) {
+        let e = &self.entries;
+        (e.chains, e.native_chains.filter(|_| self.compute == Compute::Bf16), e.int8_chains)
     }
 
     /// Every choice, for the start-up summary.
@@ -243,7 +283,7 @@ impl Kernels {
         let isa = self.isa;
         let mut choices = Vec::new();
         for op in ["linear", "moe"] {
-            for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none()) {
+            for format in QuantFormat::ALL {
                 let kernel = format!("{isa}: {}", self.product(format).2);
                 choices.push(KernelChoice { op, format: Some(format.to_string()), kernel });
             }

@@ -5,7 +5,10 @@
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 
-use crate::lanes::{LANES, Lanes, round_to_bf16, to_bf16};
+use crate::{
+    int8::quantise,
+    lanes::{LANES, Lanes, round_to_bf16, to_bf16},
+};
 
 /// How inputs are laid out for a kernel, prepared once for all rows of weights that meet them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,19 +22,23 @@ pub(crate) enum Layout {
     SplitRounded,
     /// bfloat16 in order.
     Bf16,
+    /// 8-bit integers in blocks of 32, see `int8.rs`.
+    Int8,
 }
 
 impl Layout {
     /// All layouts, by index.
-    pub(crate) const ALL: [Layout; 4] = [Layout::Plain, Layout::Split, Layout::SplitRounded, Layout::Bf16];
+    pub(crate) const ALL: [Layout; 5] =
+        [Layout::Plain, Layout::Split, Layout::SplitRounded, Layout::Bf16, Layout::Int8];
 
     /// Bytes of a prepared row: whole steps and whole cache lines.
     pub(crate) fn row_bytes(self, cols: usize) -> usize {
-        let element = if self == Layout::Bf16 { 2 } else { 4 };
+        let element = if matches!(self, Layout::Bf16 | Layout::Int8) { 2 } else { 4 };
         cols.next_multiple_of(32) * element
     }
 
     /// Write `x` in this layout to `out`, `row_bytes` of it as f32 words, zeros behind the last column.
+    #[inline(always)]
     pub(crate) fn prepare(self, x: &[f32], out: &mut [f32]) {
         debug_assert_eq!(out.len() * 4, self.row_bytes(x.len()), "a prepared row of {} columns", x.len());
         match self {
@@ -49,6 +56,7 @@ impl Layout {
                 let words = pairs.map(|p| pair(p[0], p[1])).chain(last).chain(std::iter::repeat(0.0));
                 out.iter_mut().zip(words).for_each(|(o, w)| *o = w);
             }
+            Layout::Int8 => quantise(x, out),
         }
     }
 }

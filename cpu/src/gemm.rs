@@ -20,6 +20,7 @@ use quern_backend::PackedMatrix;
 use crate::{
     dot::Dot,
     lanes::{LANES, Lanes},
+    matrix::Matrix,
     memory::Disjoint,
 };
 
@@ -32,9 +33,9 @@ pub(crate) struct Inputs<'a> {
     pub(crate) stride: usize,
 }
 
-/// One unit of work: some rows of a matrix times some tokens.
-pub(crate) struct Gemm<'a> {
-    pub(crate) matrix: &'a PackedMatrix,
+/// One unit of work: some rows of a matrix times some tokens. `M` is how the matrix lies in memory.
+pub(crate) struct Gemm<'a, M = PackedMatrix> {
+    pub(crate) matrix: &'a M,
     /// Rows of the matrix.
     pub(crate) rows: Range<usize>,
     pub(crate) x: Inputs<'a>,
@@ -49,16 +50,33 @@ pub(crate) struct Gemm<'a> {
     pub(crate) out_column: usize,
 }
 
-impl Gemm<'_> {
+impl Gemm<'_, Matrix> {
     /// What the kernels rely on.
     pub(crate) fn check(&self, row_words: usize) {
         assert!(self.rows.end <= self.matrix.rows(), "rows {:?} of {}", self.rows, self.matrix.rows());
+        assert_eq!(self.rows.start % self.matrix.tile_rows(), 0, "rows {:?} begin within a panel", self.rows);
         assert_eq!(self.x.stride, row_words, "prepared words of {} columns", self.matrix.cols());
         assert_eq!(self.x_rows.len(), self.out_rows.len(), "tokens read and tokens written");
         assert!(self.out_column + self.rows.len() <= self.out_stride, "columns of the output");
         let largest = |rows: &[u32]| rows.iter().max().map_or(0, |&row| row as usize + 1);
         assert!(largest(self.x_rows) * self.x.stride <= self.x.values.len(), "rows of the input");
         assert!(largest(self.out_rows) * self.out_stride <= self.out.len(), "rows of the output");
+    }
+}
+
+impl<'a, M> Gemm<'a, M> {
+    /// The same work, its matrix seen as what it is.
+    pub(crate) fn of<N>(&self, matrix: &'a N) -> Gemm<'a, N> {
+        Gemm {
+            matrix,
+            rows: self.rows.clone(),
+            x: self.x,
+            x_rows: self.x_rows,
+            out: self.out,
+            out_stride: self.out_stride,
+            out_rows: self.out_rows,
+            out_column: self.out_column,
+        }
     }
 }
 

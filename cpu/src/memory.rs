@@ -74,7 +74,8 @@ impl Region {
         }
         #[cfg(target_os = "linux")]
         // SAFETY: the range was mapped above. Advice only: attention walks pages of keys in an order
-        // of its own, so fewer TLB entries help, and failure costs nothing else.
+        // of its own and weights are many gigabytes, so fewer TLB entries help, and failure costs nothing
+        // else.
         unsafe {
             libc::madvise(start, len, libc::MADV_HUGEPAGE);
         }
@@ -86,6 +87,12 @@ impl Region {
         // SAFETY: a mapping begins on a page, so it is aligned; every bit pattern is an f32; the borrow
         // is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len / 4) }
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is `len` bytes, readable, and `disjoint` and `words` borrow it exclusively.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
     /// The bytes, for several workers.

@@ -14,12 +14,13 @@
 
 use std::ops::Range;
 
-use quern_backend::PackedMatrix;
+use quern_backend::{PackedMatrix, UploadError};
 
 use crate::{
     buffer::{Buffer, Routing},
     detect::Kernels,
     gemm::Gemm,
+    matrix::Matrix,
     memory::{AlignedVec, Disjoint},
     pool::Pool,
     product::{Prepared, UNIT_ROWS, UNIT_TOKENS, Unit, cut, grain},
@@ -28,25 +29,31 @@ use crate::{
 /// Elements of products that the caller sums sooner than a second worker wakes.
 const SMALL_SUM: usize = 32 << 10;
 
-/// The experts of a layer, where the checkpoint's owner keeps them.
+/// The experts of a layer.
 #[derive(Debug)]
 pub struct Experts {
-    gate: Vec<PackedMatrix>,
-    up: Vec<PackedMatrix>,
-    down: Vec<PackedMatrix>,
+    gate: Vec<Matrix>,
+    up: Vec<Matrix>,
+    down: Vec<Matrix>,
     inner: usize,
     hidden: usize,
 }
 
 impl Experts {
-    pub(crate) fn new(gate: &[PackedMatrix], up: &[PackedMatrix], down: &[PackedMatrix]) -> Self {
+    pub(crate) fn new(
+        pool: &Pool,
+        gate: &[PackedMatrix],
+        up: &[PackedMatrix],
+        down: &[PackedMatrix],
+    ) -> Result<Self, UploadError> {
         assert!(!gate.is_empty() && gate.len() == up.len() && up.len() == down.len(), "three matrices an expert");
         let (inner, hidden) = (gate[0].rows(), gate[0].cols());
         let shaped =
             |m: &PackedMatrix, rows, cols| assert_eq!((m.rows(), m.cols()), (rows, cols), "shape of an expert");
         gate.iter().chain(up).for_each(|m| shaped(m, inner, hidden));
         down.iter().for_each(|m| shaped(m, hidden, inner));
-        Self { gate: gate.to_vec(), up: up.to_vec(), down: down.to_vec(), inner, hidden }
+        let [gate, up, down] = [gate, up, down].map(|matrices| Matrix::take(pool, matrices));
+        Ok(Self { gate: gate?, up: up?, down: down?, inner, hidden })
     }
 }
 
@@ -160,9 +167,10 @@ pub(crate) fn moe(
     units.clear();
     let mut widest = 0;
     for e in in_use.clone() {
-        let row_bytes = experts.gate[e].format().row_bytes(hidden) + experts.up[e].format().row_bytes(hidden);
+        let (gate, up) = (&experts.gate[e], &experts.up[e]);
+        let (row_bytes, tile_rows) = (gate.row_bytes() + up.row_bytes(), gate.tile_rows().max(up.tile_rows()));
         widest = widest.max(row_bytes);
-        cut(units, e, inner, row_bytes, MoeScratch::slots_of(starts, e));
+        cut(units, e, inner, tile_rows, row_bytes, MoeScratch::slots_of(starts, e));
     }
     let all_inner = rows_inner.at_least(slots.len() * inner);
     {
@@ -204,9 +212,9 @@ pub(crate) fn moe(
     units.clear();
     let mut widest = 0;
     for e in in_use {
-        let row_bytes = experts.down[e].format().row_bytes(inner);
-        widest = widest.max(row_bytes);
-        cut(units, e, hidden, row_bytes, MoeScratch::slots_of(starts, e));
+        let down = &experts.down[e];
+        widest = widest.max(down.row_bytes());
+        cut(units, e, hidden, down.tile_rows(), down.row_bytes(), MoeScratch::slots_of(starts, e));
     }
     let products = products.at_least(slots.len() * hidden);
     {

@@ -64,8 +64,7 @@ impl Backend for CpuBackend {
     }
 
     fn upload_weight(&self, parts: &[PackedMatrix]) -> Result<Weight, UploadError> {
-        refuse_blocks("linear", parts)?;
-        Ok(Weight::new(parts))
+        Weight::new(&self.pool, parts)
     }
 
     fn upload_experts(
@@ -74,8 +73,7 @@ impl Backend for CpuBackend {
         up: &[PackedMatrix],
         down: &[PackedMatrix],
     ) -> Result<Experts, UploadError> {
-        [gate, up, down].into_iter().try_for_each(|matrices| refuse_blocks("moe", matrices))?;
-        Ok(Experts::new(gate, up, down))
+        Experts::new(&self.pool, gate, up, down)
     }
 
     fn write(&self, buffer: &mut Buffer, values: &[f32]) {
@@ -211,14 +209,6 @@ impl Backend for CpuBackend {
                 };
             }
         });
-    }
-}
-
-/// There are no kernels for formats made of blocks.
-fn refuse_blocks(op: &'static str, matrices: &[PackedMatrix]) -> Result<(), UploadError> {
-    match matrices.iter().map(PackedMatrix::format).find(|format| format.blocks().is_some()) {
-        Some(format) => Err(UploadError::UnsupportedFormat { op, format, backend: "cpu" }),
-        None => Ok(()),
     }
 }
 

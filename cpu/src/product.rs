@@ -1,12 +1,13 @@
 //! Matrix products as units of work: preparing inputs, cutting rows × tokens, running the units.
 
-use quern_backend::{PackedMatrix, QuantFormat};
+use quern_backend::{PackedMatrix, QuantFormat, UploadError};
 
 use crate::{
     buffer::Buffer,
     detect::Kernels,
     dot::Layout,
     gemm::{Gemm, Inputs},
+    matrix::Matrix,
     memory::{AlignedVec, Disjoint},
     pool::Pool,
 };
@@ -31,22 +32,22 @@ const SMALL: usize = 64 << 10;
 /// Elements that the caller prepares sooner than a second worker wakes.
 const SMALL_INPUTS: usize = 32 << 10;
 
-/// A weight: one or more matrices stacked by rows, where the checkpoint's owner keeps them.
+/// A weight: one or more matrices stacked by rows.
 #[derive(Debug)]
 pub struct Weight {
-    parts: Vec<PackedMatrix>,
+    parts: Vec<Matrix>,
     rows: usize,
     cols: usize,
 }
 
 impl Weight {
-    pub(crate) fn new(parts: &[PackedMatrix]) -> Self {
+    pub(crate) fn new(pool: &Pool, parts: &[PackedMatrix]) -> Result<Self, UploadError> {
         let cols = parts.first().map_or(0, PackedMatrix::cols);
         assert!(cols > 0 && parts.iter().all(|p| p.cols() == cols), "stacked matrices share their columns");
-        Self { parts: parts.to_vec(), rows: parts.iter().map(PackedMatrix::rows).sum(), cols }
+        Ok(Self { parts: Matrix::take(pool, parts)?, rows: parts.iter().map(PackedMatrix::rows).sum(), cols })
     }
 
-    pub(crate) fn parts(&self) -> &[PackedMatrix] {
+    pub(crate) fn parts(&self) -> &[Matrix] {
         &self.parts
     }
 }
@@ -63,9 +64,17 @@ pub(crate) struct Unit {
 }
 
 /// Cut `rows × tokens` of one matrix, tokens innermost: units that share weights follow one another.
-pub(crate) fn cut(units: &mut Vec<Unit>, matrix: usize, rows: usize, row_bytes: usize, tokens: std::ops::Range<usize>) {
+/// Units begin at multiples of `tile_rows`, which divides [`UNIT_ROWS`].
+pub(crate) fn cut(
+    units: &mut Vec<Unit>,
+    matrix: usize,
+    rows: usize,
+    tile_rows: usize,
+    row_bytes: usize,
+    tokens: std::ops::Range<usize>,
+) {
     let unit_rows = if tokens.len() <= FEW_TOKENS {
-        (UNIT_BYTES / row_bytes.max(1)).next_multiple_of(4).clamp(4, UNIT_ROWS)
+        (UNIT_BYTES / row_bytes.max(1)).next_multiple_of(tile_rows).clamp(tile_rows, UNIT_ROWS)
     } else {
         UNIT_ROWS
     };
@@ -111,7 +120,7 @@ impl Prepared {
                 for row in range {
                     // SAFETY: each row is prepared by one worker.
                     let out = unsafe { out.part(row * stride..(row + 1) * stride) };
-                    layout.prepare(&x[row * cols..(row + 1) * cols], out);
+                    kernels.prepare(layout, &x[row * cols..(row + 1) * cols], out);
                 }
             });
         }
@@ -155,14 +164,13 @@ pub(crate) fn linear(
     let tokens = x.rows();
     out.set_rows(tokens);
     scratch.count_to(tokens);
-    let formats = weight.parts.iter().map(PackedMatrix::format);
+    let formats = weight.parts.iter().map(Matrix::format);
     scratch.prepared.prepare(kernels, pool, x.values(), weight.cols, formats);
     scratch.units.clear();
     let mut widest = 0;
     for (index, part) in weight.parts.iter().enumerate() {
-        let row_bytes = part.format().row_bytes(weight.cols);
-        widest = widest.max(row_bytes);
-        cut(&mut scratch.units, index, part.rows(), row_bytes, 0..tokens);
+        widest = widest.max(part.row_bytes());
+        cut(&mut scratch.units, index, part.rows(), part.tile_rows(), part.row_bytes(), 0..tokens);
     }
     let (units, prepared, identity) = (&scratch.units, &scratch.prepared, &scratch.identity);
     let out_stride = out.cols();
@@ -170,7 +178,7 @@ pub(crate) fn linear(
     pool.for_each(units.len(), grain(units, widest), |_, range| {
         for unit in &units[range] {
             let part = &weight.parts[unit.matrix];
-            let before: usize = weight.parts[..unit.matrix].iter().map(PackedMatrix::rows).sum();
+            let before: usize = weight.parts[..unit.matrix].iter().map(Matrix::rows).sum();
             let tokens = &identity[unit.token..unit.token + unit.tokens];
             let task = Gemm {
                 matrix: part,

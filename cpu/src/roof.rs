@@ -6,6 +6,7 @@ use std::{hint::black_box, time::Instant};
 
 use crate::{
     CpuBackend,
+    bytes::{BYTES, Bytes, Dot4},
     lanes::{LANES, Lanes},
     memory::Region,
 };
@@ -28,6 +29,8 @@ pub struct Roof {
     pub f32_flops: f64,
     /// The same for bfloat16 dot products, where products use them.
     pub bf16_flops: Option<f64>,
+    /// Operations a second of 8-bit integer dot products (two each pair), as products with blocks use them.
+    pub int8_ops: f64,
 }
 
 impl Roof {
@@ -63,11 +66,12 @@ impl Roof {
             });
             (workers * ROUNDS * CHAINS * per_step) as f64 / seconds
         };
-        let (f32_chains, bf16_chains) = backend.kernels.chains();
+        let (f32_chains, bf16_chains, int8_chains) = backend.kernels.chains();
         Some(Self {
             read_bytes_per_s: size_of_val(words) as f64 / read,
             f32_flops: flops(f32_chains, 2 * LANES),
             bf16_flops: bf16_chains.map(|chains| flops(chains, 4 * LANES)),
+            int8_ops: flops(int8_chains, 8 * LANES),
         })
     }
 }
@@ -83,4 +87,18 @@ pub(crate) unsafe fn chains<L: Lanes>(rounds: usize, x: f32) -> f32 {
         }
     }
     L::sum(sums.into_iter().fold(L::splat(0.0), |a, b| L::add(a, b)))
+}
+
+/// [`CHAINS`] chains of `rounds` integer dot products of codes below 128, from `x` made an integer.
+#[inline(always)]
+pub(crate) unsafe fn int8_chains<L: Bytes, D: Dot4<L>>(rounds: usize, x: f32) -> f32 {
+    let (codes, inputs) = ([x as u8; BYTES], [x as i8; 4]);
+    let w = L::load_bytes(codes.as_ptr());
+    let mut sums = [L::zero(); CHAINS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = D::dot::<false>(*sum, w, inputs.as_ptr());
+        }
+    }
+    L::sum(sums.into_iter().fold(L::splat(0.0), |a, b| L::add(a, L::to_f32(b))))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quern_backend::{
     Backend, DType, HeadLayout, KvSpec, PackedMatrix, PagedBatch, QuantFormat, RefBackend, SharedBytes, Span,
-    conformance::{self, Precision, Rng, matrix},
+    conformance::{self, Precision, Rng, input_errors, matrix},
 };
 use quern_cpu::{Compute, CpuBackend, CpuConfig, Isa};
 
@@ -32,25 +32,27 @@ fn linear<B: Backend>(b: &B, x: &[f32], parts: &[PackedMatrix]) -> Vec<f32> {
 }
 
 /// The classical bound of a dot product: `terms · ε · Σ |aᵢ bᵢ|` (Higham 2002, ch. 3), doubled because both
-/// sides round; `input_ε` is the rounding of the inputs.
-fn assert_close(ours: &[f32], theirs: &[f32], magnitudes: &[f32], terms: usize, input_epsilon: f32, what: &str) {
+/// sides round. `magnitudes` are of the products, and of what the rounding of inputs makes of them.
+fn assert_close(ours: &[f32], theirs: &[f32], magnitudes: &[(f32, f32)], terms: usize, what: &str) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
-    for (i, ((a, b), m)) in ours.iter().zip(theirs).zip(magnitudes).enumerate() {
-        let bound = (2.0 * terms as f32 * f32::EPSILON + input_epsilon) * m + f32::MIN_POSITIVE;
+    for (i, ((a, b), (products, off))) in ours.iter().zip(theirs).zip(magnitudes).enumerate() {
+        let bound = 2.0 * terms as f32 * f32::EPSILON * products + off + f32::MIN_POSITIVE;
         assert!((a - b).abs() <= bound, "{what}: element {i} is {a}, reference {b}, bound {bound}");
     }
 }
 
-/// `Σ |aᵢ bᵢ|` of each output of a linear.
-fn magnitudes(x: &[f32], parts: &[PackedMatrix]) -> Vec<f32> {
+/// `Σ |aᵢ bᵢ|` of each output of a linear, and the same with the errors of inputs.
+fn magnitudes(x: &[f32], parts: &[PackedMatrix], precision: Precision) -> Vec<(f32, f32)> {
     let cols = parts[0].cols();
     let mut row = vec![0.0; cols];
     let mut out = Vec::new();
     for x in x.chunks(cols) {
+        let errors = input_errors(precision, parts[0].format(), x);
         for part in parts {
             for r in 0..part.rows() {
                 part.decode_row(r, &mut row);
-                out.push(row.iter().zip(x).map(|(a, b)| (a * b).abs()).sum());
+                let sum = |x: &[f32]| row.iter().zip(x).map(|(a, b)| (a * b).abs()).sum();
+                out.push((sum(x), sum(&errors)));
             }
         }
     }
@@ -72,24 +74,22 @@ fn every_instruction_set_conforms() {
 
 #[test]
 fn linear_is_near_the_reference_and_equal_on_every_instruction_set() {
-    for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none()) {
+    for format in QuantFormat::ALL {
         for (seed, (tokens, rows, cols)) in
             [(1, 1, 1), (1, 5, 31), (2, 7, 33), (3, 64, 128), (5, 13, 127), (6, 130, 129), (11, 9, 300), (64, 70, 256)]
                 .into_iter()
                 .enumerate()
         {
+            let cols = usize::next_multiple_of(cols, format.block_elements());
             let mut random = Rng(seed as u64);
             let parts = [matrix(&mut random, format, rows, cols), matrix(&mut random, format, 3, cols)];
             let x = random.values(tokens * cols);
             let reference = linear(&RefBackend, &x, &parts);
-            let magnitudes = magnitudes(&x, &parts);
-            for compute in [Compute::F32, Compute::Bf16] {
-                let wide = matches!(format, QuantFormat::F32 | QuantFormat::F16);
-                // Half a unit in the last of bfloat16's 8 bits.
-                let input_epsilon = if compute == Compute::F32 || wide { 0.0 } else { 1.0 / 256.0 };
+            for (compute, precision) in [(Compute::F32, Precision::F32), (Compute::Bf16, Precision::Bf16)] {
+                let magnitudes = magnitudes(&x, &parts, precision);
                 let scalar = linear(&backend(Isa::Scalar, compute, 1), &x, &parts);
                 let what = format!("{format} {compute:?} {tokens}×{rows}×{cols}, seed {seed}");
-                assert_close(&scalar, &reference, &magnitudes, cols, input_epsilon, &what);
+                assert_close(&scalar, &reference, &magnitudes, cols, &what);
                 for isa in available() {
                     assert_eq!(linear(&backend(isa, compute, 2), &x, &parts), scalar, "{isa} {what}");
                 }
@@ -115,13 +115,14 @@ fn every_fp8_code_is_expanded_exactly() {
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_a_batch_and_at_any_thread_count() {
     let mut random = Rng(7);
-    for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none()) {
-        let parts = [matrix(&mut random, format, 300, 200)];
-        let x = random.values(23 * 200);
+    for format in QuantFormat::ALL {
+        let cols = 200usize.next_multiple_of(format.block_elements());
+        let parts = [matrix(&mut random, format, 300, cols)];
+        let x = random.values(23 * cols);
         for isa in available() {
             let alone: Vec<f32> = {
                 let b = backend(isa, Compute::Bf16, 1);
-                x.chunks(200).flat_map(|row| linear(&b, row, &parts)).collect()
+                x.chunks(cols).flat_map(|row| linear(&b, row, &parts)).collect()
             };
             for threads in [1, 2, 3] {
                 assert_eq!(
@@ -147,7 +148,7 @@ struct MoeCase {
 impl MoeCase {
     fn new(seed: u64, format: QuantFormat, tokens: usize, experts: usize, top_k: usize) -> Self {
         let mut random = Rng(seed);
-        let (hidden, inner) = (96, 40);
+        let [hidden, inner] = [96usize, 40].map(|n| n.next_multiple_of(format.block_elements()));
         let mut all = |rows, cols| (0..experts).map(|_| matrix(&mut random, format, rows, cols)).collect::<Vec<_>>();
         let (gate, up, down) = (all(inner, hidden), all(inner, hidden), all(hidden, inner));
         Self {
@@ -176,7 +177,7 @@ impl MoeCase {
 
 #[test]
 fn experts_agree_with_the_reference_whether_idle_shared_or_alone() {
-    for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_none()) {
+    for format in QuantFormat::ALL {
         // Many experts for few tokens leave most idle; few for many make groups.
         for (tokens, experts, top_k) in [(1, 8, 2), (3, 32, 4), (70, 4, 2), (5, 3, 3)] {
             let case = MoeCase::new(tokens as u64, format, tokens, experts, top_k);
@@ -184,8 +185,8 @@ fn experts_agree_with_the_reference_whether_idle_shared_or_alone() {
             let scale = reference.iter().fold(0.0f32, |m, v| m.max(v.abs()));
             let scalar = case.run(&backend(Isa::Scalar, Compute::F32, 1), 0..tokens);
             for (a, b) in scalar.iter().zip(&reference) {
-                // Three sums of at most 96 terms, one after the other, relative to the largest output.
-                assert!((a - b).abs() <= 3.0 * 96.0 * f32::EPSILON * scale.max(1.0), "{format}: {a} {b}");
+                // Three sums of at most `hidden` terms, one after the other, relative to the largest output.
+                assert!((a - b).abs() <= 3.0 * case.hidden as f32 * f32::EPSILON * scale.max(1.0), "{format}: {a} {b}");
             }
             for isa in available() {
                 let three = backend(isa, Compute::F32, 3);

@@ -3,7 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::Entries;
-use crate::lanes::Lanes;
+use crate::{
+    bytes::{Bytes, Dot4},
+    lanes::Lanes,
+};
 
 /// Two 256-bit registers: lanes 0–7 and 8–15.
 #[derive(Clone, Copy)]
@@ -151,7 +154,133 @@ impl Lanes for Avx2 {
     }
 }
 
-super::entries!(#[target_feature(enable = "avx2,fma,f16c")] Avx2, gemm: [2, 2], scaled: [2, 1]);
+/// Each byte shifted right by `by`, bits of its neighbour above it left in.
+#[inline(always)]
+unsafe fn shift_right(b: __m256i, by: u32) -> __m256i {
+    match by {
+        0 => b,
+        1 => _mm256_srli_epi16::<1>(b),
+        2 => _mm256_srli_epi16::<2>(b),
+        3 => _mm256_srli_epi16::<3>(b),
+        4 => _mm256_srli_epi16::<4>(b),
+        5 => _mm256_srli_epi16::<5>(b),
+        6 => _mm256_srli_epi16::<6>(b),
+        _ => _mm256_srli_epi16::<7>(b),
+    }
+}
+
+/// Each byte shifted left by `by`, bits of its neighbour below it left in.
+#[inline(always)]
+unsafe fn shift_left(b: __m256i, by: u32) -> __m256i {
+    match by {
+        0 => b,
+        1 => _mm256_slli_epi16::<1>(b),
+        2 => _mm256_slli_epi16::<2>(b),
+        3 => _mm256_slli_epi16::<3>(b),
+        4 => _mm256_slli_epi16::<4>(b),
+        5 => _mm256_slli_epi16::<5>(b),
+        6 => _mm256_slli_epi16::<6>(b),
+        _ => _mm256_slli_epi16::<7>(b),
+    }
+}
+
+impl Bytes for Avx2 {
+    type B = [__m256i; 2];
+    type I = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::B {
+        [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]
+    }
+
+    #[inline(always)]
+    unsafe fn right(b: Self::B, by: u32, mask: u8) -> Self::B {
+        let mask = _mm256_set1_epi8(mask as i8);
+        [_mm256_and_si256(shift_right(b[0], by), mask), _mm256_and_si256(shift_right(b[1], by), mask)]
+    }
+
+    #[inline(always)]
+    unsafe fn left(b: Self::B, by: u32, mask: u8) -> Self::B {
+        let mask = _mm256_set1_epi8(mask as i8);
+        [_mm256_and_si256(shift_left(b[0], by), mask), _mm256_and_si256(shift_left(b[1], by), mask)]
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
+        [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], codes: Self::B) -> Self::B {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+        [_mm256_shuffle_epi8(table, codes[0]), _mm256_shuffle_epi8(table, codes[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn byte(b: Self::B, at: u32) -> Self::F {
+        let (count, mask) = (_mm_cvtsi32_si128(8 * at as i32), _mm256_set1_epi32(255));
+        [
+            _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(b[0], count), mask)),
+            _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(b[1], count), mask)),
+        ]
+    }
+
+    #[inline(always)]
+    unsafe fn splat_left(from: *const i32, by: u32) -> Self::I {
+        [_mm256_set1_epi32(from.read_unaligned() << by); 2]
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::I {
+        [_mm256_setzero_si256(); 2]
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(i: Self::I) -> Self::F {
+        [_mm256_cvtepi32_ps(i[0]), _mm256_cvtepi32_ps(i[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self::F {
+        let bytes = _mm_loadu_si128(from.cast());
+        let upper = _mm_unpackhi_epi64(bytes, bytes);
+        [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper))]
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+}
+
+/// `acc` and the four products of each group of bytes, in two steps: pairs to i16, those to i32. Pairs of
+/// products with codes below 128 do not saturate; the eighth bit of wide codes takes a turn of its own.
+#[inline(always)]
+unsafe fn dot_half<const WIDE: bool>(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    let ones = _mm256_set1_epi16(1);
+    if WIDE {
+        let eighth = _mm256_set1_epi8(i8::MIN);
+        let high = _mm256_maddubs_epi16(_mm256_and_si256(w, eighth), x);
+        let low = _mm256_maddubs_epi16(_mm256_andnot_si256(eighth, w), x);
+        let sums = _mm256_add_epi32(_mm256_madd_epi16(high, ones), _mm256_madd_epi16(low, ones));
+        _mm256_add_epi32(acc, sums)
+    } else {
+        _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones))
+    }
+}
+
+impl Dot4<Avx2> for Avx2 {
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: [__m256i; 2], w: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        [dot_half::<WIDE>(acc[0], w[0], x), dot_half::<WIDE>(acc[1], w[1], x)]
+    }
+}
+
+super::entries!(
+    #[target_feature(enable = "avx2,fma,f16c")] Avx2,
+    gemm: [2, 2], scaled: [2, 1], panels: [Avx2, "16-bit pairs", 2, 2]
+);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();

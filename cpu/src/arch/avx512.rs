@@ -3,7 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::{Entries, avx2::load_e4m3_halves};
-use crate::lanes::Lanes;
+use crate::{
+    bytes::{Bytes, Dot4},
+    lanes::Lanes,
+};
 
 /// One 512-bit register.
 #[derive(Clone, Copy)]
@@ -107,7 +110,127 @@ impl Lanes for Avx512 {
     }
 }
 
-super::entries!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")] Avx512, gemm: [4, 5], scaled: [4, 3]);
+/// Each byte shifted right by `by`, bits of its neighbour above it left in.
+#[inline(always)]
+unsafe fn shift_right(b: __m512i, by: u32) -> __m512i {
+    match by {
+        0 => b,
+        1 => _mm512_srli_epi16::<1>(b),
+        2 => _mm512_srli_epi16::<2>(b),
+        3 => _mm512_srli_epi16::<3>(b),
+        4 => _mm512_srli_epi16::<4>(b),
+        5 => _mm512_srli_epi16::<5>(b),
+        6 => _mm512_srli_epi16::<6>(b),
+        _ => _mm512_srli_epi16::<7>(b),
+    }
+}
+
+/// Each byte shifted left by `by`, bits of its neighbour below it left in.
+#[inline(always)]
+unsafe fn shift_left(b: __m512i, by: u32) -> __m512i {
+    match by {
+        0 => b,
+        1 => _mm512_slli_epi16::<1>(b),
+        2 => _mm512_slli_epi16::<2>(b),
+        3 => _mm512_slli_epi16::<3>(b),
+        4 => _mm512_slli_epi16::<4>(b),
+        5 => _mm512_slli_epi16::<5>(b),
+        6 => _mm512_slli_epi16::<6>(b),
+        _ => _mm512_slli_epi16::<7>(b),
+    }
+}
+
+impl Bytes for Avx512 {
+    type B = __m512i;
+    type I = __m512i;
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m512i {
+        _mm512_loadu_si512(from.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn right(b: __m512i, by: u32, mask: u8) -> __m512i {
+        _mm512_and_si512(shift_right(b, by), _mm512_set1_epi8(mask as i8))
+    }
+
+    #[inline(always)]
+    unsafe fn left(b: __m512i, by: u32, mask: u8) -> __m512i {
+        _mm512_and_si512(shift_left(b, by), _mm512_set1_epi8(mask as i8))
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_or_si512(a, b)
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], codes: __m512i) -> __m512i {
+        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), codes)
+    }
+
+    #[inline(always)]
+    unsafe fn byte(b: __m512i, at: u32) -> __m512 {
+        let shifted = _mm512_srl_epi32(b, _mm_cvtsi32_si128(8 * at as i32));
+        _mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_left(from: *const i32, by: u32) -> __m512i {
+        // A load that splats takes no port of the products; the shift in a scalar register would.
+        let splat = _mm512_set1_epi32(from.read_unaligned());
+        match by {
+            2 => _mm512_slli_epi32::<2>(splat),
+            3 => _mm512_slli_epi32::<3>(splat),
+            4 => _mm512_slli_epi32::<4>(splat),
+            5 => _mm512_slli_epi32::<5>(splat),
+            7 => _mm512_slli_epi32::<7>(splat),
+            _ => _mm512_sll_epi32(splat, _mm_cvtsi32_si128(by as i32)),
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        _mm512_setzero_si512()
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(i: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(i)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m512 {
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+}
+
+impl Dot4<Avx512> for Avx512 {
+    /// See `avx2.rs`.
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: __m512i, w: __m512i, x: *const i8) -> __m512i {
+        let (x, ones) = (_mm512_set1_epi32(x.cast::<i32>().read_unaligned()), _mm512_set1_epi16(1));
+        if WIDE {
+            let eighth = _mm512_set1_epi8(i8::MIN);
+            let high = _mm512_maddubs_epi16(_mm512_and_si512(w, eighth), x);
+            let low = _mm512_maddubs_epi16(_mm512_andnot_si512(eighth, w), x);
+            let sums = _mm512_add_epi32(_mm512_madd_epi16(high, ones), _mm512_madd_epi16(low, ones));
+            _mm512_add_epi32(acc, sums)
+        } else {
+            _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), ones))
+        }
+    }
+}
+
+super::entries!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")] Avx512,
+    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 8, 6]
+);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();

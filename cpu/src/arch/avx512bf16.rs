@@ -113,10 +113,10 @@ unsafe fn native_chains(rounds: usize, x: f32) -> f32 {
     _mm512_reduce_add_ps(sums.into_iter().fold(_mm512_setzero_ps(), |a, b| _mm512_add_ps(a, b)))
 }
 
-/// The kernels of AVX-512 with these two in place of its own.
+/// The kernels of AVX-512 with VNNI, which every CPU with BF16 has, with these two in place of its own.
 pub(crate) const ENTRIES: Entries = Entries {
     native_bf16: Some(gemm_bf16),
     native_fp8: Some(gemm_fp8),
     native_chains: Some(native_chains),
-    ..super::avx512::ENTRIES
+    ..super::avx512vnni::ENTRIES
 };

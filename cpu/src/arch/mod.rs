@@ -12,14 +12,23 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512bf16;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avxvnni;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod scalar;
 
-use crate::{attention::Partition, gemm::Gemm};
+use quern_backend::QuantFormat;
+
+use crate::{attention::Partition, dot::Layout, gemm::Gemm, panels::Panels};
 
 /// A matrix product over one unit of work.
 pub(crate) type GemmEntry = unsafe fn(&Gemm<'_>);
+
+/// A matrix product over panels.
+pub(crate) type PanelEntry = unsafe fn(&Gemm<'_, Panels>);
 
 /// Rounds of independent multiply-adds of a number; returns their sum.
 pub(crate) type ChainsEntry = unsafe fn(usize, f32) -> f32;
@@ -37,6 +46,14 @@ pub(crate) struct Entries {
     /// bfloat16 products in hardware, where there are any.
     pub(crate) native_bf16: Option<GemmEntry>,
     pub(crate) native_fp8: Option<GemmEntry>,
+    /// Products of panels with 8-bit inputs, by format of blocks.
+    pub(crate) panels_int8: fn(QuantFormat) -> PanelEntry,
+    /// The same with f32 inputs.
+    pub(crate) panels_f32: fn(QuantFormat) -> PanelEntry,
+    /// What multiplies 8-bit integers, for the start-up summary.
+    pub(crate) int8: &'static str,
+    /// See `dot.rs`.
+    pub(crate) prepare: unsafe fn(Layout, &[f32], &mut [f32]),
     pub(crate) add_rms_norm: AddRmsNormEntry,
     pub(crate) norm_rope: unsafe fn(&mut [f32], &[f32], f32, &[f32]),
     pub(crate) silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -48,12 +65,35 @@ pub(crate) struct Entries {
     /// See `roof.rs`.
     pub(crate) chains: ChainsEntry,
     pub(crate) native_chains: Option<ChainsEntry>,
+    pub(crate) int8_chains: ChainsEntry,
 }
 
 /// Entry points for the instance `$lanes`, compiled with `$attribute`; `[rows, tokens]` are the tiles
-/// of plain formats and of formats with block scales, as many as the registers hold.
+/// of plain formats and of formats with block scales, as many as the registers hold. `panels` are the
+/// integer product, and the tokens of tiles of panels with one and with two scales for 32 columns.
 macro_rules! entries {
-    ($(#[$attribute:meta])? $lanes:ty, gemm: [$r:literal, $t:literal], scaled: [$sr:literal, $st:literal]) => {
+    (
+        $(#[$attribute:meta])? $lanes:ty,
+        gemm: [$r:literal, $t:literal],
+        scaled: [$sr:literal, $st:literal],
+        panels: [$dot:ty, $name:literal, $one:literal, $two:literal]
+    ) => {
+        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $one, $two);
+
+        $(#[$attribute])?
+        unsafe fn panel_f32<C: $crate::panel_format::Codes, S: $crate::panel_format::Scales>(
+            task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
+        ) {
+            $crate::panel_gemm::run::<$lanes, $crate::panel_gemm::Expanded<C, S>, 4>(task);
+        }
+
+        fn panels_f32(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
+            $crate::panel_format::panel_format!(format, panel_f32)
+        }
+
+        $crate::arch::entries!(@fn $(#[$attribute])? prepare(layout: $crate::dot::Layout, x: &[f32], out: &mut [f32]) {
+            layout.prepare(x, out)
+        });
         $crate::arch::entries!(@fn $(#[$attribute])? gemm_f32(task: &$crate::gemm::Gemm<'_>) {
             $crate::gemm::run::<$lanes, $crate::dot::F32, $r, $t>(task)
         });
@@ -105,6 +145,10 @@ macro_rules! entries {
                 gemm_fp8,
                 native_bf16: None,
                 native_fp8: None,
+                panels_int8,
+                panels_f32,
+                int8: $name,
+                prepare,
                 add_rms_norm,
                 norm_rope,
                 silu_mul,
@@ -115,6 +159,7 @@ macro_rules! entries {
                 peak,
                 chains,
                 native_chains: None,
+                int8_chains,
             }
         }
     };
@@ -124,3 +169,29 @@ macro_rules! entries {
     };
 }
 pub(crate) use entries;
+
+/// Entry points for panels with 8-bit inputs, and the peak loop of `$dot`.
+macro_rules! panel_entries {
+    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $one:literal, $two:literal) => {
+        $(#[$attribute])?
+        unsafe fn panel_int8<C: $crate::panel_format::Codes, S: $crate::panel_format::Scales>(
+            task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
+        ) {
+            if S::GROUPS == 1 {
+                $crate::panel_gemm::run::<$lanes, $crate::panel_gemm::Integers<$dot, C, S>, $one>(task);
+            } else {
+                $crate::panel_gemm::run::<$lanes, $crate::panel_gemm::Integers<$dot, C, S>, $two>(task);
+            }
+        }
+
+        fn panels_int8(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
+            $crate::panel_format::panel_format!(format, panel_int8)
+        }
+
+        $(#[$attribute])?
+        unsafe fn int8_chains(rounds: usize, x: f32) -> f32 {
+            $crate::roof::int8_chains::<$lanes, $dot>(rounds, x)
+        }
+    };
+}
+pub(crate) use panel_entries;

@@ -6,7 +6,10 @@ use half::f16;
 use quern_backend::quant::fp8::E4M3;
 
 use super::Entries;
-use crate::lanes::{LANES, Lanes};
+use crate::{
+    bytes::{Bytes, Dot4},
+    lanes::{LANES, Lanes},
+};
 
 /// Four 128-bit registers.
 #[derive(Clone, Copy)]
@@ -149,7 +152,117 @@ impl Lanes for Neon {
     }
 }
 
-super::entries!(#[target_feature(enable = "neon")] Neon, gemm: [2, 2], scaled: [2, 1]);
+impl Bytes for Neon {
+    type B = [uint8x16_t; 4];
+    type I = [int32x4_t; 4];
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::B {
+        [vld1q_u8(from), vld1q_u8(from.add(16)), vld1q_u8(from.add(32)), vld1q_u8(from.add(48))]
+    }
+
+    #[inline(always)]
+    unsafe fn right(mut b: Self::B, by: u32, mask: u8) -> Self::B {
+        for b in &mut b {
+            *b = vandq_u8(vshlq_u8(*b, vdupq_n_s8(-(by as i8))), vdupq_n_u8(mask));
+        }
+        b
+    }
+
+    #[inline(always)]
+    unsafe fn left(mut b: Self::B, by: u32, mask: u8) -> Self::B {
+        for b in &mut b {
+            *b = vandq_u8(vshlq_u8(*b, vdupq_n_s8(by as i8)), vdupq_n_u8(mask));
+        }
+        b
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
+        [vorrq_u8(a[0], b[0]), vorrq_u8(a[1], b[1]), vorrq_u8(a[2], b[2]), vorrq_u8(a[3], b[3])]
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], codes: Self::B) -> Self::B {
+        let table = vld1q_u8(table.as_ptr());
+        [
+            vqtbl1q_u8(table, codes[0]),
+            vqtbl1q_u8(table, codes[1]),
+            vqtbl1q_u8(table, codes[2]),
+            vqtbl1q_u8(table, codes[3]),
+        ]
+    }
+
+    #[inline(always)]
+    unsafe fn byte(b: Self::B, at: u32) -> F {
+        let mut bytes = Self::splat(0.0);
+        for i in 0..4 {
+            let shifted = vshlq_u32(vreinterpretq_u32_u8(b[i]), vdupq_n_s32(-8 * at as i32));
+            bytes[i] = vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(255)));
+        }
+        bytes
+    }
+
+    #[inline(always)]
+    unsafe fn splat_left(from: *const i32, by: u32) -> Self::I {
+        [vdupq_n_s32(from.read_unaligned() << by); 4]
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::I {
+        [vdupq_n_s32(0); 4]
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(i: Self::I) -> F {
+        [vcvtq_f32_s32(i[0]), vcvtq_f32_s32(i[1]), vcvtq_f32_s32(i[2]), vcvtq_f32_s32(i[3])]
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> F {
+        let bytes = vld1q_s8(from);
+        let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
+        Self::to_f32([
+            vmovl_s16(vget_low_s16(low)),
+            vmovl_s16(vget_high_s16(low)),
+            vmovl_s16(vget_low_s16(high)),
+            vmovl_s16(vget_high_s16(high)),
+        ])
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+}
+
+/// The four products of each group of signed bytes: widened to 16 bits, then added in pairs twice.
+#[inline(always)]
+unsafe fn dot_quarter(w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+    let high = vpaddlq_s16(vmull_s8(vget_high_s8(w), vget_high_s8(x)));
+    vpaddq_s32(low, high)
+}
+
+impl Dot4<Neon> for Neon {
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(mut acc: [int32x4_t; 4], w: [uint8x16_t; 4], x: *const i8) -> [int32x4_t; 4] {
+        let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
+        for i in 0..4 {
+            let low = if WIDE { vandq_u8(w[i], vdupq_n_u8(127)) } else { w[i] };
+            acc[i] = vaddq_s32(acc[i], dot_quarter(vreinterpretq_s8_u8(low), x));
+            if WIDE {
+                // As a signed byte the eighth bit is -128.
+                let eighth = vandq_u8(w[i], vdupq_n_u8(128));
+                acc[i] = vsubq_s32(acc[i], dot_quarter(vreinterpretq_s8_u8(eighth), x));
+            }
+        }
+        acc
+    }
+}
+
+super::entries!(
+    #[target_feature(enable = "neon")] Neon,
+    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2, 2]
+);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();

@@ -5,7 +5,10 @@ use half::f16;
 use quern_backend::quant::fp8::E4M3;
 
 use super::Entries;
-use crate::lanes::{LANES, Lanes};
+use crate::{
+    bytes::{BYTES, Bytes, Dot4},
+    lanes::{LANES, Lanes},
+};
 
 /// An array and plain loops.
 #[derive(Clone, Copy)]
@@ -106,7 +109,73 @@ impl Lanes for Scalar {
     }
 }
 
-super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2]);
+impl Bytes for Scalar {
+    type B = [u8; BYTES];
+    type I = [i32; LANES];
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::B {
+        from.cast::<Self::B>().read_unaligned()
+    }
+
+    #[inline(always)]
+    unsafe fn right(b: Self::B, by: u32, mask: u8) -> Self::B {
+        b.map(|b| b >> by & mask)
+    }
+
+    #[inline(always)]
+    unsafe fn left(b: Self::B, by: u32, mask: u8) -> Self::B {
+        b.map(|b| b << by & mask)
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], codes: Self::B) -> Self::B {
+        codes.map(|code| table[usize::from(code & 15)])
+    }
+
+    #[inline(always)]
+    unsafe fn byte(b: Self::B, at: u32) -> Self::F {
+        std::array::from_fn(|i| f32::from(b[4 * i + at as usize]))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_left(from: *const i32, by: u32) -> Self::I {
+        [from.read_unaligned() << by; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::I {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(i: Self::I) -> Self::F {
+        i.map(|i| i as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self::F {
+        from.cast::<[i8; LANES]>().read_unaligned().map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+}
+
+impl Dot4<Scalar> for Scalar {
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: [i32; LANES], w: [u8; BYTES], x: *const i8) -> [i32; LANES] {
+        let x = x.cast::<[i8; 4]>().read_unaligned().map(i32::from);
+        std::array::from_fn(|i| (0..4).fold(acc[i], |acc, k| acc + i32::from(w[4 * i + k]) * x[k]))
+    }
+}
+
+super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 4]);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();
@@ -117,7 +186,7 @@ pub(crate) const ENTRIES: Entries = entries();
 pub(crate) mod fused {
     use super::{Entries, Scalar};
 
-    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2]);
+    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 4]);
 
     /// The kernels of this instance.
     pub(crate) const ENTRIES: Entries = entries();

@@ -1,0 +1,28 @@
+//! AVX-512 with the 8-bit dot product: one instruction multiplies 64 pairs and adds them to 16 lanes.
+
+use std::arch::x86_64::*;
+
+use super::{Entries, avx512::Avx512};
+use crate::bytes::Dot4;
+
+/// `vpdpbusd` on 512 bits.
+pub(super) struct Vnni;
+
+impl Dot4<Avx512> for Vnni {
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: __m512i, w: __m512i, x: *const i8) -> __m512i {
+        _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
+    }
+}
+
+super::panel_entries!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    Avx512,
+    Vnni,
+    12,
+    8
+);
+
+/// The kernels of AVX-512 with these in place of its own.
+pub(crate) const ENTRIES: Entries =
+    Entries { panels_int8, int8: "8-bit dot product", int8_chains, ..super::avx512::ENTRIES };

@@ -1,0 +1,29 @@
+//! AVX2 with the 8-bit dot product on 256 bits (AVX-VNNI).
+
+use std::arch::x86_64::*;
+
+use super::{Entries, avx2::Avx2};
+use crate::bytes::Dot4;
+
+/// `vpdpbusd` on 256 bits.
+struct Vnni;
+
+impl Dot4<Avx2> for Vnni {
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: [__m256i; 2], w: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        [_mm256_dpbusd_avx_epi32(acc[0], w[0], x), _mm256_dpbusd_avx_epi32(acc[1], w[1], x)]
+    }
+}
+
+super::panel_entries!(
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    Avx2,
+    Vnni,
+    2,
+    2
+);
+
+/// The kernels of AVX2 with these in place of its own.
+pub(crate) const ENTRIES: Entries =
+    Entries { panels_int8, int8: "8-bit dot product", int8_chains, ..super::avx2::ENTRIES };

@@ -1,0 +1,54 @@
+//! [`Bytes`]: the integer half of the vocabulary, sixteen groups of four bytes and sixteen i32.
+//!
+//! Group `i` of four bytes belongs to lane `i`: a product with blocks keeps a row of weights in each
+//! lane, four of its columns in the four bytes, so that [`Dot4`] adds four columns of sixteen rows at
+//! once and nothing is left to sum across lanes. Integers are exact, so every instruction set gives the
+//! same bits here without any care for order.
+//!
+//! The contract of every `unsafe fn` is that of `lanes.rs`.
+
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
+
+use crate::lanes::{LANES, Lanes};
+
+/// Bytes of one vector.
+pub(crate) const BYTES: usize = 4 * LANES;
+
+/// Sixty-four bytes, sixteen i32, and what can be done with them.
+pub(crate) trait Bytes: Lanes {
+    /// The sixty-four.
+    type B: Copy;
+    /// The sixteen.
+    type I: Copy;
+
+    /// 64 bytes.
+    unsafe fn load_bytes(from: *const u8) -> Self::B;
+    /// In each byte the bits of `mask` of the byte shifted right by `by`, which is below 8. The mask is
+    /// 0 where bits of a neighbour would come in.
+    unsafe fn right(b: Self::B, by: u32, mask: u8) -> Self::B;
+    /// The same, shifted left.
+    unsafe fn left(b: Self::B, by: u32, mask: u8) -> Self::B;
+    /// Bits of either.
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
+    /// `table[code]` for codes below 16.
+    unsafe fn look_up(table: &[u8; 16], codes: Self::B) -> Self::B;
+    /// Byte `at` of each group of four, unsigned.
+    unsafe fn byte(b: Self::B, at: u32) -> Self::F;
+    /// The i32 at `from` in every lane, shifted left by `by`.
+    unsafe fn splat_left(from: *const i32, by: u32) -> Self::I;
+    /// Zeros.
+    unsafe fn zero() -> Self::I;
+    /// As f32; exact below 2^24.
+    unsafe fn to_f32(i: Self::I) -> Self::F;
+    /// 16 signed bytes.
+    unsafe fn load_i8(from: *const i8) -> Self::F;
+    /// Ask for the cache line at `from`, which need not exist.
+    unsafe fn prefetch(from: *const u8);
+}
+
+/// How four unsigned bytes meet four signed ones.
+pub(crate) trait Dot4<L: Bytes> {
+    /// `acc + w[0] * x[0] + … + w[3] * x[3]` in each lane, where `x` points at the same four signed bytes
+    /// for all. Unless `WIDE`, `w` is below 128.
+    unsafe fn dot<const WIDE: bool>(acc: L::I, w: L::B, x: *const i8) -> L::I;
+}

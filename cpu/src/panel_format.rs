@@ -1,0 +1,338 @@
+//! How the formats made of blocks lie in a panel: sixteen rows side by side, so that a vector holds them.
+//!
+//! A panel is 16 rows of a matrix. Its codes come in blocks of 32 columns, each 8 *steps* of 4 columns;
+//! step `s` is 64 bytes, byte `4 * row + k` the code of column `4 * s + k`. Codes of fewer bits are laid
+//! over one another in *planes* of 64 bytes:
+//!
+//! ```text
+//! 8 bits   8 planes, step s is plane s
+//! 4 bits   4 planes, the low nibbles of plane p are step 2p, the high ones step 2p + 1
+//! 2 bits   2 planes, bits 2j and 2j + 1 of plane p are step 4p + j
+//! 1 bit    1 plane,  bit s is step s
+//! ```
+//!
+//! 3 bits are a plane set of 2 and one of 1, 5 are 4 + 1, 6 are 4 + 2. As many bits as in the file, in
+//! another order. A code is the block's integer plus `OFFSET`, so that it is unsigned, as the hardware
+//! wants one side of its dot product; the offset's share is subtracted as `OFFSET` times the sum of the
+//! inputs. Scales lie apart from the codes, so that every vector of codes is one cache line.
+
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
+
+use half::{bf16, f16};
+use quern_backend::quant::{
+    Block,
+    codebook::{E2M1_DOUBLED, NON_LINEAR},
+};
+
+use crate::{
+    bytes::{BYTES, Bytes},
+    lanes::LANES,
+};
+
+/// Columns of a block of codes, and of a block of inputs.
+pub(crate) const BLOCK: usize = 32;
+
+/// Columns of a step.
+pub(crate) const STEP: usize = 4;
+
+/// Steps of a block.
+pub(crate) const STEPS: usize = BLOCK / STEP;
+
+/// How codes of a block of 16 rows × 32 columns lie.
+pub(crate) trait Codes {
+    /// Bytes of the block.
+    const BYTES: usize;
+    /// What was added to the integers: 0 or a power of two.
+    const OFFSET: u32;
+    /// Whether codes use all 8 bits.
+    const WIDE: bool;
+
+    /// Write the integers of all steps, `steps[s][4 * row + k]`.
+    fn pack(steps: &[[i8; BYTES]; STEPS], block: &mut [u8]);
+    /// The integer of one row and column.
+    fn unpack(block: &[u8], row: usize, col: usize) -> i8;
+    /// The codes of step `s`. Contract: `lanes.rs`; `block` is `BYTES` long.
+    unsafe fn step<L: Bytes>(block: *const u8, s: usize) -> L::B;
+}
+
+/// Integers in planes of `LOW` bits, and of `HIGH` bits above them.
+pub(crate) struct Planes<const LOW: usize, const HIGH: usize, const OFFSET: u32>;
+
+/// Lay `bits` bits from `from` on of every step's codes into planes.
+fn pack_bits(steps: &[[u8; BYTES]; STEPS], bits: usize, from: usize, planes: &mut [u8]) {
+    let (per_plane, mask) = (8 / bits, ((1u32 << bits) - 1) as u8);
+    for (steps, plane) in steps.chunks_exact(per_plane).zip(planes.chunks_exact_mut(BYTES)) {
+        plane.fill(0);
+        for (j, step) in steps.iter().enumerate() {
+            plane.iter_mut().zip(step).for_each(|(to, code)| *to |= (code >> from & mask) << (j * bits));
+        }
+    }
+}
+
+/// What `pack_bits` put there for one code.
+fn unpack_bits(planes: &[u8], bits: usize, step: usize, byte: usize) -> u8 {
+    let per_plane = 8 / bits;
+    planes[step / per_plane * BYTES + byte] >> (step % per_plane * bits) & ((1u32 << bits) - 1) as u8
+}
+
+/// The `bits` bits of step `s`, moved to bit `to`.
+#[inline(always)]
+unsafe fn load_bits<L: Bytes>(planes: *const u8, bits: usize, s: usize, to: usize) -> L::B {
+    let per_plane = 8 / bits;
+    let plane = L::load_bytes(planes.add(s / per_plane * BYTES));
+    let (from, mask) = (s % per_plane * bits, (((1u32 << bits) - 1) << to) as u8);
+    match (bits, from >= to) {
+        (8, _) => plane,
+        (_, true) => L::right(plane, (from - to) as u32, mask),
+        (_, false) => L::left(plane, (to - from) as u32, mask),
+    }
+}
+
+impl<const LOW: usize, const HIGH: usize, const OFFSET: u32> Codes for Planes<LOW, HIGH, OFFSET> {
+    const BYTES: usize = (LOW + HIGH) * BYTES;
+    const OFFSET: u32 = OFFSET;
+    const WIDE: bool = LOW + HIGH == 8;
+
+    fn pack(steps: &[[i8; BYTES]; STEPS], block: &mut [u8]) {
+        let codes = steps.map(|step| step.map(|q| (q as u8).wrapping_add(OFFSET as u8)));
+        let (low, high) = block.split_at_mut(LOW * BYTES);
+        pack_bits(&codes, LOW, 0, low);
+        if HIGH > 0 {
+            pack_bits(&codes, HIGH, LOW, high);
+        }
+    }
+
+    fn unpack(block: &[u8], row: usize, col: usize) -> i8 {
+        let (step, byte) = (col / STEP, STEP * row + col % STEP);
+        let (low, high) = block.split_at(LOW * BYTES);
+        let mut code = unpack_bits(low, LOW, step, byte);
+        if HIGH > 0 {
+            code |= unpack_bits(high, HIGH, step, byte) << LOW;
+        }
+        code.wrapping_sub(OFFSET as u8) as i8
+    }
+
+    #[inline(always)]
+    unsafe fn step<L: Bytes>(block: *const u8, s: usize) -> L::B {
+        let low = load_bits::<L>(block, LOW, s, 0);
+        if HIGH == 0 { low } else { L::or(low, load_bits::<L>(block.add(LOW * BYTES), HIGH, s, LOW)) }
+    }
+}
+
+/// Sixteen values that nibbles choose from.
+pub(crate) trait Codebook {
+    /// The values.
+    const VALUES: [i8; 16];
+    /// Added to each so that it is not negative.
+    const OFFSET: u32;
+    /// `VALUES` and `OFFSET` added up.
+    const SHIFTED: [u8; 16] = {
+        let mut shifted = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            shifted[i] = (Self::VALUES[i] as i32 + Self::OFFSET as i32) as u8;
+            i += 1;
+        }
+        shifted
+    };
+}
+
+/// See [`NON_LINEAR`].
+pub(crate) struct NonLinear;
+
+impl Codebook for NonLinear {
+    const VALUES: [i8; 16] = NON_LINEAR;
+    const OFFSET: u32 = 128;
+}
+
+/// See [`E2M1_DOUBLED`].
+pub(crate) struct E2m1;
+
+impl Codebook for E2m1 {
+    const VALUES: [i8; 16] = E2M1_DOUBLED;
+    const OFFSET: u32 = 16;
+}
+
+/// Integers of a codebook: planes of 4 bits.
+pub(crate) struct Chosen<B>(B);
+
+impl<B: Codebook> Codes for Chosen<B> {
+    const BYTES: usize = 4 * BYTES;
+    const OFFSET: u32 = B::OFFSET;
+    const WIDE: bool = B::OFFSET == 128;
+
+    fn pack(steps: &[[i8; BYTES]; STEPS], block: &mut [u8]) {
+        // Where two codes mean one value, the first of them. Rows behind the last hold zeros, which a
+        // codebook may lack; any code will do for them.
+        let code = |q| B::VALUES.iter().position(|&value| value == q).unwrap_or(0) as u8;
+        pack_bits(&steps.map(|step| step.map(code)), 4, 0, block);
+    }
+
+    fn unpack(block: &[u8], row: usize, col: usize) -> i8 {
+        B::VALUES[unpack_bits(block, 4, col / STEP, STEP * row + col % STEP) as usize]
+    }
+
+    #[inline(always)]
+    unsafe fn step<L: Bytes>(block: *const u8, s: usize) -> L::B {
+        L::look_up(const { &B::SHIFTED }, load_bits::<L>(block, 4, s, 0))
+    }
+}
+
+/// How the scales of 16 rows lie, for as many columns as share one.
+pub(crate) trait Scales {
+    /// Blocks of 32 columns that share the outer scale.
+    const BLOCKS: usize;
+    /// Groups in a block of 32 columns, each with a scale: 1 or 2.
+    const GROUPS: usize;
+    /// Whether something is subtracted.
+    const MINS: bool;
+    /// Bytes of 16 rows.
+    const BYTES: usize;
+
+    /// Write those of one row.
+    fn pack(block: &Block, row: usize, scales: &mut [u8]);
+    /// Read those of one row.
+    fn unpack(scales: &[u8], row: usize, block: &mut Block);
+    /// What all groups share, 16 rows of it: the outer scale and the outer minimum.
+    unsafe fn outer<L: Bytes>(scales: *const u8) -> (L::F, L::F);
+    /// Scale and minimum of group `g`, counted from the first of `scales`.
+    unsafe fn group<L: Bytes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F);
+}
+
+/// Bytes of 16 rows of 16-bit scales.
+const HALVES: usize = 2 * LANES;
+
+fn put_half(scales: &mut [u8], row: usize, bits: u16) {
+    scales[2 * row..2 * row + 2].copy_from_slice(&bits.to_le_bytes());
+}
+
+fn half_of(scales: &[u8], row: usize) -> u16 {
+    u16::from_le_bytes([scales[2 * row], scales[2 * row + 1]])
+}
+
+/// One scale for 32 columns: binary16, or bfloat16 if `BRAIN` (powers of two beyond binary16's); with
+/// `MINS` a binary16 minimum after the scales.
+pub(crate) struct Plain<const BRAIN: bool, const MINS: bool>;
+
+impl<const BRAIN: bool, const MINS: bool> Scales for Plain<BRAIN, MINS> {
+    const BLOCKS: usize = 1;
+    const GROUPS: usize = 1;
+    const MINS: bool = MINS;
+    const BYTES: usize = if MINS { 2 * HALVES } else { HALVES };
+
+    fn pack(block: &Block, row: usize, scales: &mut [u8]) {
+        let bits = if BRAIN { bf16::from_f32(block.scale).to_bits() } else { f16::from_f32(block.scale).to_bits() };
+        put_half(scales, row, bits);
+        if MINS {
+            put_half(&mut scales[HALVES..], row, f16::from_f32(block.min).to_bits());
+        }
+    }
+
+    fn unpack(scales: &[u8], row: usize, block: &mut Block) {
+        let bits = half_of(scales, row);
+        block.scale = if BRAIN { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() };
+        if MINS {
+            block.min = f16::from_bits(half_of(&scales[HALVES..], row)).to_f32();
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn outer<L: Bytes>(scales: *const u8) -> (L::F, L::F) {
+        let scale = if BRAIN { L::load_bf16(scales.cast()) } else { L::load_f16(scales.cast()) };
+        (scale, if MINS { L::load_f16(scales.add(HALVES).cast()) } else { L::splat(0.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn group<L: Bytes>(_: *const u8, outer: (L::F, L::F), _: usize) -> (L::F, L::F) {
+        outer
+    }
+}
+
+/// Two levels over 256 columns: binary16 scales (and minimums), then for each group the 16 rows' integers,
+/// scales before minimums.
+pub(crate) struct Nested<const GROUPS: usize, const MINS: bool>;
+
+impl<const GROUPS: usize, const MINS: bool> Nested<GROUPS, MINS> {
+    /// Kinds of scales: only scales, or minimums too.
+    const KINDS: usize = if MINS { 2 } else { 1 };
+
+    /// Where the integers of group `g` begin.
+    #[inline(always)]
+    fn at(g: usize) -> usize {
+        Self::KINDS * (HALVES + g * LANES)
+    }
+}
+
+impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
+    const BLOCKS: usize = 8;
+    const GROUPS: usize = GROUPS;
+    const MINS: bool = MINS;
+    const BYTES: usize = Self::KINDS * (HALVES + 8 * GROUPS * LANES);
+
+    fn pack(block: &Block, row: usize, scales: &mut [u8]) {
+        put_half(scales, row, f16::from_f32(block.scale).to_bits());
+        if MINS {
+            put_half(&mut scales[HALVES..], row, f16::from_f32(block.min).to_bits());
+        }
+        for g in 0..8 * GROUPS {
+            scales[Self::at(g) + row] = block.scales[g] as u8;
+            if MINS {
+                scales[Self::at(g) + LANES + row] = block.mins[g];
+            }
+        }
+    }
+
+    fn unpack(scales: &[u8], row: usize, block: &mut Block) {
+        block.scale = f16::from_bits(half_of(scales, row)).to_f32();
+        if MINS {
+            block.min = f16::from_bits(half_of(&scales[HALVES..], row)).to_f32();
+        }
+        for g in 0..8 * GROUPS {
+            block.scales[g] = scales[Self::at(g) + row] as i8;
+            if MINS {
+                block.mins[g] = scales[Self::at(g) + LANES + row];
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn outer<L: Bytes>(scales: *const u8) -> (L::F, L::F) {
+        let min = if MINS { L::load_f16(scales.add(HALVES).cast()) } else { L::splat(0.0) };
+        (L::load_f16(scales.cast()), min)
+    }
+
+    #[inline(always)]
+    unsafe fn group<L: Bytes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F) {
+        let scale = L::mul(outer.0, L::load_i8(scales.add(Self::at(g)).cast()));
+        // Minimums are below 64, so signed bytes read them as they are.
+        let min = if MINS { L::mul(outer.1, L::load_i8(scales.add(Self::at(g) + LANES).cast())) } else { outer.1 };
+        (scale, min)
+    }
+}
+
+/// The one table of panels: `$f::<codes, scales>` for the block format `$format`.
+macro_rules! panel_format {
+    ($format:expr, $f:ident) => {{
+        use quern_backend::QuantFormat;
+        use $crate::panel_format::{Chosen, E2m1, Nested, NonLinear, Plain, Planes};
+        match $format {
+            QuantFormat::Q4_0 => $f::<Planes<4, 0, 8>, Plain<false, false>>,
+            QuantFormat::Q4_1 => $f::<Planes<4, 0, 0>, Plain<false, true>>,
+            QuantFormat::Q5_0 => $f::<Planes<4, 1, 16>, Plain<false, false>>,
+            QuantFormat::Q5_1 => $f::<Planes<4, 1, 0>, Plain<false, true>>,
+            QuantFormat::Q8_0 => $f::<Planes<8, 0, 128>, Plain<false, false>>,
+            QuantFormat::Q2K => $f::<Planes<2, 0, 0>, Nested<2, true>>,
+            QuantFormat::Q3K => $f::<Planes<2, 1, 4>, Nested<2, false>>,
+            QuantFormat::Q4K => $f::<Planes<4, 0, 0>, Nested<1, true>>,
+            QuantFormat::Q5K => $f::<Planes<4, 1, 0>, Nested<1, true>>,
+            QuantFormat::Q6K => $f::<Planes<4, 2, 32>, Nested<2, false>>,
+            QuantFormat::Iq4Nl => $f::<Chosen<NonLinear>, Plain<false, false>>,
+            QuantFormat::Iq4Xs => $f::<Chosen<NonLinear>, Nested<1, false>>,
+            QuantFormat::Mxfp4 => $f::<Chosen<E2m1>, Plain<true, false>>,
+            format @ (QuantFormat::F32 | QuantFormat::F16 | QuantFormat::BF16 | QuantFormat::Fp8Block128) => {
+                unreachable!("{format} has no blocks")
+            }
+        }
+    }};
+}
+pub(crate) use panel_format;

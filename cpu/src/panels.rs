@@ -1,0 +1,202 @@
+//! [`Panels`]: a matrix of blocks, repacked once so that kernels read it in order.
+//!
+//! ```text
+//! matrix   panel (16 rows) │ panel │ … │ last panel, zeros where rows are missing
+//! panel    scales of all columns, to a whole cache line │ codes of all columns
+//! ```
+//!
+//! The bits are the file's, in the order of `panel_format.rs`; what the file gave for an element comes back
+//! exactly ([`Panels::decode_row`]). The mapped file is not looked at again.
+
+use std::sync::Arc;
+
+use quern_backend::{PackedMatrix, QuantFormat, quant::Block};
+
+use crate::{
+    bytes::BYTES,
+    lanes::LANES,
+    memory::Region,
+    panel_format::{BLOCK, Codes, STEP, STEPS, Scales, panel_format},
+    pool::Pool,
+};
+
+/// Sizes of a panel, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PanelShape {
+    /// Scales of all columns.
+    pub(crate) scales: usize,
+    /// Scales and codes.
+    pub(crate) bytes: usize,
+}
+
+impl PanelShape {
+    fn of(format: QuantFormat, cols: usize) -> Self {
+        let shape: fn(usize) -> Self = panel_format!(format, shape_of);
+        shape(cols)
+    }
+}
+
+fn shape_of<C: Codes, S: Scales>(cols: usize) -> PanelShape {
+    let blocks = cols / BLOCK;
+    let scales = (blocks / S::BLOCKS * S::BYTES).next_multiple_of(BYTES);
+    PanelShape { scales, bytes: scales + blocks * C::BYTES }
+}
+
+/// A matrix in panels: a part of a region that several share.
+#[derive(Debug)]
+pub(crate) struct Panels {
+    format: QuantFormat,
+    rows: usize,
+    cols: usize,
+    shape: PanelShape,
+    region: Arc<Region>,
+    start: usize,
+}
+
+impl Panels {
+    /// Repack `matrices` into one region; `None` if the operating system has no room for it.
+    pub(crate) fn pack(pool: &Pool, matrices: &[&PackedMatrix]) -> Option<Vec<Self>> {
+        let sizes = matrices.iter().map(|m| {
+            let shape = PanelShape::of(m.format(), m.cols());
+            (shape, m.rows().div_ceil(LANES) * shape.bytes)
+        });
+        let mut region = Region::zeroed(sizes.clone().map(|(_, bytes)| bytes).sum())?;
+        let mut start = 0;
+        let mut starts = Vec::with_capacity(matrices.len());
+        for (matrix, (shape, bytes)) in matrices.iter().zip(sizes.clone()) {
+            let all = region.disjoint();
+            pool.for_each(matrix.rows().div_ceil(LANES), 1, |_, range| {
+                for panel in range {
+                    let at = start + panel * shape.bytes;
+                    // SAFETY: each panel is one worker's.
+                    let out = unsafe { all.part(at..at + shape.bytes) };
+                    pack_panel(matrix, panel * LANES, shape, out);
+                }
+            });
+            starts.push(start);
+            start += bytes;
+        }
+        let region = Arc::new(region);
+        let panels = matrices.iter().zip(sizes).zip(starts).map(|((matrix, (shape, _)), start)| Self {
+            format: matrix.format(),
+            rows: matrix.rows(),
+            cols: matrix.cols(),
+            shape,
+            region: Arc::clone(&region),
+            start,
+        });
+        Some(panels.collect())
+    }
+
+    pub(crate) fn format(&self) -> QuantFormat {
+        self.format
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(crate) fn shape(&self) -> PanelShape {
+        self.shape
+    }
+
+    /// All panels.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.region.bytes()[self.start..self.start + self.rows.div_ceil(LANES) * self.shape.bytes]
+    }
+
+    /// See [`PackedMatrix::decode_row`].
+    pub(crate) fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols, "row {row} of {}, {} values", self.rows, out.len());
+        let panel = &self.bytes()[row / LANES * self.shape.bytes..][..self.shape.bytes];
+        let (scales, codes) = panel.split_at(self.shape.scales);
+        let decode: fn(QuantFormat, &[u8], &[u8], usize, &mut [f32]) = panel_format!(self.format, decode_panel_row);
+        decode(self.format, scales, codes, row % LANES, out);
+    }
+}
+
+/// Sixteen rows from `first` on, or as many as there are.
+fn pack_panel(matrix: &PackedMatrix, first: usize, shape: PanelShape, out: &mut [u8]) {
+    let (scales, codes) = out.split_at_mut(shape.scales);
+    let pack: fn(&PackedMatrix, usize, &mut [u8], &mut [u8]) = panel_format!(matrix.format(), pack_panel_of);
+    pack(matrix, first, scales, codes);
+}
+
+fn pack_panel_of<C: Codes, S: Scales>(matrix: &PackedMatrix, first: usize, scales: &mut [u8], codes: &mut [u8]) {
+    let format = matrix.format().blocks().expect("a format of blocks");
+    let rows = LANES.min(matrix.rows() - first);
+    let mut block = Block::ZERO;
+    let mut steps = [[[0i8; BYTES]; STEPS]; quern_backend::quant::block::MAX_ELEMENTS / BLOCK];
+    let pieces = scales.chunks_exact_mut(S::BYTES).zip(codes.chunks_exact_mut(S::BLOCKS * C::BYTES));
+    for (b, (scales, codes)) in pieces.enumerate() {
+        for row in 0..rows {
+            (format.unpack)(&matrix.row(first + row)[b * format.bytes..(b + 1) * format.bytes], &mut block);
+            S::pack(&block, row, scales);
+            for (steps, quants) in steps.iter_mut().zip(block.quants.chunks_exact(BLOCK)) {
+                for (step, quants) in steps.iter_mut().zip(quants.chunks_exact(STEP)) {
+                    step[STEP * row..STEP * (row + 1)].copy_from_slice(quants);
+                }
+            }
+        }
+        codes.chunks_exact_mut(C::BYTES).zip(&steps).for_each(|(codes, steps)| C::pack(steps, codes));
+    }
+}
+
+fn decode_panel_row<C: Codes, S: Scales>(
+    format: QuantFormat,
+    scales: &[u8],
+    codes: &[u8],
+    row: usize,
+    out: &mut [f32],
+) {
+    let format = format.blocks().expect("a format of blocks");
+    let mut block = Block::ZERO;
+    let pieces = scales.chunks_exact(S::BYTES).zip(codes.chunks_exact(S::BLOCKS * C::BYTES));
+    for (out, (scales, codes)) in out.chunks_exact_mut(format.elements).zip(pieces) {
+        S::unpack(scales, row, &mut block);
+        for (codes, quants) in codes.chunks_exact(C::BYTES).zip(block.quants.chunks_exact_mut(BLOCK)) {
+            quants.iter_mut().enumerate().for_each(|(col, quant)| *quant = C::unpack(codes, row, col));
+        }
+        block.values(format.group, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quern_backend::conformance::{Rng, matrix};
+
+    use super::*;
+
+    #[test]
+    fn a_repacked_matrix_holds_the_same_values_bit_for_bit() {
+        let mut rng = Rng(3);
+        let pool = Pool::new(2).unwrap();
+        for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
+            let cols = 3 * format.block_elements();
+            let matrices = [1, 16, 37].map(|rows| matrix(&mut rng, format, rows, cols));
+            let panels = Panels::pack(&pool, &matrices.each_ref()).unwrap();
+            for (matrix, panels) in matrices.iter().zip(&panels) {
+                for row in 0..matrix.rows() {
+                    let (mut want, mut got) = (vec![0.0; cols], vec![0.0; cols]);
+                    matrix.decode_row(row, &mut want);
+                    panels.decode_row(row, &mut got);
+                    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&got), bits(&want), "{format}, row {row} of {}", matrix.rows());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn panels_take_hardly_more_room_than_the_file() {
+        for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
+            let (file, panel) = (LANES * format.row_bytes(2048), PanelShape::of(format, 2048).bytes);
+            // Q2_K's scales of 4 bits and Q4_K's of 6 become bytes; MXFP4's exponent becomes 16 bits.
+            assert!(panel as f64 <= 1.20 * file as f64, "{format}: {panel} bytes for {file}");
+        }
+    }
+}
