@@ -237,6 +237,10 @@ impl Bench {
     }
 
     fn attention(&self, rows: usize, kv_len: usize) {
+        let name = format!("attention bf16 kv, {rows} rows at {kv_len}");
+        if self.is_left_out(&name) {
+            return;
+        }
         const PAGE: usize = 64;
         // Several layers, so that one call's keys are not the last one's.
         let num_layers = (64 << 20) / (kv_len * 2 * HEADS.kv_dim() * 2) + 1;
@@ -252,7 +256,7 @@ impl Bench {
         // Touch every page, so that the first measured call does not pay for it.
         for layer in 0..num_layers {
             for start in (0..kv_len).step_by(rows) {
-                if self.only.as_ref().is_none_or(|only| "attention".contains(only.as_str())) && rows > 1 {
+                if rows > 1 {
                     self.backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(rows, start + rows), &mut out);
                 } else if start % PAGE == 0 {
                     self.backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(1, start + 1), &mut out);
@@ -262,7 +266,6 @@ impl Bench {
         let step = batch(rows, kv_len);
         let pairs: usize = (kv_len - rows + 1..=kv_len).sum();
         let bytes = kv_len * 2 * HEADS.kv_dim() * 2;
-        let name = format!("attention bf16 kv, {rows} rows at {kv_len}");
         self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), Peak::F32, |i| {
             self.backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
         });
