@@ -86,7 +86,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
-fn silu(x: f32) -> f32 {
+pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
 }
 
@@ -107,7 +107,7 @@ fn softmax(values: &mut [f32]) {
 }
 
 /// `matrix · x`.
-fn project(matrix: &PackedMatrix, x: &[f32]) -> Vec<f32> {
+pub(crate) fn project(matrix: &PackedMatrix, x: &[f32]) -> Vec<f32> {
     let mut row = vec![0.0; matrix.cols()];
     (0..matrix.rows())
         .map(|r| {
