@@ -19,6 +19,6 @@ pub mod sampling;
 pub use backend::{Backend, HeadLayout, KvSpec, UploadError};
 pub use dtype::DType;
 pub use paged::{PagedBatch, Span};
-pub use quant::{PackedMatrix, QuantFormat, SharedBytes};
+pub use quant::{ByteOwner, PackedMatrix, QuantFormat, SharedBytes};
 pub use reference::RefBackend;
 pub use sampling::{LogitRow, RowOutput, RowTask, SamplingParams, TokenCounts, TokenMask};

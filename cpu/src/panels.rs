@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The bits are the file's, in the order of `panel_format.rs`; what the file gave for an element comes back
-//! exactly ([`Panels::decode_row`]). The mapped file is not looked at again.
+//! exactly ([`Panels::decode_row`]). The mapped file is told that it will not be read again, matrix by matrix,
+//! so that weights are not held twice even while they are loaded.
 
 use std::sync::Arc;
 
@@ -73,6 +74,7 @@ impl Panels {
                     pack_panel(matrix, panel * LANES, shape, out);
                 }
             });
+            matrix.release();
             starts.push(start);
             start += bytes;
         }

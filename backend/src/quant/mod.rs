@@ -159,19 +159,35 @@ impl fmt::Display for QuantFormat {
     }
 }
 
+/// Who keeps read-only bytes: a mapped file, or a buffer.
+pub trait ByteOwner: Send + Sync {
+    /// All of them.
+    fn bytes(&self) -> &[u8];
+
+    /// The bytes of `range` will hardly be read again. They stay readable; a mapped file may let go of
+    /// the memory that holds them.
+    fn release(&self, _range: Range<usize>) {}
+}
+
+impl<T: AsRef<[u8]> + Send + Sync> ByteOwner for T {
+    fn bytes(&self) -> &[u8] {
+        self.as_ref()
+    }
+}
+
 /// Read-only bytes with a shared owner: a slice of a mapped file, or of an owned buffer.
 ///
 /// Cloning shares; nothing is ever copied, so a checkpoint stays where the operating system mapped it.
 #[derive(Clone)]
 pub struct SharedBytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn ByteOwner>,
     range: Range<usize>,
 }
 
 impl SharedBytes {
     /// All bytes of `owner`.
-    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
-        let range = 0..(*owner).as_ref().len();
+    pub fn new(owner: Arc<dyn ByteOwner>) -> Self {
+        let range = 0..owner.bytes().len();
         Self { owner, range }
     }
 
@@ -181,13 +197,18 @@ impl SharedBytes {
         let end = self.range.start.checked_add(range.end)?;
         (start <= end && end <= self.range.end).then(|| Self { owner: Arc::clone(&self.owner), range: start..end })
     }
+
+    /// See [`ByteOwner::release`].
+    pub fn release(&self) {
+        self.owner.release(self.range.clone());
+    }
 }
 
 impl std::ops::Deref for SharedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.range.clone()]
+        &self.owner.bytes()[self.range.clone()]
     }
 }
 
@@ -309,6 +330,11 @@ impl PackedMatrix {
                 }
             }
         }
+    }
+
+    /// The stored bytes were copied and will hardly be read again, see [`ByteOwner::release`].
+    pub fn release(&self) {
+        self.data.release();
     }
 
     /// Bytes in memory, scales included.
