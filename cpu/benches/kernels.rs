@@ -97,6 +97,7 @@ fn main() {
         for tokens in [1, 4, 8, 64, 512] {
             bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim());
         }
+        bench.upload(format, "qkv_proj", HIDDEN, HEADS.qkv_dim());
         bench.linear(format, 1, "o_proj", HEADS.q_dim(), HIDDEN);
         for tokens in [1, 8, 512] {
             bench.moe(format, tokens);
@@ -195,6 +196,16 @@ impl Bench {
         let mut out = self.backend.alloc(tokens, rows);
         self.row(&name, bytes, 2 * tokens * rows * cols, Peak::of(format), |i| {
             self.backend.linear(&x, &weights[i % weights.len()], &mut out);
+        });
+    }
+
+    /// What start-up pays for weights that are repacked.
+    fn upload(&self, format: QuantFormat, name: &str, cols: usize, rows: usize) {
+        if format.blocks().is_none() {
+            return;
+        }
+        self.row(&format!("upload {name} {format}"), rows * format.row_bytes(cols), 0, Peak::of(format), |i| {
+            self.backend.upload_weight(&[self.matrix(format, rows, cols, i)]).expect("supported");
         });
     }
 

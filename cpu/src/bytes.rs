@@ -23,6 +23,8 @@ pub(crate) trait Bytes: Lanes {
 
     /// 64 bytes.
     unsafe fn load_bytes(from: *const u8) -> Self::B;
+    /// 64 bytes.
+    unsafe fn store_bytes(to: *mut u8, b: Self::B);
     /// In each byte the bits of `mask` of the byte shifted right by `by`, which is below 8. The mask is
     /// 0 where bits of a neighbour would come in.
     unsafe fn right(b: Self::B, by: u32, mask: u8) -> Self::B;
@@ -34,8 +36,8 @@ pub(crate) trait Bytes: Lanes {
     unsafe fn look_up(table: &[u8; 16], codes: Self::B) -> Self::B;
     /// Byte `at` of each group of four, unsigned.
     unsafe fn byte(b: Self::B, at: u32) -> Self::F;
-    /// The i32 at `from` in every lane, shifted left by `by`.
-    unsafe fn splat_left(from: *const i32, by: u32) -> Self::I;
+    /// The four bytes at `from` in every lane.
+    unsafe fn splat_word(from: *const u8) -> Self::I;
     /// Zeros.
     unsafe fn zero() -> Self::I;
     /// As f32; exact below 2^24.
@@ -48,7 +50,9 @@ pub(crate) trait Bytes: Lanes {
 
 /// How four unsigned bytes meet four signed ones.
 pub(crate) trait Dot4<L: Bytes> {
-    /// `acc + w[0] * x[0] + … + w[3] * x[3]` in each lane, where `x` points at the same four signed bytes
-    /// for all. Unless `WIDE`, `w` is below 128.
-    unsafe fn dot<const WIDE: bool>(acc: L::I, w: L::B, x: *const i8) -> L::I;
+    /// `sum`, which fits 16 bits, times `2^by`.
+    unsafe fn start(sum: L::I, by: u32) -> L::I;
+    /// `acc + w[0] * x[0] + … + w[3] * x[3]` in each lane, where `x` are four signed bytes. Unless `WIDE`,
+    /// `w` is below 128.
+    unsafe fn dot<const WIDE: bool>(acc: L::I, w: L::B, x: L::I) -> L::I;
 }

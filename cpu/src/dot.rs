@@ -6,8 +6,9 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 
 use crate::{
-    int8::quantise,
+    int8::{RECORD_BYTES, quantise},
     lanes::{LANES, Lanes, round_to_bf16, to_bf16},
+    panels::format::BLOCK,
 };
 
 /// How inputs are laid out for a kernel, prepared once for all rows of weights that meet them.
@@ -33,7 +34,12 @@ impl Layout {
 
     /// Bytes of a prepared row: whole steps and whole cache lines.
     pub(crate) fn row_bytes(self, cols: usize) -> usize {
-        let element = if matches!(self, Layout::Bf16 | Layout::Int8) { 2 } else { 4 };
+        let element = match self {
+            Layout::Bf16 => 2,
+            // An odd number of cache lines, so that rows do not meet in the same places of a cache.
+            Layout::Int8 => return (cols.div_ceil(BLOCK) | 1) * RECORD_BYTES,
+            _ => 4,
+        };
         cols.next_multiple_of(32) * element
     }
 

@@ -1,4 +1,4 @@
-//! Matrix products: the one loop over all encodings, instruction sets and batch sizes.
+//! Products with mapped weights: the one loop over plain encodings and fp8, instruction sets and batch sizes.
 //!
 //! Naively, `out[t][r] = Σ_k w[r][k] * x[t][k]`. Here 16 lanes run along `k`, one chain of additions a
 //! lane, and the lanes are summed at the end in one fixed tree. **Every (row, token) pair is computed in

@@ -10,7 +10,7 @@
 //!
 //! The sums are of the integers; the offset of codes and the minimums of groups multiply them.
 
-use crate::panel_format::BLOCK;
+use crate::panels::format::BLOCK;
 
 /// f32 words of a block.
 pub(crate) const RECORD: usize = 16;

@@ -1,8 +1,8 @@
 //! The fused operations of [`quern_backend`] on CPU threads and SIMD.
 //!
 //! [`CpuBackend`] is the whole interface. Inside, `detect` chooses kernels once at start; `arch` holds
-//! every intrinsic; the kernels (`gemm`, `attention`, `norm_rope`, `pointwise`) are generic loops over
-//! `lanes`; `product`, `moe` and `attention::plan` cut operations into units of work for the `pool`.
+//! every intrinsic; the kernels (`gemm`, `panels`, `attention`, `norm_rope`, `pointwise`) are generic loops
+//! over `lanes`; `product`, `moe` and `attention::plan` cut operations into units of work for the `pool`.
 //!
 //! Every result is a function of its own row alone: lanes run along the summed dimension, each chain of
 //! additions and each tree of sums is fixed by shape, and threads only decide who computes what.
@@ -24,8 +24,6 @@ mod memory;
 mod moe;
 mod norm_rope;
 mod ops;
-mod panel_format;
-mod panel_gemm;
 mod panels;
 mod pointwise;
 mod pool;

@@ -92,12 +92,12 @@ pub(crate) unsafe fn chains<L: Lanes>(rounds: usize, x: f32) -> f32 {
 /// [`CHAINS`] chains of `rounds` integer dot products of codes below 128, from `x` made an integer.
 #[inline(always)]
 pub(crate) unsafe fn int8_chains<L: Bytes, D: Dot4<L>>(rounds: usize, x: f32) -> f32 {
-    let (codes, inputs) = ([x as u8; BYTES], [x as i8; 4]);
-    let w = L::load_bytes(codes.as_ptr());
+    let (codes, inputs) = ([x as u8; BYTES], [x as u8; 4]);
+    let (w, x) = (L::load_bytes(codes.as_ptr()), L::splat_word(inputs.as_ptr()));
     let mut sums = [L::zero(); CHAINS];
     for _ in 0..rounds {
         for sum in &mut sums {
-            *sum = D::dot::<false>(*sum, w, inputs.as_ptr());
+            *sum = D::dot::<false>(*sum, w, x);
         }
     }
     L::sum(sums.into_iter().fold(L::splat(0.0), |a, b| L::add(a, L::to_f32(b))))

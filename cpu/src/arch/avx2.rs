@@ -194,6 +194,12 @@ impl Bytes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, b: Self::B) {
+        _mm256_storeu_si256(to.cast(), b[0]);
+        _mm256_storeu_si256(to.add(32).cast(), b[1]);
+    }
+
+    #[inline(always)]
     unsafe fn right(b: Self::B, by: u32, mask: u8) -> Self::B {
         let mask = _mm256_set1_epi8(mask as i8);
         [_mm256_and_si256(shift_right(b[0], by), mask), _mm256_and_si256(shift_right(b[1], by), mask)]
@@ -226,8 +232,8 @@ impl Bytes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn splat_left(from: *const i32, by: u32) -> Self::I {
-        [_mm256_set1_epi32(from.read_unaligned() << by); 2]
+    unsafe fn splat_word(from: *const u8) -> Self::I {
+        [_mm256_set1_epi32(from.cast::<i32>().read_unaligned()); 2]
     }
 
     #[inline(always)]
@@ -271,15 +277,20 @@ unsafe fn dot_half<const WIDE: bool>(acc: __m256i, w: __m256i, x: __m256i) -> __
 
 impl Dot4<Avx2> for Avx2 {
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(acc: [__m256i; 2], w: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
-        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-        [dot_half::<WIDE>(acc[0], w[0], x), dot_half::<WIDE>(acc[1], w[1], x)]
+    unsafe fn start(sum: [__m256i; 2], by: u32) -> [__m256i; 2] {
+        let count = _mm_cvtsi32_si128(by as i32);
+        [_mm256_sll_epi32(sum[0], count), _mm256_sll_epi32(sum[1], count)]
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: [__m256i; 2], w: [__m256i; 2], x: [__m256i; 2]) -> [__m256i; 2] {
+        [dot_half::<WIDE>(acc[0], w[0], x[0]), dot_half::<WIDE>(acc[1], w[1], x[1])]
     }
 }
 
 super::entries!(
     #[target_feature(enable = "avx2,fma,f16c")] Avx2,
-    gemm: [2, 2], scaled: [2, 1], panels: [Avx2, "16-bit pairs", 2, 2]
+    gemm: [2, 2], scaled: [2, 1], panels: [Avx2, "16-bit pairs", 2, 3]
 );
 
 /// The kernels of this instance.

@@ -150,6 +150,11 @@ impl Bytes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, b: __m512i) {
+        _mm512_storeu_si512(to.cast(), b);
+    }
+
+    #[inline(always)]
     unsafe fn right(b: __m512i, by: u32, mask: u8) -> __m512i {
         _mm512_and_si512(shift_right(b, by), _mm512_set1_epi8(mask as i8))
     }
@@ -176,17 +181,8 @@ impl Bytes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn splat_left(from: *const i32, by: u32) -> __m512i {
-        // A load that splats takes no port of the products; the shift in a scalar register would.
-        let splat = _mm512_set1_epi32(from.read_unaligned());
-        match by {
-            2 => _mm512_slli_epi32::<2>(splat),
-            3 => _mm512_slli_epi32::<3>(splat),
-            4 => _mm512_slli_epi32::<4>(splat),
-            5 => _mm512_slli_epi32::<5>(splat),
-            7 => _mm512_slli_epi32::<7>(splat),
-            _ => _mm512_sll_epi32(splat, _mm_cvtsi32_si128(by as i32)),
-        }
+    unsafe fn splat_word(from: *const u8) -> __m512i {
+        _mm512_set1_epi32(from.cast::<i32>().read_unaligned())
     }
 
     #[inline(always)]
@@ -211,10 +207,15 @@ impl Bytes for Avx512 {
 }
 
 impl Dot4<Avx512> for Avx512 {
+    #[inline(always)]
+    unsafe fn start(sum: __m512i, by: u32) -> __m512i {
+        _mm512_sll_epi32(sum, _mm_cvtsi32_si128(by as i32))
+    }
+
     /// See `avx2.rs`.
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(acc: __m512i, w: __m512i, x: *const i8) -> __m512i {
-        let (x, ones) = (_mm512_set1_epi32(x.cast::<i32>().read_unaligned()), _mm512_set1_epi16(1));
+    unsafe fn dot<const WIDE: bool>(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        let ones = _mm512_set1_epi16(1);
         if WIDE {
             let eighth = _mm512_set1_epi8(i8::MIN);
             let high = _mm512_maddubs_epi16(_mm512_and_si512(w, eighth), x);
@@ -229,7 +230,7 @@ impl Dot4<Avx512> for Avx512 {
 
 super::entries!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")] Avx512,
-    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 8, 6]
+    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 4, 6]
 );
 
 /// The kernels of this instance.

@@ -9,9 +9,16 @@ use crate::bytes::Dot4;
 pub(super) struct Vnni;
 
 impl Dot4<Avx512> for Vnni {
+    /// One multiplication of 16-bit pairs whose other halves are zero: a load that splats costs nothing
+    /// here, while a shift after it would be moved into a scalar register, and splatted from there.
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(acc: __m512i, w: __m512i, x: *const i8) -> __m512i {
-        _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
+    unsafe fn start(sum: __m512i, by: u32) -> __m512i {
+        _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(1 << by), sum)
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(acc, w, x)
     }
 }
 

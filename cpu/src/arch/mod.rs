@@ -70,25 +70,25 @@ pub(crate) struct Entries {
 
 /// Entry points for the instance `$lanes`, compiled with `$attribute`; `[rows, tokens]` are the tiles
 /// of plain formats and of formats with block scales, as many as the registers hold. `panels` are the
-/// integer product, and the tokens of tiles of panels with one and with two scales for 32 columns.
+/// integer product, and the tokens of tiles of one panel and of two.
 macro_rules! entries {
     (
         $(#[$attribute:meta])? $lanes:ty,
         gemm: [$r:literal, $t:literal],
         scaled: [$sr:literal, $st:literal],
-        panels: [$dot:ty, $name:literal, $one:literal, $two:literal]
+        panels: [$dot:ty, $name:literal, $few:literal, $many:literal]
     ) => {
-        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $one, $two);
+        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $few, $many);
 
         $(#[$attribute])?
-        unsafe fn panel_f32<C: $crate::panel_format::Codes, S: $crate::panel_format::Scales>(
+        unsafe fn panel_f32<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
-            $crate::panel_gemm::run::<$lanes, $crate::panel_gemm::Expanded<C, S>, 4>(task);
+            $crate::panels::few::run::<$lanes, $crate::panels::few::Expanded<C, S>, 4>(task);
         }
 
         fn panels_f32(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
-            $crate::panel_format::panel_format!(format, panel_f32)
+            $crate::panels::format::panel_format!(format, panel_f32)
         }
 
         $crate::arch::entries!(@fn $(#[$attribute])? prepare(layout: $crate::dot::Layout, x: &[f32], out: &mut [f32]) {
@@ -170,22 +170,23 @@ macro_rules! entries {
 }
 pub(crate) use entries;
 
-/// Entry points for panels with 8-bit inputs, and the peak loop of `$dot`.
+/// Entry points for panels with 8-bit inputs, and the peak loop of `$dot`. From `$many` tokens on, a tile of
+/// two panels and so many tokens; below, of one panel and at most `$few`.
 macro_rules! panel_entries {
-    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $one:literal, $two:literal) => {
+    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $few:literal, $many:literal) => {
         $(#[$attribute])?
-        unsafe fn panel_int8<C: $crate::panel_format::Codes, S: $crate::panel_format::Scales>(
+        unsafe fn panel_int8<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
-            if S::GROUPS == 1 {
-                $crate::panel_gemm::run::<$lanes, $crate::panel_gemm::Integers<$dot, C, S>, $one>(task);
+            if task.x_rows.len() >= $many {
+                $crate::panels::many::run::<$lanes, $dot, C, S, $many>(task);
             } else {
-                $crate::panel_gemm::run::<$lanes, $crate::panel_gemm::Integers<$dot, C, S>, $two>(task);
+                $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $few>(task);
             }
         }
 
         fn panels_int8(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
-            $crate::panel_format::panel_format!(format, panel_int8)
+            $crate::panels::format::panel_format!(format, panel_int8)
         }
 
         $(#[$attribute])?

@@ -162,6 +162,13 @@ impl Bytes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, b: Self::B) {
+        for i in 0..4 {
+            vst1q_u8(to.add(16 * i), b[i]);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn right(mut b: Self::B, by: u32, mask: u8) -> Self::B {
         for b in &mut b {
             *b = vandq_u8(vshlq_u8(*b, vdupq_n_s8(-(by as i8))), vdupq_n_u8(mask));
@@ -204,8 +211,8 @@ impl Bytes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn splat_left(from: *const i32, by: u32) -> Self::I {
-        [vdupq_n_s32(from.read_unaligned() << by); 4]
+    unsafe fn splat_word(from: *const u8) -> Self::I {
+        [vdupq_n_s32(from.cast::<i32>().read_unaligned()); 4]
     }
 
     #[inline(always)]
@@ -244,9 +251,15 @@ unsafe fn dot_quarter(w: int8x16_t, x: int8x16_t) -> int32x4_t {
 
 impl Dot4<Neon> for Neon {
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(mut acc: [int32x4_t; 4], w: [uint8x16_t; 4], x: *const i8) -> [int32x4_t; 4] {
-        let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
+    unsafe fn start(sum: [int32x4_t; 4], by: u32) -> [int32x4_t; 4] {
+        let by = vdupq_n_s32(by as i32);
+        [vshlq_s32(sum[0], by), vshlq_s32(sum[1], by), vshlq_s32(sum[2], by), vshlq_s32(sum[3], by)]
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(mut acc: [int32x4_t; 4], w: [uint8x16_t; 4], x: [int32x4_t; 4]) -> [int32x4_t; 4] {
         for i in 0..4 {
+            let x = vreinterpretq_s8_s32(x[i]);
             let low = if WIDE { vandq_u8(w[i], vdupq_n_u8(127)) } else { w[i] };
             acc[i] = vaddq_s32(acc[i], dot_quarter(vreinterpretq_s8_u8(low), x));
             if WIDE {
@@ -261,7 +274,7 @@ impl Dot4<Neon> for Neon {
 
 super::entries!(
     #[target_feature(enable = "neon")] Neon,
-    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2, 2]
+    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2, 3]
 );
 
 /// The kernels of this instance.

@@ -119,6 +119,11 @@ impl Bytes for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, b: Self::B) {
+        to.cast::<Self::B>().write_unaligned(b);
+    }
+
+    #[inline(always)]
     unsafe fn right(b: Self::B, by: u32, mask: u8) -> Self::B {
         b.map(|b| b >> by & mask)
     }
@@ -144,8 +149,8 @@ impl Bytes for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn splat_left(from: *const i32, by: u32) -> Self::I {
-        [from.read_unaligned() << by; LANES]
+    unsafe fn splat_word(from: *const u8) -> Self::I {
+        [from.cast::<i32>().read_unaligned(); LANES]
     }
 
     #[inline(always)]
@@ -169,13 +174,20 @@ impl Bytes for Scalar {
 
 impl Dot4<Scalar> for Scalar {
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(acc: [i32; LANES], w: [u8; BYTES], x: *const i8) -> [i32; LANES] {
-        let x = x.cast::<[i8; 4]>().read_unaligned().map(i32::from);
-        std::array::from_fn(|i| (0..4).fold(acc[i], |acc, k| acc + i32::from(w[4 * i + k]) * x[k]))
+    unsafe fn start(sum: [i32; LANES], by: u32) -> [i32; LANES] {
+        sum.map(|sum| sum << by)
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: [i32; LANES], w: [u8; BYTES], x: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|i| {
+            let x = x[i].to_le_bytes();
+            (0..4).fold(acc[i], |acc, k| acc + i32::from(w[4 * i + k]) * i32::from(x[k] as i8))
+        })
     }
 }
 
-super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 4]);
+super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6]);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();
@@ -186,7 +198,7 @@ pub(crate) const ENTRIES: Entries = entries();
 pub(crate) mod fused {
     use super::{Entries, Scalar};
 
-    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 4]);
+    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6]);
 
     /// The kernels of this instance.
     pub(crate) const ENTRIES: Entries = entries();

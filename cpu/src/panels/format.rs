@@ -314,7 +314,7 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
 macro_rules! panel_format {
     ($format:expr, $f:ident) => {{
         use quern_backend::QuantFormat;
-        use $crate::panel_format::{Chosen, E2m1, Nested, NonLinear, Plain, Planes};
+        use $crate::panels::format::{Chosen, E2m1, Nested, NonLinear, Plain, Planes};
         match $format {
             QuantFormat::Q4_0 => $f::<Planes<4, 0, 8>, Plain<false, false>>,
             QuantFormat::Q4_1 => $f::<Planes<4, 0, 0>, Plain<false, true>>,

@@ -1,4 +1,4 @@
-//! Matrix products over panels: the one loop over all block formats, instruction sets and batch sizes.
+//! Products of panels with few tokens: the order of additions, and the loop that keeps up with memory.
 //!
 //! Naively, `out[t][r] = Σ_k w[r][k] * x[t][k]`. Here the 16 lanes are 16 rows, and columns are walked in
 //! order: per block of 32 columns the integers are multiplied and summed exactly, made f32, scaled by
@@ -25,8 +25,8 @@ use crate::{
     gemm::Gemm,
     int8::{FLOATS, RECORD, RECORD_BYTES, SCALE, SUMS},
     lanes::{LANES, store_first},
-    panel_format::{BLOCK, Codes, STEP, STEPS, Scales},
     panels::Panels,
+    panels::format::{BLOCK, Codes, STEP, STEPS, Scales},
 };
 
 /// How far ahead of a single token's product memory is asked for. The hardware's own prefetching stops
@@ -114,6 +114,37 @@ impl<L: Bytes, C: Codes, S: Scales> Tile<L> for Expanded<C, S> {
     }
 }
 
+/// What an integer sum begins with; `sum` points at the negative sum of the inputs that it will meet.
+#[inline(always)]
+pub(crate) unsafe fn start<L: Bytes, D: Dot4<L>, C: Codes>(sum: *const u8) -> L::I {
+    if C::OFFSET > 0 { D::start(L::splat_word(sum), C::OFFSET.trailing_zeros()) } else { L::zero() }
+}
+
+/// One step of 16 rows and one token.
+#[inline(always)]
+pub(crate) unsafe fn dot<L: Bytes, D: Dot4<L>, C: Codes>(acc: L::I, w: L::B, x: L::I) -> L::I {
+    if C::WIDE { D::dot::<true>(acc, w, x) } else { D::dot::<false>(acc, w, x) }
+}
+
+/// A block's part after its group `g`, whose integer sum is `acc`; `sum` points at the negative sum of the
+/// inputs as f32.
+#[inline(always)]
+pub(crate) unsafe fn part<L: Bytes, S: Scales>(
+    g: usize,
+    part: L::F,
+    acc: L::I,
+    (scale, min): (L::F, L::F),
+    sum: *const u8,
+) -> L::F {
+    let products = L::to_f32(acc);
+    match (S::MINS, g) {
+        (false, 0) => L::mul(products, scale),
+        (false, _) => L::fma(products, scale, part),
+        (true, 0) => L::fma(products, scale, L::mul(min, L::splat(*sum.cast::<f32>()))),
+        (true, _) => L::fma(products, scale, L::fma(min, L::splat(*sum.cast::<f32>()), part)),
+    }
+}
+
 #[inline(always)]
 unsafe fn integers<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
     panel: Panel,
@@ -126,46 +157,32 @@ unsafe fn integers<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
         for b in 0..S::BLOCKS {
             let block = o * S::BLOCKS + b;
             let codes = panel.codes.add(block * C::BYTES);
-            if T == 1 {
-                for line in 0..C::BYTES / 64 {
-                    L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
-                }
+            for line in 0..C::BYTES / 64 {
+                L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
             }
-            let x: [*const u8; T] = std::array::from_fn(|t| x[t].add(block * RECORD_BYTES));
+            let record = block * RECORD_BYTES;
             let mut parts = [L::splat(0.0); T];
             for g in 0..S::GROUPS {
                 let (scale, min) = S::group::<L>(scales, outer, b * S::GROUPS + g);
                 // The sums of the whole block, or of its halves.
                 let at = SUMS + if S::GROUPS == 1 { 0 } else { 1 + g };
                 let mut acc = [L::zero(); T];
-                if C::OFFSET > 0 {
-                    for t in 0..T {
-                        acc[t] = L::splat_left(x[t].cast::<i32>().add(at), C::OFFSET.trailing_zeros());
-                    }
+                for t in 0..T {
+                    acc[t] = start::<L, D, C>(x[t].add(record + 4 * at));
                 }
                 for s in g * STEPS / S::GROUPS..(g + 1) * STEPS / S::GROUPS {
                     let w = C::step::<L>(codes, s);
                     for t in 0..T {
-                        acc[t] = if C::WIDE {
-                            D::dot::<true>(acc[t], w, x[t].add(STEP * s).cast())
-                        } else {
-                            D::dot::<false>(acc[t], w, x[t].add(STEP * s).cast())
-                        };
+                        acc[t] = dot::<L, D, C>(acc[t], w, L::splat_word(x[t].add(record + STEP * s)));
                     }
                 }
                 for t in 0..T {
-                    let products = L::to_f32(acc[t]);
-                    if S::MINS {
-                        let sum = L::splat(*x[t].cast::<f32>().add(at + FLOATS));
-                        parts[t] = if g == 0 { L::mul(min, sum) } else { L::fma(min, sum, parts[t]) };
-                        parts[t] = L::fma(products, scale, parts[t]);
-                    } else {
-                        parts[t] = if g == 0 { L::mul(products, scale) } else { L::fma(products, scale, parts[t]) };
-                    }
+                    let sum = x[t].add(record + 4 * (at + FLOATS));
+                    parts[t] = part::<L, S>(g, parts[t], acc[t], (scale, min), sum);
                 }
             }
             for t in 0..T {
-                sums[t] = L::fma(parts[t], L::splat(*x[t].cast::<f32>().add(SCALE)), sums[t]);
+                sums[t] = L::fma(parts[t], L::splat(*x[t].add(record + 4 * SCALE).cast::<f32>()), sums[t]);
             }
         }
     }

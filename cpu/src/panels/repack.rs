@@ -5,7 +5,7 @@
 //! panel    scales of all columns, to a whole cache line │ codes of all columns
 //! ```
 //!
-//! The bits are the file's, in the order of `panel_format.rs`; what the file gave for an element comes back
+//! The bits are the file's, in the order of `format.rs`; what the file gave for an element comes back
 //! exactly ([`Panels::decode_row`]). The mapped file is told that it will not be read again, matrix by matrix,
 //! so that weights are not held twice even while they are loaded.
 
@@ -17,7 +17,7 @@ use crate::{
     bytes::BYTES,
     lanes::LANES,
     memory::Region,
-    panel_format::{BLOCK, Codes, STEP, STEPS, Scales, panel_format},
+    panels::format::{BLOCK, Codes, STEP, STEPS, Scales, panel_format},
     pool::Pool,
 };
 
