@@ -82,7 +82,10 @@ pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// Low nibbles, then high nibbles, of `bytes`: how a run of 4-bit elements is stored.
-pub(super) fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    bytes.iter().map(|b| b & 15).chain(bytes.iter().map(|b| b >> 4))
+/// Low nibbles of `bytes` to the first half of `quants`, high nibbles to the second: how a run of 4-bit
+/// elements is stored.
+pub(super) fn nibbles(bytes: &[u8], quants: &mut [i8]) {
+    let (low, high) = quants.split_at_mut(bytes.len());
+    low.iter_mut().zip(bytes).for_each(|(quant, byte)| *quant = (byte & 15) as i8);
+    high.iter_mut().zip(bytes).for_each(|(quant, byte)| *quant = (byte >> 4) as i8);
 }

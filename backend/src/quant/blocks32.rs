@@ -12,7 +12,7 @@
 //! elements 0 to 15, the high ones 16 to 31.
 
 use super::{
-    block::{Block, BlockFormat, half_at, nibbles},
+    block::{BlockFormat, half_at, nibbles},
     encode,
 };
 
@@ -29,7 +29,8 @@ pub const Q4_0: BlockFormat = BlockFormat {
     halves: &[0],
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 0);
-        set(block, nibbles(&bytes[2..]).map(|q| q as i8 - 8));
+        nibbles(&bytes[2..], &mut block.quants[..ELEMENTS]);
+        block.quants[..ELEMENTS].iter_mut().for_each(|q| *q -= 8);
     },
     encode: Some(encode::q4_0),
 };
@@ -44,7 +45,7 @@ pub const Q4_1: BlockFormat = BlockFormat {
     halves: &[0, 2],
     unpack: |bytes, block| {
         (block.scale, block.min) = (half_at(bytes, 0), -half_at(bytes, 2));
-        set(block, nibbles(&bytes[4..]).map(|q| q as i8));
+        nibbles(&bytes[4..], &mut block.quants[..ELEMENTS]);
     },
     encode: None,
 };
@@ -59,7 +60,8 @@ pub const Q5_0: BlockFormat = BlockFormat {
     halves: &[0],
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 0);
-        set(block, fives(&bytes[2..]).map(|q| q as i8 - 16));
+        fives(&bytes[2..], &mut block.quants[..ELEMENTS]);
+        block.quants[..ELEMENTS].iter_mut().for_each(|q| *q -= 16);
     },
     encode: None,
 };
@@ -74,7 +76,7 @@ pub const Q5_1: BlockFormat = BlockFormat {
     halves: &[0, 2],
     unpack: |bytes, block| {
         (block.scale, block.min) = (half_at(bytes, 0), -half_at(bytes, 2));
-        set(block, fives(&bytes[4..]).map(|q| q as i8));
+        fives(&bytes[4..], &mut block.quants[..ELEMENTS]);
     },
     encode: None,
 };
@@ -89,7 +91,7 @@ pub const Q8_0: BlockFormat = BlockFormat {
     halves: &[0],
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 0);
-        set(block, bytes[2..].iter().map(|&q| q as i8));
+        block.quants.iter_mut().zip(&bytes[2..]).for_each(|(quant, &byte)| *quant = byte as i8);
     },
     encode: Some(encode::q8_0),
 };
@@ -98,12 +100,9 @@ const _: () = assert!(Q4_0.bytes == 2 + ELEMENTS / 2 && Q4_1.bytes == 4 + ELEMEN
 const _: () = assert!(Q5_0.bytes == 2 + ELEMENTS / 8 + ELEMENTS / 2 && Q5_1.bytes == Q5_0.bytes + 2);
 const _: () = assert!(Q8_0.bytes == 2 + ELEMENTS);
 
-fn set(block: &mut Block, quants: impl Iterator<Item = i8>) {
-    block.quants.iter_mut().zip(quants).for_each(|(to, q)| *to = q);
-}
-
 /// 4 bytes of fifth bits, then nibbles.
-fn fives(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
+fn fives(bytes: &[u8], quants: &mut [i8]) {
     let fifths = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    nibbles(&bytes[4..]).zip(0..).map(move |(q, i)| q | ((fifths >> i & 1) as u8) << 4)
+    nibbles(&bytes[4..], quants);
+    quants.iter_mut().zip(0..).for_each(|(quant, i)| *quant |= ((fifths >> i & 1) << 4) as i8);
 }

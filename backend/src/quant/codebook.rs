@@ -72,5 +72,7 @@ pub const MXFP4: BlockFormat = BlockFormat {
 const _: () = assert!(IQ4_NL.bytes == 2 + 32 / 2 && IQ4_XS.bytes == 2 + 2 + 4 + 256 / 2 && MXFP4.bytes == 1 + 32 / 2);
 
 fn look_up(codebook: &[i8; 16], bytes: &[u8], quants: &mut [i8]) {
-    quants.iter_mut().zip(nibbles(bytes)).for_each(|(to, code)| *to = codebook[code as usize]);
+    let quants = &mut quants[..2 * bytes.len()];
+    nibbles(bytes, quants);
+    quants.iter_mut().for_each(|quant| *quant = codebook[*quant as usize]);
 }

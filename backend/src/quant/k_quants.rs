@@ -32,9 +32,7 @@ pub const Q2_K: BlockFormat = BlockFormat {
         for (g, byte) in bytes[..16].iter().enumerate() {
             (block.scales[g], block.mins[g]) = ((byte & 15) as i8, byte >> 4);
         }
-        for (i, quant) in block.quants.iter_mut().enumerate() {
-            *quant = two_bits(&bytes[16..80], i) as i8;
-        }
+        two_bits(&bytes[16..80], 0, &mut block.quants);
     },
     encode: None,
 };
@@ -51,14 +49,14 @@ pub const Q3_K: BlockFormat = BlockFormat {
         block.scale = half_at(bytes, 108);
         // 12 bytes: the low nibbles of scales 0 to 7 and of 8 to 15, then all pairs of high bits.
         let scales = &bytes[96..108];
-        for (g, low) in nibbles(&scales[..8]).enumerate() {
+        nibbles(&scales[..8], &mut block.scales);
+        for (g, scale) in block.scales.iter_mut().enumerate() {
             let high = scales[8 + g % 4] >> (g / 4 * 2) & 3;
-            block.scales[g] = (low | high << 4) as i8 - 32;
+            *scale = (*scale | (high << 4) as i8) - 32;
         }
-        for (i, quant) in block.quants.iter_mut().enumerate() {
-            let high = bytes[i % 32] >> (i / 32) & 1;
-            *quant = (two_bits(&bytes[32..96], i) | high << 2) as i8 - 4;
-        }
+        two_bits(&bytes[32..96], 0, &mut block.quants);
+        one_bits(&bytes[..32], 2, &mut block.quants);
+        block.quants.iter_mut().for_each(|quant| *quant -= 4);
     },
     encode: None,
 };
@@ -74,7 +72,7 @@ pub const Q4_K: BlockFormat = BlockFormat {
     unpack: |bytes, block| {
         scales_and_mins(bytes, block);
         for (run, quants) in bytes[16..].chunks_exact(32).zip(block.quants.chunks_exact_mut(64)) {
-            quants.iter_mut().zip(nibbles(run)).for_each(|(to, q)| *to = q as i8);
+            nibbles(run, quants);
         }
     },
     encode: Some(encode::q4_k),
@@ -90,12 +88,10 @@ pub const Q5_K: BlockFormat = BlockFormat {
     halves: &[0, 2],
     unpack: |bytes, block| {
         scales_and_mins(bytes, block);
-        let fifths = &bytes[16..48];
-        for (run, (quants, r)) in bytes[48..].chunks_exact(32).zip(block.quants.chunks_exact_mut(64).zip(0..)) {
-            for (i, (to, q)) in quants.iter_mut().zip(nibbles(run)).enumerate() {
-                *to = (q | (fifths[i % 32] >> (2 * r + i / 32) & 1) << 4) as i8;
-            }
+        for (run, quants) in bytes[48..].chunks_exact(32).zip(block.quants.chunks_exact_mut(64)) {
+            nibbles(run, quants);
         }
+        one_bits(&bytes[16..48], 4, &mut block.quants);
     },
     encode: None,
 };
@@ -111,13 +107,11 @@ pub const Q6_K: BlockFormat = BlockFormat {
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 208);
         block.scales.iter_mut().zip(&bytes[192..208]).for_each(|(to, &scale)| *to = scale as i8);
-        for (half, quants) in block.quants.chunks_exact_mut(128).enumerate() {
-            let low = nibbles(&bytes[64 * half..64 * half + 64]);
-            for (i, (to, low)) in quants.iter_mut().zip(low).enumerate() {
-                let high = two_bits(&bytes[128..192], 128 * half + i);
-                *to = (low | high << 4) as i8 - 32;
-            }
+        for (run, quants) in bytes[..128].chunks_exact(64).zip(block.quants.chunks_exact_mut(128)) {
+            nibbles(run, quants);
         }
+        two_bits(&bytes[128..192], 4, &mut block.quants);
+        block.quants.iter_mut().for_each(|quant| *quant -= 32);
     },
     encode: Some(encode::q6_k),
 };
@@ -127,9 +121,24 @@ const _: () = assert!(Q3_K.bytes == ELEMENTS / 8 + ELEMENTS / 4 + 12 + 2);
 const _: () = assert!(Q4_K.bytes == 4 + 12 + ELEMENTS / 2 && Q5_K.bytes == Q4_K.bytes + ELEMENTS / 8);
 const _: () = assert!(Q6_K.bytes == ELEMENTS / 2 + ELEMENTS / 4 + 16 + 2);
 
-/// Element `i` of a block's 64 bytes of 2 bits.
-fn two_bits(bytes: &[u8], i: usize) -> u8 {
-    bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3
+/// Add 64 bytes of 2 bits to a block's integers, which have nothing there, from bit `at` on; from bit 0 they
+/// take the integers' place.
+fn two_bits(bytes: &[u8], at: u32, quants: &mut [i8; ELEMENTS]) {
+    for (run, quants) in bytes.chunks_exact(32).zip(quants.chunks_exact_mut(128)) {
+        for (quants, j) in quants.chunks_exact_mut(32).zip(0..) {
+            for (quant, byte) in quants.iter_mut().zip(run) {
+                let below = if at == 0 { 0 } else { *quant };
+                *quant = below | ((byte >> (2 * j) & 3) << at) as i8;
+            }
+        }
+    }
+}
+
+/// Add 32 bytes of single bits to a block's integers, which have nothing there, as bit `at`.
+fn one_bits(bytes: &[u8], at: u32, quants: &mut [i8; ELEMENTS]) {
+    for (quants, j) in quants.chunks_exact_mut(32).zip(0..) {
+        quants.iter_mut().zip(bytes).for_each(|(quant, byte)| *quant |= ((byte >> j & 1) << at) as i8);
+    }
 }
 
 /// The 16 bytes that Q4_K and Q5_K begin with. Of the twelve, four bytes hold the low six bits of the

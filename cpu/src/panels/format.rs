@@ -59,12 +59,12 @@ pub(crate) trait Codes {
 pub(crate) struct Planes<const LOW: usize, const HIGH: usize, const OFFSET: u32>;
 
 /// Lay `bits` bits from `from` on of every step's codes into planes.
+#[inline(always)]
 fn pack_bits(steps: &[[u8; BYTES]; STEPS], bits: usize, from: usize, planes: &mut [u8]) {
     let (per_plane, mask) = (8 / bits, ((1u32 << bits) - 1) as u8);
     for (steps, plane) in steps.chunks_exact(per_plane).zip(planes.chunks_exact_mut(BYTES)) {
-        plane.fill(0);
-        for (j, step) in steps.iter().enumerate() {
-            plane.iter_mut().zip(step).for_each(|(to, code)| *to |= (code >> from & mask) << (j * bits));
+        for (i, byte) in plane.iter_mut().enumerate() {
+            *byte = steps.iter().zip(0..).fold(0, |byte, (step, j)| byte | (step[i] >> from & mask) << (j * bits));
         }
     }
 }
