@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use quern_backend::SharedBytes;
+use quern_backend::{DType, QuantFormat, SharedBytes};
 use serde_json::{Map, Value};
 
 use crate::{
     config::ModelConfig,
     generation_config::GenerationConfig,
-    weights::{LoadError, Weights, dummy::DummyWeights, safetensors::Safetensors, scan},
+    weights::{LoadError, Quantised, Recipe, Weights, dummy::DummyWeights, safetensors::Safetensors, scan},
 };
 
 /// Where weights are to come from.
@@ -37,6 +37,7 @@ pub struct Checkpoint {
     config: ModelConfig,
     generation: GenerationConfig,
     source: Source,
+    recipe: Option<Recipe>,
 }
 
 enum Source {
@@ -53,7 +54,7 @@ impl Checkpoint {
             LoadFormat::Safetensors => Source::Files(Safetensors::open(dir, &config)?),
             LoadFormat::Dummy => Source::Dummy(DummyWeights::new(&config)),
         };
-        Ok(Self { dir: dir.to_path_buf(), config, generation, source })
+        Ok(Self { dir: dir.to_path_buf(), config, generation, source, recipe: None })
     }
 
     /// The same for a model whose configs and safetensors files, `(name, bytes)` of each, are in memory
@@ -65,13 +66,23 @@ impl Checkpoint {
         files: &[(&str, SharedBytes)],
     ) -> Result<Self, LoadError> {
         let source = Source::Files(Safetensors::embedded(place, files, &config)?);
-        Ok(Self { dir: place.into(), config, generation, source })
+        Ok(Self { dir: place.into(), config, generation, source, recipe: None })
     }
 
     /// Random weights for configs that are already in memory.
     pub fn dummy(config: ModelConfig, generation: GenerationConfig) -> Self {
         let source = Source::Dummy(DummyWeights::new(&config));
-        Self { dir: PathBuf::new(), config, generation, source }
+        Self { dir: PathBuf::new(), config, generation, source, recipe: None }
+    }
+
+    /// The same, to be quantised as it is loaded.
+    pub fn quantised(self, recipe: Option<Recipe>) -> Self {
+        Self { recipe, ..self }
+    }
+
+    /// How its weights are quantised as they are loaded.
+    pub fn recipe(&self) -> Option<Recipe> {
+        self.recipe
     }
 
     /// The network's numbers.
@@ -93,12 +104,27 @@ impl Checkpoint {
         ids
     }
 
-    /// Bytes of all weights as stored.
+    /// Bytes of all weights as they are held once loaded.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights().num_bytes()
+        self.quantised_weights().map_or(self.weights().num_bytes(), |weights| weights.num_bytes())
     }
 
-    /// Where the weights come from.
+    /// The encodings of the matrices as they are held once loaded.
+    pub fn formats(&self) -> Vec<QuantFormat> {
+        if let Some(weights) = self.quantised_weights() {
+            return weights.formats().to_vec();
+        }
+        let stored = if self.is_dummy() { DType::BF16 } else { self.config.dtype };
+        let fp8 = self.config.fp8.then_some(QuantFormat::Fp8Block128);
+        fp8.into_iter().chain([QuantFormat::plain(stored)]).collect()
+    }
+
+    /// The weights as they are to be held, if that is not as they are stored.
+    pub fn quantised_weights(&self) -> Option<Quantised<'_>> {
+        self.recipe.map(|recipe| Quantised::new(self.weights(), recipe, &self.config))
+    }
+
+    /// Where the weights come from, as they are stored.
     pub fn weights(&self) -> &dyn Weights {
         match &self.source {
             Source::Files(files) => files,
@@ -112,7 +138,7 @@ impl Checkpoint {
     }
 
     /// Read every weight once and refuse values that are no numbers. `advanced` hears of bytes read, of
-    /// [`weight_bytes`](Self::weight_bytes) in all.
+    /// those that are stored in all.
     pub fn scan(&self, threads: usize, advanced: &mut dyn FnMut(u64)) -> Result<(), LoadError> {
         let Source::Files(files) = &self.source else { return Ok(()) };
         let problems = scan::non_finite(files, threads, advanced);

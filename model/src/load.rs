@@ -4,7 +4,14 @@ use std::sync::Arc;
 
 use quern_backend::{Backend, DType};
 
-use crate::{Model, checkpoint::Checkpoint, config::Architecture, layers::Loading, qwen3::Qwen3, weights::LoadError};
+use crate::{
+    Model,
+    checkpoint::Checkpoint,
+    config::Architecture,
+    layers::Loading,
+    qwen3::Qwen3,
+    weights::{LoadError, Weights},
+};
 
 /// Sizes that are fixed when a network is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +37,9 @@ pub fn load<B: Backend>(
 ) -> Result<Box<dyn Model>, LoadError> {
     let config = checkpoint.config();
     let shared = Arc::clone(&backend);
-    let from = Loading { backend: &*shared, weights: checkpoint.weights(), config };
+    let quantised = checkpoint.quantised_weights();
+    let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
+    let from = Loading { backend: &*shared, weights, config };
     match config.architecture {
         Architecture::Qwen3Moe | Architecture::Qwen3 => Ok(Box::new(Qwen3::load(&from, backend, limits, loaded)?)),
     }

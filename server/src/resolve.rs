@@ -8,7 +8,7 @@ use std::{
 
 use quern_backend::DType;
 use quern_cpu::Compute;
-use quern_model::ModelConfig;
+use quern_model::{ModelConfig, weights::Recipe};
 
 use crate::{
     cli::{RefusedFlag, ServeArgs},
@@ -328,12 +328,18 @@ impl ComputeDtype {
     }
 }
 
-fn quantization(args: &ServeArgs, checkpoint_is_fp8: bool) -> Result<(), RefusedFlag> {
-    match args.quantization.as_deref() {
-        None => Ok(()),
-        Some("fp8") if checkpoint_is_fp8 => Ok(()),
-        Some("fp8") => Err(refuse("quantization", "fp8", "the checkpoint is not fp8 and is not quantized on load")),
-        Some(other) => Err(refuse("quantization", other, "fp8 checkpoints and unquantized ones are supported")),
+/// What to quantise the weights to as they are loaded; `None` leaves them as they are stored.
+pub fn quantization(args: &ServeArgs, checkpoint_is_fp8: bool) -> Result<Option<Recipe>, RefusedFlag> {
+    let Some(name) = args.quantization.as_deref() else { return Ok(None) };
+    if let Some((_, recipe)) = Recipe::NAMES.into_iter().find(|(known, _)| *known == name) {
+        return Ok(Some(recipe));
+    }
+    match name {
+        "fp8" if checkpoint_is_fp8 => Ok(None),
+        "fp8" => {
+            Err(refuse("quantization", "fp8", "the checkpoint is not fp8; q8_0, q4_0 and q4_k_m are made on load"))
+        }
+        other => Err(refuse("quantization", other, "fp8 checkpoints, q8_0, q4_0 and q4_k_m are supported")),
     }
 }
 

@@ -56,6 +56,8 @@ impl Prepared {
 
         let load_format = resolve::load_format(args)?;
         let checkpoint = files.checkpoint(load_format, &args.json_model_override_args)?;
+        let recipe = resolve::quantization(args, checkpoint.config().fp8)?;
+        let checkpoint = checkpoint.quantised(recipe);
         let place = tokenizer_files.place();
         let tokenizer =
             tokenizer_files.tokenizer().map_err(|cause| StartError::Tokenizer { place: place.clone(), cause })?;
@@ -96,7 +98,7 @@ impl Prepared {
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
         if config.load_format == LoadFormat::Safetensors {
-            let progress = ByteProgress::new("Checking weights", checkpoint.weight_bytes());
+            let progress = ByteProgress::new("Checking weights", checkpoint.weights().num_bytes());
             checkpoint.scan(config.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
         let balanced_context = checkpoint.config().balanced_context();
@@ -111,7 +113,8 @@ impl Prepared {
         let layers = checkpoint.config().num_layers as u64;
         let per_layer = checkpoint.weight_bytes() / layers.max(1);
         let model = {
-            let progress = ByteProgress::new("Loading weights", per_layer * layers);
+            let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
+            let progress = ByteProgress::new(doing, per_layer * layers);
             quern_model::load(&checkpoint, backend, limits, &mut |_| progress.advance(per_layer))?
         };
         tracing::info!(

@@ -1,6 +1,6 @@
 //! What an operator reads at start: the model, its weights, the pool, the kernels, the limits.
 
-use quern_backend::{DType, QuantFormat};
+use quern_backend::QuantFormat;
 use quern_cpu::CpuBackend;
 use quern_model::Checkpoint;
 
@@ -20,7 +20,14 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
         model.vocab_size,
         model.max_position_embeddings,
     ));
-    let format = if model.fp8 { "fp8 blocks".to_owned() } else { format!("{:?}", model.dtype).to_lowercase() };
+    let format = match checkpoint.recipe() {
+        Some(recipe) => {
+            let formats: Vec<_> = checkpoint.formats().iter().map(ToString::to_string).collect();
+            format!("{recipe} ({})", formats.join(", "))
+        }
+        None if model.fp8 => "fp8 blocks".to_owned(),
+        None => format!("{:?}", model.dtype).to_lowercase(),
+    };
     let weights = gib(checkpoint.weight_bytes());
     lines.push(match (checkpoint.is_dummy(), &config.model_dir) {
         (true, _) => format!(
@@ -39,15 +46,8 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
 /// The lines about threads and kernels: the kernel of each operation, for the encodings that this model
 /// uses.
 pub fn kernel_lines(backend: &CpuBackend, checkpoint: &Checkpoint, config: &Config) -> Vec<String> {
-    let model = checkpoint.config();
-    // Matrices have the checkpoint's type (random ones bf16); keys and values their own.
-    let mut used = vec![quant_name(config.kv_cache_dtype.stored()), quant_name(model.dtype)];
-    if checkpoint.is_dummy() {
-        used.push(QuantFormat::BF16.to_string());
-    }
-    if model.fp8 {
-        used.push(QuantFormat::Fp8Block128.to_string());
-    }
+    let formats = checkpoint.formats().into_iter().chain([QuantFormat::plain(config.kv_cache_dtype.stored())]);
+    let used: Vec<String> = formats.map(|format| format.to_string()).collect();
     let kernels = backend.kernels().into_iter().filter_map(|choice| match choice.format {
         None => Some(format!("{} [{}]", choice.op, choice.kernel)),
         Some(format) if used.contains(&format) => Some(format!("{} {format} [{}]", choice.op, choice.kernel)),
@@ -62,12 +62,6 @@ pub fn kernel_lines(backend: &CpuBackend, checkpoint: &Checkpoint, config: &Conf
         ),
         format!("Kernels: {}.", kernels.collect::<Vec<_>>().join(", ")),
     ]
-}
-
-/// The name of the encoding that stores elements of this type plainly.
-fn quant_name(dtype: DType) -> String {
-    let plain = QuantFormat::ALL.into_iter().find(|format| format.element() == Some(dtype));
-    plain.map_or_else(|| dtype.to_string(), |format| format.to_string())
 }
 
 /// The line about the pool, in SGLang's form.

@@ -82,6 +82,16 @@ impl QuantFormat {
     /// Rows and columns that share a scale in [`QuantFormat::Fp8Block128`].
     pub const FP8_BLOCK: usize = 128;
 
+    /// The encoding that stores each element by itself as `dtype`.
+    pub fn plain(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => QuantFormat::F32,
+            DType::F16 => QuantFormat::F16,
+            DType::BF16 => QuantFormat::BF16,
+            DType::F8E4M3 => QuantFormat::Fp8Block128,
+        }
+    }
+
     /// The encoding that GGUF knows by this number (`enum ggml_type`), if it is one of ours.
     pub fn from_ggml_type(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.ggml_type() == Some(number))

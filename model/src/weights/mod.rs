@@ -1,13 +1,17 @@
-//! Where a network's weights come from: mapped checkpoint files, or random numbers.
+//! Where a network's weights come from: mapped checkpoint files, random numbers, or either of them quantised.
 
 pub mod dummy;
 pub mod error;
 pub mod manifest;
 pub mod mapping;
+pub mod quantised;
+pub mod recipe;
 pub mod safetensors;
 pub mod scan;
 
 pub use error::{LoadError, Problem};
+pub use quantised::Quantised;
+pub use recipe::Recipe;
 
 use quern_backend::PackedMatrix;
 

@@ -53,8 +53,10 @@ pub struct ServeArgs {
         &["auto", "bfloat16", "float32"], &["half", "float16", "float"]))]
     pub dtype: String,
 
-    /// How the weights are quantized; must be what the checkpoint holds [default: the checkpoint's]
-    #[arg(long, value_name = "METHOD", help_heading = "Model", value_parser = choices(&["fp8"], QUANTIZATIONS))]
+    /// How the weights are held: fp8 is what an fp8 checkpoint has anyway; q8_0, q4_0 and q4_k_m are made from
+    /// any checkpoint as it is loaded, by llama.cpp's mixtures [default: as the checkpoint has them]
+    #[arg(long, value_name = "METHOD", help_heading = "Model", value_parser = choices(
+        &["fp8", "q8_0", "q4_0", "q4_k_m"], QUANTIZATIONS))]
     pub quantization: Option<String>,
 
     /// Stored element of keys and values; `auto` follows --dtype

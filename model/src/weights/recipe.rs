@@ -1,0 +1,87 @@
+//! [`Recipe`]: which encoding each matrix gets when a network is quantised.
+
+use std::fmt;
+
+use quern_backend::QuantFormat;
+
+/// A mixture of encodings, by llama.cpp's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipe {
+    /// Q8_0 throughout: 8.5 bits a weight.
+    Q8_0,
+    /// Q4_0, the head in Q6_K: 4.5 bits.
+    Q4_0,
+    /// Q4_K, with Q6_K for the head and for the values and down projections of half of the layers: 4.8
+    /// bits. The mixture is `llama-quantize`'s (`llama_tensor_get_type` in llama.cpp).
+    Q4KM,
+}
+
+impl Recipe {
+    /// All of them, by the names that users type.
+    pub const NAMES: [(&str, Recipe); 3] = [("q8_0", Recipe::Q8_0), ("q4_0", Recipe::Q4_0), ("q4_k_m", Recipe::Q4KM)];
+
+    /// The encoding of module `name` with rows of `cols` elements in a network of `num_layers` layers;
+    /// `None` leaves it as it is stored. `is_head`: it makes the logits, be it the embedding too.
+    ///
+    /// Routers stay: they are small, and a token that goes to another expert is not a rounding error.
+    /// Where rows are no whole number of blocks, Q8_0 takes the place of wider blocks.
+    pub fn format(self, name: &str, is_head: bool, cols: usize, num_layers: usize) -> Option<QuantFormat> {
+        let module = name.rsplit('.').next().unwrap_or(name);
+        if module == "gate" {
+            return None;
+        }
+        let wanted = match self {
+            Recipe::Q8_0 => QuantFormat::Q8_0,
+            Recipe::Q4_0 | Recipe::Q4KM if is_head => QuantFormat::Q6K,
+            Recipe::Q4_0 => QuantFormat::Q4_0,
+            Recipe::Q4KM => match (module, layer(name)) {
+                ("v_proj" | "down_proj", Some(layer)) if gets_more_bits(layer, num_layers) => QuantFormat::Q6K,
+                _ => QuantFormat::Q4K,
+            },
+        };
+        [wanted, QuantFormat::Q8_0].into_iter().find(|format| cols.is_multiple_of(format.block_elements()))
+    }
+}
+
+/// `model.layers.N.…`
+fn layer(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
+/// The first and the last eighth of the layers, and every third between.
+fn gets_more_bits(layer: usize, num_layers: usize) -> bool {
+    let eighth = num_layers / 8;
+    layer < eighth || layer >= 7 * num_layers / 8 || (layer - eighth) % 3 == 2
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::NAMES.iter().find(|(_, recipe)| recipe == self).map(|(name, _)| *name);
+        f.write_str(name.expect("every recipe has a name"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mixture_is_llama_quantizes() {
+        let format = |name: &str| Recipe::Q4KM.format(name, false, 2048, 48);
+        let six: Vec<usize> = (0..48)
+            .filter(|layer| format(&format!("model.layers.{layer}.mlp.experts.5.down_proj")) == Some(QuantFormat::Q6K))
+            .collect();
+        // What llama-quantize makes of the 48 layers of 30B-A3B.
+        assert_eq!(six, [0, 1, 2, 3, 4, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35, 38, 41, 42, 43, 44, 45, 46, 47]);
+        assert_eq!(format("model.layers.0.self_attn.q_proj"), Some(QuantFormat::Q4K));
+        assert_eq!(format("model.layers.0.mlp.gate"), None);
+        assert_eq!(Recipe::Q4KM.format("lm_head", true, 2048, 48), Some(QuantFormat::Q6K));
+    }
+
+    #[test]
+    fn rows_that_are_not_whole_blocks_get_smaller_blocks() {
+        assert_eq!(Recipe::Q4KM.format("model.layers.0.mlp.up_proj", false, 96, 5), Some(QuantFormat::Q8_0));
+        assert_eq!(Recipe::Q4_0.format("model.layers.0.mlp.up_proj", false, 96, 5), Some(QuantFormat::Q4_0));
+        assert_eq!(Recipe::Q8_0.format("model.layers.0.mlp.up_proj", false, 100, 5), None);
+    }
+}

@@ -1,0 +1,133 @@
+//! What quantising costs: the distributions of a quantised network against those of the stored one, position by
+//! position, and the promises that hold in every encoding.
+
+#[path = "../../model/tests/support/mod.rs"]
+mod networks;
+
+use std::{path::Path, sync::Arc};
+
+use networks::{Driver, Golden, full_row, limits, shelf};
+use quern_backend::{DType, QuantFormat};
+use quern_cpu::{Compute, CpuBackend, CpuConfig};
+use quern_model::{Checkpoint, CheckpointOptions, load, weights::Recipe};
+use serde_json::Value;
+
+/// Recipes, and the largest mean divergence (nats) and least agreement on the likeliest token that the shipped
+/// model may have: some times what was measured.
+const BOUNDS: [(Recipe, f64, f64); 3] =
+    [(Recipe::Q8_0, 0.003, 0.98), (Recipe::Q4_0, 0.06, 0.93), (Recipe::Q4KM, 0.05, 0.94)];
+
+struct Network {
+    driver: Driver,
+    vocab: usize,
+}
+
+impl Network {
+    fn open(dir: &Path, recipe: Option<Recipe>, threads: usize) -> Self {
+        let checkpoint = Checkpoint::open(dir, &CheckpointOptions::default()).unwrap().quantised(recipe);
+        let config = CpuConfig { threads: Some(threads), isa: None, compute: Compute::Bf16 };
+        let limits = limits(16, DType::BF16);
+        let vocab = checkpoint.config().vocab_size;
+        let model = load(&checkpoint, Arc::new(CpuBackend::new(config).unwrap()), limits, &mut |_| {}).unwrap();
+        Self { driver: Driver::over(model, limits), vocab }
+    }
+
+    /// Log-probabilities of all tokens behind each of `ids`.
+    fn distributions(&mut self, ids: &[u32]) -> Vec<Vec<f32>> {
+        let index = self.driver.add(ids);
+        let vocab = self.vocab;
+        let rows = |last: &[usize]| (0..ids.len()).map(|i| full_row(last[0] + 1 - ids.len() + i, vocab)).collect();
+        let outputs = self.driver.step(&[(index, ids.len())], rows);
+        outputs.iter().map(|out| out.requested.iter().map(|&(_, logprob)| logprob).collect()).collect()
+    }
+}
+
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+}
+
+/// Mean divergence of `got` from `wanted` (Kullback-Leibler, nats), and how often the likeliest tokens agree.
+fn compare(wanted: &[Vec<f32>], got: &[Vec<f32>]) -> (f64, f64) {
+    let divergence = |(p, q): (&Vec<f32>, &Vec<f32>)| -> f64 {
+        p.iter().zip(q).map(|(&p, &q)| f64::from(p.exp()) * f64::from(p - q)).sum()
+    };
+    let positions = wanted.len() as f64;
+    let sum: f64 = wanted.iter().zip(got).map(divergence).sum();
+    let agreeing = wanted.iter().zip(got).filter(|(p, q)| best(p) == best(q)).count();
+    (sum / positions, agreeing as f64 / positions)
+}
+
+fn measured(dir: &Path, prompts: &[Vec<u32>]) -> Vec<(Recipe, f64, f64)> {
+    let all = |network: &mut Network| prompts.iter().flat_map(|ids| network.distributions(ids)).collect::<Vec<_>>();
+    let stored = all(&mut Network::open(dir, None, 2));
+    let name = dir.file_name().unwrap().to_string_lossy();
+    let one = |recipe| {
+        let (divergence, agreement) = compare(&stored, &all(&mut Network::open(dir, Some(recipe), 2)));
+        eprintln!("{name}, {recipe}: divergence {divergence:.5} nats, same likeliest token {:.1} %", 100.0 * agreement);
+        (recipe, divergence, agreement)
+    };
+    BOUNDS.into_iter().map(|(recipe, ..)| one(recipe)).collect()
+}
+
+/// The shipped model's folder, and prompts with their answers.
+fn shipped() -> (std::path::PathBuf, Vec<Vec<u32>>) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo");
+    let file: Value = serde_json::from_slice(&std::fs::read(dir.join("goldens.json")).unwrap()).unwrap();
+    let ids =
+        |value: &Value| value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect::<Vec<_>>();
+    let prompts = file["goldens"].as_array().unwrap().iter().map(|g| [ids(&g["ids"]), ids(&g["greedy_ids"])].concat());
+    (dir.clone(), prompts.collect())
+}
+
+#[test]
+fn the_shipped_model_stays_close_to_itself() {
+    let (dir, prompts) = shipped();
+    for ((recipe, most, least), (_, divergence, agreement)) in BOUNDS.into_iter().zip(measured(&dir, &prompts)) {
+        assert!(divergence <= most && agreement >= least, "{recipe}: {divergence} nats, {agreement}");
+    }
+}
+
+#[test]
+fn more_bits_cost_less() {
+    let Some(shelf) = shelf() else { return };
+    for name in ["tiny-bf16", "tiny-fp8"] {
+        let golden = Golden::open(&shelf.join(format!("oracle/goldens/{name}.safetensors")));
+        let prompts: Vec<_> = golden.prompts().iter().map(|prompt| golden.ids(&format!("{prompt}.ids"))).collect();
+        let [(_, eight, _), (_, four, _), (_, mixed, _)] =
+            measured(&shelf.join("oracle/models").join(name), &prompts)[..]
+        else {
+            panic!("three recipes")
+        };
+        assert!(eight < four && eight < mixed, "{name}: {eight} {four} {mixed}");
+    }
+}
+
+#[test]
+fn answers_do_not_depend_on_threads_chunks_or_neighbours() {
+    let (dir, prompts) = shipped();
+    for (recipe, ..) in BOUNDS {
+        let mut alone = Vec::new();
+        for ids in &prompts {
+            let mut network = Network::open(&dir, Some(recipe), 1);
+            network.driver.add(&ids[..ids.len().min(200)]);
+            alone.extend(network.driver.greedy(12, 2048));
+        }
+        let mut together = Network::open(&dir, Some(recipe), 2);
+        for ids in &prompts {
+            together.driver.add(&ids[..ids.len().min(200)]);
+        }
+        assert_eq!(together.driver.greedy(12, 70), alone, "{recipe}");
+    }
+}
+
+#[test]
+fn sizes_are_known_before_loading() {
+    let (dir, _) = shipped();
+    let stored = Checkpoint::open(&dir, &CheckpointOptions::default()).unwrap();
+    let whole = stored.weight_bytes();
+    let eight = stored.quantised(Some(Recipe::Q8_0));
+    // 17 bits for every 32, but for norms and routers.
+    let share = eight.weight_bytes() as f64 / whole as f64;
+    assert!((17.0 / 32.0..0.54).contains(&share), "{share}");
+    assert_eq!(eight.formats(), [QuantFormat::Q8_0, QuantFormat::BF16]);
+}
