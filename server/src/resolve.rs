@@ -557,7 +557,7 @@ mod tests {
             ("--kv-cache-dtype fp8_e4m3", "bfloat16"),
             ("--load-format gguf", "safetensors"),
             ("--quantization awq", "fp8"),
-            ("--quantization fp8", "not quantized on load"),
+            ("--quantization fp8", "the checkpoint is not fp8"),
             ("--schedule-policy random", "lpm"),
             ("--tool-call-parser mistral", "qwen3_coder"),
             ("--served-model-name a:b", "`:`"),
