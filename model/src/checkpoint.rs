@@ -9,7 +9,13 @@ use serde_json::{Map, Value};
 use crate::{
     config::ModelConfig,
     generation_config::GenerationConfig,
-    weights::{LoadError, Quantised, Recipe, Weights, dummy::DummyWeights, safetensors::Safetensors, scan},
+    gguf::GgufModel,
+    weights::{
+        LoadError, Quantised, Recipe, Weights,
+        dummy::DummyWeights,
+        safetensors::Safetensors,
+        scan::{self, Scanned},
+    },
 };
 
 /// Where weights are to come from.
@@ -42,6 +48,7 @@ pub struct Checkpoint {
 
 enum Source {
     Files(Safetensors),
+    Gguf(GgufModel),
     Dummy(DummyWeights),
 }
 
@@ -67,6 +74,16 @@ impl Checkpoint {
     ) -> Result<Self, LoadError> {
         let source = Source::Files(Safetensors::embedded(place, files, &config)?);
         Ok(Self { dir: place.into(), config, generation, source, recipe: None })
+    }
+
+    /// A model in llama.cpp's format; `overrides` are merged over its configuration in `config.json`'s words.
+    pub fn gguf(model: GgufModel, overrides: &Map<String, Value>) -> Result<Self, LoadError> {
+        let mut fields = model.config().clone();
+        fields.extend(overrides.clone());
+        let config = ModelConfig::from_json(&fields)?;
+        model.verify(&config)?;
+        let source = Source::Gguf(model);
+        Ok(Self { dir: PathBuf::new(), config, generation: GenerationConfig::default(), source, recipe: None })
     }
 
     /// Random weights for configs that are already in memory.
@@ -114,6 +131,9 @@ impl Checkpoint {
         if let Some(weights) = self.quantised_weights() {
             return weights.formats().to_vec();
         }
+        if let Source::Gguf(model) = &self.source {
+            return model.formats();
+        }
         let stored = if self.is_dummy() { DType::BF16 } else { self.config.dtype };
         let fp8 = self.config.fp8.then_some(QuantFormat::Fp8Block128);
         fp8.into_iter().chain([QuantFormat::plain(stored)]).collect()
@@ -128,6 +148,7 @@ impl Checkpoint {
     pub fn weights(&self) -> &dyn Weights {
         match &self.source {
             Source::Files(files) => files,
+            Source::Gguf(model) => model,
             Source::Dummy(dummy) => dummy,
         }
     }
@@ -140,8 +161,12 @@ impl Checkpoint {
     /// Read every weight once and refuse values that are no numbers. `advanced` hears of bytes read, of
     /// those that are stored in all.
     pub fn scan(&self, threads: usize, advanced: &mut dyn FnMut(u64)) -> Result<(), LoadError> {
-        let Source::Files(files) = &self.source else { return Ok(()) };
-        let problems = scan::non_finite(files, threads, advanced);
+        let tensors: Vec<Scanned<'_>> = match &self.source {
+            Source::Files(files) => files.tensors().iter().filter_map(|(name, t)| t.scanned(name)).collect(),
+            Source::Gguf(model) => model.tensors().map(|(file, t)| t.scanned(file)).collect(),
+            Source::Dummy(_) => return Ok(()),
+        };
+        let problems = scan::non_finite(&tensors, threads, advanced);
         if problems.is_empty() {
             return Ok(());
         }

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod generation_config;
+pub mod gguf;
 pub mod layers;
 pub mod load;
 pub mod model;

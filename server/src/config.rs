@@ -235,6 +235,8 @@ impl Default for Config {
 pub enum LoadFormat {
     /// The model's safetensors files.
     Safetensors,
+    /// A file in llama.cpp's format, which has the configuration and the tokenizer too.
+    Gguf,
     /// Random numbers.
     Dummy,
 }

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod constraint;
+pub mod convert;
 pub mod dialogue;
 pub mod generate;
 pub mod grammars;

@@ -7,9 +7,10 @@ use std::{env, process::ExitCode, sync::Arc, time::Instant};
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_server::{
     app::{self, AppState},
-    cli::{Cli, CliError, Job, ServeArgs},
+    cli::{Cli, CliError, ConvertArgs, Job, ServeArgs},
     config::Config,
     connection,
+    convert::{self, ConvertError},
     listen::BoundAddress,
     logging, resolve,
     shutdown::{self, Signals},
@@ -24,6 +25,9 @@ fn main() -> ExitCode {
         Ok(Cli { command: Job::Serve(args) }) => {
             serve(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
         }
+        Ok(Cli { command: Job::Convert(args) }) => {
+            convert(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+        }
         Ok(Cli { command: Job::Client(command) }) => quern_bench::run(&command).map_err(|error| error.to_string()),
         // Help and version too; exits with 2, or with 0 for those.
         Err(CliError::Usage(error)) => error.exit(),
@@ -36,6 +40,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn convert(args: &ConvertArgs) -> Result<(), ConvertError> {
+    let level = resolve::log_level("info");
+    logging::init(level, level);
+    let runtime = Runtime::new().map_err(StartError::Thread)?;
+    println!("{}", runtime.block_on(convert::convert(args))?);
+    Ok(())
 }
 
 fn serve(args: &ServeArgs) -> Result<(), StartError> {

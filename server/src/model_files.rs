@@ -1,9 +1,16 @@
 //! [`ModelFiles`]: where a model's files are, and what is read from them before its weights.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use quern_model::{Checkpoint, CheckpointOptions, GenerationConfig, LoadError, ModelConfig, config::ConfigError};
-use quern_text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, chat_template::read_source};
+use quern_model::{
+    Checkpoint, CheckpointOptions, GenerationConfig, LoadError, ModelConfig,
+    config::ConfigError,
+    gguf::{GgufModel, GgufValue},
+};
+use quern_text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, Vocabulary, chat_template::read_source};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -19,6 +26,8 @@ pub enum ModelFiles {
     Shipped,
     /// In a directory.
     Directory(PathBuf),
+    /// One file in llama.cpp's format, or the first of several.
+    Gguf(PathBuf),
 }
 
 /// Where files are looked for.
@@ -40,7 +49,10 @@ impl ModelFiles {
         let Some(path) = source.path else { return Ok(Self::Shipped) };
         let as_path = Path::new(path);
         if as_path.is_dir() {
-            return Ok(Self::Directory(as_path.to_owned()));
+            return Ok(gguf_in(as_path).map_or_else(|| Self::Directory(as_path.to_owned()), Self::Gguf));
+        }
+        if as_path.is_file() && as_path.extension().is_some_and(|extension| extension == "gguf") {
+            return Ok(Self::Gguf(as_path.to_owned()));
         }
         if as_path.exists() {
             return Err(HubError::IsAFile(path.to_owned()));
@@ -50,12 +62,17 @@ impl ModelFiles {
         hub.snapshot(&repo, source.revision, source.wanted).await.map(Self::Directory)
     }
 
-    /// The directory, unless the files are inside this program.
+    /// The directory or file, unless they are inside this program.
     pub fn dir(&self) -> Option<&Path> {
         match self {
             Self::Shipped => None,
-            Self::Directory(dir) => Some(dir),
+            Self::Directory(path) | Self::Gguf(path) => Some(path),
         }
+    }
+
+    /// Whether they are in llama.cpp's format.
+    pub fn is_gguf(&self) -> bool {
+        matches!(self, Self::Gguf(_))
     }
 
     /// Where they are, for messages.
@@ -73,7 +90,7 @@ impl ModelFiles {
                 let (config, generation) =
                     (ModelConfig::from_json(&config)?, GenerationConfig::from_json(&generation)?);
                 match load_format {
-                    LoadFormat::Safetensors => {
+                    LoadFormat::Safetensors | LoadFormat::Gguf => {
                         Checkpoint::embedded(shipped::NAME, config, generation, &shipped::weights())
                     }
                     LoadFormat::Dummy => Ok(Checkpoint::dummy(config, generation)),
@@ -81,11 +98,20 @@ impl ModelFiles {
             }
             Self::Directory(dir) => {
                 let load_format = match load_format {
-                    LoadFormat::Safetensors => quern_model::LoadFormat::Safetensors,
+                    LoadFormat::Safetensors | LoadFormat::Gguf => quern_model::LoadFormat::Safetensors,
                     LoadFormat::Dummy => quern_model::LoadFormat::Dummy,
                 };
                 let config_overrides = (!overrides.is_empty()).then(|| overrides.clone());
                 Checkpoint::open(dir, &CheckpointOptions { load_format, config_overrides })
+            }
+            Self::Gguf(path) => {
+                let model = GgufModel::open(path)?;
+                if load_format == LoadFormat::Dummy {
+                    let mut config = model.config().clone();
+                    config.extend(overrides.clone());
+                    return Ok(Checkpoint::dummy(ModelConfig::from_json(&config)?, GenerationConfig::default()));
+                }
+                Checkpoint::gguf(model, overrides)
             }
         }
     }
@@ -95,6 +121,11 @@ impl ModelFiles {
         match self {
             Self::Shipped => Tokenizer::from_bytes(shipped::TOKENIZER, Some(shipped::TOKENIZER_CONFIG)),
             Self::Directory(dir) => Tokenizer::from_dir(dir),
+            Self::Gguf(path) => {
+                let malformed =
+                    |cause: LoadError| TokenizerError::Malformed { file: "header", cause: cause.to_string() };
+                vocabulary(GgufModel::open(path).map_err(malformed)?.metadata()).tokenizer()
+            }
         }
     }
 
@@ -113,10 +144,54 @@ impl ModelFiles {
             (Some(file), _) => from_source(&read_source(file)?),
             (None, Self::Shipped) if name.is_none() => from_source(shipped::CHAT_TEMPLATE),
             (None, Self::Shipped) => Ok(None),
+            (None, Self::Gguf(_)) => {
+                let template =
+                    tokenizer.config().chat_templates.iter().find(|(known, _)| known == name.unwrap_or("default"));
+                template.map_or(Ok(None), |(_, source)| from_source(source))
+            }
             (None, Self::Directory(dir)) => {
                 ChatTemplate::from_dir(dir, name, tokenizer.config(), tokenizer.control_tokens())
             }
         }
+    }
+}
+
+/// The only GGUF model of a folder that is no checkpoint otherwise.
+fn gguf_in(dir: &Path) -> Option<PathBuf> {
+    if dir.join("config.json").exists() {
+        return None;
+    }
+    let entries = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
+    let gguf = entries.filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    // Those that follow a first one are no model of their own.
+    let follows = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let number = name.rsplit_once("-of-").and_then(|(before, _)| before.rsplit_once('-'));
+        number.is_some_and(|(_, number)| number.len() == 5 && number != "00001")
+    };
+    let mut first = gguf.filter(|path| !follows(path));
+    match (first.next(), first.next()) {
+        (Some(path), None) => Some(path),
+        _ => None,
+    }
+}
+
+/// The tokenizer's lists out of a file's metadata.
+fn vocabulary(metadata: &BTreeMap<String, GgufValue>) -> Vocabulary<'_> {
+    let get = |name: &str| metadata.get(&format!("tokenizer.ggml.{name}"));
+    let list = |name: &str| get(name).and_then(GgufValue::as_array).unwrap_or_default();
+    let texts = |name: &str| list(name).iter().filter_map(GgufValue::as_str).collect();
+    let text = |name: &str| get(name).and_then(GgufValue::as_str).unwrap_or_default();
+    let id = |name: &str| get(name).and_then(GgufValue::as_u64);
+    Vocabulary {
+        model: text("model"),
+        pre: text("pre"),
+        tokens: texts("tokens"),
+        kinds: list("token_type").iter().filter_map(GgufValue::as_u64).collect(),
+        merges: texts("merges"),
+        eos: id("eos_token_id"),
+        padding: id("padding_token_id"),
+        chat_template: metadata.get("tokenizer.chat_template").and_then(GgufValue::as_str),
     }
 }
 

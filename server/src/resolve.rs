@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub model: &'a ModelConfig,
     /// Bytes of its weights.
     pub weight_bytes: u64,
+    /// Whether it is in llama.cpp's format.
+    pub is_gguf: bool,
     /// Where its files are; `None`: inside the binary.
     pub model_dir: Option<PathBuf>,
     /// Where the tokenizer's files are; `None`: inside the binary.
@@ -120,7 +122,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         revision: args.revision.clone(),
         served_model_name,
         weight_version: args.weight_version.clone(),
-        load_format: load_format(args)?,
+        load_format: load_format(args, facts.is_gguf)?,
         json_model_override_args: args.json_model_override_args.clone(),
         dtype,
         kv_cache_dtype,
@@ -251,7 +253,7 @@ pub fn check(args: &ServeArgs) -> Result<Vec<String>, RefusedFlag> {
     quantization(args, true)?;
     dtype(args, DType::BF16)?;
     kv_cache_dtype(args, ComputeDtype::Bfloat16)?;
-    load_format(args)?;
+    load_format(args, args.load_format == "gguf")?;
     Ok(notes)
 }
 
@@ -278,12 +280,15 @@ fn served_model_name(args: &ServeArgs, model_path: &str) -> Result<String, Refus
     Ok(name)
 }
 
-/// Where weights come from; `shipped`: the model inside this program is meant.
-pub fn load_format(args: &ServeArgs) -> Result<LoadFormat, RefusedFlag> {
-    match args.load_format.as_str() {
-        "auto" | "safetensors" => Ok(LoadFormat::Safetensors),
-        "dummy" => Ok(LoadFormat::Dummy),
-        other => Err(refuse("load-format", other, "auto, safetensors and dummy are supported")),
+/// Where weights come from; `is_gguf`: the model is in llama.cpp's format.
+pub fn load_format(args: &ServeArgs, is_gguf: bool) -> Result<LoadFormat, RefusedFlag> {
+    match (args.load_format.as_str(), is_gguf) {
+        ("dummy", _) => Ok(LoadFormat::Dummy),
+        ("auto" | "gguf", true) => Ok(LoadFormat::Gguf),
+        ("auto" | "safetensors", false) => Ok(LoadFormat::Safetensors),
+        ("gguf", false) => Err(refuse("load-format", "gguf", "--model is no .gguf file")),
+        ("safetensors", true) => Err(refuse("load-format", "safetensors", "--model is a GGUF file")),
+        (other, _) => Err(refuse("load-format", other, "auto, safetensors, gguf and dummy are supported")),
     }
 }
 
@@ -490,6 +495,7 @@ mod tests {
         let facts = Facts {
             model,
             weight_bytes: 1 << 20,
+            is_gguf: false,
             tokenizer_dir: model_dir.clone(),
             model_dir,
             template_parser: None,

@@ -54,7 +54,7 @@ impl Prepared {
             path => ModelFiles::locate(&Source { path, wanted: Wanted::NoWeights, ..source }).await?,
         };
 
-        let load_format = resolve::load_format(args)?;
+        let load_format = resolve::load_format(args, files.is_gguf())?;
         let checkpoint = files.checkpoint(load_format, &args.json_model_override_args)?;
         let recipe = resolve::quantization(args, checkpoint.config().fp8)?;
         let checkpoint = checkpoint.quantised(recipe);
@@ -77,6 +77,7 @@ impl Prepared {
         let facts = Facts {
             model: checkpoint.config(),
             weight_bytes: checkpoint.weight_bytes(),
+            is_gguf: files.is_gguf(),
             model_dir: files.dir().map(Into::into),
             tokenizer_dir: tokenizer_files.dir().map(Into::into),
             template_parser: template.as_ref().and_then(|template| ToolCallParser::of_template(template.source())),
@@ -97,7 +98,7 @@ impl Prepared {
         let available = || Machine::probe().available_bytes;
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
-        if config.load_format == LoadFormat::Safetensors {
+        if config.load_format != LoadFormat::Dummy {
             let progress = ByteProgress::new("Checking weights", checkpoint.weights().num_bytes());
             checkpoint.scan(config.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }

@@ -15,6 +15,7 @@ pub mod json;
 pub mod stop;
 pub mod tokenizer;
 pub mod tool;
+pub mod vocabulary;
 
 pub use chat_template::{ChatPrompt, ChatTemplate, Rendered, TemplateError};
 pub use detokenizer::Detokenizer;
@@ -23,3 +24,4 @@ pub use grammar::{CallChoice, Grammar, GrammarError, GrammarFactory, GrammarSpec
 pub use stop::{StopError, StopMatcher, StopStep};
 pub use tokenizer::{Specials, Tokenizer, TokenizerError};
 pub use tool::{ParsedMessage, ToolCall, ToolEvent, ToolFormat, ToolParser, ToolSchemas};
+pub use vocabulary::Vocabulary;

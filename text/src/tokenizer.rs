@@ -220,6 +220,12 @@ impl Tokenizer {
         &self.control_tokens
     }
 
+    /// The contents of a `tokenizer.json` that makes this tokenizer.
+    pub(crate) fn to_json(&self) -> Value {
+        let text = self.parsing.to_string(false).expect("what was read can be written");
+        serde_json::from_str(&text).expect("it is written as JSON")
+    }
+
     /// What `tokenizer_config.json` says.
     pub fn config(&self) -> &TokenizerConfig {
         &self.config

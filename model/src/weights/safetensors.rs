@@ -22,6 +22,7 @@ use super::{
     LoadError, Problem, Weights,
     manifest::{Module, Shape, modules},
     mapping,
+    scan::Scanned,
 };
 use crate::config::ModelConfig;
 
@@ -48,6 +49,12 @@ impl Tensor {
     /// The element type, if it is one that weights may have.
     pub fn element(&self) -> Option<DType> {
         element(&self.dtype)
+    }
+
+    /// What a scan looks at, if it is a weight; its name is `name`.
+    pub fn scanned<'a>(&'a self, name: &'a str) -> Option<Scanned<'a>> {
+        let format = QuantFormat::plain(self.element()?);
+        Some(Scanned { file: &self.file, name, format, bytes: &self.bytes })
     }
 
     fn found(&self) -> String {

@@ -6,9 +6,9 @@ use std::sync::{
     mpsc,
 };
 
-use quern_backend::DType;
+use quern_backend::{DType, QuantFormat};
 
-use super::{Problem, safetensors::Safetensors};
+use super::Problem;
 
 /// Bytes that one worker reads at a time: large enough to stream, small enough to share out evenly.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -16,17 +16,28 @@ const CHUNK_BYTES: usize = 8 << 20;
 /// Most problems that are collected; a file full of garbage has millions.
 const MAX_PROBLEMS: usize = 64;
 
-/// Look at every element of `weights` with `threads` threads; `advanced` hears of every chunk's bytes.
-pub fn non_finite(weights: &Safetensors, threads: usize, advanced: &mut dyn FnMut(u64)) -> Vec<Problem> {
-    let chunks: Vec<(&str, DType, usize, &str, &[u8])> = weights
-        .tensors()
-        .iter()
-        .filter_map(|(name, t)| Some((name, t.element()?, t)))
-        .flat_map(|(name, dtype, t)| {
-            let pieces = t.bytes.chunks(CHUNK_BYTES).enumerate();
-            pieces.map(move |(i, piece)| (name.as_str(), dtype, i * CHUNK_BYTES / dtype.size(), &*t.file, piece))
-        })
-        .collect();
+/// A tensor to be looked at.
+pub struct Scanned<'a> {
+    /// The file it lies in.
+    pub file: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its encoding.
+    pub format: QuantFormat,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Look at every element of `tensors` (of blocks, at their scales) with `threads` threads; `advanced` hears
+/// of every chunk's bytes.
+pub fn non_finite(tensors: &[Scanned<'_>], threads: usize, advanced: &mut dyn FnMut(u64)) -> Vec<Problem> {
+    let mut chunks: Vec<(&Scanned<'_>, usize, &[u8])> = Vec::new();
+    for tensor in tensors {
+        // Whole blocks.
+        let blocks = CHUNK_BYTES / tensor.format.block_bytes();
+        let pieces = tensor.bytes.chunks(blocks * tensor.format.block_bytes()).enumerate();
+        chunks.extend(pieces.map(|(i, piece)| (tensor, i * blocks * tensor.format.block_elements(), piece)));
+    }
     let next = AtomicUsize::new(0);
     let (report, reports) = mpsc::channel();
     let mut problems = Vec::new();
@@ -34,10 +45,10 @@ pub fn non_finite(weights: &Safetensors, threads: usize, advanced: &mut dyn FnMu
         for _ in 0..threads.max(1) {
             let (report, next, chunks) = (report.clone(), &next, &chunks);
             scope.spawn(move || {
-                while let Some(&(name, dtype, first, file, bytes)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let problem = first_non_finite(dtype, bytes).map(|index| {
+                while let Some(&(tensor, first, bytes)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let problem = first_non_finite(tensor.format, bytes).map(|index| {
                         let found = format!("a value that is no number at element {}", first + index);
-                        Problem::tensor(file, name, "finite values", found)
+                        Problem::tensor(tensor.file, tensor.name, "finite values", found)
                     });
                     // The receiver lives as long as the scope; a failed send would only lose progress.
                     let _ = report.send((bytes.len() as u64, problem));
@@ -53,11 +64,16 @@ pub fn non_finite(weights: &Safetensors, threads: usize, advanced: &mut dyn FnMu
     problems
 }
 
-/// Index of the first element that is infinite or NaN.
-fn first_non_finite(dtype: DType, bytes: &[u8]) -> Option<usize> {
-    match dtype {
+/// Index of the first element that is infinite or NaN, or of the first of a block with such a scale.
+fn first_non_finite(format: QuantFormat, bytes: &[u8]) -> Option<usize> {
+    let half = |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00;
+    if let Some(blocks) = format.blocks() {
+        let bad = |block: &[u8]| blocks.halves.iter().any(|&at| half([block[at], block[at + 1]]));
+        return bytes.chunks_exact(blocks.bytes).position(bad).map(|block| block * blocks.elements);
+    }
+    match format.element()? {
         DType::F32 => find::<4>(bytes, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
-        DType::F16 => find::<2>(bytes, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        DType::F16 => find::<2>(bytes, half),
         DType::BF16 => find::<2>(bytes, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
         DType::F8E4M3 => find::<1>(bytes, |[b]| b & 0x7f == 0x7f),
     }
@@ -85,12 +101,12 @@ mod tests {
     fn the_first_bad_element_is_named() {
         let mut values = vec![1.0f32; 5000];
         let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-        assert_eq!(first_non_finite(DType::F32, &bytes(&values)), None);
+        assert_eq!(first_non_finite(QuantFormat::F32, &bytes(&values)), None);
         values[4321] = f32::NEG_INFINITY;
         values[4400] = f32::NAN;
-        assert_eq!(first_non_finite(DType::F32, &bytes(&values)), Some(4321));
-        assert_eq!(first_non_finite(DType::BF16, &[0, 0, 0x80, 0x7f]), Some(1));
-        assert_eq!(first_non_finite(DType::F16, &[0xff, 0x7b, 0, 0xfc]), Some(1));
-        assert_eq!(first_non_finite(DType::F8E4M3, &[0x7e, 0xfe, 0xff]), Some(2));
+        assert_eq!(first_non_finite(QuantFormat::F32, &bytes(&values)), Some(4321));
+        assert_eq!(first_non_finite(QuantFormat::BF16, &[0, 0, 0x80, 0x7f]), Some(1));
+        assert_eq!(first_non_finite(QuantFormat::F16, &[0xff, 0x7b, 0, 0xfc]), Some(1));
+        assert_eq!(first_non_finite(QuantFormat::Fp8Block128, &[0x7e, 0xfe, 0xff]), Some(2));
     }
 }

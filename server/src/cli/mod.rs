@@ -2,6 +2,7 @@
 
 pub mod compat;
 pub mod config_file;
+pub mod convert;
 pub mod human;
 pub mod serve;
 
@@ -11,6 +12,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use compat::RefusedFlag;
 pub use config_file::ConfigFileError;
+pub use convert::ConvertArgs;
 pub use serve::ServeArgs;
 
 /// Serve Qwen3-Coder models over HTTP.
@@ -28,6 +30,9 @@ pub enum Job {
     /// Serve a model over HTTP, with SGLang's flags and endpoints
     #[command(infer_long_args = true, args_override_self = true, after_help = SERVE_EXAMPLES)]
     Serve(Box<ServeArgs>),
+    /// Write a checkpoint as one GGUF file, quantised or not
+    #[command(after_help = CONVERT_EXAMPLES)]
+    Convert(ConvertArgs),
     /// What the black-box client does: `bench` and `eval`.
     #[command(flatten)]
     Client(Box<quern_bench::Command>),
@@ -52,6 +57,12 @@ has (--tp for --tp-size). Counts may be written 8192, 8k, 25.6k, 8Ki, 1M.
 
 Environment: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE as in
 Hugging Face's own tools; RUST_LOG goes before --log-level.";
+
+const CONVERT_EXAMPLES: &str = "\
+Examples:
+  quern convert --model Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8 --outfile qwen3-coder.gguf
+      Quantise to q4_k_m, one tensor at a time; then quern serve --model qwen3-coder.gguf.
+  quern convert --model ./my-checkpoint --outtype bf16 --outfile my.gguf";
 
 /// Why a command line was refused.
 #[derive(Debug, thiserror::Error)]

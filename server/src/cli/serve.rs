@@ -33,8 +33,8 @@ pub struct ServeArgs {
 
     /// Where weights come from; `dummy` makes random ones and reads only the configuration
     #[arg(long, value_name = "FORMAT", default_value = "auto", help_heading = "Model", value_parser = choices(
-        &["auto", "safetensors", "dummy"],
-        &["pt", "instanttensor", "npcache", "sharded_state", "presharded", "gguf", "expert_pack", "bitsandbytes",
+        &["auto", "safetensors", "gguf", "dummy"],
+        &["pt", "instanttensor", "npcache", "sharded_state", "presharded", "expert_pack", "bitsandbytes",
           "mistral", "layered", "flash_rl", "remote", "remote_instance", "fastsafetensors", "private",
           "runai_streamer"]))]
     pub load_format: String,

@@ -15,7 +15,7 @@ pub enum HubError {
     )]
     NotAnId(String),
     /// A file where a directory is wanted.
-    #[error("--model {0} is a file; a directory with config.json and safetensors files is wanted (GGUF is not built)")]
+    #[error("--model {0} is a file; a directory with config.json and safetensors files is wanted, or a .gguf file")]
     IsAFile(String),
     /// An endpoint that is no URL.
     #[error("HF_ENDPOINT {0} is not a URL that begins with http:// or https://")]

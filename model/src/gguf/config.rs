@@ -1,0 +1,94 @@
+//! A file's metadata in the words of `config.json`.
+
+use serde_json::{Map, Value, json};
+
+use super::{GgufFile, GgufValue, TensorInfo};
+use crate::weights::Problem;
+
+/// `general.architecture` and the name that Transformers has for it.
+const ARCHITECTURES: [(&str, &str); 2] = [("qwen3", "Qwen3ForCausalLM"), ("qwen3moe", "Qwen3MoeForCausalLM")];
+
+/// llama.cpp's key behind the architecture's name, and `config.json`'s.
+const NUMBERS: [(&str, &str); 12] = [
+    ("block_count", "num_hidden_layers"),
+    ("embedding_length", "hidden_size"),
+    ("feed_forward_length", "intermediate_size"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.key_length", "head_dim"),
+    ("context_length", "max_position_embeddings"),
+    ("expert_count", "num_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    ("rope.freq_base", "rope_theta"),
+];
+
+/// The network that `file` describes; `find` finds a tensor by its name.
+pub(super) fn config<'a>(
+    file: &GgufFile,
+    find: impl Fn(&str) -> Option<&'a TensorInfo>,
+) -> Result<Map<String, Value>, Problem> {
+    let metadata = file.metadata();
+    let wrong = |key: &str, expected: String, found: String| {
+        Problem::file(file.name(), format!("{expected} (metadata `{key}`)"), found)
+    };
+    let shown = |value: Option<&GgufValue>| value.map_or_else(|| "nothing".to_owned(), GgufValue::shown);
+    let text = |key: &str| metadata.get(key).and_then(GgufValue::as_str);
+    let key = "general.architecture";
+    let known = ARCHITECTURES.iter().find(|(ours, _)| Some(*ours) == text(key));
+    let (prefix, name) = known.ok_or_else(|| {
+        let list = ARCHITECTURES.map(|(name, _)| name).join(", ");
+        wrong(key, format!("one of {list}"), shown(metadata.get(key)))
+    })?;
+    let mut config = Map::new();
+    config.insert("architectures".into(), json!([name]));
+    for (theirs, ours) in NUMBERS {
+        let key = format!("{prefix}.{theirs}");
+        let value = match metadata.get(&key) {
+            None => continue,
+            Some(value @ GgufValue::Float(_)) => json!(value.as_f64()),
+            Some(value) => match value.as_u64() {
+                Some(number) => json!(number),
+                None => return Err(wrong(&key, "a number".into(), value.shown())),
+            },
+        };
+        config.insert(ours.into(), value);
+    }
+    // llama.cpp knows no other way for this network.
+    config.insert("norm_topk_prob".into(), json!(true));
+    config.insert("tie_word_embeddings".into(), json!(find("output.weight").is_none()));
+    // Rows of the embedding: the list of tokens may be padded to it or not.
+    if let Some(&[_, rows]) = find("token_embd.weight").map(|tensor| tensor.dims.as_slice()) {
+        config.insert("vocab_size".into(), json!(rows));
+    }
+    let stored = find("blk.0.attn_q.weight").map(|tensor| tensor.format.to_string());
+    let dtype = match stored.as_deref() {
+        Some("f32") => "float32",
+        Some("f16") => "float16",
+        _ => "bfloat16",
+    };
+    config.insert("torch_dtype".into(), json!(dtype));
+    if let Some(id) = metadata.get("tokenizer.ggml.eos_token_id").and_then(GgufValue::as_u64) {
+        config.insert("eos_token_id".into(), json!(id));
+    }
+    let key = format!("{prefix}.rope.scaling.type");
+    match text(&key) {
+        None | Some("none") => {}
+        Some("yarn") => {
+            let number =
+                |name: &str| metadata.get(&format!("{prefix}.rope.scaling.{name}")).and_then(GgufValue::as_f64);
+            let mut scaling = json!({ "rope_type": "yarn" });
+            for (theirs, ours) in
+                [("factor", "factor"), ("original_context_length", "original_max_position_embeddings")]
+            {
+                if let Some(value) = number(theirs) {
+                    scaling[ours] = json!(value);
+                }
+            }
+            config.insert("rope_scaling".into(), scaling);
+        }
+        Some(other) => return Err(wrong(&key, "none or yarn".into(), format!("{other:?}"))),
+    }
+    Ok(config)
+}

@@ -1,0 +1,209 @@
+//! [`GgufFile`]: the metadata of one file and where its tensors lie.
+
+use std::collections::BTreeMap;
+
+use quern_backend::{QuantFormat, SharedBytes};
+
+use super::{
+    cursor::{Cursor, Fault},
+    value::{Elements, GgufValue},
+};
+use crate::weights::{Problem, scan::Scanned};
+
+const MAGIC: &[u8; 4] = b"GGUF";
+const MAX_KEYS: u64 = 1 << 16;
+const MAX_TENSORS: u64 = 1 << 20;
+const MAX_NAME_BYTES: usize = 1024;
+const MAX_DIMS: usize = 4;
+const MAX_ALIGNMENT: u64 = 1 << 20;
+
+/// A parsed file; its tensors are where the operating system mapped them.
+#[derive(Debug)]
+pub struct GgufFile {
+    name: String,
+    metadata: BTreeMap<String, GgufValue>,
+    tensors: Vec<TensorInfo>,
+}
+
+/// One stored tensor.
+#[derive(Clone, Debug)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: String,
+    /// Sizes, **innermost first**: a matrix is `[columns, rows]`.
+    pub dims: Vec<u64>,
+    /// Its encoding.
+    pub format: QuantFormat,
+    /// Its bytes.
+    pub bytes: SharedBytes,
+}
+
+impl TensorInfo {
+    /// For messages: `Q4_K [2048, 768]`.
+    pub fn found(&self) -> String {
+        format!("{} {:?}", self.format, self.dims)
+    }
+
+    /// What a scan looks at; it lies in `file`.
+    pub fn scanned<'a>(&'a self, file: &'a str) -> Scanned<'a> {
+        Scanned { file, name: &self.name, format: self.format, bytes: &self.bytes }
+    }
+}
+
+impl GgufFile {
+    /// Read the header of `bytes`; `name` is the file's, for messages.
+    pub fn parse(name: &str, bytes: &SharedBytes) -> Result<Self, Problem> {
+        let mut part = Part::default();
+        let parsed = Self::parse_parts(name, bytes, &mut part);
+        parsed.map_err(|Fault { expected, found }| match part {
+            Part::Header => Problem::file(name, expected, found),
+            Part::Key(key) => Problem::file(name, format!("{expected} (metadata `{key}`)"), found),
+            Part::Tensor(tensor) => Problem::tensor(name, &tensor, expected, found),
+        })
+    }
+
+    fn parse_parts(name: &str, bytes: &SharedBytes, part: &mut Part) -> Result<Self, Fault> {
+        let mut from = Cursor::new(bytes);
+        let magic = from.take(4, "the header")?;
+        if magic != MAGIC {
+            return Err(Fault::new("a GGUF file, which begins with \"GGUF\"", format!("{magic:?}")));
+        }
+        match from.u32("the version")? {
+            2 | 3 => {}
+            version if version.swap_bytes() <= 3 => {
+                return Err(Fault::new("a little-endian file", "a big-endian one"));
+            }
+            version => return Err(Fault::new("version 2 or 3", format!("version {version}"))),
+        }
+        let num_tensors = from.u64("the number of tensors")?;
+        let num_keys = from.u64("the number of keys")?;
+        for (what, count, most) in [("tensors", num_tensors, MAX_TENSORS), ("keys", num_keys, MAX_KEYS)] {
+            if count > most {
+                return Err(Fault::new(format!("at most {most} {what}"), count));
+            }
+        }
+        let mut metadata = BTreeMap::new();
+        let mut elements = Elements::new();
+        for _ in 0..num_keys {
+            *part = Part::Header;
+            let key = from.text("a key", MAX_NAME_BYTES)?;
+            *part = Part::Key(key.clone());
+            let kind = from.u32("a type")?;
+            let value = GgufValue::read(kind, &mut from, &mut elements)?;
+            if metadata.insert(key, value).is_some() {
+                return Err(Fault::new("each key once", "it again"));
+            }
+        }
+        *part = Part::Key("general.alignment".into());
+        let alignment = match metadata.get("general.alignment") {
+            None => 32,
+            Some(value) => match value.as_u64() {
+                Some(n) if n.is_power_of_two() && (8..=MAX_ALIGNMENT).contains(&n) => n,
+                _ => return Err(Fault::new(format!("a power of two from 8 to {MAX_ALIGNMENT}"), value.shown())),
+            },
+        };
+        let mut described = Vec::new();
+        for _ in 0..num_tensors {
+            *part = Part::Header;
+            let name = from.text("a tensor's name", MAX_NAME_BYTES)?;
+            *part = Part::Tensor(name.clone());
+            described.push(Described::read(name, alignment, &mut from)?);
+        }
+        *part = Part::Header;
+        let start = (from.position() as u64).next_multiple_of(alignment);
+        let size = (bytes.len() as u64).saturating_sub(start);
+        let tensors = place(described, start, size, bytes, part)?;
+        Ok(Self { name: name.to_owned(), metadata, tensors })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Everything it says of itself.
+    pub fn metadata(&self) -> &BTreeMap<String, GgufValue> {
+        &self.metadata
+    }
+
+    /// Its tensors, in the order in which they lie.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+}
+
+/// What is being read, for messages.
+#[derive(Default)]
+enum Part {
+    #[default]
+    Header,
+    Key(String),
+    Tensor(String),
+}
+
+/// A tensor as the header describes it.
+struct Described {
+    name: String,
+    dims: Vec<u64>,
+    format: QuantFormat,
+    /// From the beginning of the data.
+    offset: u64,
+    len: u64,
+}
+
+impl Described {
+    fn read(name: String, alignment: u64, from: &mut Cursor<'_>) -> Result<Self, Fault> {
+        let num_dims = from.u32("the number of dimensions")? as usize;
+        if num_dims == 0 || num_dims > MAX_DIMS {
+            return Err(Fault::new(format!("1 to {MAX_DIMS} dimensions"), num_dims));
+        }
+        let dims: Vec<u64> = (0..num_dims).map(|_| from.u64("a dimension")).collect::<Result<_, _>>()?;
+        let number = from.u32("the type")?;
+        let Some(format) = QuantFormat::from_ggml_type(number) else {
+            let known: Vec<String> = QuantFormat::ALL
+                .iter()
+                .filter_map(|format| Some(format!("{format} ({})", format.ggml_type()?)))
+                .collect();
+            return Err(Fault::new(format!("one of the types {}", known.join(", ")), format!("type {number}")));
+        };
+        let offset = from.u64("the offset")?;
+        if !offset.is_multiple_of(alignment) {
+            return Err(Fault::new(format!("an offset that is a multiple of {alignment}"), offset));
+        }
+        let block = format.block_elements() as u64;
+        if dims.contains(&0) || !dims[0].is_multiple_of(block) {
+            return Err(Fault::new(format!("rows of whole blocks of {block}"), format!("{format} {dims:?}")));
+        }
+        let elements = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
+        let len = elements.and_then(|n| (n / block).checked_mul(format.block_bytes() as u64));
+        let len = len.ok_or_else(|| Fault::new("a size that can be counted", format!("{dims:?}")))?;
+        Ok(Self { name, dims, format, offset, len })
+    }
+}
+
+/// Check that the tensors lie inside the data, `size` bytes from `start`, and nowhere on one another.
+fn place(
+    mut described: Vec<Described>,
+    start: u64,
+    size: u64,
+    bytes: &SharedBytes,
+    part: &mut Part,
+) -> Result<Vec<TensorInfo>, Fault> {
+    described.sort_by_key(|tensor| tensor.offset);
+    let mut tensors: Vec<TensorInfo> = Vec::new();
+    let mut end = 0;
+    for Described { name, dims, format, offset, len } in described {
+        *part = Part::Tensor(name.clone());
+        if offset < end {
+            let before = tensors.last().map_or("", |tensor| &tensor.name);
+            return Err(Fault::new(format!("bytes of its own behind `{before}`, which ends at {end}"), offset));
+        }
+        end = offset.checked_add(len).filter(|&end| end <= size).ok_or_else(|| {
+            Fault::new(format!("{len} bytes at {offset}"), format!("data of {size} bytes; the file is cut"))
+        })?;
+        let range = (start + offset) as usize..(start + end) as usize;
+        let bytes = bytes.slice(range).expect("checked against the file's length");
+        tensors.push(TensorInfo { name, dims, format, bytes });
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,232 @@
+//! [`GgufModel`]: all files of a model, its configuration and its weights.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use quern_backend::{PackedMatrix, QuantFormat, SharedBytes};
+use serde_json::{Map, Value};
+
+use super::{GgufFile, GgufValue, TensorInfo, config};
+use crate::{
+    config::ModelConfig,
+    weights::{
+        LoadError, Problem, Weights,
+        manifest::{Shape, modules},
+        mapping,
+    },
+};
+
+/// Most files of one model.
+const MAX_SPLITS: u64 = 1024;
+
+/// A model out of one file or several.
+#[derive(Debug)]
+pub struct GgufModel {
+    place: String,
+    first: GgufFile,
+    /// Each tensor with the name of its file.
+    tensors: BTreeMap<String, (String, TensorInfo)>,
+    /// The metadata in the words of `config.json`.
+    config: Map<String, Value>,
+}
+
+impl GgufModel {
+    /// Map and read `path` and, if it is the first of several, those that follow.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let refused = |problem| LoadError::Checkpoint { dir: path.display().to_string(), problems: vec![problem] };
+        let first = read(path).map_err(refused)?;
+        let mut files = Vec::new();
+        let count = first.metadata().get("split.count").and_then(GgufValue::as_u64).unwrap_or(1);
+        if count > MAX_SPLITS {
+            return Err(refused(Problem::file(first.name(), format!("at most {MAX_SPLITS} files"), count)));
+        }
+        for number in 2..=count {
+            let next = split_path(path, number, count).ok_or_else(|| {
+                let expected = format!("a name that ends in -00001-of-{count:05}.gguf, the first of its files");
+                refused(Problem::file(first.name(), expected, path.display()))
+            })?;
+            files.push(read(&next).map_err(refused)?);
+        }
+        Self::gather(path.display().to_string(), first, files).map_err(refused)
+    }
+
+    /// The same for one file that is in memory. `place` names it in errors.
+    pub fn embedded(place: &str, bytes: &SharedBytes) -> Result<Self, LoadError> {
+        let refused = |problem| LoadError::Checkpoint { dir: place.to_owned(), problems: vec![problem] };
+        let first = GgufFile::parse(place, bytes).map_err(refused)?;
+        Self::gather(place.to_owned(), first, Vec::new()).map_err(refused)
+    }
+
+    fn gather(place: String, first: GgufFile, others: Vec<GgufFile>) -> Result<Self, Problem> {
+        let mut tensors: BTreeMap<String, (String, TensorInfo)> = BTreeMap::new();
+        for file in std::iter::once(&first).chain(&others) {
+            for tensor in file.tensors() {
+                let entry = (file.name().to_owned(), tensor.clone());
+                if let Some((earlier, _)) = tensors.insert(tensor.name.clone(), entry) {
+                    return Err(Problem::tensor(file.name(), &tensor.name, format!("once, in {earlier}"), "it again"));
+                }
+            }
+        }
+        let config = config::config(&first, |name| tensors.get(name).map(|(_, tensor)| tensor))?;
+        Ok(Self { place, first, tensors, config })
+    }
+
+    /// What the first file says of the model.
+    pub fn metadata(&self) -> &BTreeMap<String, GgufValue> {
+        self.first.metadata()
+    }
+
+    /// The metadata in the words of `config.json`.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// File, name and tensor of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors.values().map(|(file, tensor)| (file.as_str(), tensor))
+    }
+
+    /// Check that the files hold exactly the tensors of `config`'s network. Lists everything that is wrong.
+    pub fn verify(&self, config: &ModelConfig) -> Result<(), LoadError> {
+        let mut problems = Vec::new();
+        let mut wanted: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for module in modules(config) {
+            let Place { name, expert } = Place::of(&module.name);
+            let mut dims: Vec<u64> = module.shape.dims().iter().rev().map(|&n| n as u64).collect();
+            if let (Some(_), Some(moe)) = (expert, &config.moe) {
+                dims.push(moe.num_experts as u64);
+            }
+            if let (Shape::Vector(_), Some((file, tensor))) = (module.shape, self.tensors.get(&name))
+                && tensor.format.element().is_none()
+            {
+                problems.push(Problem::tensor(file, &name, "one of f32, f16, bf16", tensor.found()));
+            }
+            wanted.insert(name, dims);
+        }
+        for (name, dims) in &wanted {
+            match self.tensors.get(name) {
+                None => problems.push(Problem::tensor("(no file)", name, format!("a tensor {dims:?}"), "nothing")),
+                Some((file, tensor)) if tensor.dims != *dims => {
+                    problems.push(Problem::tensor(file, name, format!("sizes {dims:?}"), tensor.found()));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, (file, tensor)) in &self.tensors {
+            if !wanted.contains_key(name) {
+                let expected = format!("no such tensor in {}", config.architecture);
+                problems.push(Problem::tensor(file, name, expected, tensor.found()));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(LoadError::Checkpoint { dir: self.place.clone(), problems })
+    }
+
+    /// The encodings of the matrices, in the order of their names.
+    pub fn formats(&self) -> Vec<QuantFormat> {
+        let mut formats = Vec::new();
+        for (_, tensor) in self.tensors.values().filter(|(_, tensor)| tensor.dims.len() > 1) {
+            if !formats.contains(&tensor.format) {
+                formats.push(tensor.format);
+            }
+        }
+        formats
+    }
+
+    /// The part of a tensor that is module `name`, of the sizes that were verified.
+    fn find(&self, name: &str, dims: &[usize]) -> Result<(QuantFormat, SharedBytes), LoadError> {
+        let Place { name, expert } = Place::of(name);
+        let missing = |found: String| LoadError::Checkpoint {
+            dir: self.place.clone(),
+            problems: vec![Problem::tensor("(no file)", &name, format!("{dims:?}"), found)],
+        };
+        let (_, tensor) = self.tensors.get(&name).ok_or_else(|| missing("nothing".into()))?;
+        let stored = tensor.dims.iter().take(dims.len());
+        if !dims.iter().rev().map(|&n| n as u64).eq(stored.copied()) {
+            return Err(missing(tensor.found()));
+        }
+        let rows: usize = dims[..dims.len() - 1].iter().product();
+        let len = rows * tensor.format.row_bytes(dims[dims.len() - 1]);
+        let start = expert.unwrap_or(0) * len;
+        let bytes = tensor.bytes.slice(start..start + len).ok_or_else(|| missing(tensor.found()))?;
+        Ok((tensor.format, bytes))
+    }
+}
+
+impl Weights for GgufModel {
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError> {
+        let (format, bytes) = self.find(name, &[rows, cols])?;
+        Ok(PackedMatrix::plain(format, rows, cols, bytes))
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        let (format, bytes) = self.find(name, &[len])?;
+        let mut values = vec![0.0; len];
+        PackedMatrix::plain(format, 1, len, bytes).decode_row(0, &mut values);
+        Ok(values)
+    }
+
+    fn num_bytes(&self) -> u64 {
+        self.tensors.values().map(|(_, tensor)| tensor.bytes.len() as u64).sum()
+    }
+}
+
+fn read(path: &Path) -> Result<GgufFile, Problem> {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let bytes = mapping::map(path).map_err(|cause| Problem::file(&name, "a readable file", cause))?;
+    GgufFile::parse(&name, &bytes)
+}
+
+/// File `number` of `count`, where `first` is the first: `…-00002-of-00003.gguf`.
+fn split_path(first: &Path, number: u64, count: u64) -> Option<PathBuf> {
+    let name = first.file_name()?.to_str()?;
+    let stem = name.strip_suffix(&format!("-00001-of-{count:05}.gguf"))?;
+    Some(first.with_file_name(format!("{stem}-{number:05}-of-{count:05}.gguf")))
+}
+
+/// Where a module lies: llama.cpp's name of the tensor and, in a tensor of all experts, which one it is.
+pub(super) struct Place {
+    pub(super) name: String,
+    pub(super) expert: Option<usize>,
+}
+
+/// Our names of a layer's modules and llama.cpp's (`gguf-py/gguf/tensor_mapping.py`).
+const LAYER_MODULES: [(&str, &str); 12] = [
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+impl Place {
+    pub(super) fn of(module: &str) -> Self {
+        let whole = |name: &str| Self { name: format!("{name}.weight"), expert: None };
+        match module {
+            "model.embed_tokens" => return whole("token_embd"),
+            "model.norm" => return whole("output_norm"),
+            "lm_head" => return whole("output"),
+            _ => {}
+        }
+        let Some((layer, module)) = module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+            return whole(module);
+        };
+        if let Some((expert, part)) = module.strip_prefix("mlp.experts.").and_then(|rest| rest.split_once('.')) {
+            let part = part.trim_end_matches("_proj");
+            return Self { name: format!("blk.{layer}.ffn_{part}_exps.weight"), expert: expert.parse().ok() };
+        }
+        let theirs = LAYER_MODULES.iter().find(|(ours, _)| *ours == module).map_or(module, |(_, theirs)| theirs);
+        whole(&format!("blk.{layer}.{theirs}"))
+    }
+}

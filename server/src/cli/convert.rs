@@ -1,0 +1,23 @@
+//! `quern convert`: what was typed.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Write a checkpoint as one GGUF file, quantised or not.
+#[derive(Clone, Debug, Args)]
+pub struct ConvertArgs {
+    /// A directory, a .gguf file or a hub id [default: the small model inside this program]
+    #[arg(long = "model", visible_alias = "model-path", value_name = "MODEL")]
+    pub model: Option<String>,
+
+    /// The file to write; must not exist
+    #[arg(long, value_name = "FILE")]
+    pub outfile: PathBuf,
+
+    /// Encoding of the matrices: f32, f16 and bf16 keep each value by itself; q8_0, q4_0 and q4_k_m are llama.cpp's
+    /// mixtures of blocks
+    #[arg(long, value_name = "TYPE", default_value = "q4_k_m",
+        value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"])]
+    pub outtype: String,
+}
