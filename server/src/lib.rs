@@ -7,6 +7,7 @@ pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod configure;
 pub mod connection;
 pub mod constraint;
 pub mod convert;

@@ -7,7 +7,7 @@ use std::{env, process::ExitCode, sync::Arc, time::Instant};
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_server::{
     app::{self, AppState},
-    cli::{Cli, CliError, ConvertArgs, Job, ServeArgs},
+    cli::{Cli, CliError, ConvertArgs, Job, ServeArgs, configure},
     config::Config,
     connection,
     convert::{self, ConvertError},
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Ok(Cli { command: Job::Convert(args) }) => {
             convert(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
         }
+        Ok(Cli { command: Job::Configure(args) }) => Ok(configure::run(&args)),
         Ok(Cli { command: Job::Client(command) }) => quern_bench::run(&command).map_err(|error| error.to_string()),
         // Help and version too; exits with 2, or with 0 for those.
         Err(CliError::Usage(error)) => error.exit(),

@@ -26,9 +26,9 @@ const LONGER_CONTEXT: &str = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN";
 
 /// Share of the available memory for weights and pool. The rest is for activations, the page cache and
 /// the operating system.
-const MEM_FRACTION: f64 = 0.8;
+pub(crate) const MEM_FRACTION: f64 = 0.8;
 /// Rows of a step fill the matrix units long before this; more only costs memory and latency.
-const MAX_RUNNING_REQUESTS: usize = 256;
+pub(crate) const MAX_RUNNING_REQUESTS: usize = 256;
 /// Tokens of a step: enough for matrix products to be bound by arithmetic, and little enough that the
 /// requests that decode beside a long prompt are not held up for long.
 const CHUNK_TOKENS: usize = 512;

@@ -3,6 +3,7 @@
 pub mod compat;
 pub mod config_file;
 pub mod convert;
+pub mod configure;
 pub mod human;
 pub mod serve;
 
@@ -33,6 +34,9 @@ pub enum Job {
     /// Write a checkpoint as one GGUF file, quantised or not
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(ConvertArgs),
+    /// Find the command for a machine and a model, and see what fits
+    #[command(infer_long_args = true, args_override_self = true)]
+    Configure(Box<configure::ConfigureArgs>),
     /// What the black-box client does: `bench` and `eval`.
     #[command(flatten)]
     Client(Box<quern_bench::Command>),

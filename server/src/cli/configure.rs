@@ -1,0 +1,141 @@
+//! [`ConfigureArgs`]: what was typed after `quern configure`, and what is printed for it.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::human::parse_count;
+use crate::{
+    configure::{
+        cookbook::{Platform, Quantization, Recipe, Size, Tools},
+        hardware::Hardware,
+        network::{Split, Weights},
+        plan::{Plan, Tone},
+        table::Table,
+    },
+    machine::Machine,
+};
+
+/// What was typed after `quern configure`.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ConfigureArgs {
+    /// Which command is wanted; `quern` if none is named.
+    #[command(subcommand)]
+    pub form: Option<Form>,
+    #[command(flatten)]
+    quern: QuernArgs,
+}
+
+/// The forms of a command.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Form {
+    /// A `quern serve` command
+    Quern(QuernArgs),
+    /// The command of SGLang's cookbook for Qwen3-Coder
+    Sglang(SglangArgs),
+    /// Every combination and its answer, as JSON
+    Table,
+}
+
+/// Choices of Quern's form.
+#[derive(Args, Clone, Debug)]
+pub struct QuernArgs {
+    /// Where it is to run
+    #[arg(long, value_enum, default_value = "this")]
+    hardware: Hardware,
+    /// Which Qwen3-Coder
+    #[arg(long, value_enum, default_value = "30b")]
+    model_size: Size,
+    /// How the weights are stored
+    #[arg(long, value_enum, default_value = "fp8")]
+    quantization: Weights,
+    /// Whether tool calls are parsed
+    #[arg(long, value_enum, default_value = "enabled")]
+    tools: Tools,
+    /// Tensor-parallel ranks
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    tp: u64,
+    /// Groups of ranks among which whole experts are dealt out
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    ep: u64,
+    /// Most tokens of a request and its answer
+    #[arg(long, value_name = "TOKENS", value_parser = positive_count, default_value = "32Ki")]
+    context_length: u64,
+    /// Tokens of a KV page
+    #[arg(long, value_name = "TOKENS", value_parser = positive_count, default_value = "32")]
+    page_size: u64,
+    /// Requests that are expected at once
+    #[arg(long, value_name = "N", value_parser = positive_count, default_value = "4")]
+    concurrency: u64,
+}
+
+/// Choices of the cookbook's form.
+#[derive(Args, Clone, Debug)]
+pub struct SglangArgs {
+    /// Where it is to run: mi300x, mi325x, mi355x, b200 or gb200
+    #[arg(long, default_value = "mi300x")]
+    hardware: String,
+    /// Which Qwen3-Coder
+    #[arg(long, value_enum, default_value = "480b")]
+    model_size: Size,
+    /// How the weights are stored
+    #[arg(long, value_enum, default_value = "bf16")]
+    quantization: Quantization,
+    /// Whether tool calls are parsed
+    #[arg(long, value_enum, default_value = "disabled")]
+    tools: Tools,
+}
+
+/// A count of tokens that a rule can divide by.
+fn positive_count(text: &str) -> Result<u64, String> {
+    const MOST: u64 = 1 << 32;
+    let count = parse_count(text)?;
+    if (1..=MOST).contains(&count) { Ok(count) } else { Err(format!("1 to {MOST} is wanted, not {count}")) }
+}
+
+/// Print the command on standard output and what there is to say about it on standard error.
+///
+/// Fails if a rule rejects the choices.
+pub fn run(args: &ConfigureArgs) -> ExitCode {
+    match &args.form {
+        Some(Form::Sglang(args)) => {
+            let output = sglang(args);
+            println!("{output}");
+            if output.starts_with('#') { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+        Some(Form::Table) => {
+            println!("{}", serde_json::to_string(&Table::of(&Machine::probe())).expect("a table is plain data"));
+            ExitCode::SUCCESS
+        }
+        Some(Form::Quern(args)) => quern(args),
+        None => quern(&args.quern),
+    }
+}
+
+fn sglang(args: &SglangArgs) -> String {
+    let Ok(platform) = Platform::from_str(&args.hardware, false) else {
+        return format!("# Error: Unknown hardware platform: {}", args.hardware);
+    };
+    let SglangArgs { model_size: size, quantization, tools, .. } = *args;
+    Recipe { platform, size, quantization, tools }.output()
+}
+
+fn quern(args: &QuernArgs) -> ExitCode {
+    let plan = Plan {
+        hardware: args.hardware,
+        size: args.model_size,
+        weights: args.quantization,
+        tools: args.tools,
+        split: Split { tp: args.tp, ep: args.ep },
+        context_length: args.context_length,
+        page_size: args.page_size,
+        concurrency: args.concurrency,
+    };
+    println!("{}", plan.command());
+    let notes = plan.notes(&Machine::probe());
+    for note in &notes {
+        eprintln!("# {}", note.text);
+    }
+    if notes.iter().any(|note| note.tone == Tone::Bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,321 @@
+//! [`Table`]: every combination of choices with its answer, so that the page decides nothing itself.
+//!
+//! An answer is a list of sections, and each section depends on few of the choices. A section's cells lie in
+//! row-major order over its axes and point into its distinct texts: a third of a million combinations take a
+//! hundred kilobytes.
+
+use std::collections::HashMap;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{
+    cookbook::{Platform, Quantization, Recipe, Size, Tools},
+    hardware::Hardware,
+    network::{Split, Weights},
+    plan::{self, Note, Tone, grouped},
+};
+use crate::machine::Machine;
+
+/// What the page is made from.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    /// The two forms.
+    pub forms: Vec<Form>,
+}
+
+/// A set of options and what they answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Form {
+    /// Its name in the address.
+    pub id: &'static str,
+    /// Its name on the page.
+    pub title: &'static str,
+    /// The options, the first choice of each its default unless `default` says otherwise.
+    pub axes: Vec<Axis>,
+    /// The parts of the answer, in order.
+    pub sections: Vec<Section>,
+}
+
+/// An option.
+#[derive(Clone, Debug, Serialize)]
+pub struct Axis {
+    /// Its name in the address, and its flag in the terminal.
+    pub id: &'static str,
+    /// Its name on the page.
+    pub title: &'static str,
+    /// Index of the choice that is taken when none is.
+    pub default: usize,
+    /// Its choices.
+    pub choices: Vec<Choice>,
+}
+
+/// One choice of an option.
+#[derive(Clone, Debug, Serialize)]
+pub struct Choice {
+    /// Its name in the address and in the terminal.
+    pub id: String,
+    /// Its name on the page.
+    pub title: String,
+    /// Why it cannot be run yet.
+    pub unbuilt: Option<&'static str>,
+}
+
+/// What a section's text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A line of the command, or nothing; lines are joined by ` \`, a line end and two spaces.
+    Line,
+    /// The whole output.
+    Output,
+    /// A remark beside the command, or nothing.
+    Note,
+}
+
+/// A part of the answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Section {
+    /// What its texts are.
+    pub kind: Kind,
+    /// The options it depends on, as indices into the form's axes, ascending.
+    pub axes: Vec<usize>,
+    /// Its distinct texts.
+    pub texts: Vec<Note>,
+    /// For each combination of `axes`, the last axis fastest, an index into `texts`.
+    pub cells: Vec<usize>,
+}
+
+/// Context lengths on offer, tokens.
+const CONTEXTS: &[u64] = &[8192, 16_384, 32_768, 65_536, 131_072, 262_144];
+/// Tokens of a page on offer.
+const PAGES: &[u64] = &[16, 32, 64, 128];
+/// Requests at once on offer.
+const CONCURRENCIES: &[u64] = &[1, 4, 16, 64, 256];
+/// Ranks on offer.
+const TP: &[u64] = &[1, 2, 4, 8, 16];
+/// Groups of experts on offer.
+const EP: &[u64] = &[1, 2, 4, 8];
+const WEIGHTS: &[(Weights, &str, &str)] =
+    &[(Weights::Bf16, "bf16", "BF16"), (Weights::Fp8, "fp8", "FP8"), (Weights::FourBit, "4bit", "4-bit")];
+
+impl Table {
+    /// All answers, `machine` being this one.
+    pub fn of(machine: &Machine) -> Self {
+        Self { forms: vec![quern(machine), sglang()] }
+    }
+}
+
+impl Form {
+    /// Fill in a section: `text` gets the chosen index of each of `axes`.
+    fn add(&mut self, kind: Kind, axes: &[&str], text: impl Fn(&[usize]) -> Note) {
+        let find = |id: &&str| self.axes.iter().position(|axis| axis.id == *id).expect("an axis of this form");
+        let axes: Vec<usize> = axes.iter().map(find).collect();
+        let sizes: Vec<usize> = axes.iter().map(|&axis| self.axes[axis].choices.len()).collect();
+        let (mut texts, mut known, mut cells) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut picks = vec![0; sizes.len()];
+        for cell in 0..sizes.iter().product() {
+            let mut rest: usize = cell;
+            for (pick, size) in picks.iter_mut().zip(&sizes).rev() {
+                *pick = rest % size;
+                rest /= size;
+            }
+            let text = text(&picks);
+            cells.push(*known.entry(text.clone()).or_insert_with(|| {
+                texts.push(text);
+                texts.len() - 1
+            }));
+        }
+        self.sections.push(Section { kind, axes, texts, cells });
+    }
+
+    fn line(&mut self, axes: &[&str], line: impl Fn(&[usize]) -> String) {
+        self.add(Kind::Line, axes, |picks| Note { tone: Tone::Plain, text: line(picks) });
+    }
+}
+
+fn sglang() -> Form {
+    let platform = |p: &Platform| (p.title().to_owned(), None);
+    let size = |s: &Size| (s.model().replace("-Instruct", ""), None);
+    let quantization = |q: &Quantization| (value_name(q).to_uppercase(), None);
+    let tools = |t: &Tools| (capitalised(value_name(t)), None);
+    let mut form = Form {
+        id: "sglang",
+        title: "SGLang",
+        axes: vec![
+            axis("hardware", "Hardware", Platform::value_variants(), platform),
+            axis("model-size", "Model", Size::value_variants(), size),
+            axis("quantization", "Weights", Quantization::value_variants(), quantization),
+            axis("tools", "Tool calls", Tools::value_variants(), tools),
+        ],
+        sections: Vec::new(),
+    };
+    form.add(Kind::Output, &["hardware", "model-size", "quantization", "tools"], |picks| {
+        let recipe = Recipe {
+            platform: Platform::value_variants()[picks[0]],
+            size: Size::value_variants()[picks[1]],
+            quantization: Quantization::value_variants()[picks[2]],
+            tools: Tools::value_variants()[picks[3]],
+        };
+        let text = recipe.output();
+        Note { tone: if text.starts_with('#') { Tone::Bad } else { Tone::Plain }, text }
+    });
+    form
+}
+
+fn quern(machine: &Machine) -> Form {
+    // The smaller model, and tool calls, first: what most people run.
+    let (sizes, tools) = ([Size::B30, Size::B480], [Tools::Enabled, Tools::Disabled]);
+    let hardware = Hardware::value_variants();
+    let mut form = Form {
+        id: "quern",
+        title: "Quern",
+        axes: vec![
+            axis("hardware", "Hardware", hardware, |h| (h.title().into(), plan::unbuilt_hardware(*h))),
+            axis("model-size", "Model", &sizes, |s| (s.model().replace("-Instruct", ""), None)),
+            weights_axis(),
+            axis("tools", "Tool calls", &tools, |t| (capitalised(value_name(t)), None)),
+            numbers("tp", "Tensor parallel", TP, 1, plan::unbuilt_ranks),
+            numbers("ep", "Expert parallel", EP, 1, plan::unbuilt_ranks),
+            numbers("context-length", "Context length", CONTEXTS, 32_768, |_| None),
+            numbers("page-size", "Page size", PAGES, 32, |_| None),
+            numbers("concurrency", "Requests at once", CONCURRENCIES, 4, |_| None),
+        ],
+        sections: Vec::new(),
+    };
+    let split = |tp: usize, ep: usize| Split { tp: TP[tp], ep: EP[ep] };
+    form.line(&[], |_| "quern serve".into());
+    form.line(&["model-size", "quantization"], |p| plan::model_line(sizes[p[0]], WEIGHTS[p[1]].0));
+    form.line(&["tp"], |p| plan::rank_line("tp", TP[p[0]]));
+    form.line(&["ep"], |p| plan::rank_line("ep", EP[p[0]]));
+    form.line(&["tools"], |p| plan::tools_line(tools[p[0]]));
+    form.line(&["context-length"], |p| format!("--context-length {}", CONTEXTS[p[0]]));
+    form.line(&["page-size"], |p| plan::page_line(PAGES[p[0]]));
+    form.line(&["concurrency"], |p| plan::concurrency_line(CONCURRENCIES[p[0]]));
+
+    let unbuilt = |text: Option<&'static str>| Note { tone: Tone::Warn, text: text.unwrap_or_default().into() };
+    form.add(Kind::Note, &["hardware"], |p| unbuilt(plan::unbuilt_hardware(hardware[p[0]])));
+    form.add(Kind::Note, &["quantization"], |p| unbuilt(plan::unbuilt_weights(WEIGHTS[p[0]].0)));
+    form.add(Kind::Note, &["tp", "ep"], |p| unbuilt(plan::unbuilt_ranks(TP[p[0]].max(EP[p[1]]))));
+    form.add(Kind::Note, &["model-size", "quantization", "tp", "ep"], |p| {
+        plan::split_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3]))
+    });
+    form.add(Kind::Note, &["model-size", "context-length"], |p| plan::context_note(sizes[p[0]], CONTEXTS[p[1]]));
+    form.add(Kind::Note, &["model-size", "quantization", "tp", "ep"], |p| {
+        plan::weight_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3]))
+    });
+    form.add(Kind::Note, &["model-size", "tp"], |p| plan::kv_note(sizes[p[0]], TP[p[1]]));
+    form.add(Kind::Note, &["model-size", "tp", "page-size"], |p| plan::page_note(sizes[p[0]], TP[p[1]], PAGES[p[2]]));
+    form.add(Kind::Note, &["hardware", "model-size", "quantization", "tp", "ep"], |p| {
+        plan::room_note(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split(p[3], p[4]))
+    });
+    form.add(Kind::Note, &["context-length", "concurrency"], |p| {
+        plan::demand_note(CONTEXTS[p[0]], CONCURRENCIES[p[1]])
+    });
+    let all = ["hardware", "model-size", "quantization", "tp", "ep", "context-length", "concurrency"];
+    form.add(Kind::Note, &all, |p| {
+        let split = split(p[3], p[4]);
+        let (context, concurrency) = (CONTEXTS[p[5]], CONCURRENCIES[p[6]]);
+        plan::verdict(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split, context, concurrency)
+    });
+    form
+}
+
+fn axis<T: ValueEnum>(
+    id: &'static str,
+    title: &'static str,
+    choices: &[T],
+    describe: impl Fn(&T) -> (String, Option<&'static str>),
+) -> Axis {
+    let choice = |value: &T| {
+        let (title, unbuilt) = describe(value);
+        Choice { id: value_name(value), title, unbuilt }
+    };
+    Axis { id, title, default: 0, choices: choices.iter().map(choice).collect() }
+}
+
+fn weights_axis() -> Axis {
+    let choice = |&(weights, id, title): &(Weights, &str, &str)| Choice {
+        id: id.into(),
+        title: title.into(),
+        unbuilt: plan::unbuilt_weights(weights),
+    };
+    Axis { id: "quantization", title: "Weights", default: 1, choices: WEIGHTS.iter().map(choice).collect() }
+}
+
+fn numbers(
+    id: &'static str,
+    title: &'static str,
+    choices: &[u64],
+    default: u64,
+    unbuilt: impl Fn(u64) -> Option<&'static str>,
+) -> Axis {
+    let default = choices.iter().position(|&n| n == default).expect("the default is on offer");
+    let choice = |&n: &u64| Choice { id: n.to_string(), title: grouped(n), unbuilt: unbuilt(n) };
+    Axis { id, title, default, choices: choices.iter().map(choice).collect() }
+}
+
+fn value_name<T: ValueEnum>(value: &T) -> String {
+    value.to_possible_value().expect("no choice is hidden").get_name().to_owned()
+}
+
+fn capitalised(word: String) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_uppercase().collect::<String>() + letters.as_str()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the page does: look each section's text up.
+    fn answer(form: &Form, picks: &[usize]) -> (String, Vec<Note>) {
+        let (mut lines, mut notes) = (Vec::new(), Vec::new());
+        for section in &form.sections {
+            let cell = section.axes.iter().fold(0, |cell, &axis| cell * form.axes[axis].choices.len() + picks[axis]);
+            let text = section.texts[section.cells[cell]].clone();
+            match section.kind {
+                _ if text.text.is_empty() => {}
+                Kind::Line | Kind::Output => lines.push(text.text),
+                Kind::Note => notes.push(text),
+            }
+        }
+        (lines.join(" \\\n  "), notes)
+    }
+
+    #[test]
+    fn the_table_says_what_the_rules_say_for_every_combination() {
+        let machine = Machine { available_bytes: Some(48 << 30), cores: 4 };
+        let table = Table::of(&machine);
+        let form = &table.forms[0];
+        let sizes: Vec<usize> = form.axes.iter().map(|axis| axis.choices.len()).collect();
+        let combinations: usize = sizes.iter().product();
+        // 316,800 of them; a stride without a common factor meets every choice of every axis with every other.
+        for combination in (0..combinations).step_by(37) {
+            let mut rest = combination;
+            let mut picks = vec![0; sizes.len()];
+            for (pick, size) in picks.iter_mut().zip(&sizes).rev() {
+                *pick = rest % size;
+                rest /= size;
+            }
+            let plan = plan::Plan {
+                hardware: Hardware::value_variants()[picks[0]],
+                size: [Size::B30, Size::B480][picks[1]],
+                weights: WEIGHTS[picks[2]].0,
+                tools: [Tools::Enabled, Tools::Disabled][picks[3]],
+                split: Split { tp: TP[picks[4]], ep: EP[picks[5]] },
+                context_length: CONTEXTS[picks[6]],
+                page_size: PAGES[picks[7]],
+                concurrency: CONCURRENCIES[picks[8]],
+            };
+            assert_eq!(answer(form, &picks), (plan.command(), plan.notes(&machine)), "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_small() {
+        let table = Table::of(&Machine { available_bytes: Some(48 << 30), cores: 4 });
+        let json = serde_json::to_vec(&table).unwrap();
+        assert!(json.len() < 400_000, "{} bytes", json.len());
+    }
+}
