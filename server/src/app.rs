@@ -142,7 +142,7 @@ pub fn since_1970(time: SystemTime) -> Duration {
 
 /// All routes and the layers around them, the outermost last.
 pub fn router(state: Arc<AppState>) -> Router {
-    let routes = routes::all().with_state(Arc::clone(&state));
+    let routes = routes::all(!state.config.no_ui).with_state(Arc::clone(&state));
     routes
         .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(CorsLayer::permissive())

@@ -18,6 +18,7 @@ use subtle::ConstantTimeEq;
 use crate::{
     app::AppState,
     config::Secret,
+    page,
     protocol::{ApiError, messages::MessagesError},
 };
 
@@ -47,7 +48,8 @@ pub async fn require_key(State(state): State<Arc<AppState>>, request: Request, n
     let is_admin = ADMIN.contains(&path);
     let key =
         if is_admin { config.admin_api_key.as_ref().or(config.api_key.as_ref()) } else { config.api_key.as_ref() };
-    let open = *method == Method::OPTIONS || OPEN.contains(&path);
+    let is_page = !config.no_ui && page::is_open(method, path, request.headers());
+    let open = *method == Method::OPTIONS || OPEN.contains(&path) || is_page;
     match key {
         Some(key) if !open && !is_opened_by(key, request.headers()) => refused(path),
         _ => next.run(request).await,

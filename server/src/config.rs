@@ -79,6 +79,8 @@ pub struct Config {
     pub admin_api_key: Option<Secret>,
     /// Skip the request the server sends itself before it is ready.
     pub skip_server_warmup: bool,
+    /// Serve only the API, not the page.
+    pub no_ui: bool,
     /// Largest request body, bytes.
     pub max_request_bytes: usize,
     /// Most answers of `/v1/responses` that are kept for requests that go on from them; 0: none.
@@ -191,6 +193,7 @@ impl Default for Config {
             api_key: None,
             admin_api_key: None,
             skip_server_warmup: false,
+            no_ui: false,
             max_request_bytes: 32 << 20,
             response_store_entries: 1024,
             response_store_bytes: 64 << 20,

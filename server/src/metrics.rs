@@ -9,7 +9,10 @@ use prometheus_client::{
 };
 use quern_engine::EngineHandle;
 
-use crate::config::Config;
+use crate::{
+    config::Config,
+    latency::{Counts, Latencies},
+};
 
 /// SGLang's buckets, seconds.
 const TTFT: &[f64] =
@@ -75,6 +78,9 @@ pub struct Metrics {
     http_active: Gauge,
     grammar_queue: Gauge,
     engine: EngineFigures,
+    /// For the live view, which wants percentiles of a second.
+    first_tokens: Latencies,
+    next_tokens: Latencies,
 }
 
 /// The engine's, copied at each reading.
@@ -117,6 +123,8 @@ impl Metrics {
             grammar_queue: Gauge::default(),
             engine: EngineFigures::register(&mut registry),
             registry: Registry::default(),
+            first_tokens: Latencies::default(),
+            next_tokens: Latencies::default(),
         };
         let mut add = |name: &str, help: &str, metric: Box<dyn Registrable>| metric.register(&mut registry, name, help);
         add("prompt_tokens", "Prompt tokens of ended requests", Box::new(this.prompt_tokens.clone()));
@@ -146,11 +154,23 @@ impl Metrics {
     /// A request's first token came.
     pub fn first_token(&self, stream: bool, after: Duration) {
         self.time_to_first_token.get_or_create(&stream.into()).observe(after.as_secs_f64());
+        self.first_tokens.observe(after);
     }
 
     /// Another token came.
     pub fn next_token(&self, after: Duration) {
         self.inter_token_latency.observe(after.as_secs_f64());
+        self.next_tokens.observe(after);
+    }
+
+    /// Times to first tokens, so far.
+    pub fn first_tokens(&self) -> Counts {
+        self.first_tokens.counts()
+    }
+
+    /// Times between tokens, so far.
+    pub fn next_tokens(&self) -> Counts {
+        self.next_tokens.counts()
     }
 
     /// A request ended, its first token `first` and its end `whole` after it came in.

@@ -149,6 +149,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         api_key: args.api_key.clone().map(Secret::new),
         admin_api_key: args.admin_api_key.clone().map(Secret::new),
         skip_server_warmup: args.skip_server_warmup,
+        no_ui: args.no_ui,
         max_request_bytes: usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX),
         response_store_entries: args.response_store_entries,
         response_store_bytes: usize::try_from(args.response_store_bytes).unwrap_or(usize::MAX),

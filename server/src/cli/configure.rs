@@ -1,6 +1,6 @@
 //! [`ConfigureArgs`]: what was typed after `quern configure`, and what is printed for it.
 
-use std::process::ExitCode;
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -14,6 +14,7 @@ use crate::{
         table::Table,
     },
     machine::Machine,
+    page,
 };
 
 /// What was typed after `quern configure`.
@@ -23,6 +24,9 @@ pub struct ConfigureArgs {
     /// Which command is wanted; `quern` if none is named.
     #[command(subcommand)]
     pub form: Option<Form>,
+    /// Write the page of the generator to a file that needs no server, instead of printing a command
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     quern: QuernArgs,
 }
@@ -109,7 +113,16 @@ pub fn run(args: &ConfigureArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Form::Quern(args)) => quern(args),
-        None => quern(&args.quern),
+        None => match &args.html {
+            Some(file) => match fs::write(file, page::standalone(&Table::of(&Machine::probe()))) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("quern: error: --html {}: {error}", file.display());
+                    ExitCode::FAILURE
+                }
+            },
+            None => quern(&args.quern),
+        },
     }
 }
 

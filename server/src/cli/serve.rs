@@ -129,6 +129,10 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Server")]
     pub skip_server_warmup: bool,
 
+    /// Do not serve the page (playground, live view, command generator), only the API
+    #[arg(long, help_heading = "Server")]
+    pub no_ui: bool,
+
     /// Template file (.jinja) used instead of the checkpoint's
     #[arg(long, value_name = "FILE", help_heading = "Requests")]
     pub chat_template: Option<PathBuf>,

@@ -76,25 +76,22 @@ impl Plan {
         lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" \\\n  ")
     }
 
-    /// What there is to say about it, the verdict last. Nothing to say leaves no note.
+    /// What there is to say about it, the verdict first. Nothing to say leaves no note.
     pub fn notes(&self, machine: &Machine) -> Vec<Note> {
-        let Self { hardware, size, weights, split, .. } = *self;
-        let mut notes: Vec<Note> =
-            [unbuilt_hardware(hardware), unbuilt_weights(weights), unbuilt_ranks(split.tp.max(split.ep))]
-                .into_iter()
-                .flatten()
-                .map(|text| Note { tone: Tone::Warn, text: text.into() })
-                .collect();
-        notes.extend([
+        let Self { hardware, size, weights, split, context_length, concurrency, .. } = *self;
+        let mut notes = vec![
+            verdict(hardware, machine, size, weights, split, context_length, concurrency),
             split_note(size, weights, split),
-            context_note(size, self.context_length),
+            context_note(size, context_length),
+            unbuilt(unbuilt_hardware(hardware)),
+            unbuilt(unbuilt_weights(weights)),
+            unbuilt(unbuilt_ranks(split.tp.max(split.ep))),
             weight_note(size, weights, split),
+            room_note(hardware, machine, size, weights, split),
+            demand_note(context_length, concurrency),
             kv_note(size, split.tp),
             page_note(size, split.tp, self.page_size),
-            room_note(hardware, machine, size, weights, split),
-            demand_note(self.context_length, self.concurrency),
-            verdict(hardware, machine, size, weights, split, self.context_length, self.concurrency),
-        ]);
+        ];
         notes.retain(|note| !note.text.is_empty());
         notes
     }
@@ -134,6 +131,11 @@ pub fn concurrency_line(concurrency: u64) -> String {
     } else {
         format!("--max-running-requests {concurrency}")
     }
+}
+
+/// A remark about what cannot be run yet.
+pub fn unbuilt(reason: Option<&str>) -> Note {
+    Note { tone: Tone::Warn, text: reason.unwrap_or_default().into() }
 }
 
 /// Why Quern cannot run there yet.
@@ -241,10 +243,11 @@ pub fn kv_note(size: Size, tp: u64) -> Note {
         String::new()
     };
     plain(format!(
-        "{} of keys and values per token{}: 2 × {} layers × {heads} heads × {} × 2 bytes{copies}.",
+        "{} of keys and values per token{}: 2 × {} layers × {heads} {} × {} × 2 bytes{copies}.",
         gib(network.kv_bytes_per_token(tp)),
         if tp > 1 { " and rank" } else { "" },
         network.layers,
+        if heads == 1 { "head" } else { "heads" },
         network.head_dim,
     ))
 }
@@ -391,11 +394,11 @@ mod tests {
             page_size: 32,
             concurrency: 16,
         };
-        assert_eq!(plan.notes(&machine).last().unwrap().tone, Tone::Bad);
+        assert_eq!(plan.notes(&machine)[0].tone, Tone::Bad);
         plan.hardware = Hardware::Cpu64;
-        assert_eq!(plan.notes(&machine).last().unwrap().tone, Tone::Good);
+        assert_eq!(plan.notes(&machine)[0].tone, Tone::Good);
         plan.concurrency = 256;
-        let verdict = plan.notes(&machine).pop().unwrap();
+        let verdict = plan.notes(&machine).swap_remove(0);
         assert_eq!(verdict.tone, Tone::Warn);
         let tokens = room(plan.hardware, &machine, plan.size, plan.weights, plan.split).unwrap();
         assert!(verdict.text.starts_with(&format!("It fits: {} of 256", tokens / 8192)), "{}", verdict.text);

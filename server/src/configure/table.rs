@@ -193,31 +193,27 @@ fn quern(machine: &Machine) -> Form {
     form.line(&["page-size"], |p| plan::page_line(PAGES[p[0]]));
     form.line(&["concurrency"], |p| plan::concurrency_line(CONCURRENCIES[p[0]]));
 
-    let unbuilt = |text: Option<&'static str>| Note { tone: Tone::Warn, text: text.unwrap_or_default().into() };
-    form.add(Kind::Note, &["hardware"], |p| unbuilt(plan::unbuilt_hardware(hardware[p[0]])));
-    form.add(Kind::Note, &["quantization"], |p| unbuilt(plan::unbuilt_weights(WEIGHTS[p[0]].0)));
-    form.add(Kind::Note, &["tp", "ep"], |p| unbuilt(plan::unbuilt_ranks(TP[p[0]].max(EP[p[1]]))));
-    form.add(Kind::Note, &["model-size", "quantization", "tp", "ep"], |p| {
-        plan::split_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3]))
+    let everything = ["hardware", "model-size", "quantization", "tp", "ep", "context-length", "concurrency"];
+    form.add(Kind::Note, &everything, |p| {
+        let split = split(p[3], p[4]);
+        let (context, concurrency) = (CONTEXTS[p[5]], CONCURRENCIES[p[6]]);
+        plan::verdict(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split, context, concurrency)
     });
+    let cut = ["model-size", "quantization", "tp", "ep"];
+    form.add(Kind::Note, &cut, |p| plan::split_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
     form.add(Kind::Note, &["model-size", "context-length"], |p| plan::context_note(sizes[p[0]], CONTEXTS[p[1]]));
-    form.add(Kind::Note, &["model-size", "quantization", "tp", "ep"], |p| {
-        plan::weight_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3]))
-    });
-    form.add(Kind::Note, &["model-size", "tp"], |p| plan::kv_note(sizes[p[0]], TP[p[1]]));
-    form.add(Kind::Note, &["model-size", "tp", "page-size"], |p| plan::page_note(sizes[p[0]], TP[p[1]], PAGES[p[2]]));
+    form.add(Kind::Note, &["hardware"], |p| plan::unbuilt(plan::unbuilt_hardware(hardware[p[0]])));
+    form.add(Kind::Note, &["quantization"], |p| plan::unbuilt(plan::unbuilt_weights(WEIGHTS[p[0]].0)));
+    form.add(Kind::Note, &["tp", "ep"], |p| plan::unbuilt(plan::unbuilt_ranks(TP[p[0]].max(EP[p[1]]))));
+    form.add(Kind::Note, &cut, |p| plan::weight_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
     form.add(Kind::Note, &["hardware", "model-size", "quantization", "tp", "ep"], |p| {
         plan::room_note(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split(p[3], p[4]))
     });
     form.add(Kind::Note, &["context-length", "concurrency"], |p| {
         plan::demand_note(CONTEXTS[p[0]], CONCURRENCIES[p[1]])
     });
-    let all = ["hardware", "model-size", "quantization", "tp", "ep", "context-length", "concurrency"];
-    form.add(Kind::Note, &all, |p| {
-        let split = split(p[3], p[4]);
-        let (context, concurrency) = (CONTEXTS[p[5]], CONCURRENCIES[p[6]]);
-        plan::verdict(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split, context, concurrency)
-    });
+    form.add(Kind::Note, &["model-size", "tp"], |p| plan::kv_note(sizes[p[0]], TP[p[1]]));
+    form.add(Kind::Note, &["model-size", "tp", "page-size"], |p| plan::page_note(sizes[p[0]], TP[p[1]], PAGES[p[2]]));
     form
 }
 

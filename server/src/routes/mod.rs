@@ -12,6 +12,7 @@ pub mod messages;
 pub mod metrics;
 pub mod models;
 pub mod ollama;
+pub mod page;
 pub mod parse;
 pub mod response_items;
 pub mod responses;
@@ -41,10 +42,10 @@ const MAX_PROMPTS: usize = 1024;
 /// Longest request id that a client may choose.
 const MAX_ID_BYTES: usize = 256;
 
-/// Every endpoint.
-pub fn all() -> Router<Arc<AppState>> {
-    Router::new()
-        .route("/", get(|| async { Json("SGLang is running") }))
+/// Every endpoint, with those of the page if there is one.
+pub fn all(page: bool) -> Router<Arc<AppState>> {
+    let start = if page { page::routes() } else { Router::new().route("/", get(banner)) };
+    start
         .merge(chat::routes())
         .merge(completions::routes())
         .merge(messages::routes())
@@ -63,6 +64,11 @@ pub fn all() -> Router<Arc<AppState>> {
         .merge(unbuilt::routes())
         .fallback(|| async { detail(StatusCode::NOT_FOUND, "Not Found") })
         .method_not_allowed_fallback(|| async { detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
+}
+
+/// What a program hears at `/`.
+async fn banner() -> Json<&'static str> {
+    Json("SGLang is running")
 }
 
 /// What FastAPI says where no endpoint speaks.

@@ -1,0 +1,28 @@
+// One option as a row of choices: radio buttons underneath, so that the keyboard works as everywhere.
+import type { Axis } from "./table";
+
+interface Props {
+  axis: Axis;
+  picked: number;
+  onPick: (index: number) => void;
+}
+
+export function OptionField({ axis, picked, onPick }: Props) {
+  return (
+    <fieldset class="option">
+      <legend>{axis.title}</legend>
+      <div class="choices">
+        {axis.choices.map((choice, index) => (
+          <label key={choice.id} class={choice.unbuilt ? "choice unbuilt" : "choice"} title={choice.unbuilt ?? undefined}>
+            <input type="radio" name={axis.id} value={choice.id} checked={index === picked}
+              onChange={() => onPick(index)} />
+            <span>
+              {choice.title}
+              {choice.unbuilt && <><span aria-hidden="true" class="mark">·</span><span class="aside">not built yet</span></>}
+            </span>
+          </label>
+        ))}
+      </div>
+    </fieldset>
+  );
+}

@@ -1,0 +1,34 @@
+// What the server says once a second, and how long a view remembers it.
+
+export interface Percentiles {
+  p50: number;
+  p90: number;
+  p99: number;
+}
+
+export interface Sample {
+  time: number;
+  running: number;
+  waiting: number;
+  prefill_rate: number;
+  decode_rate: number;
+  used_tokens: number;
+  cached_tokens: number;
+  pool_tokens: number;
+  hit_rate: number | null;
+  recent_hit_rate: number | null;
+  ttft: Percentiles | null;
+  itl: Percentiles | null;
+  finished: number;
+  aborted: number;
+  failed: number;
+  uptime: number;
+  model: string;
+}
+
+/** Five minutes. */
+const MOST = 300;
+
+export function append(samples: readonly Sample[], sample: Sample): Sample[] {
+  return [...samples.slice(1 - MOST), sample];
+}
