@@ -96,6 +96,10 @@ for (const [name, path, act] of PARTS) {
         assert.deepEqual(found, []);
         const [content, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
         assert.ok(content <= window_, `${content} pixels of page in ${window_} of window`);
+        if (path === "/") {
+          const [height, seen] = await page.evaluate(() => [document.documentElement.scrollHeight, innerHeight]);
+          assert.ok(height <= seen, "where one writes stays in sight");
+        }
         await context.close();
       });
     }

@@ -6,8 +6,8 @@ import { AssistantTurn, UserTurn } from "./MessageView";
 import type { Message } from "./types";
 import type { Chat } from "./useChat";
 
-/** Follow the answer only while its end is in sight. */
-const NEAR = 120;
+/** Follow the answer only while its end is no further away than this, in pixels. */
+const NEAR = 320;
 
 function resultsOf(messages: readonly Message[]): Map<string, string> {
   return new Map(messages.flatMap((each) => (each.role === "tool" ? [[each.callId, each.content] as const] : [])));
@@ -18,7 +18,7 @@ export function ConversationView({ chat }: { chat: Chat }) {
   const turns = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const box = turns.current;
-    if (box && box.scrollHeight - box.scrollTop - box.clientHeight < NEAR + 200) box.scrollTop = box.scrollHeight;
+    if (box && box.scrollHeight - box.scrollTop - box.clientHeight < NEAR) box.scrollTop = box.scrollHeight;
   }, [messages, arriving]);
   const results = resultsOf(messages);
   const lastAnswer = messages.findLastIndex((message) => message.role === "assistant");

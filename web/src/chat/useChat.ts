@@ -25,10 +25,11 @@ export interface Chat {
   remove: (id: string) => void;
 }
 
-/** Calls of the last answer that have no result yet. */
+/** Whether a call of the last answer has no result yet. */
 function isWaiting(messages: readonly Message[]): boolean {
   const answered = new Set(messages.map((message) => (message.role === "tool" ? message.callId : "")));
-  return messages.some((message) => message.role === "assistant" && message.calls.some((call) => !answered.has(call.id)));
+  const last = messages.findLast((message) => message.role === "assistant");
+  return last !== undefined && last.calls.some((call) => !answered.has(call.id));
 }
 
 /** Without the last answer and what belongs to it. */
@@ -71,7 +72,9 @@ export function useChat(): Chat {
       frame ||= requestAnimationFrame(show);
     });
     cancelAnimationFrame(frame);
-    put({ ...conversation, messages: [...conversation.messages, answer] });
+    // Settings may have changed meanwhile.
+    const messages = [...conversation.messages, answer];
+    setConversations((all) => all.map((each) => (each.id === conversation.id ? { ...each, messages } : each)));
     if (running.current === control) {
       running.current = undefined;
       setArriving(undefined);
