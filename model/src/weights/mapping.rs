@@ -18,9 +18,7 @@ impl ByteOwner for Mapping {
         // SAFETY: the pages of a read-only mapping of a file are the file's; whoever reads them again gets
         // the same bytes from it. Advice that is not taken costs memory, nothing else.
         #[allow(unsafe_code)]
-        let _ = unsafe {
-            self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-        };
+        let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
     }
 }
 
