@@ -44,8 +44,6 @@ pub(crate) trait Bytes: Lanes {
     unsafe fn to_f32(i: Self::I) -> Self::F;
     /// 16 signed bytes.
     unsafe fn load_i8(from: *const i8) -> Self::F;
-    /// Ask for the cache line at `from`, which need not exist.
-    unsafe fn prefetch(from: *const u8);
 }
 
 /// How four unsigned bytes meet four signed ones.

@@ -123,7 +123,7 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
                 std::ptr::null()
             }
         });
-        let sums = tile::<L, D, R, T>(&w, &scales, &x, matrix.cols());
+        let sums = tile::<L, D, R, T>(&w, R * row_bytes, &scales, &x, matrix.cols());
         for r in 0..R.min(task.rows.end - row) {
             for t in 0..T {
                 out[t].add(row - task.rows.start + r).write(L::sum(sums[r][t]));
@@ -133,10 +133,14 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
     T
 }
 
-/// `R × T` dots of `cols` columns, as unsummed lanes.
+/// `R × T` dots of `cols` columns, as unsummed lanes. `next` bytes after the weights are those that follow.
+///
+/// With one token the time is memory's. The hardware asks ahead within 4 KiB pages, and a row of fp8 is half
+/// a page: it would stop before it has begun. So the next rows are asked for here, each at the same column.
 #[inline(always)]
 unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     w: &[*const u8; R],
+    next: usize,
     scales: &[*const f32; R],
     x: &[*const u8; T],
     cols: usize,
@@ -148,6 +152,7 @@ unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     let mut sums = [[L::splat(0.0); T]; R];
     if D::BLOCK_STEPS == 0 {
         for s in 0..steps {
+            ask_for::<L, R, T>(w, s * D::WEIGHT_BYTES + next, D::WEIGHT_BYTES);
             step::<L, D, R, T>(&mut sums, w, s * D::WEIGHT_BYTES, x, s * x_bytes);
         }
         if rest > 0 {
@@ -160,6 +165,7 @@ unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
         let mut part = [[L::splat(0.0); T]; R];
         let start = block * D::BLOCK_STEPS;
         if start + D::BLOCK_STEPS <= steps {
+            ask_for::<L, R, T>(w, start * D::WEIGHT_BYTES + next, D::BLOCK_STEPS * D::WEIGHT_BYTES);
             // A whole block, with a bound the compiler can unroll.
             for s in 0..D::BLOCK_STEPS {
                 step::<L, D, R, T>(&mut part, w, (start + s) * D::WEIGHT_BYTES, x, (start + s) * x_bytes);
@@ -180,6 +186,18 @@ unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
         }
     }
     sums
+}
+
+/// `bytes` from `at` on of each row, if there is one token.
+#[inline(always)]
+unsafe fn ask_for<L: Lanes, const R: usize, const T: usize>(w: &[*const u8; R], at: usize, bytes: usize) {
+    if T == 1 {
+        for r in 0..R {
+            for line in (0..bytes).step_by(64) {
+                L::prefetch(w[r].wrapping_add(at + line));
+            }
+        }
+    }
 }
 
 #[inline(always)]

@@ -50,6 +50,8 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn round(v: Self::F) -> Self::F;
     /// `2^n` for integers `n` in -126..=127, and 0 for -127.
     unsafe fn pow2(n: Self::F) -> Self::F;
+    /// Ask for the cache line at `from`, which need not exist.
+    unsafe fn prefetch(from: *const u8);
     /// Sum of all lanes: lane `i` with `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
     unsafe fn sum(v: Self::F) -> f32;
 }

@@ -100,13 +100,14 @@ fn linear_is_near_the_reference_and_equal_on_every_instruction_set() {
 
 #[test]
 fn every_fp8_code_is_expanded_exactly() {
-    let codes: Vec<u8> = (0..=255).filter(|c| c & 127 != 127).collect();
-    for &code in &codes {
+    for code in 0..=255 {
         let matrix = PackedMatrix::fp8(1, 1, SharedBytes::new(Arc::new(vec![code])), Arc::new([1.0]));
         for isa in available() {
             for compute in [Compute::F32, Compute::Bf16] {
                 let out = linear(&backend(isa, compute, 1), &[1.0], std::slice::from_ref(&matrix));
-                assert_eq!(out[0], quern_backend::quant::fp8::E4M3[code as usize], "{isa} {compute:?} {code:#x}");
+                let want = quern_backend::quant::fp8::E4M3[code as usize];
+                let same = out[0] == want || out[0].is_nan() && want.is_nan();
+                assert!(same, "{isa} {compute:?} {code:#x}: {} for {want}", out[0]);
             }
         }
     }

@@ -146,6 +146,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+
+    #[inline(always)]
     unsafe fn sum(v: Self::F) -> f32 {
         let eight = _mm256_add_ps(v[0], v[1]);
         let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
@@ -251,11 +256,6 @@ impl Bytes for Avx2 {
         let bytes = _mm_loadu_si128(from.cast());
         let upper = _mm_unpackhi_epi64(bytes, bytes);
         [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper))]
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(from: *const u8) {
-        _mm_prefetch::<_MM_HINT_T0>(from.cast());
     }
 }
 

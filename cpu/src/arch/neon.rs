@@ -144,6 +144,9 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
     unsafe fn sum(v: F) -> f32 {
         let eight = [vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])];
         let four = vaddq_f32(eight[0], eight[1]);
@@ -236,9 +239,6 @@ impl Bytes for Neon {
             vmovl_s16(vget_high_s16(high)),
         ])
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
 }
 
 /// The four products of each group of signed bytes: widened to 16 bits, then added in pairs twice.

@@ -102,6 +102,9 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
     unsafe fn sum(v: Self::F) -> f32 {
         let eight: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
         let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
@@ -167,9 +170,6 @@ impl Bytes for Scalar {
     unsafe fn load_i8(from: *const i8) -> Self::F {
         from.cast::<[i8; LANES]>().read_unaligned().map(f32::from)
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
 }
 
 impl Dot4<Scalar> for Scalar {
