@@ -27,6 +27,7 @@ pub mod page;
 pub mod progress;
 pub mod prompt;
 pub mod protocol;
+pub mod recent_log;
 pub mod resolve;
 pub mod response_store;
 pub mod root_path;

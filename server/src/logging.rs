@@ -13,7 +13,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::config::LogLevel;
+use crate::{config::LogLevel, recent_log::KeptStderr};
 
 /// The target of the access log: one event per answered request.
 pub const ACCESS: &str = "access";
@@ -26,7 +26,7 @@ pub fn init(level: LogLevel, level_http: LogLevel) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .event_format(Line { clock: ChronoLocal::new("%Y-%m-%d %H:%M:%S".into()) })
-        .with_writer(std::io::stderr)
+        .with_writer(|| KeptStderr)
         .try_init();
 }
 

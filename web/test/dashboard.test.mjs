@@ -27,6 +27,7 @@ test("figures and charts follow the engine", async () => {
   const drawn = await page.locator(".plot canvas").evaluateAll((all) => all.map((canvas) =>
     canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((byte) => byte !== 0)));
   assert.deepEqual(drawn, Array(6).fill(true));
+  assert.match(await page.getByRole("region", { name: "Log" }).innerText(), /ready to roll![^]*POST \/generate/);
   assert.match(await page.getByRole("region", { name: "Time between tokens" }).innerText(), /p99/);
   check();
 });

@@ -22,7 +22,9 @@ use crate::{
     latency::Counts,
     machine::Machine,
     metrics::used_tokens,
-    page, stream,
+    page,
+    recent_log::RECENT,
+    stream,
 };
 
 /// Its routes.
@@ -83,6 +85,8 @@ struct Sample {
     failed: u64,
     uptime: f64,
     model: String,
+    /// Lines of the log that are new to this viewer.
+    log: Vec<String>,
 }
 
 /// Of one second.
@@ -108,7 +112,7 @@ struct Reading {
 async fn events(State(state): State<Arc<AppState>>) -> Response {
     stream::response(move |frames| async move {
         let mut before = Reading::of(&state);
-        let mut was_ready = false;
+        let (mut was_ready, mut line) = (false, 0);
         let mut clock = tokio::time::interval(EVERY);
         loop {
             clock.tick().await;
@@ -118,8 +122,9 @@ async fn events(State(state): State<Arc<AppState>>) -> Response {
             }
             was_ready |= state.is_ready();
             let now = Reading::of(&state);
-            frames.data(&sample(&state, &before, &now)).await;
-            before = now;
+            let (lines, next_line) = RECENT.since(line);
+            frames.data(&sample(&state, &before, &now, lines)).await;
+            (before, line) = (now, next_line);
         }
     })
 }
@@ -139,7 +144,7 @@ impl Reading {
     }
 }
 
-fn sample(state: &AppState, before: &Reading, now: &Reading) -> Sample {
+fn sample(state: &AppState, before: &Reading, now: &Reading, log: Vec<String>) -> Sample {
     let engine: &EngineHandle = &state.engine;
     let (scheduler, config) = (engine.metrics().snapshot().scheduler, engine.config());
     let seconds = (now.at - before.at).as_secs_f64();
@@ -163,6 +168,7 @@ fn sample(state: &AppState, before: &Reading, now: &Reading) -> Sample {
         failed: scheduler.failed,
         uptime: state.started.elapsed().unwrap_or_default().as_secs_f64(),
         model: state.config.served_model_name.clone(),
+        log,
     }
 }
 

@@ -1,6 +1,7 @@
 // The live view: what the engine does now, and did in the last minutes.
 import { Chart, type Line } from "./Chart";
 import { count, duration, percent, seconds } from "./format";
+import { Log } from "./Log";
 import type { Percentiles, Sample } from "./sample";
 import { useSamples } from "./useSamples";
 
@@ -36,7 +37,7 @@ function Figure({ name, value }: { name: string; value: string }) {
 }
 
 export function DashboardPage() {
-  const { samples, trouble } = useSamples();
+  const { samples, log, trouble } = useSamples();
   const last = samples.at(-1);
   return (
     <>
@@ -64,6 +65,7 @@ export function DashboardPage() {
         <Chart title="Time to first token" lines={TTFT} samples={samples} format={seconds} least={0.01} />
         <Chart title="Time between tokens" lines={ITL} samples={samples} format={seconds} least={0.01} />
       </div>
+      <Log lines={log} />
     </>
   );
 }

@@ -24,11 +24,18 @@ export interface Sample {
   failed: number;
   uptime: number;
   model: string;
+  /** Lines of the log that are new. */
+  log: string[];
 }
 
 /** Five minutes. */
 const MOST = 300;
+const MOST_LINES = 200;
 
 export function append(samples: readonly Sample[], sample: Sample): Sample[] {
   return [...samples.slice(1 - MOST), sample];
+}
+
+export function appendLines(lines: readonly string[], more: readonly string[]): readonly string[] {
+  return more.length === 0 ? lines : [...lines, ...more].slice(-MOST_LINES);
 }

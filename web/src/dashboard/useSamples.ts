@@ -3,18 +3,20 @@ import { useEffect, useState } from "preact/hooks";
 
 import { ApiError, onKeyGiven, request } from "../api/client";
 import { events } from "../api/events";
-import { append, type Sample } from "./sample";
+import { append, appendLines, type Sample } from "./sample";
 
 const AGAIN_MS = 2000;
 
 export interface Live {
   samples: readonly Sample[];
+  log: readonly string[];
   /** Why nothing arrives, if so. */
   trouble: string;
 }
 
 export function useSamples(): Live {
   const [samples, setSamples] = useState<readonly Sample[]>([]);
+  const [log, setLog] = useState<readonly string[]>([]);
   const [trouble, setTrouble] = useState("");
   useEffect(() => {
     const control = new AbortController();
@@ -26,9 +28,13 @@ export function useSamples(): Live {
     const follow = async () => {
       try {
         const response = await request("dashboard/events", { signal: control.signal });
+        // The server tells each stream all that it has kept.
+        setLog([]);
         for await (const event of events(response)) {
+          const sample = event as Sample;
           setTrouble("");
-          setSamples((all) => append(all, event as Sample));
+          setSamples((all) => append(all, sample));
+          setLog((lines) => appendLines(lines, sample.log));
         }
         setTrouble("The server has ended the stream. Trying again…");
       } catch (error) {
@@ -48,5 +54,5 @@ export function useSamples(): Live {
       clearTimeout(timer);
     };
   }, []);
-  return { samples, trouble };
+  return { samples, log, trouble };
 }
