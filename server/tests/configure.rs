@@ -3,7 +3,16 @@
 use std::process::{Command, Output};
 
 use clap::ValueEnum;
-use quern_server::configure::cookbook::{Platform, Quantization, Recipe, Size, Tools};
+use quern_model::weights::Recipe as Mixture;
+use quern_server::{
+    config::LoadFormat,
+    configure::{
+        cookbook::{Platform, Quantization, Recipe, Size, Tools},
+        network::{Network, Split, Weights},
+    },
+    model_files::ModelFiles,
+};
+use serde_json::{Map, json};
 
 const AMD: &[&str] = &["MI300X", "MI325X", "MI355X"];
 
@@ -112,4 +121,28 @@ fn a_rejected_choice_is_explained_with_its_arithmetic() {
     let fits = quern(&["quern", "--hardware", "cpu-64gb", "--context-length", "8k"]);
     assert!(fits.status.success(), "{}", String::from_utf8_lossy(&fits.stderr));
     assert_eq!(quern(&["--tp", "0"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_bytes_are_those_that_the_loader_counts() {
+    for size in [Size::B30, Size::B480] {
+        let network = Network::of(size);
+        let config = json!({
+            "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "torch_dtype": "bfloat16",
+            "hidden_size": network.hidden, "num_hidden_layers": network.layers, "head_dim": network.head_dim,
+            "num_attention_heads": network.heads, "num_key_value_heads": network.kv_heads,
+            "intermediate_size": 5472, "moe_intermediate_size": network.moe_inner, "num_experts": network.experts,
+            "num_experts_per_tok": 8, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [],
+            "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e7, "vocab_size": network.vocab,
+            "max_position_embeddings": network.max_context, "tie_word_embeddings": false, "eos_token_id": 151_645,
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let whole = Split { tp: 1, ep: 1 };
+        for (weights, mixture) in [(Weights::Bf16, None), (Weights::FourBit, Some(Mixture::Q4KM))] {
+            let files = ModelFiles::Directory(dir.path().into());
+            let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap().quantised(mixture);
+            assert_eq!(network.weight_bytes(weights, whole), checkpoint.weight_bytes(), "{size:?} {weights:?}");
+        }
+    }
 }

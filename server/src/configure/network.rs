@@ -1,27 +1,26 @@
 //! [`Network`]: the published numbers of the two models, and what a share of one weighs.
 
 use clap::ValueEnum;
+use quern_backend::QuantFormat;
+use quern_model::weights::Recipe;
 
 use super::cookbook::Size;
 
 /// Rows and columns that share a scale in an FP8 checkpoint.
 pub const FP8_BLOCK: u64 = 128;
 
-/// Weights that share a scale in a 4-bit checkpoint: 16 bytes of them and an f16 scale.
-pub const FOUR_BIT_BLOCK: u64 = 32;
-const FOUR_BIT_BLOCK_BYTES: u64 = 18;
-
 /// Rows of the embedding are padded to a multiple of this times the ranks.
 const VOCAB_PADDING: u64 = 64;
 
-/// How the matrices of attention and experts are stored. Embedding, head, norms and routers stay BF16.
+/// How the matrices of attention and experts are stored. Norms and routers stay BF16; so do embedding and head
+/// but for 4 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Weights {
     /// Two bytes a weight.
     Bf16,
     /// One byte, and a float32 scale for each block of 128 × 128.
     Fp8,
-    /// 4.5 bits: blocks of 32 with an f16 scale.
+    /// `--quantization q4_k_m`: 4.8 bits, made from a BF16 checkpoint as it is loaded.
     #[value(name = "4bit")]
     FourBit,
 }
@@ -94,27 +93,53 @@ impl Network {
     pub fn weight_bytes(&self, weights: Weights, split: Split) -> u64 {
         let Split { tp, ep } = split;
         let inner = self.moe_inner / (tp / ep);
-        let expert = 2 * matrix(weights, inner, self.hidden) + matrix(weights, self.hidden, inner);
-        let q_rows = self.heads * self.head_dim / tp;
-        let kv_rows = self.kv_heads_per_rank(tp) * self.head_dim;
-        let attention = matrix(weights, q_rows, self.hidden)
-            + 2 * matrix(weights, kv_rows, self.hidden)
-            + matrix(weights, self.hidden, q_rows);
-        let plain = |count: u64| 2 * count;
-        let norms = plain(2 * self.hidden + 2 * self.head_dim);
-        let router = plain(self.experts * self.hidden);
-        let layer = attention + norms + router + self.experts / ep * expert;
+        let (q_rows, kv_rows) = (self.heads * self.head_dim / tp, self.kv_heads_per_rank(tp) * self.head_dim);
         let vocab = self.vocab.next_multiple_of(VOCAB_PADDING * tp) / tp;
-        self.layers * layer + plain(2 * vocab * self.hidden) + plain(self.hidden)
+        let layer = |layer: u64| {
+            let bytes = |module: &str, rows: u64, cols: u64| {
+                matrix(weights, &format!("model.layers.{layer}.{module}"), rows, cols, self.layers)
+            };
+            let attention = bytes("self_attn.q_proj", q_rows, self.hidden)
+                + bytes("self_attn.k_proj", kv_rows, self.hidden)
+                + bytes("self_attn.v_proj", kv_rows, self.hidden)
+                + bytes("self_attn.o_proj", self.hidden, q_rows);
+            let expert = bytes("mlp.experts.0.gate_proj", inner, self.hidden)
+                + bytes("mlp.experts.0.up_proj", inner, self.hidden)
+                + bytes("mlp.experts.0.down_proj", self.hidden, inner);
+            let norms = plain(2 * self.hidden + 2 * self.head_dim);
+            let router = plain(self.experts * self.hidden);
+            attention + norms + router + self.experts / ep * expert
+        };
+        let ends = if weights == Weights::FourBit {
+            matrix(weights, "model.embed_tokens", vocab, self.hidden, self.layers)
+                + matrix(weights, HEAD, vocab, self.hidden, self.layers)
+        } else {
+            plain(2 * vocab * self.hidden)
+        };
+        // Only a mixture treats layers differently.
+        let layers =
+            if weights == Weights::FourBit { (0..self.layers).map(layer).sum() } else { self.layers * layer(0) };
+        layers + ends + plain(self.hidden)
     }
 }
 
-/// Bytes of a matrix of `rows` × `cols`.
-fn matrix(weights: Weights, rows: u64, cols: u64) -> u64 {
+/// The matrix that makes the logits.
+const HEAD: &str = "lm_head";
+
+/// Bytes of `count` numbers in BF16.
+fn plain(count: u64) -> u64 {
+    2 * count
+}
+
+/// Bytes of module `name`, of `rows` × `cols`, in a network of `layers`.
+fn matrix(weights: Weights, name: &str, rows: u64, cols: u64, layers: u64) -> u64 {
     match weights {
-        Weights::Bf16 => rows * cols * 2,
+        Weights::Bf16 => plain(rows * cols),
         Weights::Fp8 => rows * cols + rows.div_ceil(FP8_BLOCK) * cols.div_ceil(FP8_BLOCK) * 4,
-        Weights::FourBit => rows * cols.div_ceil(FOUR_BIT_BLOCK) * FOUR_BIT_BLOCK_BYTES,
+        Weights::FourBit => {
+            let format = Recipe::Q4KM.format(name, name == HEAD, cols as usize, layers as usize);
+            rows * format.unwrap_or(QuantFormat::BF16).row_bytes(cols as usize) as u64
+        }
     }
 }
 
@@ -129,6 +154,8 @@ mod tests {
         // `metadata.total_size` of the 30B's model.safetensors.index.json; the 480B is named after its weights.
         assert_eq!(Network::of(Size::B30).weight_bytes(Weights::Bf16, WHOLE), 61_064_245_248);
         assert_eq!(Network::of(Size::B480).weight_bytes(Weights::Bf16, WHOLE) / 1_000_000_000, 960);
+        // 4.8 bits of 30.5 billion weights.
+        assert_eq!(Network::of(Size::B30).weight_bytes(Weights::FourBit, WHOLE) / 100_000_000, 185);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     cookbook::{Size, Tools},
     hardware::Hardware,
-    network::{FOUR_BIT_BLOCK, FP8_BLOCK, Network, Split, Weights},
+    network::{FP8_BLOCK, Network, Split, Weights},
 };
 use crate::{
     machine::Machine,
@@ -66,6 +66,7 @@ impl Plan {
         let lines = [
             "quern serve".to_owned(),
             model_line(self.size, self.weights),
+            quantization_line(self.weights),
             rank_line("tp", self.split.tp),
             rank_line("ep", self.split.ep),
             tools_line(self.tools),
@@ -80,13 +81,13 @@ impl Plan {
     pub fn notes(&self, machine: &Machine) -> Vec<Note> {
         let Self { hardware, size, weights, split, context_length, concurrency, .. } = *self;
         let mut notes = vec![
-            verdict(hardware, machine, size, weights, split, context_length, concurrency),
+            verdict(Room::of(hardware, machine, size, weights, split), context_length, concurrency),
             split_note(size, weights, split),
             context_note(size, context_length),
             unbuilt(unbuilt_hardware(hardware)),
-            unbuilt(unbuilt_weights(weights)),
             unbuilt(unbuilt_ranks(split.tp.max(split.ep))),
             weight_note(size, weights, split),
+            quantization_note(weights),
             room_note(hardware, machine, size, weights, split),
             demand_note(context_length, concurrency),
             kv_note(size, split.tp),
@@ -100,9 +101,16 @@ impl Plan {
 /// `--model`.
 pub fn model_line(size: Size, weights: Weights) -> String {
     match weights {
-        Weights::Bf16 => format!("--model Qwen/{}", size.model()),
+        Weights::Bf16 | Weights::FourBit => format!("--model Qwen/{}", size.model()),
         Weights::Fp8 => format!("--model Qwen/{}-FP8", size.model()),
-        Weights::FourBit => format!("--model ./{}-4bit", size.model()),
+    }
+}
+
+/// `--quantization`, where the checkpoint holds something else.
+pub fn quantization_line(weights: Weights) -> String {
+    match weights {
+        Weights::Bf16 | Weights::Fp8 => String::new(),
+        Weights::FourBit => "--quantization q4_k_m".into(),
     }
 }
 
@@ -135,7 +143,7 @@ pub fn concurrency_line(concurrency: u64) -> String {
 
 /// A remark about what cannot be run yet.
 pub fn unbuilt(reason: Option<&str>) -> Note {
-    Note { tone: Tone::Warn, text: reason.unwrap_or_default().into() }
+    warn(reason.unwrap_or_default().into())
 }
 
 /// Why Quern cannot run there yet.
@@ -143,9 +151,12 @@ pub fn unbuilt_hardware(hardware: Hardware) -> Option<&'static str> {
     hardware.is_gpu().then_some("Not built yet: Quern computes on CPUs only. The figures are projected.")
 }
 
-/// Why Quern cannot read such weights yet.
-pub fn unbuilt_weights(weights: Weights) -> Option<&'static str> {
-    (weights == Weights::FourBit).then_some("Not built yet: 4-bit checkpoints are not read. The figures are projected.")
+/// What quantising on load means for the download.
+pub fn quantization_note(weights: Weights) -> Note {
+    plain(match weights {
+        Weights::Bf16 | Weights::Fp8 => String::new(),
+        Weights::FourBit => "The BF16 checkpoint is downloaded, and quantised as it is loaded.".into(),
+    })
 }
 
 /// Why Quern cannot have more than one rank yet.
@@ -187,15 +198,10 @@ pub fn split_note(size: Size, weights: Weights, split: Split) -> Note {
 /// `2560/8 = 320 is no multiple of 128 (a block of FP8 weights)`.
 fn broken_block(network: &Network, weights: Weights, split: Split) -> Option<String> {
     let cuts = split.tp / split.ep;
-    let (block, of) = match weights {
-        Weights::Bf16 => (1, ""),
-        Weights::Fp8 => (FP8_BLOCK, "FP8"),
-        Weights::FourBit => (FOUR_BIT_BLOCK, "4-bit"),
-    };
     match network.expert_inner(split) {
-        Some(inner) if inner.is_multiple_of(block) => None,
+        Some(inner) if weights != Weights::Fp8 || inner.is_multiple_of(FP8_BLOCK) => None,
         Some(inner) => Some(format!(
-            "{}/{cuts} = {inner} is no multiple of {block}, the side of a block of {of} weights",
+            "{}/{cuts} = {inner} is no multiple of {FP8_BLOCK}, the side of a block of FP8 weights",
             network.moe_inner
         )),
         None => Some(format!("{} inner features of an expert cannot be cut into {cuts}", network.moe_inner)),
@@ -258,37 +264,53 @@ pub fn page_note(size: Size, tp: u64, page_size: u64) -> Note {
     plain(format!("A page of {page_size} tokens is {}; prefixes are reused in whole pages.", gib(bytes)))
 }
 
-/// Tokens of the largest KV pool; `None` if not even the weights fit, or the memory is not known.
-pub fn room(hardware: Hardware, machine: &Machine, size: Size, weights: Weights, split: Split) -> Option<u64> {
-    /// Whole pages of any size on offer.
-    const STEP: u64 = 128;
-    let budget = budget_bytes(hardware, machine, split.tp)?;
-    let network = Network::of(size);
-    let left = budget.checked_sub(network.weight_bytes(weights, split))?;
-    Some(left / network.kv_bytes_per_token(split.tp) / STEP * STEP)
+/// What the memory beside the weights holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// The network cannot be cut like this.
+    Impossible,
+    /// This machine does not say how much memory it has.
+    Unknown,
+    /// Not even the weights fit.
+    None,
+    /// The largest KV pool, in tokens.
+    Tokens(u64),
 }
 
-fn budget_bytes(hardware: Hardware, machine: &Machine, ranks: u64) -> Option<u64> {
-    hardware.bytes_per_rank(machine, ranks).map(|bytes| (bytes as f64 * MEM_FRACTION) as u64)
+impl Room {
+    /// What is left on the fullest rank.
+    pub fn of(hardware: Hardware, machine: &Machine, size: Size, weights: Weights, split: Split) -> Self {
+        /// Whole pages of any size on offer.
+        const STEP: u64 = 128;
+        if !is_possible(size, weights, split) {
+            return Room::Impossible;
+        }
+        let Some(memory) = hardware.bytes_per_rank(machine, split.tp) else { return Room::Unknown };
+        let network = Network::of(size);
+        match budget_bytes(memory).checked_sub(network.weight_bytes(weights, split)) {
+            None => Room::None,
+            Some(left) => Room::Tokens(left / network.kv_bytes_per_token(split.tp) / STEP * STEP),
+        }
+    }
+}
+
+fn budget_bytes(memory: u64) -> u64 {
+    (memory as f64 * MEM_FRACTION) as u64
 }
 
 /// How much context the memory beside the weights holds.
 pub fn room_note(hardware: Hardware, machine: &Machine, size: Size, weights: Weights, split: Split) -> Note {
-    if !is_possible(size, weights, split) {
-        return plain(String::new());
-    }
-    let Some(memory) = hardware.bytes_per_rank(machine, split.tp) else {
-        return plain("This machine does not say how much memory is available.".into());
-    };
+    let memory = hardware.bytes_per_rank(machine, split.tp).unwrap_or_default();
     let share = format!("{MEM_FRACTION} × {}", gib(memory));
-    match room(hardware, machine, size, weights, split) {
-        Some(tokens) => {
+    match Room::of(hardware, machine, size, weights, split) {
+        Room::Impossible => plain(String::new()),
+        Room::Unknown => plain("This machine does not say how much memory is available.".into()),
+        Room::Tokens(tokens) => {
             plain(format!("{share} less the weights leaves room for {} tokens of context.", grouped(tokens)))
         }
-        None => {
-            let needed = Network::of(size).weight_bytes(weights, split);
-            let budget = (memory as f64 * MEM_FRACTION) as u64;
-            bad(format!("The weights do not fit: {} and {share} = {}.", gib(needed), gib(budget)))
+        Room::None => {
+            let needed = gib(Network::of(size).weight_bytes(weights, split));
+            bad(format!("The weights do not fit: {needed} and {share} = {}.", gib(budget_bytes(memory))))
         }
     }
 }
@@ -303,32 +325,24 @@ pub fn demand_note(context_length: u64, concurrency: u64) -> Note {
 }
 
 /// Whether it fits.
-pub fn verdict(
-    hardware: Hardware,
-    machine: &Machine,
-    size: Size,
-    weights: Weights,
-    split: Split,
-    context_length: u64,
-    concurrency: u64,
-) -> Note {
-    if !is_possible(size, weights, split) {
-        return bad("This cannot be served.".into());
+pub fn verdict(room: Room, context_length: u64, concurrency: u64) -> Note {
+    let tokens = match room {
+        Room::Impossible => return bad("This cannot be served.".into()),
+        Room::Unknown => return warn("Whether it fits is not known.".into()),
+        Room::None => return bad("It does not fit.".into()),
+        Room::Tokens(tokens) => tokens,
+    };
+    match tokens / context_length.max(1) {
+        0 => bad("It does not fit: there is no room for one request of full length.".into()),
+        whole if whole < concurrency => warn(format!(
+            "It fits: {whole} of {concurrency} requests at full length, more if they are shorter; the rest wait."
+        )),
+        _ => Note { tone: Tone::Good, text: "It fits, all requests at full length.".into() },
     }
-    if hardware.bytes_per_rank(machine, split.tp).is_none() {
-        return Note { tone: Tone::Warn, text: "Whether it fits is not known.".into() };
-    }
-    match room(hardware, machine, size, weights, split).map(|tokens| tokens / context_length.max(1)) {
-        None => bad("It does not fit.".into()),
-        Some(0) => bad("It does not fit: there is no room for one request of full length.".into()),
-        Some(whole) if whole < concurrency => Note {
-            tone: Tone::Warn,
-            text: format!(
-                "It fits: {whole} of {concurrency} requests at full length, more if they are shorter; the rest wait."
-            ),
-        },
-        Some(_) => Note { tone: Tone::Good, text: "It fits, all requests at full length.".into() },
-    }
+}
+
+fn warn(text: String) -> Note {
+    Note { tone: Tone::Warn, text }
 }
 
 fn plain(text: String) -> Note {
@@ -400,7 +414,8 @@ mod tests {
         plan.concurrency = 256;
         let verdict = plan.notes(&machine).swap_remove(0);
         assert_eq!(verdict.tone, Tone::Warn);
-        let tokens = room(plan.hardware, &machine, plan.size, plan.weights, plan.split).unwrap();
+        let room = Room::of(plan.hardware, &machine, plan.size, plan.weights, plan.split);
+        let Room::Tokens(tokens) = room else { panic!("{room:?}") };
         assert!(verdict.text.starts_with(&format!("It fits: {} of 256", tokens / 8192)), "{}", verdict.text);
         plan.hardware = Hardware::H200;
         plan.split = Split { tp: 8, ep: 1 };

@@ -4,7 +4,7 @@
 //! row-major order over its axes and point into its distinct texts: a third of a million combinations take a
 //! hundred kilobytes.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use super::{
     cookbook::{Platform, Quantization, Recipe, Size, Tools},
     hardware::Hardware,
     network::{Split, Weights},
-    plan::{self, Note, Tone, grouped},
+    plan::{self, Note, Room, Tone, grouped},
 };
 use crate::machine::Machine;
 
@@ -186,6 +186,7 @@ fn quern(machine: &Machine) -> Form {
     let split = |tp: usize, ep: usize| Split { tp: TP[tp], ep: EP[ep] };
     form.line(&[], |_| "quern serve".into());
     form.line(&["model-size", "quantization"], |p| plan::model_line(sizes[p[0]], WEIGHTS[p[1]].0));
+    form.line(&["quantization"], |p| plan::quantization_line(WEIGHTS[p[0]].0));
     form.line(&["tp"], |p| plan::rank_line("tp", TP[p[0]]));
     form.line(&["ep"], |p| plan::rank_line("ep", EP[p[0]]));
     form.line(&["tools"], |p| plan::tools_line(tools[p[0]]));
@@ -194,18 +195,20 @@ fn quern(machine: &Machine) -> Form {
     form.line(&["concurrency"], |p| plan::concurrency_line(CONCURRENCIES[p[0]]));
 
     let everything = ["hardware", "model-size", "quantization", "tp", "ep", "context-length", "concurrency"];
+    // Rooms once for each way of placing the weights, and not again for each context length.
+    let rooms = RefCell::new(HashMap::<Vec<usize>, Room>::new());
     form.add(Kind::Note, &everything, |p| {
-        let split = split(p[3], p[4]);
-        let (context, concurrency) = (CONTEXTS[p[5]], CONCURRENCIES[p[6]]);
-        plan::verdict(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split, context, concurrency)
+        let fresh = || Room::of(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split(p[3], p[4]));
+        let room = *rooms.borrow_mut().entry(p[..5].to_vec()).or_insert_with(fresh);
+        plan::verdict(room, CONTEXTS[p[5]], CONCURRENCIES[p[6]])
     });
     let cut = ["model-size", "quantization", "tp", "ep"];
     form.add(Kind::Note, &cut, |p| plan::split_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
     form.add(Kind::Note, &["model-size", "context-length"], |p| plan::context_note(sizes[p[0]], CONTEXTS[p[1]]));
     form.add(Kind::Note, &["hardware"], |p| plan::unbuilt(plan::unbuilt_hardware(hardware[p[0]])));
-    form.add(Kind::Note, &["quantization"], |p| plan::unbuilt(plan::unbuilt_weights(WEIGHTS[p[0]].0)));
     form.add(Kind::Note, &["tp", "ep"], |p| plan::unbuilt(plan::unbuilt_ranks(TP[p[0]].max(EP[p[1]]))));
     form.add(Kind::Note, &cut, |p| plan::weight_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
+    form.add(Kind::Note, &["quantization"], |p| plan::quantization_note(WEIGHTS[p[0]].0));
     form.add(Kind::Note, &["hardware", "model-size", "quantization", "tp", "ep"], |p| {
         plan::room_note(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split(p[3], p[4]))
     });
@@ -231,11 +234,7 @@ fn axis<T: ValueEnum>(
 }
 
 fn weights_axis() -> Axis {
-    let choice = |&(weights, id, title): &(Weights, &str, &str)| Choice {
-        id: id.into(),
-        title: title.into(),
-        unbuilt: plan::unbuilt_weights(weights),
-    };
+    let choice = |&(_, id, title): &(Weights, &str, &str)| Choice { id: id.into(), title: title.into(), unbuilt: None };
     Axis { id: "quantization", title: "Weights", default: 1, choices: WEIGHTS.iter().map(choice).collect() }
 }
 
