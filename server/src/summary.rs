@@ -20,14 +20,9 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
         model.vocab_size,
         model.max_position_embeddings,
     ));
-    let format = match checkpoint.recipe() {
-        Some(recipe) => {
-            let formats: Vec<_> = checkpoint.formats().iter().map(ToString::to_string).collect();
-            format!("{recipe} ({})", formats.join(", "))
-        }
-        None if model.fp8 => "fp8 blocks".to_owned(),
-        None => format!("{:?}", model.dtype).to_lowercase(),
-    };
+    let formats: Vec<_> = checkpoint.formats().iter().map(ToString::to_string).collect();
+    let formats = formats.join(", ");
+    let format = checkpoint.recipe().map_or(formats.clone(), |recipe| format!("{recipe} ({formats})"));
     let weights = gib(checkpoint.weight_bytes());
     lines.push(match (checkpoint.is_dummy(), &config.model_dir) {
         (true, _) => format!(

@@ -21,6 +21,11 @@ pub enum TokenKind {
     Unused = 5,
 }
 
+/// Tokens that Qwen's own tokenizers find in text, and that llama.cpp's converter takes for control tokens by their
+/// spelling.
+const NOT_CONTROL: [&str; 6] =
+    ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"];
+
 /// The lists of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Vocabulary<'a> {
@@ -62,7 +67,7 @@ impl Vocabulary<'_> {
                 Some(&kind) if kind == TokenKind::Unused as u64 => {}
                 Some(&kind) if kind == TokenKind::Control as u64 || kind == TokenKind::UserDefined as u64 => added
                     .push(json!({
-                        "id": id, "content": token, "special": kind == TokenKind::Control as u64,
+                        "id": id, "content": token, "special": kind == TokenKind::Control as u64 && !NOT_CONTROL.contains(token),
                         "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
                     })),
                 _ => {

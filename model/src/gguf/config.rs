@@ -69,9 +69,7 @@ pub(super) fn config<'a>(
         _ => "bfloat16",
     };
     config.insert("torch_dtype".into(), json!(dtype));
-    if let Some(id) = metadata.get("tokenizer.ggml.eos_token_id").and_then(GgufValue::as_u64) {
-        config.insert("eos_token_id".into(), json!(id));
-    }
+    config.insert("eos_token_id".into(), json!(end_tokens(file)));
     let key = format!("{prefix}.rope.scaling.type");
     match text(&key) {
         None | Some("none") => {}
@@ -91,4 +89,19 @@ pub(super) fn config<'a>(
         Some(other) => return Err(wrong(&key, "none or yarn".into(), format!("{other:?}"))),
     }
     Ok(config)
+}
+
+/// Tokens that end an answer: those that the file names, and those of Qwen's that llama.cpp knows by their
+/// spelling, since files name only one of the two.
+fn end_tokens(file: &GgufFile) -> Vec<u64> {
+    let metadata = file.metadata();
+    let named = ["eos_token_id", "eot_token_id"].map(|key| metadata.get(&format!("tokenizer.ggml.{key}")));
+    let mut ids: Vec<u64> = named.into_iter().flatten().filter_map(GgufValue::as_u64).collect();
+    let tokens = metadata.get("tokenizer.ggml.tokens").and_then(GgufValue::as_array).unwrap_or_default();
+    for (id, token) in tokens.iter().enumerate() {
+        if matches!(token.as_str(), Some("<|im_end|>" | "<|endoftext|>")) && !ids.contains(&(id as u64)) {
+            ids.push(id as u64);
+        }
+    }
+    ids
 }

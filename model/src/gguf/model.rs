@@ -47,7 +47,15 @@ impl GgufModel {
                 let expected = format!("a name that ends in -00001-of-{count:05}.gguf, the first of its files");
                 refused(Problem::file(first.name(), expected, path.display()))
             })?;
-            files.push(read(&next).map_err(refused)?);
+            let file = read(&next).map_err(refused)?;
+            // Counted from 0 there.
+            let stated = file.metadata().get("split.no").and_then(GgufValue::as_u64);
+            if stated != Some(number - 1) {
+                let found = stated.map_or_else(|| "nothing".to_owned(), |no| no.to_string());
+                let expected = format!("split.no {}, as its name says", number - 1);
+                return Err(refused(Problem::file(file.name(), expected, found)));
+            }
+            files.push(file);
         }
         Self::gather(path.display().to_string(), first, files).map_err(refused)
     }
@@ -68,6 +76,10 @@ impl GgufModel {
                     return Err(Problem::tensor(file.name(), &tensor.name, format!("once, in {earlier}"), "it again"));
                 }
             }
+        }
+        let stated = first.metadata().get("split.tensors.count").and_then(GgufValue::as_u64);
+        if let Some(stated) = stated.filter(|&stated| stated != tensors.len() as u64) {
+            return Err(Problem::file(first.name(), format!("{stated} tensors in all files"), tensors.len()));
         }
         let config = config::config(&first, |name| tensors.get(name).map(|(_, tensor)| tensor))?;
         Ok(Self { place, first, tensors, config })

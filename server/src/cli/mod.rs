@@ -2,8 +2,8 @@
 
 pub mod compat;
 pub mod config_file;
-pub mod convert;
 pub mod configure;
+pub mod convert;
 pub mod human;
 pub mod serve;
 

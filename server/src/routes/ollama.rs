@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::new_id;
 use crate::{
     app::{AppState, unix_seconds},
+    config::LoadFormat,
     dialogue::{Dialogue, End, call_id},
     prompt::off_thread,
     protocol::{
@@ -333,10 +334,10 @@ fn details(state: &AppState) -> Value {
     let family = family(model);
     json!({
         "parent_model": "",
-        "format": "safetensors",
+        "format": if state.config.load_format == LoadFormat::Gguf { "gguf" } else { "safetensors" },
         "family": family,
         "families": [family],
         "parameter_size": format!("{:.1}B", model.total_params() as f64 / 1e9),
-        "quantization_level": if model.fp8 { "FP8" } else { "BF16" },
+        "quantization_level": state.checkpoint.formats().first().map_or(String::new(), |format| format.to_string()),
     })
 }
