@@ -12,7 +12,7 @@ pub const FP8_BLOCK: u64 = 128;
 /// Rows of the embedding are padded to a multiple of this times the ranks.
 const VOCAB_PADDING: u64 = 64;
 
-/// How the matrices of attention and experts are stored. Norms and routers stay BF16; so do embedding and head
+/// How the matrices of attention and experts are stored. Routers and norms stay BF16; so do embedding and head
 /// but for 4 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Weights {
@@ -106,7 +106,7 @@ impl Network {
             let expert = bytes("mlp.experts.0.gate_proj", inner, self.hidden)
                 + bytes("mlp.experts.0.up_proj", inner, self.hidden)
                 + bytes("mlp.experts.0.down_proj", self.hidden, inner);
-            let norms = plain(2 * self.hidden + 2 * self.head_dim);
+            let norms = norm(weights, 2 * self.hidden + 2 * self.head_dim);
             let router = plain(self.experts * self.hidden);
             attention + norms + router + self.experts / ep * expert
         };
@@ -119,12 +119,17 @@ impl Network {
         // Only a mixture treats layers differently.
         let layers =
             if weights == Weights::FourBit { (0..self.layers).map(layer).sum() } else { self.layers * layer(0) };
-        layers + ends + plain(self.hidden)
+        layers + ends + norm(weights, self.hidden)
     }
 }
 
 /// The matrix that makes the logits.
 const HEAD: &str = "lm_head";
+
+/// Bytes of `count` factors of norms; quantising on load makes them float32.
+fn norm(weights: Weights, count: u64) -> u64 {
+    if weights == Weights::FourBit { 4 * count } else { plain(count) }
+}
 
 /// Bytes of `count` numbers in BF16.
 fn plain(count: u64) -> u64 {
