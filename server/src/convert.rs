@@ -13,14 +13,17 @@ use quern_model::{
 };
 use quern_text::{ChatTemplate, Tokenizer, vocabulary::TokenLists};
 use serde_json::Map;
+use tokio::runtime::Runtime;
 
 use crate::{
     cli::ConvertArgs,
     config::LoadFormat,
     hub::Wanted,
+    logging,
     memory::gib,
     model_files::{ModelFiles, Source},
     progress::ByteProgress,
+    resolve,
     start_error::StartError,
 };
 
@@ -43,8 +46,20 @@ pub enum ConvertError {
     Export(#[from] ExportError),
 }
 
+/// Do what was typed, and say what was done.
+///
+/// # Errors
+/// If the checkpoint cannot be read or the file cannot be written.
+pub fn run(args: &ConvertArgs) -> Result<(), ConvertError> {
+    let level = resolve::log_level("info");
+    logging::init(level, level);
+    let runtime = Runtime::new().map_err(StartError::Thread)?;
+    println!("{}", runtime.block_on(convert(args))?);
+    Ok(())
+}
+
 /// Read, encode and write; what was done, for the user.
-pub async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
+async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
     let path = args.model.as_deref();
     let source = Source { path, revision: None, download_dir: None, wanted: Wanted::Everything };
     let files = ModelFiles::locate(&source).await.map_err(StartError::from)?;

@@ -7,10 +7,9 @@ use std::{env, process::ExitCode, sync::Arc, time::Instant};
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_server::{
     app::{self, AppState},
-    cli::{Cli, CliError, ConvertArgs, Job, ServeArgs, configure},
+    cli::{Cli, CliError, Job, ServeArgs, configure},
     config::Config,
-    connection,
-    convert::{self, ConvertError},
+    connection, convert,
     listen::BoundAddress,
     logging, resolve,
     shutdown::{self, Signals},
@@ -26,7 +25,7 @@ fn main() -> ExitCode {
             serve(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
         }
         Ok(Cli { command: Job::Convert(args) }) => {
-            convert(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+            convert::run(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
         }
         Ok(Cli { command: Job::Configure(args) }) => Ok(configure::run(&args)),
         Ok(Cli { command: Job::Client(command) }) => quern_bench::run(&command).map_err(|error| error.to_string()),
@@ -41,14 +40,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn convert(args: &ConvertArgs) -> Result<(), ConvertError> {
-    let level = resolve::log_level("info");
-    logging::init(level, level);
-    let runtime = Runtime::new().map_err(StartError::Thread)?;
-    println!("{}", runtime.block_on(convert::convert(args))?);
-    Ok(())
 }
 
 fn serve(args: &ServeArgs) -> Result<(), StartError> {
