@@ -562,7 +562,7 @@ mod tests {
             ("--dtype float16", "bfloat16"),
             ("--dtype half", "bfloat16"),
             ("--kv-cache-dtype fp8_e4m3", "bfloat16"),
-            ("--load-format gguf", "safetensors"),
+            ("--load-format gguf", "no .gguf file"),
             ("--quantization awq", "fp8"),
             ("--quantization fp8", "the checkpoint is not fp8"),
             ("--schedule-policy random", "lpm"),

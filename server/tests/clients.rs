@@ -12,7 +12,10 @@ use std::{
 
 use quern_server::config::Config;
 use support::{CALL, Server, parsing};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 /// A client that has not come to its end by then never will.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -79,6 +82,32 @@ async fn anthropics_sdk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sdks_in_javascript() {
     sdk(installed("node_modules/openai").map(|_| "node".into()), "sdks.mjs").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_on_the_shipped_model() {
+    let Some(python) = installed("venv/bin/python") else { return };
+    let mut server = Command::new(env!("CARGO_BIN_EXE_quern"))
+        .args(["serve", "--port", "0", "--max-total-tokens", "8192"])
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
+    let mut base = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if let Some((_, rest)) = line.split_once("Listening on ") {
+            base = rest.split(' ').next().unwrap().to_owned();
+        }
+        if line.ends_with("ready to roll!") {
+            break;
+        }
+    }
+    // Whoever stops reading must not stop the server.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    let home = tempfile::tempdir().unwrap();
+    let text = run(Command::new(python).arg(script("demo_agent.py")).arg(base).current_dir(home.path())).await;
+    assert!(text.contains("passed"), "{text}");
 }
 
 /// A call as the model writes it.

@@ -214,13 +214,13 @@ fn what_cannot_start_says_why_in_one_line() {
     std::fs::write(path("malformed/config.json"), "{\"architectures\": [").unwrap();
     let bad_template = path("bad.jinja");
     std::fs::write(&bad_template, "{% if %}").unwrap();
-    let a_file = path("model.gguf");
-    std::fs::write(&a_file, "GGUF").unwrap();
+    let a_file = path("model.bin");
+    std::fs::write(&a_file, "weights").unwrap();
 
     for (arguments, parts) in [
         (&["--model", &empty][..], &["config.json"][..]),
         (&["--model", &malformed], &["config.json", "line 1"]),
-        (&["--model", &a_file], &["is a file", "GGUF"]),
+        (&["--model", &a_file], &["is a file", ".gguf file"]),
         (&["--model", "/no/such/model"], &["--model /no/such/model", "no such directory"]),
         (&["--chat-template", &bad_template], &["bad.jinja", "malformed"]),
         (&["--hf-chat-template-name", "rag"], &["--hf-chat-template-name rag"]),
