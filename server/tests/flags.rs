@@ -228,7 +228,6 @@ fn flags_that_are_refused_say_so_before_a_model_is_looked_for() {
         (&["--ssl-certfile", "c.pem"], &["--ssl-certfile c.pem", "proxy"]),
         (&["--grpc-port", "1"], &["--grpc-port 1"]),
         (&["--dtype", "float16"], &["--dtype float16", "bfloat16"]),
-        (&["--load-format", "gguf"], &["--load-format gguf", "no .gguf file"]),
         (&["--device", "cuda"], &["--device cuda", "cpu"]),
         (&["--quantization", "awq"], &["--quantization awq", "fp8"]),
     ] {
