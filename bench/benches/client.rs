@@ -80,7 +80,7 @@ fn measure(backend: Backend, concurrency: usize, port: &str) -> (f64, f64) {
         return_logprob: false,
         extra: serde_json::Map::new(),
     };
-    let client = Arc::new(Client { endpoint, backend, options });
+    let client = Arc::new(Client { endpoint, backend, options, told: None });
     let request = Request::new(Prompt::Text("x".into()), Some(1), TOKENS);
     let sessions = vec![Session::from(request); REQUESTS];
     let pace = Pace { rate: f64::INFINITY, max_concurrency: Some(concurrency) };

@@ -1,6 +1,9 @@
 //! [`Client`]: sends one request and records its answer.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use reqwest::{
     Response,
@@ -40,11 +43,31 @@ pub struct Client {
     pub backend: Backend,
     /// What all bodies have in common.
     pub options: BodyOptions,
+    /// If standard error is told of each request's beginning and end: of how many it has been.
+    pub told: Option<AtomicUsize>,
 }
 
 impl Client {
     /// Send `request` and record its answer. Never fails: what went wrong is in the recording.
     pub async fn run(&self, request: &Request, clock: &Clock, progress: &Progress) -> Recording {
+        let Some(told) = &self.told else { return self.record(request, clock, progress).await };
+        let number = told.fetch_add(1, Ordering::Relaxed);
+        let prompt_len = request.prompt_len.map_or_else(|| "?".into(), |length| length.to_string());
+        progress.line(&format!("request {number}: {prompt_len} tokens in, {} wanted", request.output_len));
+        let recording = self.record(request, clock, progress).await;
+        progress.line(&match &recording.error {
+            Some(error) => format!("request {number}: failed after {:.3} s: {error}", recording.latency_s),
+            None => format!(
+                "request {number}: {} tokens in {:.3} s, the first after {:.3} s",
+                recording.output_len,
+                recording.latency_s,
+                recording.ttft_s()
+            ),
+        });
+        recording
+    }
+
+    async fn record(&self, request: &Request, clock: &Clock, progress: &Progress) -> Recording {
         let protocol = self.backend.protocol();
         let body = self.options.body(self.backend, request).to_string().into_bytes();
         let headers = self.headers(request);

@@ -70,6 +70,11 @@ impl Progress {
         self.bar.set_message(format!("{rate:.0} tok/s, TTFT {ttft_ms:.0} ms"));
     }
 
+    /// A line for standard error, above the bar if there is one.
+    pub fn line(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
     /// A session has ended.
     pub fn session_ended(&self) {
         self.bar.inc(1);

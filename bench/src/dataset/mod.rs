@@ -53,7 +53,7 @@ pub struct DatasetArgs {
     #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
     pub random_output_len: usize,
     /// Shortest length as a fraction of the longest
-    #[arg(long, default_value_t = 0.0, value_name = "FRACTION")]
+    #[arg(long, default_value_t = 0.0, value_name = "FRACTION", allow_negative_numbers = true)]
     pub random_range_ratio: f64,
     /// Tokens to generate, of `sharegpt`, `custom` and `openai` [default: as many as the original answer]
     #[arg(long, value_name = "TOKENS")]
@@ -83,7 +83,7 @@ pub struct DatasetArgs {
     #[arg(long, default_value_t = 256, value_name = "TOKENS")]
     pub gsp_output_len: usize,
     /// Shortest length as a fraction of the longest
-    #[arg(long, default_value_t = 1.0, value_name = "FRACTION")]
+    #[arg(long, default_value_t = 1.0, value_name = "FRACTION", allow_negative_numbers = true)]
     pub gsp_range_ratio: f64,
     /// Questions one after the other in a conversation (chat backends)
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
@@ -172,6 +172,12 @@ impl DatasetArgs {
         if matches!(self.dataset_name, DatasetName::Openai | DatasetName::Agent) && !chats {
             return refuse("this dataset is made of conversations; choose a chat backend, such as sglang-oai-chat");
         }
+        if matches!(self.dataset_name, DatasetName::Custom | DatasetName::Openai) && self.dataset_path.is_empty() {
+            return refuse(&format!(
+                "--dataset-name {} reads a file of yours; name it with --dataset-path",
+                self.name()
+            ));
+        }
         if self.gsp_num_turns > 1 && self.dataset_name == DatasetName::GeneratedSharedPrefix && !chats {
             return refuse("--gsp-num-turns needs a chat backend, such as sglang-oai-chat");
         }
@@ -207,5 +213,25 @@ impl DatasetArgs {
             DatasetName::GeneratedSharedPrefix => shared_prefix::load(self, tokens, generators).await,
             DatasetName::Agent => Ok(agent::load(self, count, generators)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::serving::tests_args;
+
+    #[test]
+    fn what_cannot_go_together_is_refused_with_what_can() {
+        let refusal = |words: &[&str]| {
+            let args = tests_args(words);
+            args.dataset.check(args.backend).map_err(|error| error.to_string())
+        };
+        let custom = refusal(&["--dataset-name", "custom"]).expect_err("refused");
+        assert_eq!(custom, "--dataset-name custom reads a file of yours; name it with --dataset-path");
+        assert!(refusal(&["--dataset-name", "agent"]).expect_err("refused").contains("sglang-oai-chat"));
+        assert!(refusal(&["--tokenize-prompt"]).expect_err("refused").contains("random-ids"));
+        let ratio = refusal(&["--random-range-ratio", "-0.5"]).expect_err("refused");
+        assert_eq!(ratio, "--random-range-ratio -0.5: a fraction from 0 to 1");
+        assert_eq!(refusal(&["--backend", "sglang-oai-chat", "--dataset-name", "agent"]), Ok(()));
     }
 }

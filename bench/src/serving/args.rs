@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value};
 
+use super::unbuilt::UnbuiltArgs;
 use crate::{backend::Backend, dataset::DatasetArgs, goodput::Slo, layout::Layout};
 
 /// What was typed after `quern bench serving`. Flags have the names of SGLang's client and mean what they mean
@@ -47,7 +48,7 @@ pub struct ServingArgs {
     #[arg(long, default_value = "1000", value_delimiter = ',', value_name = "COUNT", help_heading = "Load")]
     pub num_prompts: Vec<usize>,
     /// Requests a second, at random gaps; `inf` for all at once
-    #[arg(long, default_value_t = f64::INFINITY, value_name = "RATE", help_heading = "Load")]
+    #[arg(long, default_value_t = f64::INFINITY, value_name = "RATE", allow_negative_numbers = true, help_heading = "Load")]
     pub request_rate: f64,
     /// Most requests under way at once; several values (1,16,64) are measured one after the other
     #[arg(long, value_delimiter = ',', value_name = "COUNT", help_heading = "Load")]
@@ -114,6 +115,13 @@ pub struct ServingArgs {
     /// No progress bar
     #[arg(long, help_heading = "Results")]
     pub disable_tqdm: bool,
+    /// Print a line as each request begins and one as it ends
+    #[arg(long, help_heading = "Results")]
+    pub print_requests: bool,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it")]
+    pub unbuilt: UnbuiltArgs,
 }
 
 fn json_object(text: &str) -> Result<Map<String, Value>, String> {

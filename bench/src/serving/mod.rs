@@ -1,12 +1,13 @@
 //! `quern bench serving`: a load of requests, measured as SGLang's `bench_serving` measures it.
 
 mod args;
+mod unbuilt;
 
 use std::{
     process::ExitCode,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 pub use args::ServingArgs;
+pub use unbuilt::UnbuiltArgs;
 
 use crate::{
     backend::BodyOptions,
@@ -60,6 +62,7 @@ pub struct Measurement {
 /// # Errors
 /// If the server cannot be asked at all.
 pub async fn run(args: &ServingArgs) -> Result<ExitCode, BenchError> {
+    args.unbuilt.check()?;
     args.dataset.check(args.backend)?;
     let levels = levels(args)?;
     allow_many_connections();
@@ -138,7 +141,8 @@ impl<'a> Run<'a> {
             return_logprob: args.return_logprob,
             extra: args.extra_request_body.clone(),
         };
-        let client = Arc::new(Client { endpoint, backend: args.backend, options });
+        let told = args.print_requests.then(AtomicUsize::default);
+        let client = Arc::new(Client { endpoint, backend: args.backend, options, told });
         Ok(Self {
             args,
             client,
@@ -405,6 +409,8 @@ mod tests {
         assert!(pairs(&["--num-prompts", "10,80"]).is_err());
         assert!(pairs(&["--max-concurrency", "0"]).is_err());
         assert!(pairs(&["--request-rate", "0"]).is_err());
+        let negative = pairs(&["--request-rate", "-1"]).expect_err("refused");
+        assert_eq!(negative, "--request-rate -1: more than 0, or inf");
         assert_eq!(pairs(&["--request-rate", "inf"]), Ok(vec![(1000, None)]));
     }
 
