@@ -14,8 +14,8 @@ use crate::{
 /// The client's part of the command line.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Measure how fast a server answers
-    #[command(subcommand)]
+    /// Measure how fast a server answers. Whoever has more to measure puts it on the command line.
+    #[command(skip)]
     Bench(BenchCommand),
     /// `quern bench serving`, as it is spelt in `python -m sglang.bench_serving`
     #[command(name = "bench_serving", hide = true, infer_long_args = true, args_override_self = true)]

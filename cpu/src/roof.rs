@@ -34,6 +34,9 @@ pub struct Roof {
 }
 
 impl Roof {
+    /// Bytes of memory that [`Roof::measure`] takes for as long as it runs.
+    pub const BYTES: u64 = READ_BYTES as u64;
+
     /// Measure; half a second or so and half a GiB. Each figure is the best of five.
     ///
     /// Returns `None` if the memory cannot be had.

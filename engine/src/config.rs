@@ -1,5 +1,7 @@
 //! [`EngineConfig`]: every bound of the engine, named.
 
+use quern_model::StepCost;
+
 /// Which waiting request goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
@@ -31,6 +33,8 @@ pub struct EngineConfig {
     pub max_prefill_tokens: usize,
     /// Positions of context whose attention costs a token as much as everything else in the network.
     pub balanced_context: usize,
+    /// What the network's steps take at least, for the figures of [`EngineMetrics`](crate::EngineMetrics).
+    pub cost: StepCost,
     /// Order of admission.
     pub policy: Policy,
     /// Whether prefixes are kept and reused.

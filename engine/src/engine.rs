@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quern_model::{ForwardBatch, Model, StepOutput};
+use quern_model::{ForwardBatch, Model, StepOutput, Work};
 
 use crate::{
     config::EngineConfig,
@@ -93,6 +93,8 @@ pub fn start(model: Box<dyn Model>, config: EngineConfig) -> std::io::Result<Eng
         log: StepLog::new(config),
         left_queue: 0,
         last_step_s: 0.0,
+        busy_s: 0.0,
+        work: Work::default(),
     };
     thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
     Ok(EngineHandle { commands, shared })
@@ -232,6 +234,8 @@ struct Engine {
     log: StepLog,
     left_queue: u64,
     last_step_s: f64,
+    busy_s: f64,
+    work: Work,
 }
 
 /// Whether the thread goes on.
@@ -262,12 +266,14 @@ impl Engine {
             self.publish();
             let started = Instant::now();
             let output = self.forward(&batch);
+            self.work += self.shared.config.cost.step((&batch).into());
             drop(batch);
             match output {
                 Ok(output) => self.scheduler.commit(output),
                 Err(cause) => self.fault(&cause),
             }
             self.last_step_s = started.elapsed().as_secs_f64();
+            self.busy_s += self.last_step_s;
             self.log.step(self.scheduler.shape(), &self.scheduler.stats(), self.scheduler.running_tokens());
             self.publish();
         }
@@ -355,6 +361,8 @@ impl Engine {
             gen_throughput: if self.scheduler.is_idle() { 0.0 } else { self.log.gen_throughput() },
             last_step_s: self.last_step_s,
             running_tokens: self.scheduler.running_tokens(),
+            busy_s: self.busy_s,
+            work: self.work,
         });
     }
 }

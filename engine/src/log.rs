@@ -111,6 +111,8 @@ impl StepLog {
 
 #[cfg(test)]
 mod tests {
+    use quern_model::StepCost;
+
     use super::*;
     use crate::config::Policy;
 
@@ -130,6 +132,7 @@ mod tests {
             chunk_tokens: 512,
             max_prefill_tokens: 512,
             balanced_context: 8192,
+            cost: StepCost::default(),
             policy: Policy::Fcfs,
             prefix_cache: true,
             conservativeness: 1.0,

@@ -8,6 +8,8 @@ use std::{
     time::Instant,
 };
 
+use quern_model::Work;
+
 use crate::scheduler::SchedulerStats;
 
 /// Figures of a running engine. Written by its thread once a step, read by any other.
@@ -33,6 +35,10 @@ pub struct Snapshot {
     pub last_step_s: f64,
     /// Tokens of the sequences that run.
     pub running_tokens: usize,
+    /// Seconds of all steps.
+    pub busy_s: f64,
+    /// What all steps had to read and to compute at least.
+    pub work: Work,
 }
 
 impl Default for EngineMetrics {

@@ -8,14 +8,15 @@ use std::{
     time::Duration,
 };
 
-use quern_backend::TokenMask;
+use quern_backend::{DType, TokenMask};
 use quern_engine::{
     EngineConfig, EngineHandle, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, Policy, RequestHandle,
     SubmitError, TokenEvent,
     fake::{FakeModel, StepHook},
     start,
 };
-use quern_model::ForwardError;
+use quern_model::{Checkpoint, ForwardError, GenerationConfig, ModelConfig, StepCost, StepShape, Work};
+use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -28,6 +29,7 @@ fn config() -> EngineConfig {
         chunk_tokens: 32,
         max_prefill_tokens: 32,
         balanced_context: 8192,
+        cost: StepCost::default(),
         policy: Policy::Fcfs,
         prefix_cache: true,
         conservativeness: 1.0,
@@ -105,6 +107,31 @@ fn a_request_hears_its_prompt_its_tokens_and_its_end() {
     let cached = TokenEvent::Prefilled(quern_engine::PromptReport { cached_tokens: 36, logprobs: Vec::new() });
     assert_eq!(heard.recv_timeout(PATIENCE).expect("an event"), cached);
     assert_eq!(terminal(&heard), TokenEvent::Finished(FinishReason::Length));
+}
+
+#[test]
+fn what_steps_had_to_do_is_added_up() {
+    let config = json!({
+        "architectures": ["Qwen3ForCausalLM"], "vocab_size": 97, "hidden_size": 8, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 16,
+        "rms_norm_eps": 1e-6, "rope_theta": 1e4, "max_position_embeddings": 512, "tie_word_embeddings": true,
+        "hidden_act": "silu", "torch_dtype": "bfloat16",
+    });
+    let network = ModelConfig::from_json(config.as_object().expect("an object")).expect("a network");
+    let checkpoint = Checkpoint::dummy(network, GenerationConfig::default());
+    let cost = StepCost::of(&checkpoint, DType::BF16).expect("all its matrices");
+    let engine = engine(EngineConfig { cost, ..self::config() }, None);
+    let (_handle, heard) = submit(&engine, request("a", 40, 3)).expect("accepted");
+    terminal(&heard);
+    assert!(engine.wait_idle(PATIENCE));
+    // A chunk of 32, the other 8 tokens and the first token, then two more.
+    let mut wanted = Work::default();
+    for (tokens, context, sampled) in [(32, 32, 0), (8, 40, 1), (1, 41, 1), (1, 42, 1)] {
+        wanted += cost.step(StepShape::sequence(tokens, context, sampled));
+    }
+    let snapshot = engine.metrics().snapshot();
+    assert_eq!(snapshot.work, wanted);
+    assert!(snapshot.busy_s > 0.0);
 }
 
 #[test]

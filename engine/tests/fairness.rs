@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use quern_engine::{
     EngineConfig, GenerateRequest, Policy, TokenEvent, fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey,
 };
-use quern_model::Model;
+use quern_model::{Model, StepCost};
 
 const CHUNK: usize = 64;
 const LONG: usize = 8000;
@@ -26,6 +26,7 @@ impl World {
             chunk_tokens: CHUNK,
             max_prefill_tokens: CHUNK,
             balanced_context: 1000,
+            cost: StepCost::default(),
             policy: Policy::Fcfs,
             prefix_cache: true,
             conservativeness: 1.0,

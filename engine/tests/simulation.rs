@@ -23,7 +23,7 @@ use quern_engine::{
     scheduler::{Scheduler, SchedulerStats},
     sequence::SequenceKey,
 };
-use quern_model::{ForwardError, Model};
+use quern_model::{ForwardError, Model, StepCost};
 
 const VOCAB: u32 = 61;
 
@@ -227,6 +227,7 @@ impl World {
             chunk_tokens: weather.chunk,
             max_prefill_tokens: weather.chunk,
             balanced_context: weather.balanced_context,
+            cost: StepCost::default(),
             policy: weather.policy,
             prefix_cache: weather.prefix_cache,
             conservativeness: weather.conservativeness,

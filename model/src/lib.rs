@@ -15,6 +15,7 @@ pub mod load;
 pub mod model;
 pub mod qwen3;
 pub mod rope;
+pub mod step_cost;
 pub mod weights;
 
 pub use batch::{ForwardBatch, StepOutput};
@@ -23,4 +24,5 @@ pub use config::ModelConfig;
 pub use generation_config::GenerationConfig;
 pub use load::{StepLimits, load};
 pub use model::{ForwardError, Model};
+pub use step_cost::{StepCost, StepShape, Work};
 pub use weights::LoadError;

@@ -14,7 +14,7 @@ use std::{
 use quern_backend::{DType, SamplingParams};
 use quern_cpu::{CpuBackend, CpuConfig};
 use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, Policy, RequestHandle, TokenEvent};
-use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepLimits};
+use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepCost, StepLimits};
 use serde_json::json;
 
 const PAGE: usize = 32;
@@ -90,6 +90,7 @@ fn engine(backend: CpuBackend, tokens: usize, weighed: bool) -> EngineHandle {
         chunk_tokens: CHUNK,
         max_prefill_tokens: 16_384,
         balanced_context: if weighed { balanced_context } else { usize::MAX },
+        cost: StepCost::default(),
         policy: Policy::Fcfs,
         prefix_cache: false,
         conservativeness: 0.0,

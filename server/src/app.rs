@@ -16,6 +16,7 @@ use tower_http::cors::CorsLayer;
 
 use crate::{
     access_log, auth,
+    ceiling::Ceiling,
     config::{Config, GrammarBackend, SamplingDefaults},
     generate::LiveIds,
     grammars::Grammars,
@@ -53,6 +54,8 @@ pub struct AppState {
     pub ids: Arc<LiveIds>,
     /// Answers that later requests may go on from.
     pub responses: ResponseStore,
+    /// What the machine allows the model, where it was measured.
+    pub ceiling: Option<Ceiling>,
     /// When the server started.
     pub started: SystemTime,
     /// How long it took until it was ready.
@@ -63,7 +66,7 @@ pub struct AppState {
 
 impl AppState {
     /// Share what was started at `began`; not ready yet.
-    pub fn new(started: Started, began: Instant) -> Self {
+    pub fn new(started: Started, ceiling: Option<Ceiling>, began: Instant) -> Self {
         let Started { config, engine, tokenizer, template, checkpoint } = started;
         let mut eos_token_ids = checkpoint.eos_token_ids();
         eos_token_ids.extend(tokenizer.eos_id().filter(|id| !eos_token_ids.contains(id)));
@@ -89,6 +92,7 @@ impl AppState {
             chat_defaults,
             ids: Arc::default(),
             responses: ResponseStore::new(config.response_store_entries, config.response_store_bytes),
+            ceiling,
             started: SystemTime::now(),
             startup: began.elapsed(),
             ready: AtomicBool::new(false),

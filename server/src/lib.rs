@@ -5,6 +5,8 @@
 pub mod access_log;
 pub mod app;
 pub mod auth;
+pub mod bench;
+pub mod ceiling;
 pub mod cli;
 pub mod config;
 pub mod configure;
@@ -12,6 +14,7 @@ pub mod connection;
 pub mod constraint;
 pub mod convert;
 pub mod dialogue;
+pub mod doctor;
 pub mod generate;
 pub mod grammars;
 pub mod hub;

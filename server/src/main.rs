@@ -4,16 +4,15 @@
 
 use std::{env, process::ExitCode, sync::Arc, time::Instant};
 
-use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_server::{
     app::{self, AppState},
+    bench, ceiling,
     cli::{Cli, CliError, Job, ServeArgs, configure},
-    config::Config,
-    connection, convert,
+    connection, convert, doctor,
     listen::BoundAddress,
     logging, resolve,
     shutdown::{self, Signals},
-    start::Prepared,
+    start::{self, Prepared},
     start_error::StartError,
     summary, warmup,
 };
@@ -28,6 +27,10 @@ fn main() -> ExitCode {
             convert::run(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
         }
         Ok(Cli { command: Job::Configure(args) }) => Ok(configure::run(&args)),
+        Ok(Cli { command: Job::Doctor(args) }) => {
+            doctor::run(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+        }
+        Ok(Cli { command: Job::Bench(job) }) => bench::run(&job).map_err(|error| error.to_string()),
         Ok(Cli { command: Job::Client(command) }) => quern_bench::run(&command).map_err(|error| error.to_string()),
         // Help and version too; exits with 2, or with 0 for those.
         Err(CliError::Usage(error)) => error.exit(),
@@ -61,12 +64,14 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
     }
 
     let address = BoundAddress::bind(&config.host, config.port)?;
-    let backend = cpu_backend(config)?;
+    // The only place that chooses a backend.
+    let backend = start::cpu_backend(config)?;
     for line in summary::kernel_lines(&backend, &prepared.checkpoint, config) {
         tracing::info!("{line}");
     }
+    let ceiling = ceiling::at_start(&backend, &prepared.checkpoint, config);
     let started = prepared.start(Arc::new(backend))?;
-    let state = Arc::new(AppState::new(started, began));
+    let state = Arc::new(AppState::new(started, ceiling, began));
 
     runtime.block_on(async {
         let signals = Signals::listen().map_err(StartError::Thread)?;
@@ -88,11 +93,4 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
         tracing::info!("The server has shut down.");
         Ok(())
     })
-}
-
-/// The only place that chooses a backend.
-fn cpu_backend(config: &Config) -> Result<CpuBackend, StartError> {
-    let isa = config.cpu_isa.as_deref().map(str::parse::<Isa>).transpose()?;
-    let compute = config.dtype.compute();
-    Ok(CpuBackend::new(CpuConfig { threads: Some(config.cpu_threads), isa, compute })?)
 }

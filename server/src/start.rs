@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Instant};
 
 use quern_backend::Backend;
+use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_engine::{EngineConfig, EngineHandle, Policy};
-use quern_model::{Checkpoint, StepLimits};
+use quern_model::{Checkpoint, StepCost, StepLimits};
 use quern_text::{ChatTemplate, Tokenizer};
 
 use crate::{
@@ -102,22 +103,7 @@ impl Prepared {
             let progress = ByteProgress::new("Checking weights", checkpoint.weights().num_bytes());
             checkpoint.scan(config.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
-        let balanced_context = checkpoint.config().balanced_context();
-        let engine_config = EngineConfig { balanced_context, ..config.engine() };
-        let limits = StepLimits {
-            max_tokens: engine_config.step_tokens(),
-            max_logit_rows: MAX_LOGIT_ROWS,
-            page_size: config.page_size,
-            num_pages: config.num_pages,
-            kv_dtype: config.kv_cache_dtype.stored(),
-        };
-        let layers = checkpoint.config().num_layers as u64;
-        let per_layer = checkpoint.weight_bytes() / layers.max(1);
-        let model = {
-            let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
-            let progress = ByteProgress::new(doing, per_layer * layers);
-            quern_model::load(&checkpoint, backend, limits, &mut |_| progress.advance(per_layer))?
-        };
+        let engine = engine(&config, &checkpoint, backend)?;
         tracing::info!(
             "Load weight end. elapsed={:.2} s, avail mem={}",
             begin.elapsed().as_secs_f64(),
@@ -126,10 +112,62 @@ impl Prepared {
         let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(config.kv_cache_dtype.stored());
         tracing::info!("{}", summary::pool_line(&config, kv_bytes_per_token));
         tracing::info!("Memory pool end. avail mem={}", shown(available()));
-        let engine = quern_engine::start(model, engine_config).map_err(StartError::Thread)?;
         tracing::info!("{}", summary::limits_line(&config, available()));
         Ok(Started { config, engine, tokenizer, template, checkpoint })
     }
+}
+
+/// Load the weights into `backend` and start an engine over them.
+///
+/// # Errors
+/// If a weight cannot be read or memory is too scarce.
+pub fn engine<B: Backend>(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    backend: Arc<B>,
+) -> Result<EngineHandle, StartError> {
+    let network = checkpoint.config();
+    let kv_dtype = config.kv_cache_dtype.stored();
+    let engine_config = EngineConfig {
+        balanced_context: network.balanced_context(),
+        cost: StepCost::of(checkpoint, kv_dtype)?,
+        ..config.engine()
+    };
+    let limits = StepLimits {
+        max_tokens: engine_config.step_tokens(),
+        max_logit_rows: MAX_LOGIT_ROWS,
+        page_size: config.page_size,
+        num_pages: config.num_pages,
+        kv_dtype,
+    };
+    let layers = network.num_layers as u64;
+    let per_layer = checkpoint.weight_bytes() / layers.max(1);
+    let model = {
+        let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
+        let progress = ByteProgress::new(doing, per_layer * layers);
+        quern_model::load(checkpoint, backend, limits, &mut |_| progress.advance(per_layer))?
+    };
+    quern_engine::start(model, engine_config).map_err(StartError::Thread)
+}
+
+/// The backend that was decided on.
+///
+/// # Errors
+/// If this CPU cannot do what was asked for.
+pub fn cpu_backend(config: &Config) -> Result<CpuBackend, StartError> {
+    let compute = config.dtype.compute();
+    let isa = config.cpu_isa.as_deref().map(str::parse::<Isa>).transpose()?;
+    Ok(CpuBackend::new(CpuConfig { threads: Some(config.cpu_threads), isa, compute })?)
+}
+
+/// A backend for measuring the machine, without a model that decides.
+///
+/// # Errors
+/// If this CPU cannot do what was asked for.
+pub fn chosen_cpu(threads: Option<usize>, isa: Option<&str>) -> Result<CpuBackend, StartError> {
+    let threads = threads.unwrap_or_else(|| Machine::probe().cores);
+    let isa = isa.map(str::parse::<Isa>).transpose()?;
+    Ok(CpuBackend::new(CpuConfig { threads: Some(threads), isa, ..CpuConfig::default() })?)
 }
 
 /// An engine that runs, and what a door to it needs.
@@ -158,6 +196,7 @@ impl Config {
             max_prefill_tokens: self.max_prefill_tokens,
             // The model's, once there is one.
             balanced_context: usize::MAX,
+            cost: StepCost::default(),
             policy: match self.schedule_policy {
                 SchedulePolicy::Fcfs => Policy::Fcfs,
                 SchedulePolicy::Lpm => Policy::Lpm,

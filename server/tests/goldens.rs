@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use quern_backend::{DType, LogitRow, RowTask, SamplingParams};
 use quern_cpu::{Compute, CpuBackend, CpuConfig, Isa};
 use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, LogprobRequest, Policy, RequestHandle, TokenEvent};
-use quern_model::{Checkpoint, CheckpointOptions, StepLimits};
+use quern_model::{Checkpoint, CheckpointOptions, StepCost, StepLimits};
 
 /// Checkpoints, and of transformers' bf16 against its float32 the median over positions of the largest
 /// difference of a logit, and the share of positions whose likeliest token agrees. Source: the oracle's
@@ -145,6 +145,7 @@ fn engine(name: &str, compute: Compute, way: Way) -> EngineHandle {
         chunk_tokens: way.chunk_tokens,
         max_prefill_tokens: 16_384,
         balanced_context: 8192,
+        cost: StepCost::default(),
         policy: Policy::Fcfs,
         prefix_cache: way.prefix_cache,
         conservativeness: 1.0,

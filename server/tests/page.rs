@@ -180,6 +180,8 @@ async fn the_live_view_hears_of_the_engine_and_ends_with_the_server() {
     assert_eq!((&sample["running"], &sample["waiting"]), (&0.into(), &0.into()));
     assert!(sample["decode_rate"].as_f64().unwrap() > 0.0 && sample["prefill_rate"].as_f64().unwrap() > 0.0);
     assert!(sample["ttft"]["p50"].as_f64().unwrap() > 0.0 && sample["itl"]["p99"].as_f64().unwrap() > 0.0);
+    assert!(sample["busy"].as_f64().unwrap() > 0.0);
+    assert!(sample["of_roof"].is_null(), "a machine that was not measured has no roof");
     assert!(sample["log"].is_array());
     server.state.set_ready(false);
     while stream.chunk().await.unwrap().is_some() {}

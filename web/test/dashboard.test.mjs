@@ -19,14 +19,16 @@ test("figures and charts follow the engine", async () => {
   const { page, check } = await open(browser, `${server.url}/dashboard`);
   await page.locator(".figures").waitFor();
   const body = { text: "def f", sampling_params: { max_new_tokens: 400, ignore_eos: true } };
-  await Promise.all([1, 2, 3].map(() => fetch(`${server.url}/generate`, {
+  const answered = Promise.all([1, 2, 3].map(() => fetch(`${server.url}/generate`, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
   }).then((answer) => answer.text())));
+  await page.waitForFunction(() => [...document.querySelectorAll(".figure")].some((each) => /Of the roof\s*[\d.]+ %/.test(each.innerText)));
+  await answered;
   await page.waitForFunction(() => [...document.querySelectorAll(".figure")].some((each) => /Finished\s*[34]/.test(each.innerText)));
-  assert.equal(await page.locator(".plot canvas").count(), 6);
+  assert.equal(await page.locator(".plot canvas").count(), 7);
   const drawn = await page.locator(".plot canvas").evaluateAll((all) => all.map((canvas) =>
     canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((byte) => byte !== 0)));
-  assert.deepEqual(drawn, Array(6).fill(true));
+  assert.deepEqual(drawn, Array(7).fill(true));
   assert.match(await page.getByRole("region", { name: "Log" }).innerText(), /ready to roll![^]*POST \/generate/);
   assert.match(await page.getByRole("region", { name: "Time between tokens" }).innerText(), /p99/);
   check();

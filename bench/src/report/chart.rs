@@ -16,33 +16,38 @@ const MOST_POINTS: usize = 600;
 
 /// How numbers become places on an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scale {
+pub enum Scale {
+    /// In proportion.
     Linear,
-    /// Only positive numbers have a place.
+    /// By powers of ten; only positive numbers have a place.
     Log,
 }
 
 /// One line.
-pub(super) struct Series {
-    pub(super) name: String,
-    pub(super) points: Vec<(f64, f64)>,
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// What it is called where there are several.
+    pub name: String,
+    /// Where it goes.
+    pub points: Vec<(f64, f64)>,
     /// Whether each point is marked.
-    pub(super) marked: bool,
+    pub marked: bool,
 }
 
 /// Lines over two axes.
-pub(super) struct Chart<'a> {
-    pub(super) title: &'a str,
-    pub(super) x_label: &'a str,
-    pub(super) y_label: &'a str,
-    pub(super) x_scale: Scale,
-    pub(super) y_scale: Scale,
-    pub(super) series: Vec<Series>,
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Chart<'a> {
+    pub title: &'a str,
+    pub x_label: &'a str,
+    pub y_label: &'a str,
+    pub x_scale: Scale,
+    pub y_scale: Scale,
+    pub series: Vec<Series>,
 }
 
 impl Chart<'_> {
     /// As an `<svg>` element.
-    pub(super) fn svg(&self) -> String {
+    pub fn svg(&self) -> String {
         let x = Axis::of(self.x_scale, self.places(|point| point.0), LEFT, WIDTH - RIGHT);
         let y = Axis::of(self.y_scale, self.places(|point| point.1), HEIGHT - BOTTOM, TOP);
         let mut out =

@@ -1,14 +1,17 @@
-//! One page of HTML about one or several measurements: self-contained, without a script, fit to be mailed.
+//! One page about one or several measurements of servers, and what other measurements draw theirs with.
 
 mod chart;
+mod page;
 
-use std::{fmt::Write, fs, path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
-use chrono::Local;
 use clap::Args;
 use serde_json::Value;
 
-use self::chart::{Chart, Scale, Series, escape};
+pub use self::{
+    chart::{Chart, Scale, Series},
+    page::Page,
+};
 use crate::{
     error::BenchError,
     metrics::{Outcome, Seconds},
@@ -47,74 +50,46 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode, BenchError> {
 /// # Errors
 /// If the file cannot be written.
 pub fn write(path: &Path, measurements: &[Measurement], others: &[RunRecord]) -> Result<(), BenchError> {
-    fs::write(path, page(measurements, others)).map_err(BenchError::file(path))
+    page(measurements, others).write(path)
 }
 
-const STYLE: &str = "\
-:root{color-scheme:light dark}\
-body{font:15px/1.5 system-ui,sans-serif;max-width:1360px;margin:2rem auto;padding:0 1rem}\
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}\
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:1rem}\
-svg{width:100%;height:auto;font:12px system-ui,sans-serif;border:1px solid #8884;border-radius:6px}\
-svg text{fill:currentColor}svg .title{font-weight:600;font-size:13px}svg .grid{stroke:#8883}\
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
-th,td{padding:.25rem .7rem;border-bottom:1px solid #8884;text-align:right}\
-th:first-child,td:first-child{text-align:left}\
-.warning{border-left:4px solid #d55e00;padding:.3rem .8rem;margin:.5rem 0;background:#d55e0018}";
-
-fn page(measurements: &[Measurement], others: &[RunRecord]) -> String {
+fn page(measurements: &[Measurement], others: &[RunRecord]) -> Page {
     let records: Vec<&RunRecord> = measurements.iter().map(|each| &each.record).chain(others).collect();
     let model = records.first().map_or("", |record| record.text("model"));
     let title = if model.is_empty() { "Serving benchmark".into() } else { format!("Serving benchmark: {model}") };
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{0}</title><style>{STYLE}</style></head>\n\
-         <body><h1>{0}</h1>\n<p>Written {1} by quern {2}.</p>\n",
-        escape(&title),
-        Local::now().format("%Y-%m-%d %H:%M"),
-        env!("CARGO_PKG_VERSION"),
-    );
-    warnings(&mut out, measurements, &records);
-    out.push_str("<h2>Figures</h2>\n");
-    table(&mut out, &records);
-    let charts = charts(measurements, &records);
-    if !charts.is_empty() {
-        out.push_str("<h2>Charts</h2>\n<div class=\"charts\">\n");
-        for chart in charts {
-            out.push_str(&chart);
-            out.push('\n');
-        }
-        out.push_str("</div>\n");
-    }
-    out.push_str("</body></html>\n");
-    out
+    let mut page = Page::new(&title);
+    warnings(&mut page, measurements, &records);
+    page.heading("Figures");
+    table(&mut page, &records);
+    page.charts(charts(measurements, &records));
+    page
 }
 
-fn warnings(out: &mut String, measurements: &[Measurement], records: &[&RunRecord]) {
-    let mut warn = |text: &str| {
-        writeln!(out, "<p class=\"warning\">{}</p>", escape(text)).expect("a string takes all");
-    };
+fn warnings(page: &mut Page, measurements: &[Measurement], records: &[&RunRecord]) {
     for (index, record) in records.iter().enumerate() {
         let name = name(record);
         if record.number("failed") > 0.0 {
-            warn(&format!("{name}: {} requests failed; the figures are of the others.", record.number("failed")));
+            page.warning(&format!(
+                "{name}: {} requests failed; the figures are of the others.",
+                record.number("failed")
+            ));
         }
         match measurements.get(index) {
             Some(measurement) => {
                 for stall in measurement.stalls.iter().take(10) {
-                    warn(&format!("{name}: stall: {}.", stall.describe()));
+                    page.warning(&format!("{name}: stall: {}.", stall.describe()));
                 }
             }
             // SGLang's files tell the longest gap at best, in their details.
             None => {
                 let longest_s = record.number("max_itl_ms") / 1000.0;
                 if longest_s >= 1.0 && longest_s * 1000.0 >= 20.0 * record.number("median_itl_ms") {
-                    warn(&format!("{name}: an answer stood still for {longest_s:.1} s."));
+                    page.warning(&format!("{name}: an answer stood still for {longest_s:.1} s."));
                 }
             }
         }
         if !record.text("dataset_differs").is_empty() {
-            warn(&format!("{name}: {}", record.text("dataset_differs")));
+            page.warning(&format!("{name}: {}", record.text("dataset_differs")));
         }
     }
 }
@@ -153,29 +128,21 @@ const ROWS: [(&str, &str); 19] = [
     ("Requests within SLOs", "slo_attainment"),
 ];
 
-fn table(out: &mut String, records: &[&RunRecord]) {
-    out.push_str("<table><tr><th></th>");
-    for record in records {
-        write!(out, "<th>{}</th>", escape(&name(record))).expect("a string takes all");
-    }
-    out.push_str("</tr>\n");
-    for (label, key) in ROWS {
-        if !records.iter().any(|record| record.0.contains_key(key)) {
-            continue;
-        }
-        write!(out, "<tr><td>{label}</td>").expect("a string takes all");
-        for record in records {
-            let cell = match record.0.get(key).and_then(Value::as_f64) {
+fn table(page: &mut Page, records: &[&RunRecord]) {
+    let header: Vec<String> = [String::new()].into_iter().chain(records.iter().map(|record| name(record))).collect();
+    let known = ROWS.iter().filter(|(_, key)| records.iter().any(|record| record.0.contains_key(*key)));
+    page.table(
+        &header,
+        known.map(|&(label, key)| {
+            let cells = records.iter().map(|record| match record.0.get(key).and_then(Value::as_f64) {
                 None => "–".into(),
                 Some(value) if value.fract() == 0.0 => format!("{value}"),
                 Some(value) if key == "slo_attainment" => format!("{:.1} %", 100.0 * value),
                 Some(value) => format!("{value:.2}"),
-            };
-            write!(out, "<td>{cell}</td>").expect("a string takes all");
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</table>\n");
+            });
+            [label.to_owned()].into_iter().chain(cells).collect()
+        }),
+    );
 }
 
 fn charts(measurements: &[Measurement], records: &[&RunRecord]) -> Vec<String> {
@@ -306,12 +273,12 @@ mod tests {
                 record: RunRecord(fields.as_object().cloned().expect("an object")),
             }
         };
-        let html = page(&[measurement(1), measurement(16)], &[measurement(64).record]);
+        let html = page(&[measurement(1), measurement(16)], &[measurement(64).record]).html();
         assert!(html.contains("stood still for 29.9 s"), "{html}");
         assert!(html.contains("&lt;m&gt;") && !html.contains("<m>"));
         assert_eq!(html.matches("<svg").count(), 8);
         assert!(!html.contains("http") && !html.contains("<script"), "nothing is loaded from elsewhere");
-        let alone = page(&[], &[measurement(1).record]);
+        let alone = page(&[], &[measurement(1).record]).html();
         assert_eq!(alone.matches("<svg").count(), 0);
         assert!(alone.contains("10.50"));
     }

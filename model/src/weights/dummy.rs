@@ -64,6 +64,10 @@ impl Weights for DummyWeights {
         })
     }
 
+    fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, LoadError> {
+        Ok(rows as u64 * self.format(name).row_bytes(cols) as u64)
+    }
+
     fn vector(&self, _name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         Ok(vec![1.0; len])
     }

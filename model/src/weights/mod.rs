@@ -23,6 +23,11 @@ pub trait Weights: Send + Sync {
     /// The vector of module `name`, `[len]`, as f32.
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError>;
 
+    /// Bytes of that matrix. Sources that make it when asked override this.
+    fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, LoadError> {
+        Ok(self.matrix(name, rows, cols)?.num_bytes() as u64)
+    }
+
     /// Bytes of all weights as stored.
     fn num_bytes(&self) -> u64;
 }

@@ -63,6 +63,13 @@ impl Weights for Quantised<'_> {
         })
     }
 
+    fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, LoadError> {
+        match self.format(name, cols) {
+            Some(format) => Ok(rows as u64 * format.row_bytes(cols) as u64),
+            None => self.source.matrix_bytes(name, rows, cols),
+        }
+    }
+
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         self.source.vector(name, len)
     }

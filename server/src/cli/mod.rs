@@ -1,9 +1,11 @@
 //! The command line: [`Cli`] and its subcommands.
 
+pub mod bench;
 pub mod compat;
 pub mod config_file;
 pub mod configure;
 pub mod convert;
+pub mod doctor;
 pub mod human;
 pub mod serve;
 
@@ -11,9 +13,11 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use bench::BenchJob;
 pub use compat::RefusedFlag;
 pub use config_file::ConfigFileError;
 pub use convert::ConvertArgs;
+pub use doctor::DoctorArgs;
 pub use serve::ServeArgs;
 
 /// Serve Qwen3-Coder models over HTTP.
@@ -37,7 +41,12 @@ pub enum Job {
     /// Find the command for a machine and a model, and see what fits
     #[command(infer_long_args = true, args_override_self = true)]
     Configure(Box<configure::ConfigureArgs>),
-    /// What the black-box client does: `bench` and `eval`.
+    /// Measure this machine and say what it allows a model
+    Doctor(DoctorArgs),
+    /// Measure how fast a server, a model or a kernel is
+    #[command(subcommand)]
+    Bench(Box<BenchJob>),
+    /// What the black-box client does besides: `eval`.
     #[command(flatten)]
     Client(Box<quern_bench::Command>),
 }
@@ -87,6 +96,18 @@ impl Cli {
             // `--chunked-prefill-size -1`: a word that is a number is a value, as in argparse.
             serve.mut_args(|arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg })
         });
+        let flags_of_serve = flags_of(&command, "serve");
+        command = command.mut_subcommand("bench", |bench| {
+            bench.mut_subcommand("offline", |offline| {
+                // Whatever serve takes is taken; only what matters here is shown.
+                offline.mut_args(|arg| {
+                    let name = arg.get_long().unwrap_or_default();
+                    let hidden =
+                        flags_of_serve.iter().any(|flag| flag == name) && !bench::OFFLINE_FLAGS.contains(&name);
+                    arg.hide(hidden)
+                })
+            })
+        });
         let mut words: Vec<OsString> = arguments.into_iter().collect();
         if words.get(1).is_some_and(|word| word == "serve") {
             let rest = words.split_off(2);
@@ -102,6 +123,12 @@ impl Cli {
         }
         Ok(cli)
     }
+}
+
+/// The long names of a subcommand's flags.
+fn flags_of(command: &clap::Command, subcommand: &str) -> Vec<String> {
+    let subcommand = command.find_subcommand(subcommand).expect("declared above");
+    subcommand.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
 }
 
 fn is_switch(command: &clap::Command, name: &str) -> bool {

@@ -2,7 +2,8 @@
 
 use clap::ValueEnum;
 use quern_backend::QuantFormat;
-use quern_model::weights::Recipe;
+use quern_model::{ModelConfig, weights::Recipe};
+use serde_json::json;
 
 use super::cookbook::Size;
 
@@ -69,6 +70,29 @@ impl Network {
                 Self { layers: 62, hidden: 6144, heads: 96, kv_heads: 8, experts: 160, moe_inner: 2560, ..shared }
             }
         }
+    }
+
+    /// The same in `config.json`'s words, for the networks that both models are.
+    ///
+    /// # Panics
+    /// If the numbers are none that the loader takes; those of [`Network::of`] are.
+    pub fn model_config(&self, fp8: bool) -> ModelConfig {
+        let mut config = json!({
+            "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": self.vocab,
+            "hidden_size": self.hidden, "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads, "head_dim": self.head_dim, "intermediate_size": self.hidden,
+            "moe_intermediate_size": self.moe_inner, "num_experts": self.experts, "num_experts_per_tok": 8,
+            "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [], "hidden_act": "silu",
+            "rms_norm_eps": 1e-6, "rope_theta": 1e7, "max_position_embeddings": self.max_context,
+            "tie_word_embeddings": false, "attention_bias": false, "eos_token_id": 151_645, "torch_dtype": "bfloat16",
+        });
+        if fp8 {
+            config["quantization_config"] = json!({
+                "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                "weight_block_size": [FP8_BLOCK, FP8_BLOCK], "modules_to_not_convert": ["lm_head"],
+            });
+        }
+        ModelConfig::from_json(config.as_object().expect("an object")).expect("a published network")
     }
 
     /// Key and value heads of one rank. Fewer heads than ranks are held twice or more.

@@ -12,7 +12,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use quern_engine::EngineHandle;
+use quern_engine::{EngineHandle, Snapshot};
+use quern_model::Work;
 use serde::Serialize;
 
 use super::{banner, detail};
@@ -80,6 +81,11 @@ struct Sample {
     /// Seconds.
     ttft: Option<Percentiles>,
     itl: Option<Percentiles>,
+    /// Share of the time in which a step was computed.
+    busy: f64,
+    /// The least time that the machine would have needed for those steps, as a share of what they took; nothing
+    /// where no step was computed or the machine was not measured.
+    of_roof: Option<f64>,
     finished: u64,
     aborted: u64,
     failed: u64,
@@ -106,6 +112,8 @@ struct Reading {
     cached: u64,
     ttft: Counts,
     itl: Counts,
+    busy_s: f64,
+    work: Work,
 }
 
 /// One stream a viewer; a sample reads the same figures as `/metrics`, once a second.
@@ -131,7 +139,7 @@ async fn events(State(state): State<Arc<AppState>>) -> Response {
 
 impl Reading {
     fn of(state: &AppState) -> Self {
-        let scheduler = state.engine.metrics().snapshot().scheduler;
+        let Snapshot { scheduler, busy_s, work, .. } = state.engine.metrics().snapshot();
         Self {
             at: Instant::now(),
             prefill: scheduler.prefill_tokens,
@@ -140,6 +148,8 @@ impl Reading {
             cached: scheduler.cached_tokens,
             ttft: state.metrics.first_tokens(),
             itl: state.metrics.next_tokens(),
+            busy_s,
+            work,
         }
     }
 }
@@ -150,6 +160,8 @@ fn sample(state: &AppState, before: &Reading, now: &Reading, log: Vec<String>) -
     let seconds = (now.at - before.at).as_secs_f64();
     let rate = |now: u64, before: u64| if seconds > 0.0 { now.saturating_sub(before) as f64 / seconds } else { 0.0 };
     let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+    let busy_s = now.busy_s - before.busy_s;
+    let work = Work { bytes: now.work.bytes - before.work.bytes, ops: now.work.ops - before.work.ops };
     Sample {
         time: since_1970(SystemTime::now()).as_millis() as u64,
         running: scheduler.running,
@@ -163,6 +175,9 @@ fn sample(state: &AppState, before: &Reading, now: &Reading, log: Vec<String>) -
         recent_hit_rate: share(now.cached.saturating_sub(before.cached), now.prompt.saturating_sub(before.prompt)),
         ttft: percentiles(&now.ttft.since(&before.ttft)),
         itl: percentiles(&now.itl.since(&before.itl)),
+        // A step counts when it ends, so that one which began before this second may fill more than all of it.
+        busy: if seconds > 0.0 { (busy_s / seconds).min(1.0) } else { 0.0 },
+        of_roof: state.ceiling.filter(|_| busy_s > 0.0).map(|ceiling| ceiling.least_s(work) / busy_s),
         finished: scheduler.finished,
         aborted: scheduler.aborted,
         failed: scheduler.failed,

@@ -95,7 +95,7 @@ impl Server {
     }
 
     pub(crate) async fn over(started: Started) -> Self {
-        let state = Arc::new(AppState::new(started, Instant::now()));
+        let state = Arc::new(AppState::new(started, None, Instant::now()));
         state.set_ready(true);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

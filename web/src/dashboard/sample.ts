@@ -19,6 +19,10 @@ export interface Sample {
   recent_hit_rate: number | null;
   ttft: Percentiles | null;
   itl: Percentiles | null;
+  /** Share of the time in which a step was computed. */
+  busy: number;
+  /** How near those steps came to what the machine allows. */
+  of_roof: number | null;
   finished: number;
   aborted: number;
   failed: number;

@@ -1,8 +1,7 @@
-//! Every kernel as a fraction of what the machine allows, in the shapes of Qwen3-Coder-30B-A3B.
+//! `quern bench kernels`: every kernel as a fraction of what the machine allows, in the shapes of
+//! Qwen3-Coder-30B-A3B.
 //!
-//! `cargo bench -p quern-cpu [-- --isa NAME --threads N --only TEXT]`. Measures the roof first, then each
-//! operation over weights far larger than any cache (each call takes other ones), then prints one table.
-//! "of roof" is the larger of bytes ÷ bandwidth and operations ÷ peak, divided by the median.
+//! Weights are far larger than any cache and each call takes other ones.
 
 use std::{
     sync::Arc,
@@ -13,7 +12,11 @@ use quern_backend::{
     Backend, DType, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowTask, SamplingParams,
     SharedBytes, Span,
 };
-use quern_cpu::{CpuBackend, CpuConfig, Roof};
+use quern_cpu::{Compute, CpuBackend, Roof};
+use quern_model::Work;
+
+use super::table::Table;
+use crate::ceiling::Ceiling;
 
 const HIDDEN: usize = 2048;
 const INNER: usize = 768;
@@ -22,64 +25,22 @@ const TOP_K: usize = 8;
 const VOCAB: usize = 151_936;
 const HEADS: HeadLayout = HeadLayout { num_heads: 32, num_kv_heads: 4, head_dim: 128 };
 
-/// What the operations of a product are measured against.
-#[derive(Clone, Copy)]
-enum Peak {
-    F32,
-    Bf16,
-    Int8,
-}
-
-impl Peak {
-    fn of(format: QuantFormat) -> Self {
-        match format {
-            QuantFormat::F32 | QuantFormat::F16 => Peak::F32,
-            QuantFormat::BF16 | QuantFormat::Fp8Block128 => Peak::Bf16,
-            _ => Peak::Int8,
-        }
-    }
-}
-
 /// How long each operation is measured.
 const MEASURE: Duration = Duration::from_millis(1500);
 
 /// Bytes that weights are cut from; the last-level cache must be small beside it.
 const ARENA: usize = VOCAB * HIDDEN * 2;
 
-struct Bench {
-    backend: CpuBackend,
+struct Bench<'a> {
+    backend: &'a CpuBackend,
     roof: Roof,
-    only: Option<String>,
+    only: Option<&'a str>,
+    table: &'a mut Table,
     arena: SharedBytes,
 }
 
-fn main() {
-    let mut config = CpuConfig::default();
-    let mut only = None;
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} wants a value"));
-        match argument.as_str() {
-            "--isa" => config.isa = Some(value().parse().unwrap_or_else(|e| panic!("{e}"))),
-            "--threads" => config.threads = Some(value().parse().unwrap_or_else(|e| panic!("{e}"))),
-            "--only" => only = Some(value()),
-            // What cargo passes.
-            "--bench" => {}
-            other => panic!("unknown argument {other}"),
-        }
-    }
-    let backend = CpuBackend::new(config).unwrap_or_else(|e| panic!("{e}"));
-    let roof = Roof::measure(&backend).expect("half a GiB of memory");
-    println!("{} threads, {}", backend.threads(), backend.isa());
-    println!(
-        "roof: read {:.1} GB/s, f32 {:.0} GFLOP/s, int8 {:.0} GOP/s, bf16 {}",
-        roof.read_bytes_per_s / 1e9,
-        roof.f32_flops / 1e9,
-        roof.int8_ops / 1e9,
-        roof.bf16_flops.map_or("without hardware".to_string(), |f| format!("{:.0} GFLOP/s", f / 1e9)),
-    );
-    println!("{:44} {:>10} {:>21} {:>8} {:>9} {:>8}", "operation", "median", "p10 – p90", "GB/s", "GFLOP/s", "of roof");
-
+/// Measure those whose name holds `only`.
+pub(super) fn run(backend: &CpuBackend, roof: Roof, only: Option<&str>, table: &mut Table) {
     // Small bf16 values (exponent below one, every mantissa), which read as finite in every format.
     let mut state = 1u64;
     let arena: Vec<u8> = (0..ARENA / 2)
@@ -88,7 +49,7 @@ fn main() {
             ((state >> 48) as u16 & 0x807f | 0x3c00).to_le_bytes()
         })
         .collect();
-    let bench = Bench { backend, roof, only, arena: SharedBytes::new(Arc::new(arena)) };
+    let mut bench = Bench { backend, roof, only, table, arena: SharedBytes::new(Arc::new(arena)) };
 
     // Those that a Q4_K_M, a Q4_0 or a Q8_0 file holds in every step, then one of each other kind of code.
     let blocks = [QuantFormat::Q4K, QuantFormat::Q6K, QuantFormat::Q8_0, QuantFormat::Q4_0];
@@ -119,9 +80,9 @@ fn main() {
     bench.argmax();
 }
 
-impl Bench {
-    /// Run `f` for a while and print its row.
-    fn row(&self, name: &str, bytes: usize, flops: usize, peak: Peak, mut f: impl FnMut(usize)) {
+impl Bench<'_> {
+    /// Run `f` for a while and add its row. `format` says what multiplies.
+    fn row(&mut self, name: &str, bytes: usize, ops: usize, format: QuantFormat, mut f: impl FnMut(usize)) {
         if self.is_left_out(name) {
             return;
         }
@@ -136,28 +97,14 @@ impl Bench {
                 break;
             }
         }
-        seconds.sort_by(f64::total_cmp);
-        let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share) as usize];
-        let peak = match peak {
-            Peak::F32 => self.roof.f32_flops,
-            Peak::Bf16 => self.roof.bf16_flops.unwrap_or(self.roof.f32_flops),
-            Peak::Int8 => self.roof.int8_ops,
-        };
-        let least = (bytes as f64 / self.roof.read_bytes_per_s).max(flops as f64 / peak);
-        println!(
-            "{name:44} {:>7.1} µs {:>8.1} – {:>7.1} µs {:>8.1} {:>9.1} {:>6.0} %",
-            at(0.5) * 1e6,
-            at(0.1) * 1e6,
-            at(0.9) * 1e6,
-            bytes as f64 / at(0.5) / 1e9,
-            flops as f64 / at(0.5) / 1e9,
-            100.0 * least / at(0.5),
-        );
+        let work = Work { bytes: bytes as f64, ops: ops as f64 };
+        let ceiling = Ceiling::of(&self.roof, &[format], Compute::Bf16);
+        self.table.add(name.to_owned(), None, work, seconds, ceiling);
     }
 
     /// Whether `--only` names something else. Asked before weights are made where that takes long.
     fn is_left_out(&self, name: &str) -> bool {
-        self.only.as_ref().is_some_and(|only| !name.contains(only.as_str()))
+        self.only.is_some_and(|only| !name.contains(only))
     }
 
     /// The `index`-th matrix of this shape in the arena, wrapping around.
@@ -178,39 +125,44 @@ impl Bench {
     }
 
     fn filled(&self, rows: usize, cols: usize) -> <CpuBackend as Backend>::Buffer {
-        let mut buffer = self.backend.alloc(rows, cols);
+        let backend = self.backend;
+        let mut buffer = backend.alloc(rows, cols);
         let values: Vec<f32> = (0..rows * cols).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-        self.backend.write(&mut buffer, &values);
+        backend.write(&mut buffer, &values);
         buffer
     }
 
-    fn linear(&self, format: QuantFormat, tokens: usize, name: &str, cols: usize, rows: usize) {
+    fn linear(&mut self, format: QuantFormat, tokens: usize, name: &str, cols: usize, rows: usize) {
+        let backend = self.backend;
         let name = format!("linear {name} {format}, {tokens} tok");
         if self.is_left_out(&name) {
             return;
         }
         let bytes = rows * format.row_bytes(cols);
         let weights: Vec<_> = (0..(ARENA / bytes).clamp(1, 32))
-            .map(|i| self.backend.upload_weight(&[self.matrix(format, rows, cols, i)]).expect("supported"))
+            .map(|i| backend.upload_weight(&[self.matrix(format, rows, cols, i)]).expect("supported"))
             .collect();
         let x = self.filled(tokens, cols);
-        let mut out = self.backend.alloc(tokens, rows);
-        self.row(&name, bytes, 2 * tokens * rows * cols, Peak::of(format), |i| {
-            self.backend.linear(&x, &weights[i % weights.len()], &mut out);
+        let mut out = backend.alloc(tokens, rows);
+        self.row(&name, bytes, 2 * tokens * rows * cols, format, |i| {
+            backend.linear(&x, &weights[i % weights.len()], &mut out);
         });
     }
 
     /// What start-up pays for weights that are repacked.
-    fn upload(&self, format: QuantFormat, name: &str, cols: usize, rows: usize) {
+    fn upload(&mut self, format: QuantFormat, name: &str, cols: usize, rows: usize) {
+        let backend = self.backend;
         if format.blocks().is_none() {
             return;
         }
-        self.row(&format!("upload {name} {format}"), rows * format.row_bytes(cols), 0, Peak::of(format), |i| {
-            self.backend.upload_weight(&[self.matrix(format, rows, cols, i)]).expect("supported");
+        let matrices: Vec<_> = (0..8).map(|i| self.matrix(format, rows, cols, i)).collect();
+        self.row(&format!("upload {name} {format}"), rows * format.row_bytes(cols), 0, format, |i| {
+            backend.upload_weight(&matrices[i % matrices.len()..][..1]).expect("supported");
         });
     }
 
-    fn moe(&self, format: QuantFormat, tokens: usize) {
+    fn moe(&mut self, format: QuantFormat, tokens: usize) {
+        let backend = self.backend;
         let name = format!("moe {format}, {tokens} tok");
         if self.is_left_out(&name) {
             return;
@@ -219,20 +171,20 @@ impl Bench {
             (0..EXPERTS).map(|e| self.matrix(format, rows, cols, first + e)).collect()
         };
         let (gate, up, down) = (all(INNER, HIDDEN, 0), all(INNER, HIDDEN, EXPERTS), all(HIDDEN, INNER, 2 * EXPERTS));
-        let experts = self.backend.upload_experts(&gate, &up, &down).expect("supported");
+        let experts = backend.upload_experts(&gate, &up, &down).expect("supported");
         let x = self.filled(tokens, HIDDEN);
-        let mut out = self.backend.alloc(tokens, HIDDEN);
+        let mut out = backend.alloc(tokens, HIDDEN);
         // Uniform routing, which touches the most experts, other ones in each call.
         let routings: Vec<_> = (0..16)
             .map(|call| {
-                let mut routing = self.backend.alloc_routing(tokens, TOP_K);
+                let mut routing = backend.alloc_routing(tokens, TOP_K);
                 let mut logits = vec![0.0; tokens * EXPERTS];
                 for (t, row) in logits.chunks_exact_mut(EXPERTS).enumerate() {
                     (0..TOP_K).for_each(|k| row[(call * 8 + t * 29 + k * 17) % EXPERTS] = 1.0);
                 }
-                let mut buffer = self.backend.alloc(tokens, EXPERTS);
-                self.backend.write(&mut buffer, &logits);
-                self.backend.route(&buffer, true, &mut routing);
+                let mut buffer = backend.alloc(tokens, EXPERTS);
+                backend.write(&mut buffer, &logits);
+                backend.route(&buffer, true, &mut routing);
                 routing
             })
             .collect();
@@ -243,12 +195,13 @@ impl Bench {
             experts.len()
         };
         let bytes = touched(&routings[0]) * 3 * INNER * format.row_bytes(HIDDEN);
-        self.row(&name, bytes, 2 * tokens * TOP_K * 3 * INNER * HIDDEN, Peak::of(format), |i| {
-            self.backend.moe(&x, &routings[i % routings.len()], &experts, &mut out);
+        self.row(&name, bytes, 2 * tokens * TOP_K * 3 * INNER * HIDDEN, format, |i| {
+            backend.moe(&x, &routings[i % routings.len()], &experts, &mut out);
         });
     }
 
-    fn attention(&self, rows: usize, kv_len: usize) {
+    fn attention(&mut self, rows: usize, kv_len: usize) {
+        let backend = self.backend;
         let name = format!("attention bf16 kv, {rows} rows at {kv_len}");
         if self.is_left_out(&name) {
             return;
@@ -258,9 +211,9 @@ impl Bench {
         let num_layers = (64 << 20) / (kv_len * 2 * HEADS.kv_dim() * 2) + 1;
         let num_pages = kv_len.div_ceil(PAGE);
         let spec = KvSpec { num_layers, heads: HEADS, page_size: PAGE, num_pages, dtype: DType::BF16 };
-        let mut kv = self.backend.alloc_kv(&spec).expect("room for pages");
+        let mut kv = backend.alloc_kv(&spec).expect("room for pages");
         let qkv = self.filled(rows, HEADS.qkv_dim());
-        let mut out = self.backend.alloc(rows, HEADS.q_dim());
+        let mut out = backend.alloc(rows, HEADS.q_dim());
         let batch = |q_len: usize, kv_len: usize| PagedBatch {
             spans: vec![Span { q_start: 0, q_len, kv_len, pages: 0..num_pages }],
             pages: (0..num_pages as u32).rev().collect(),
@@ -269,31 +222,33 @@ impl Bench {
         for layer in 0..num_layers {
             for start in (0..kv_len).step_by(rows) {
                 if rows > 1 {
-                    self.backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(rows, start + rows), &mut out);
+                    backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(rows, start + rows), &mut out);
                 } else if start % PAGE == 0 {
-                    self.backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(1, start + 1), &mut out);
+                    backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(1, start + 1), &mut out);
                 }
             }
         }
         let step = batch(rows, kv_len);
         let pairs: usize = (kv_len - rows + 1..=kv_len).sum();
         let bytes = kv_len * 2 * HEADS.kv_dim() * 2;
-        self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), Peak::F32, |i| {
-            self.backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
+        self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), QuantFormat::F32, |i| {
+            backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
         });
     }
 
-    fn norm(&self, rows: usize) {
+    fn norm(&mut self, rows: usize) {
+        let backend = self.backend;
         let (mut residual, delta) = (self.filled(rows, HIDDEN), self.filled(rows, HIDDEN));
         let gain = self.filled(1, HIDDEN);
-        let mut out = self.backend.alloc(rows, HIDDEN);
+        let mut out = backend.alloc(rows, HIDDEN);
         let name = format!("add_rms_norm, {rows} rows");
-        self.row(&name, rows * HIDDEN * 4 * 4, rows * HIDDEN * 5, Peak::F32, |_| {
-            self.backend.add_rms_norm(&mut residual, &delta, &gain, 1e-6, &mut out);
+        self.row(&name, rows * HIDDEN * 4 * 4, rows * HIDDEN * 5, QuantFormat::F32, |_| {
+            backend.add_rms_norm(&mut residual, &delta, &gain, 1e-6, &mut out);
         });
     }
 
-    fn argmax(&self) {
+    fn argmax(&mut self) {
+        let backend = self.backend;
         let mut logits = self.filled(1, VOCAB);
         let params = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
         let task = RowTask::Sample {
@@ -306,8 +261,8 @@ impl Bench {
         };
         let task = LogitRow { row: 0, task, want_logprob: false, top_logprobs: 0, logprob_ids: Arc::new([]) };
         let mut out = Vec::new();
-        self.row("sample, greedy, 1 row", VOCAB * 4, VOCAB * 2, Peak::F32, |_| {
-            self.backend.sample(&mut logits, std::slice::from_ref(&task), &mut out);
+        self.row("sample, greedy, 1 row", VOCAB * 4, VOCAB * 2, QuantFormat::F32, |_| {
+            backend.sample(&mut logits, std::slice::from_ref(&task), &mut out);
         });
     }
 }

@@ -1,0 +1,231 @@
+//! `quern bench offline`: decoding and prefill through the engine, as fractions of what the machine allows.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use quern_backend::SamplingParams;
+use quern_bench::report::Series;
+use quern_cpu::Roof;
+use quern_engine::{EngineHandle, GenerateRequest, RequestHandle, TokenEvent};
+use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work};
+
+use super::{MeasureError, table::Table};
+use crate::{
+    ceiling::{self, Ceiling},
+    cli::{ServeArgs, bench::OfflineArgs},
+    config::Config,
+    configure::network::Network,
+    hub::Wanted,
+    machine::Machine,
+    model_files::{ModelFiles, Source},
+    resolve::{self, Facts},
+    start, summary,
+};
+
+/// Steps of decoding before those that are measured.
+const WARM_UP: usize = 3;
+
+/// A step takes no longer than this, or something is wrong.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Measure what was typed.
+///
+/// # Errors
+/// If the model cannot be loaded, or what is asked for does not fit.
+pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
+    let (checkpoint, config) = prepare(args).await?;
+    let backend = start::cpu_backend(&config)?;
+    let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
+    let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype.compute());
+    let mut lines = summary::model_lines(&config, &checkpoint);
+    lines.push(ceiling::line(&roof, &backend));
+    if checkpoint.weight_bytes() < Roof::BYTES {
+        lines.push("These weights may fit into caches, which are quicker than the memory the roof is made of.".into());
+    }
+    let cost = StepCost::of(&checkpoint, config.kv_cache_dtype.stored()).map_err(start_error)?;
+    let engine = start::engine(&config, &checkpoint, Arc::new(backend))?;
+    let vocab = checkpoint.config().vocab_size;
+    let bench = Bench { engine, config, vocab };
+    for (&batch, &depth) in pairs(&args.batch_sizes, &args.depths) {
+        bench.check(batch, depth.max(1) + WARM_UP + args.steps + 1)?;
+    }
+    args.prompt_lens.iter().try_for_each(|&tokens| bench.check(1, tokens + 1))?;
+
+    let mut table = Table::begin(format!("Offline: {}", bench.config.model_path), &lines, args.output.clone());
+    for (&batch, &depth) in pairs(&args.batch_sizes, &args.depths) {
+        let depth = depth.max(1);
+        let seconds = bench.decode(batch, depth, args.steps)?;
+        // In the middle of what is measured.
+        let context = depth + WARM_UP + args.steps.div_ceil(2);
+        let sequences = (0..batch).map(|_| StepShape::sequence(1, context, 1));
+        let work = cost.step(sequences.fold(StepShape::default(), |sum, each| sum + each));
+        table.add(format!("decode, batch {batch} at {depth}"), Some(batch), work, seconds, ceiling);
+    }
+    for &tokens in &args.prompt_lens {
+        let mut seconds = Vec::new();
+        for repeat in 0..args.repeats.max(1) {
+            seconds.push(bench.prefill(tokens, repeat)?);
+        }
+        let mut work = Work::default();
+        let chunk = bench.config.chunked_prefill_size;
+        for begin in (0..tokens).step_by(chunk) {
+            let end = tokens.min(begin + chunk);
+            work += cost.step(StepShape::sequence(end - begin, end, usize::from(end == tokens)));
+        }
+        table.add(format!("prefill, {tokens} tokens"), Some(tokens), work, seconds, ceiling);
+    }
+    bench.engine.shutdown();
+    let speeds = |first: usize, len: usize| table.rows()[first..first + len].iter().filter_map(|row| row.tokens_per_s);
+    let depths = args.depths.len();
+    let decoding = |index: usize, depth: usize| {
+        let rows = args.batch_sizes.iter().zip(speeds(0, args.batch_sizes.len() * depths).skip(index).step_by(depths));
+        let points = rows.map(|(batch, speed)| (*batch as f64, speed)).collect();
+        Series { name: format!("at {depth}"), points, marked: true }
+    };
+    let decoding = args.depths.iter().enumerate().map(|(index, &depth)| decoding(index, depth)).collect();
+    let first = args.batch_sizes.len() * depths;
+    let points = args.prompt_lens.iter().zip(speeds(first, args.prompt_lens.len()));
+    let points = points.map(|(tokens, speed)| (*tokens as f64, speed)).collect();
+    let prefill = vec![Series { name: "prefill".into(), points, marked: true }];
+    table.finish(&[
+        ("Decoding against batch size", "sequences at once", decoding),
+        ("Prefill against length", "tokens of prompt", prefill),
+    ])?;
+    Ok(())
+}
+
+fn pairs<'a, T>(first: &'a [T], second: &'a [T]) -> impl Iterator<Item = (&'a T, &'a T)> {
+    first.iter().flat_map(move |a| second.iter().map(move |b| (a, b)))
+}
+
+fn start_error(error: impl Into<crate::start_error::StartError>) -> MeasureError {
+    MeasureError::Start(error.into())
+}
+
+/// Open what is to be measured and decide as `quern serve` does; a prompt that comes again is read again.
+async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Config), MeasureError> {
+    let serve = ServeArgs { disable_radix_cache: true, ..args.serve.clone() };
+    resolve::check(&serve).map_err(start_error)?;
+    let (checkpoint, files) = match args.shape {
+        Some(size) => {
+            let mut network = Network::of(size);
+            network.layers = args.layers.unwrap_or(network.layers);
+            let fp8 = serve.quantization.as_deref() == Some("fp8");
+            (Checkpoint::dummy(network.model_config(fp8), GenerationConfig::default()), None)
+        }
+        None => {
+            let source = Source {
+                path: serve.model_path.as_deref(),
+                revision: serve.revision.as_deref(),
+                download_dir: serve.download_dir.as_deref(),
+                wanted: if serve.load_format == "dummy" { Wanted::NoWeights } else { Wanted::Everything },
+            };
+            let files = ModelFiles::locate(&source).await.map_err(start_error)?;
+            let load_format = resolve::load_format(&serve, files.is_gguf()).map_err(start_error)?;
+            let overrides = &serve.json_model_override_args;
+            (files.checkpoint(load_format, overrides).map_err(start_error)?, Some(files))
+        }
+    };
+    let recipe = resolve::quantization(&serve, checkpoint.config().fp8).map_err(start_error)?;
+    let checkpoint = checkpoint.quantised(recipe);
+    let facts = Facts {
+        model: checkpoint.config(),
+        weight_bytes: checkpoint.weight_bytes(),
+        is_gguf: files.as_ref().is_some_and(ModelFiles::is_gguf),
+        model_dir: files.as_ref().and_then(|files| files.dir().map(Into::into)),
+        tokenizer_dir: None,
+        template_parser: None,
+        machine: Machine::probe(),
+        allow_longer_context: resolve::longer_context_is_allowed(),
+    };
+    let mut config = resolve::resolve(&serve, &facts).map_err(start_error)?.config;
+    if let Some(size) = args.shape {
+        config.model_path = format!("{} (shape)", size.model());
+    }
+    Ok((checkpoint, config))
+}
+
+/// An engine and what it was started with.
+struct Bench {
+    engine: EngineHandle,
+    config: Config,
+    vocab: usize,
+}
+
+impl Bench {
+    /// Refuse what would not run in one go: `batch` sequences of `tokens` tokens.
+    fn check(&self, batch: usize, tokens: usize) -> Result<(), MeasureError> {
+        let (context, pool) = (self.config.context_length, self.engine.config().pool_tokens());
+        let pages = tokens.div_ceil(self.config.page_size) * self.config.page_size;
+        match () {
+            () if batch == 0 || tokens == 0 => Err(MeasureError::Nothing),
+            () if batch > self.config.max_running_requests => {
+                Err(MeasureError::Batch { batch, limit: self.config.max_running_requests })
+            }
+            () if tokens > context => Err(MeasureError::Context { tokens, limit: context }),
+            () if batch * pages > pool => Err(MeasureError::Pool { batch, tokens, pool }),
+            () => Ok(()),
+        }
+    }
+
+    /// Seconds of each step that decodes `batch` sequences of `depth` tokens together.
+    fn decode(&self, batch: usize, depth: usize, steps: usize) -> Result<Vec<f64>, MeasureError> {
+        let running: Vec<_> =
+            (0..batch).map(|i| self.submit(self.prompt(depth, i), WARM_UP + steps + 1)).collect::<Result<_, _>>()?;
+        // The last sequence's tokens come at the ends of the steps that all of them share.
+        let mut arrivals = Vec::new();
+        while arrivals.len() < WARM_UP + steps + 1 {
+            arrivals.push(token(&running[batch - 1].1)?);
+        }
+        Ok(arrivals[WARM_UP..].windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect())
+    }
+
+    /// Seconds from a prompt of `tokens` to its first token.
+    fn prefill(&self, tokens: usize, seed: usize) -> Result<f64, MeasureError> {
+        let start = Instant::now();
+        let (_handle, arrivals) = self.submit(self.prompt(tokens, seed), 1)?;
+        Ok((token(&arrivals)? - start).as_secs_f64())
+    }
+
+    /// Tokens that route to all experts.
+    fn prompt(&self, tokens: usize, seed: usize) -> Vec<u32> {
+        (0..tokens).map(|i| ((i * 7919 + seed * 104_729) % self.vocab) as u32).collect()
+    }
+
+    /// A greedy request, and when each of its tokens came.
+    fn submit(&self, prompt: Vec<u32>, max_new_tokens: usize) -> Result<(RequestHandle, Arrivals), MeasureError> {
+        let (arrived, arrivals) = mpsc::channel();
+        let request = GenerateRequest {
+            id: String::new(),
+            prompt,
+            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+            seed: 0,
+            max_new_tokens,
+            min_new_tokens: 0,
+            stop_token_ids: Vec::new(),
+            ignore_eos: true,
+            logprobs: None,
+            namespace: None,
+            grammar: None,
+        };
+        // Whoever waits for the arrivals may have given up.
+        let sink = move |event: TokenEvent| match event {
+            TokenEvent::Token { .. } => drop(arrived.send(Ok(Instant::now()))),
+            TokenEvent::Failed(cause) => drop(arrived.send(Err(cause.to_string()))),
+            TokenEvent::Prefilled(_) | TokenEvent::Retracted | TokenEvent::Finished(_) => {}
+        };
+        let handle = self.engine.submit(request, Box::new(sink));
+        Ok((handle.map_err(|error| MeasureError::Engine(error.to_string()))?, arrivals))
+    }
+}
+
+type Arrivals = mpsc::Receiver<Result<Instant, String>>;
+
+fn token(arrivals: &Arrivals) -> Result<Instant, MeasureError> {
+    match arrivals.recv_timeout(PATIENCE) {
+        Ok(arrival) => arrival.map_err(MeasureError::Engine),
+        Err(_) => Err(MeasureError::Engine("no token came".into())),
+    }
+}

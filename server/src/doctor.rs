@@ -1,0 +1,201 @@
+//! `quern doctor`: what this machine can do, and what that allows a model.
+
+use std::{fs, io};
+
+use quern_backend::DType;
+use quern_cpu::{Compute, CpuBackend, Isa, Roof};
+use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work, weights::Recipe};
+use serde::Serialize;
+use serde_json::{Map, json};
+use tokio::runtime::Runtime;
+
+use crate::{
+    bench::MeasureError,
+    ceiling::{self, Ceiling},
+    cli::DoctorArgs,
+    config::LoadFormat,
+    configure::{cookbook::Size, network::Network},
+    hub::Wanted,
+    machine::Machine,
+    memory::gib,
+    model_files::{ModelFiles, Source},
+    start::chosen_cpu,
+    start_error::StartError,
+};
+
+/// Tokens of context that decoding is told for.
+const DEPTHS: [usize; 3] = [0, 4096, 32_768];
+/// Tokens of the prompt that prefill is told for, and of a step that reads it.
+const PROMPT: usize = 2048;
+const CHUNK: usize = 512;
+
+/// Measure, and print what was found.
+///
+/// # Errors
+/// If the machine cannot be measured or the model not be read.
+pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
+    let backend = chosen_cpu(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
+    let checkpoints = match &args.model {
+        Some(model) => Runtime::new().map_err(StartError::Thread)?.block_on(named(model, args.revision.as_deref()))?,
+        None => published(),
+    };
+    let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
+    let machine = Machine::probe();
+    let forecasts = checkpoints.iter().map(|(name, checkpoint)| Forecast::of(name, checkpoint, &roof, &machine));
+    let forecasts = forecasts.collect::<Result<Vec<_>, _>>()?;
+    if args.json {
+        let roof = json!({"read_bytes_per_s": roof.read_bytes_per_s, "int8_ops_per_s": roof.int8_ops,
+            "bf16_ops_per_s": roof.bf16_flops, "f32_ops_per_s": roof.f32_flops});
+        let found = json!({"cpu": cpu_name(), "cores": machine.cores, "available_bytes": machine.available_bytes,
+            "threads": backend.threads(), "isa": backend.isa().to_string(), "roof": roof, "models": forecasts});
+        println!("{found:#}");
+    } else {
+        print(&backend, &roof, &machine, &forecasts);
+    }
+    Ok(())
+}
+
+/// What a model could do here.
+#[derive(Debug, Serialize)]
+struct Forecast {
+    name: String,
+    weight_bytes: u64,
+    kv_bytes_per_token: u64,
+    /// Tokens of context that fit beside the weights; `None` if memory is unknown, 0 if the weights do not fit.
+    context_that_fits: Option<u64>,
+    /// Tokens a second at most, decoding one sequence at each of [`DEPTHS`].
+    decode: [f64; DEPTHS.len()],
+    /// The same for eight at once, with no context to speak of.
+    decode_8: f64,
+    /// Prompt tokens a second at most.
+    prefill: f64,
+}
+
+impl Forecast {
+    fn of(name: &str, checkpoint: &Checkpoint, roof: &Roof, machine: &Machine) -> Result<Self, StartError> {
+        let cost = StepCost::of(checkpoint, DType::BF16)?;
+        let compute = match checkpoint.config().dtype {
+            DType::F32 | DType::F16 if !checkpoint.config().fp8 => Compute::F32,
+            _ => Compute::Bf16,
+        };
+        let ceiling = Ceiling::of(roof, &checkpoint.formats(), compute);
+        let decode = |batch: usize, depth: usize| {
+            let sequences = (0..batch).map(|_| StepShape::sequence(1, depth + 1, 1));
+            let step = sequences.fold(StepShape::default(), |sum, each| sum + each);
+            batch as f64 / ceiling.least_s(cost.step(step))
+        };
+        let mut prefill = Work::default();
+        for end in (CHUNK..=PROMPT).step_by(CHUNK) {
+            prefill += cost.step(StepShape::sequence(CHUNK, end, usize::from(end == PROMPT)));
+        }
+        let weight_bytes = checkpoint.weight_bytes();
+        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(DType::BF16);
+        Ok(Self {
+            name: name.to_owned(),
+            weight_bytes,
+            kv_bytes_per_token,
+            context_that_fits: machine
+                .available_bytes
+                .map(|bytes| bytes.saturating_sub(weight_bytes) / kv_bytes_per_token.max(1)),
+            decode: DEPTHS.map(|depth| decode(1, depth)),
+            decode_8: decode(8, 0),
+            prefill: PROMPT as f64 / ceiling.least_s(prefill),
+        })
+    }
+}
+
+/// The published models as they come and as they can be quantised.
+fn published() -> Vec<(String, Checkpoint)> {
+    let forms = |size: Size| {
+        let checkpoint = |fp8: bool, recipe: Option<Recipe>| {
+            let config = Network::of(size).model_config(fp8);
+            Checkpoint::dummy(config, GenerationConfig::default()).quantised(recipe)
+        };
+        let plain = [("bf16", false), ("fp8", true)].map(|(form, fp8)| (form, checkpoint(fp8, None)));
+        let quantised = Recipe::NAMES.map(|(form, recipe)| (form, checkpoint(false, Some(recipe))));
+        let name = size.model().trim_end_matches("-Instruct");
+        plain.into_iter().chain(quantised).map(move |(form, checkpoint)| (format!("{name} {form}"), checkpoint))
+    };
+    [Size::B30, Size::B480].into_iter().flat_map(forms).collect()
+}
+
+/// One model as it is stored and, unless it is in llama.cpp's format, as it can be quantised.
+async fn named(model: &str, revision: Option<&str>) -> Result<Vec<(String, Checkpoint)>, StartError> {
+    let source = Source { path: Some(model), revision, download_dir: None, wanted: Wanted::NoWeights };
+    let files = ModelFiles::locate(&source).await?;
+    let open = || files.checkpoint(if files.is_gguf() { LoadFormat::Gguf } else { LoadFormat::Dummy }, &Map::new());
+    let mut found = vec![(model.to_owned(), open()?)];
+    if !files.is_gguf() {
+        for (form, recipe) in Recipe::NAMES {
+            found.push((format!("  --quantization {form}"), open()?.quantised(Some(recipe))));
+        }
+    }
+    Ok(found)
+}
+
+fn print(backend: &CpuBackend, roof: &Roof, machine: &Machine, forecasts: &[Forecast]) {
+    let available = machine.available_bytes.map_or_else(|| "unknown".into(), gib);
+    let sets: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(|isa| isa.to_string()).collect();
+    println!("CPU       {}, {} physical cores to use", cpu_name().unwrap_or_else(|| "unknown".into()), machine.cores);
+    println!("Kernels   {} of {} (--cpu-isa)", backend.isa(), sets.join(", "));
+    println!("Memory    {available} available");
+    println!("Measured  {}", ceiling::line(roof, backend).trim_start_matches("Roof: "));
+    println!(
+        "\nAt most, projected from what was measured; nothing reads weights quicker than memory. `quern bench offline` \
+         measures what is reached.\n"
+    );
+    let [one, deep, deeper] = DEPTHS;
+    println!(
+        "{:34} {:>10} {:>12} {:>34} {:>8} {:>9}",
+        "", "", "context", "decode tok/s, one sequence", "eight", "prefill"
+    );
+    let header = format!("at {one}    at {deep}   at {deeper}");
+    println!("{:34} {:>10} {:>12} {header:>34} {:>8} {:>9}", "model", "weights", "that fits", "at 0", "tok/s");
+    for forecast in forecasts {
+        let fits = match forecast.context_that_fits {
+            None => "unknown".into(),
+            Some(0) => "does not fit".into(),
+            Some(tokens) => format!("{tokens}"),
+        };
+        let decode: Vec<_> = forecast.decode.iter().map(|speed| format!("{speed:10.1}")).collect();
+        println!(
+            "{:34} {:>10} {fits:>12} {:>34} {:>8.1} {:>9.1}",
+            forecast.name,
+            gib(forecast.weight_bytes),
+            decode.join(" "),
+            forecast.decode_8,
+            forecast.prefill,
+        );
+    }
+}
+
+/// What the processor calls itself.
+fn cpu_name() -> Option<String> {
+    let text: io::Result<String> = fs::read_to_string("/proc/cpuinfo");
+    let text = text.ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_arithmetic() {
+        // The machine of the figures in the reference: 71 GB/s and 2.102 TOP/s of int8.
+        let roof = Roof { read_bytes_per_s: 71e9, f32_flops: 508e9, bf16_flops: Some(974e9), int8_ops: 2102e9 };
+        let machine = Machine { available_bytes: Some(24 << 30), cores: 2 };
+        let forecasts: Vec<_> = published()
+            .iter()
+            .map(|(name, checkpoint)| Forecast::of(name, checkpoint, &roof, &machine).unwrap())
+            .collect();
+        let of = |name: &str| forecasts.iter().find(|forecast| forecast.name == name).unwrap();
+        let four = of("Qwen3-Coder-30B-A3B q4_k_m");
+        assert!((four.decode[0] - 37.0).abs() < 0.6 && (four.decode[1] - 30.6).abs() < 0.5, "{four:?}");
+        assert!((four.prefill - 292.0).abs() < 60.0, "{four:?}");
+        assert!(four.context_that_fits.unwrap() > 32_768);
+        assert_eq!(of("Qwen3-Coder-30B-A3B bf16").context_that_fits, Some(0));
+        assert_eq!(of("Qwen3-Coder-480B-A35B q4_k_m").context_that_fits, Some(0));
+    }
+}
