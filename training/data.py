@@ -119,10 +119,11 @@ class Stream:
         self.no_gaps = {(p, s) for p, s, _ in held_out.gaps}
         self.no_requests = {messages[-1]["content"] for _, messages, _ in held_out.tools}
 
-    def tools(self, turns=(3, 6), lean=False):
-        """`lean` leaves out the description of the format, the same 258 tokens everywhere: more to learn per token."""
+    def tools(self, turns=(3, 6), lean=False, crowded=False):
+        """`lean` leaves out the description of the format, the same 258 tokens everywhere: more to learn per token.
+        `crowded`: more tools that are alike."""
         rng = self.rng
-        box = tools.toolbox(rng)
+        box = tools.toolbox(rng, crowded)
         chat = Chat(rng.choice(talk.SYSTEMS) if rng.random() < 0.35 else None, box, lean)
         for _ in range(rng.randint(*turns)):
             if rng.random() < 0.12:

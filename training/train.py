@@ -116,7 +116,9 @@ class Batches:
         stream = Stream(rng.randrange(2**60), self.held_out)
         # Short conversations first: copying is found sooner where there is less to look through.
         turns, lean = ((2, 4), 1.0) if progress < 0.15 else ((3, 6), 0.8) if progress < 0.7 else ((3, 6), 0.3)
-        pool = (self.encoded(stream.tools(turns, rng.random() < lean)) for _ in range(4 * TOOL_ROWS))
+        # Choosing among tools that are alike comes last: it needs everything else, and is most of what then goes wrong.
+        late = progress >= 0.7
+        pool = (self.encoded(stream.tools(turns, rng.random() < lean, late and rng.random() < 0.5)) for _ in range(4 * TOOL_ROWS))
         pool = sorted(pool, key=lambda d: len(d[0]))
         start = rng.randrange(3 * TOOL_ROWS + 1)
         yield self.stacked(pool[start : start + TOOL_ROWS])

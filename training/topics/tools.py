@@ -372,13 +372,14 @@ class Execute:
 NATURAL = [Weather, Convert, Calculator, Execute, Execute]
 
 
-def toolbox(rng):
-    """A few tools with different names."""
+def toolbox(rng, crowded=False):
+    """A few tools with different names; `crowded`: more of them, and more alike."""
     tools = []
-    for _ in range(rng.choice([1, 1, 2, 2, 3])):
-        if rng.random() < 0.3:
+    natural, alike = (0.15, 0.8) if crowded else (0.3, 0.4)
+    for _ in range(rng.choice([2, 3, 3, 4] if crowded else [1, 1, 2, 2, 3])):
+        if rng.random() < natural:
             made = rng.choice(NATURAL)(rng)
-        elif tools and isinstance(tools[-1], Made) and rng.random() < 0.4:
+        elif tools and isinstance(tools[-1], Made) and rng.random() < alike:
             # A neighbour with the same verb or noun makes the choice depend on both.
             last = tools[-1]
             made = Made(rng, noun=last.noun) if rng.random() < 0.5 else Made(rng, verb=last.verb)
