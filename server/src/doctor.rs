@@ -34,6 +34,7 @@ const CHUNK: usize = 512;
 /// # Errors
 /// If the machine cannot be measured or the model not be read.
 pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
+    let busy = load_average();
     let backend = chosen_cpu(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
     let checkpoints = match &args.model {
         Some(model) => Runtime::new().map_err(StartError::Thread)?.block_on(named(model, args.revision.as_deref()))?,
@@ -47,10 +48,16 @@ pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
         let roof = json!({"read_bytes_per_s": roof.read_bytes_per_s, "int8_ops_per_s": roof.int8_ops,
             "bf16_ops_per_s": roof.bf16_flops, "f32_ops_per_s": roof.f32_flops});
         let found = json!({"cpu": cpu_name(), "cores": machine.cores, "available_bytes": machine.available_bytes,
-            "threads": backend.threads(), "isa": backend.isa().to_string(), "roof": roof, "models": forecasts});
+            "load_average": busy, "threads": backend.threads(), "isa": backend.isa().to_string(), "roof": roof,
+            "models": forecasts});
         println!("{found:#}");
     } else {
         print(&backend, &roof, &machine, &forecasts);
+        if let Some(busy) = busy.filter(|busy| *busy > 0.3) {
+            println!(
+                "\nOther work keeps {busy:.1} cores busy, so the machine can do more than this; measure when it rests."
+            );
+        }
     }
     Ok(())
 }
@@ -167,6 +174,11 @@ fn print(backend: &CpuBackend, roof: &Roof, machine: &Machine, forecasts: &[Fore
             forecast.prefill,
         );
     }
+}
+
+/// Cores that were busy over the last minute, where the system tells (Linux).
+fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 /// What the processor calls itself.

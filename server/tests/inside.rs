@@ -57,6 +57,7 @@ fn what_does_not_fit_is_refused_with_its_limit() {
         ("bench offline --prompt-lens 999999", "context of"),
         ("bench offline --batch-sizes 64 --depths 1000 --max-total-tokens 4096", "the pool of 4096"),
         ("bench offline --batch-sizes 0", "at least 1"),
+        ("bench offline --prompt-lens 0", "at least 1"),
         ("bench offline --layers 3", "--shape"),
         ("bench offline --tp 2", "tp"),
         ("bench kernels --cpu-isa mmx", "mmx"),

@@ -126,3 +126,48 @@ fn agents_and_gsm8k_run_against_the_shipped_model() {
     let names: Vec<&str> = lines.lines().filter_map(|line| line.split(':').next()).collect();
     assert_eq!(names, ["Accuracy", "Invalid", "Latency", "Output throughput", "95% confidence"]);
 }
+
+#[test]
+fn every_other_door_and_data_set_runs_against_the_shipped_model() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let conversation = |i: usize| {
+        let turns = [("human", format!("Add {i} and {i}.")), ("gpt", "Some answer of several words.".into())];
+        json!({"conversations": turns.map(|(from, value)| json!({"from": from, "value": value}))})
+    };
+    let text: String = (0..4).map(|i| format!("{}\n", conversation(i))).collect();
+    fs::write(folder.path().join("own.jsonl"), text).unwrap();
+    let ids = "--dataset-name random-ids --random-input-len 30 --random-output-len 6 --num-prompts 4";
+    let shared = "--dataset-name generated-shared-prefix --gsp-num-groups 2 --gsp-prompts-per-group 2 \
+        --gsp-system-prompt-len 60 --gsp-question-len 10 --gsp-output-len 5";
+    for (backend, dataset) in [
+        ("anthropic", ids),
+        ("vllm", ids),
+        ("vllm-chat", ids),
+        ("lmdeploy", ids),
+        ("llama.cpp", ids),
+        ("sglang", shared),
+        ("sglang", "--dataset-name custom --dataset-path own.jsonl --num-prompts 4"),
+    ] {
+        let words = format!("bench serving --backend {backend} {dataset}");
+        let block = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(row(&block, "Successful requests:"), "4", "{words}: {block}");
+        assert_ne!(row(&block, "Total generated tokens:"), "0", "{words}: {block}");
+    }
+}
+
+#[test]
+fn tool_calls_are_judged_against_the_shipped_model() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let held_out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo/heldout/tools.jsonl");
+    fs::copy(held_out, folder.path().join("tools.jsonl")).unwrap();
+    let words = "eval tool-calls --data-path tools.jsonl --num-examples 10 --parallel 4";
+    let lines = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+    let accuracy: f64 = row(&lines, "Accuracy:").parse().unwrap();
+    assert!(accuracy >= 0.7, "{lines}");
+    let transcript = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let transcript = transcript.filter(|path| path.to_string_lossy().contains("eval_tool-calls")).collect::<Vec<_>>();
+    let text = fs::read_to_string(&transcript[0]).unwrap();
+    assert!(text.lines().count() >= 10 && text.contains("tool_calls"), "{text}");
+}

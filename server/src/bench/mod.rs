@@ -32,7 +32,7 @@ pub enum MeasureError {
     #[error("measuring this machine takes 1.5 GB of free memory; close something or use a larger machine")]
     Memory,
     /// Nothing is asked for.
-    #[error("--batch-sizes and --prompt-lens: at least 1 each")]
+    #[error("--batch-sizes and --prompt-lens: at least 1 is wanted")]
     Nothing,
     /// More sequences at once than the engine runs.
     #[error("--batch-sizes {batch}: at most {limit} run at once; raise --max-running-requests or --max-total-tokens")]

@@ -1,6 +1,7 @@
 //! `quern bench offline`: decoding and prefill through the engine, as fractions of what the machine allows.
 
 use std::{
+    ops::Add,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -36,6 +37,16 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// If the model cannot be loaded, or what is asked for does not fit.
 pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     let (checkpoint, config) = prepare(args).await?;
+    let decodes: Vec<(usize, usize)> = args
+        .batch_sizes
+        .iter()
+        .flat_map(|&batch| args.depths.iter().map(move |&depth| (batch, depth.max(1))))
+        .collect();
+    for &(batch, depth) in &decodes {
+        check(&config, batch, depth + WARM_UP + args.steps + 1)?;
+    }
+    args.prompt_lens.iter().try_for_each(|&tokens| check(&config, tokens.min(1), tokens + 1))?;
+
     let backend = start::cpu_backend(&config)?;
     let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
     let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype.compute());
@@ -47,57 +58,30 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     let cost = StepCost::of(&checkpoint, config.kv_cache_dtype.stored()).map_err(start_error)?;
     let engine = start::engine(&config, &checkpoint, Arc::new(backend))?;
     let vocab = checkpoint.config().vocab_size;
-    let bench = Bench { engine, config, vocab };
-    for (&batch, &depth) in pairs(&args.batch_sizes, &args.depths) {
-        bench.check(batch, depth.max(1) + WARM_UP + args.steps + 1)?;
-    }
-    args.prompt_lens.iter().try_for_each(|&tokens| bench.check(1, tokens + 1))?;
-
+    let bench = Bench { engine, config, vocab, cost, ceiling };
     let mut table = Table::begin(format!("Offline: {}", bench.config.model_path), &lines, args.output.clone());
-    for (&batch, &depth) in pairs(&args.batch_sizes, &args.depths) {
-        let depth = depth.max(1);
-        let seconds = bench.decode(batch, depth, args.steps)?;
-        // In the middle of what is measured.
-        let context = depth + WARM_UP + args.steps.div_ceil(2);
-        let sequences = (0..batch).map(|_| StepShape::sequence(1, context, 1));
-        let work = cost.step(sequences.fold(StepShape::default(), |sum, each| sum + each));
-        table.add(format!("decode, batch {batch} at {depth}"), Some(batch), work, seconds, ceiling);
+    for &(batch, depth) in &decodes {
+        bench.add_decode(&mut table, batch, depth, args.steps)?;
     }
     for &tokens in &args.prompt_lens {
-        let mut seconds = Vec::new();
-        for repeat in 0..args.repeats.max(1) {
-            seconds.push(bench.prefill(tokens, repeat)?);
-        }
-        let mut work = Work::default();
-        let chunk = bench.config.chunked_prefill_size;
-        for begin in (0..tokens).step_by(chunk) {
-            let end = tokens.min(begin + chunk);
-            work += cost.step(StepShape::sequence(end - begin, end, usize::from(end == tokens)));
-        }
-        table.add(format!("prefill, {tokens} tokens"), Some(tokens), work, seconds, ceiling);
+        bench.add_prefill(&mut table, tokens, args.repeats)?;
     }
     bench.engine.shutdown();
-    let speeds = |first: usize, len: usize| table.rows()[first..first + len].iter().filter_map(|row| row.tokens_per_s);
-    let depths = args.depths.len();
-    let decoding = |index: usize, depth: usize| {
-        let rows = args.batch_sizes.iter().zip(speeds(0, args.batch_sizes.len() * depths).skip(index).step_by(depths));
-        let points = rows.map(|(batch, speed)| (*batch as f64, speed)).collect();
+
+    let speeds: Vec<f64> = table.rows().iter().filter_map(|row| row.tokens_per_s).collect();
+    let decoding = args.depths.iter().map(|depth| {
+        let at_depth = decodes.iter().zip(&speeds).filter(|((_, at), _)| *at == (*depth).max(1));
+        let points = at_depth.map(|((batch, _), speed)| (*batch as f64, *speed)).collect();
         Series { name: format!("at {depth}"), points, marked: true }
-    };
-    let decoding = args.depths.iter().enumerate().map(|(index, &depth)| decoding(index, depth)).collect();
-    let first = args.batch_sizes.len() * depths;
-    let points = args.prompt_lens.iter().zip(speeds(first, args.prompt_lens.len()));
-    let points = points.map(|(tokens, speed)| (*tokens as f64, speed)).collect();
-    let prefill = vec![Series { name: "prefill".into(), points, marked: true }];
+    });
+    let points = args.prompt_lens.iter().zip(&speeds[decodes.len()..]);
+    let points = points.map(|(tokens, speed)| (*tokens as f64, *speed)).collect();
+    let prefill = Series { name: "prefill".into(), points, marked: true };
     table.finish(&[
-        ("Decoding against batch size", "sequences at once", decoding),
-        ("Prefill against length", "tokens of prompt", prefill),
+        ("Decoding against batch size", "sequences at once", decoding.collect()),
+        ("Prefill against length", "tokens of prompt", vec![prefill]),
     ])?;
     Ok(())
-}
-
-fn pairs<'a, T>(first: &'a [T], second: &'a [T]) -> impl Iterator<Item = (&'a T, &'a T)> {
-    first.iter().flat_map(move |a| second.iter().map(move |b| (a, b)))
 }
 
 fn start_error(error: impl Into<crate::start_error::StartError>) -> MeasureError {
@@ -147,27 +131,57 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Config), MeasureErro
     Ok((checkpoint, config))
 }
 
+/// Refuse what would not run in one go: `batch` sequences of `tokens` tokens.
+fn check(config: &Config, batch: usize, tokens: usize) -> Result<(), MeasureError> {
+    let (context, running) = (config.context_length, config.max_running_requests);
+    let (pool, page) = (config.max_total_num_tokens, config.page_size);
+    if batch == 0 {
+        return Err(MeasureError::Nothing);
+    }
+    if batch > running {
+        return Err(MeasureError::Batch { batch, limit: running });
+    }
+    if tokens > context {
+        return Err(MeasureError::Context { tokens, limit: context });
+    }
+    if batch * tokens.next_multiple_of(page) > pool {
+        return Err(MeasureError::Pool { batch, tokens, pool });
+    }
+    Ok(())
+}
+
 /// An engine and what it was started with.
 struct Bench {
     engine: EngineHandle,
     config: Config,
     vocab: usize,
+    cost: StepCost,
+    ceiling: Ceiling,
 }
 
 impl Bench {
-    /// Refuse what would not run in one go: `batch` sequences of `tokens` tokens.
-    fn check(&self, batch: usize, tokens: usize) -> Result<(), MeasureError> {
-        let (context, pool) = (self.config.context_length, self.engine.config().pool_tokens());
-        let pages = tokens.div_ceil(self.config.page_size) * self.config.page_size;
-        match () {
-            () if batch == 0 || tokens == 0 => Err(MeasureError::Nothing),
-            () if batch > self.config.max_running_requests => {
-                Err(MeasureError::Batch { batch, limit: self.config.max_running_requests })
-            }
-            () if tokens > context => Err(MeasureError::Context { tokens, limit: context }),
-            () if batch * pages > pool => Err(MeasureError::Pool { batch, tokens, pool }),
-            () => Ok(()),
+    /// The row of decoding `batch` sequences of `depth` tokens together.
+    fn add_decode(&self, table: &mut Table, batch: usize, depth: usize, steps: usize) -> Result<(), MeasureError> {
+        let seconds = self.decode(batch, depth, steps)?;
+        // In the middle of what is measured.
+        let context = depth + WARM_UP + steps.div_ceil(2);
+        let sequences = (0..batch).map(|_| StepShape::sequence(1, context, 1));
+        let work = self.cost.step(sequences.fold(StepShape::default(), Add::add));
+        table.add(format!("decode, batch {batch} at {depth}"), Some(batch), work, seconds, self.ceiling);
+        Ok(())
+    }
+
+    /// The row of reading a prompt of `tokens`.
+    fn add_prefill(&self, table: &mut Table, tokens: usize, repeats: usize) -> Result<(), MeasureError> {
+        let seconds = (0..repeats.max(1)).map(|seed| self.prefill(tokens, seed)).collect::<Result<_, _>>()?;
+        let mut work = Work::default();
+        let chunk = self.config.chunked_prefill_size;
+        for begin in (0..tokens).step_by(chunk) {
+            let end = tokens.min(begin + chunk);
+            work += self.cost.step(StepShape::sequence(end - begin, end, usize::from(end == tokens)));
         }
+        table.add(format!("prefill, {tokens} tokens"), Some(tokens), work, seconds, self.ceiling);
+        Ok(())
     }
 
     /// Seconds of each step that decodes `batch` sequences of `depth` tokens together.
