@@ -21,14 +21,14 @@ def tool(name, description, **properties):
 
 PATH = {"type": "string", "description": "Path of the file"}
 TEXT = {"type": "string", "description": "The text of the message"}
-TOOLS = [tool("get_file", "Get a file", path=PATH), tool("update_file", "Update a file", path=PATH, text=TEXT)]
+TOOLS = [tool("find_notes", "Find notes", path=PATH), tool("update_note", "Update a note", path=PATH, text=TEXT)]
 
 
 def carry_out(name, arguments):
     path = pathlib.Path(arguments["path"])
     assert path == FILE, path
-    if name == "get_file":
-        return json.dumps({"text": path.read_text()})
+    if name == "find_notes":
+        return json.dumps({"results": path.read_text().splitlines()})
     path.write_text(arguments["text"])
     return json.dumps({"status": "ok"})
 
@@ -52,7 +52,8 @@ def ask(messages, request):
 
 
 conversation = []
-assert ask(conversation, "Get the file at the path notes.txt") == ["get_file"]
-assert ask(conversation, 'Update the file at the path notes.txt with the text "Buy cheese"') == ["update_file"]
+assert ask(conversation, "Find notes at the path notes.txt") == ["find_notes"]
+assert "Buy bread" in conversation[-1]["content"], "it says what it has read"
+assert ask(conversation, 'Update the note at the path notes.txt with the text "Buy cheese"') == ["update_note"]
 assert FILE.read_text() == "Buy cheese"
 print("passed: an agent on the shipped model")

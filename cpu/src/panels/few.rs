@@ -31,7 +31,7 @@ use crate::{
 
 /// How far ahead of a single token's product memory is asked for. The hardware's own prefetching stops
 /// at each 4 KiB page; see the bench.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// One panel as a kernel sees it.
 #[derive(Clone, Copy)]

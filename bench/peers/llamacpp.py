@@ -2,7 +2,7 @@
 """Runs one GGUF file through llama.cpp and through Quern, in turn, and prints how they compare.
 
     pip install llama-cpp-python        # builds llama.cpp for this machine
-    python bench/peers/llama_cpp.py model.gguf --pairs 5
+    python bench/peers/llamacpp.py model.gguf --pairs 5
 
 Each pair is one run of either, the first of them alternating; the figures are medians over pairs with the
 smallest and the largest. Both read the same file with the same threads and chunks of 512 tokens; llama.cpp has
