@@ -140,12 +140,15 @@ fn every_other_door_and_data_set_runs_against_the_shipped_model() {
     let ids = "--dataset-name random-ids --random-input-len 30 --random-output-len 6 --num-prompts 4";
     let shared = "--dataset-name generated-shared-prefix --gsp-num-groups 2 --gsp-prompts-per-group 2 \
         --gsp-system-prompt-len 60 --gsp-question-len 10 --gsp-output-len 5";
+    // Nothing here answers as llama.cpp's /tokenize does.
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo");
+    let with_tokenizer = format!("{ids} --tokenizer {}", model.display());
     for (backend, dataset) in [
         ("anthropic", ids),
         ("vllm", ids),
         ("vllm-chat", ids),
         ("lmdeploy", ids),
-        ("llama.cpp", ids),
+        ("llama.cpp", &with_tokenizer),
         ("sglang", shared),
         ("sglang", "--dataset-name custom --dataset-path own.jsonl --num-prompts 4"),
     ] {

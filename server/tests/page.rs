@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -166,21 +167,26 @@ async fn the_live_view_hears_of_the_engine_and_ends_with_the_server() {
     });
     server.frames("/generate", body).await;
     let mut text = String::new();
+    // A second may end within the request: what is seen in either counts.
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
     let sample = loop {
         let piece = stream.chunk().await.unwrap().expect("the stream goes on");
         text += std::str::from_utf8(&piece).unwrap();
         let Some((whole, _)) = text.rsplit_once("\n\n") else { continue };
         let last = whole.rsplit_once("data: ").unwrap().1;
         let last: Value = serde_json::from_str(last).unwrap();
+        for at in ["/decode_rate", "/prefill_rate", "/ttft/p50", "/itl/p99", "/busy"] {
+            if last.pointer(at).and_then(Value::as_f64).is_some_and(|value| value > 0.0) {
+                seen.insert(at);
+            }
+        }
         if last["finished"] == 1 {
             break last;
         }
     };
     assert_eq!(sample["pool_tokens"], 2048);
     assert_eq!((&sample["running"], &sample["waiting"]), (&0.into(), &0.into()));
-    assert!(sample["decode_rate"].as_f64().unwrap() > 0.0 && sample["prefill_rate"].as_f64().unwrap() > 0.0);
-    assert!(sample["ttft"]["p50"].as_f64().unwrap() > 0.0 && sample["itl"]["p99"].as_f64().unwrap() > 0.0);
-    assert!(sample["busy"].as_f64().unwrap() > 0.0);
+    assert_eq!(seen.len(), 5, "{seen:?}");
     assert!(sample["of_roof"].is_null(), "a machine that was not measured has no roof");
     assert!(sample["log"].is_array());
     server.state.set_ready(false);
