@@ -32,6 +32,25 @@ pub struct GenerateRequest {
     pub grammar: Option<Box<dyn Grammar>>,
 }
 
+impl GenerateRequest {
+    /// Exactly `max_new_tokens` greedy tokens after `prompt`, whatever they are: what measurements ask for.
+    pub fn greedy(prompt: Vec<u32>, max_new_tokens: usize) -> Self {
+        Self {
+            id: String::new(),
+            prompt,
+            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+            seed: 0,
+            max_new_tokens,
+            min_new_tokens: 0,
+            stop_token_ids: Vec::new(),
+            ignore_eos: true,
+            logprobs: None,
+            namespace: None,
+            grammar: None,
+        }
+    }
+}
+
 /// Which log-probabilities a request wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogprobRequest {

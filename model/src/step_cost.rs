@@ -66,6 +66,16 @@ impl StepShape {
         let (q, k) = (tokens as u64, context as u64);
         Self { tokens, sampled, kv_tokens: context, pairs: q * k - q * q.saturating_sub(1) / 2 }
     }
+
+    /// `count` of them side by side.
+    pub fn times(self, count: usize) -> Self {
+        Self {
+            tokens: self.tokens * count,
+            sampled: self.sampled * count,
+            kv_tokens: self.kv_tokens * count,
+            pairs: self.pairs * count as u64,
+        }
+    }
 }
 
 impl Add for StepShape {
@@ -194,7 +204,8 @@ mod tests {
     fn experts_are_read_once_a_step_and_positions_by_each_that_looks_at_them() {
         let cost = StepCost::of(&checkpoint(), DType::BF16).unwrap();
         let [one, eight] = [1, 8].map(|batch| {
-            let shape = (0..batch).fold(StepShape::default(), |sum, _| sum + StepShape::sequence(1, 100, 1));
+            let shape = StepShape::sequence(1, 100, 1).times(batch);
+            assert_eq!(shape, (0..batch).fold(StepShape::default(), |sum, _| sum + StepShape::sequence(1, 100, 1)));
             cost.step(shape)
         });
         assert!(eight.bytes < 8.0 * one.bytes && eight.bytes > 2.0 * one.bytes);

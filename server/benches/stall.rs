@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use quern_backend::{DType, SamplingParams};
+use quern_backend::DType;
 use quern_cpu::{CpuBackend, CpuConfig};
 use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, Policy, RequestHandle, TokenEvent};
 use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepCost, StepLimits};
@@ -116,19 +116,7 @@ fn prompt(tokens: usize, seed: usize) -> Vec<u32> {
 /// A greedy request, and when each of its tokens came.
 fn submit(engine: &EngineHandle, prompt: Vec<u32>, max_new_tokens: usize) -> (RequestHandle, mpsc::Receiver<Instant>) {
     let (arrived, arrivals) = mpsc::channel();
-    let request = GenerateRequest {
-        id: String::new(),
-        prompt,
-        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-        seed: 0,
-        max_new_tokens: max_new_tokens.min(90_000),
-        min_new_tokens: 0,
-        stop_token_ids: Vec::new(),
-        ignore_eos: true,
-        logprobs: None,
-        namespace: None,
-        grammar: None,
-    };
+    let request = GenerateRequest::greedy(prompt, max_new_tokens.min(90_000));
     let sink = move |event: TokenEvent| match event {
         TokenEvent::Token { .. } => drop(arrived.send(Instant::now())),
         TokenEvent::Failed(cause) => eprintln!("{cause}"),

@@ -45,7 +45,8 @@ fn main() {
     figures();
     let mut ratios = [Vec::new(), Vec::new()];
     for pair in 0..PAIRS {
-        let (alone, seen) = if pair % 2 == 0 { (figures(), watched()) } else { swapped((watched(), figures())) };
+        let first = if pair % 2 == 0 { figures() } else { watched() };
+        let (alone, seen) = if pair % 2 == 0 { (first, watched()) } else { (figures(), first) };
         for (ratios, (seen, alone)) in ratios.iter_mut().zip(seen.into_iter().zip(alone)) {
             ratios.push(seen / alone);
         }
@@ -57,10 +58,6 @@ fn main() {
     }
     let _ = server.kill();
     let _ = server.wait();
-}
-
-fn swapped<T>((a, b): (T, T)) -> (T, T) {
-    (b, a)
 }
 
 /// The port of a server that is ready.

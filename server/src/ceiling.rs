@@ -3,7 +3,6 @@
 use quern_backend::QuantFormat;
 use quern_cpu::{Compute, CpuBackend, Roof};
 use quern_model::{Checkpoint, StepCost, StepShape, Work};
-use serde::Serialize;
 
 use crate::{config::Config, machine::Machine};
 
@@ -11,7 +10,7 @@ use crate::{config::Config, machine::Machine};
 const SPARE_BYTES: u64 = 1 << 30;
 
 /// What a model on this machine is measured against.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceiling {
     /// Bytes read a second.
     pub read_bytes_per_s: f64,
@@ -38,6 +37,11 @@ impl Ceiling {
     pub fn least_s(self, work: Work) -> f64 {
         work.least_s(self.read_bytes_per_s, self.ops_per_s)
     }
+
+    /// Tokens a second at most, decoding `batch` sequences of `depth` tokens together.
+    pub fn decode(self, cost: &StepCost, batch: usize, depth: usize) -> f64 {
+        batch as f64 / self.least_s(cost.step(StepShape::sequence(1, depth + 1, 1).times(batch)))
+    }
 }
 
 /// Measure what `backend` could do; `None` where memory is too scarce for it.
@@ -46,15 +50,11 @@ pub fn measure(backend: &CpuBackend) -> Option<Roof> {
     (available > Roof::BYTES + SPARE_BYTES).then(|| Roof::measure(backend)).flatten()
 }
 
-/// Measure at the start of a server, for the live view.
+/// Measure at the start of a server, for the live view, before anything else computes.
 pub fn at_start(backend: &CpuBackend, checkpoint: &Checkpoint, config: &Config) -> Option<Ceiling> {
     let roof = (!config.no_ui).then(|| measure(backend)).flatten()?;
     let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype.compute());
     tracing::info!("{}", line(&roof, backend));
-    if let Ok(cost) = StepCost::of(checkpoint, config.kv_cache_dtype.stored()) {
-        let least_s = ceiling.least_s(cost.step(StepShape::sequence(1, 1, 1)));
-        tracing::info!("One sequence is decoded at {:.1} tokens/s at most (projected from that).", 1.0 / least_s);
-    }
     Some(ceiling)
 }
 

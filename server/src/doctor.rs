@@ -1,7 +1,5 @@
 //! `quern doctor`: what this machine can do, and what that allows a model.
 
-use std::{fs, io};
-
 use quern_backend::DType;
 use quern_cpu::{Compute, CpuBackend, Isa, Roof};
 use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work, weights::Recipe};
@@ -16,7 +14,7 @@ use crate::{
     config::LoadFormat,
     configure::{cookbook::Size, network::Network},
     hub::Wanted,
-    machine::Machine,
+    machine::{self, Machine},
     memory::gib,
     model_files::{ModelFiles, Source},
     start::chosen_cpu,
@@ -34,7 +32,7 @@ const CHUNK: usize = 512;
 /// # Errors
 /// If the machine cannot be measured or the model not be read.
 pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
-    let busy = load_average();
+    let busy = machine::busy_cores();
     let backend = chosen_cpu(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
     let checkpoints = match &args.model {
         Some(model) => Runtime::new().map_err(StartError::Thread)?.block_on(named(model, args.revision.as_deref()))?,
@@ -47,7 +45,7 @@ pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
     if args.json {
         let roof = json!({"read_bytes_per_s": roof.read_bytes_per_s, "int8_ops_per_s": roof.int8_ops,
             "bf16_ops_per_s": roof.bf16_flops, "f32_ops_per_s": roof.f32_flops});
-        let found = json!({"cpu": cpu_name(), "cores": machine.cores, "available_bytes": machine.available_bytes,
+        let found = json!({"cpu": machine::cpu_name(), "cores": machine.cores, "available_bytes": machine.available_bytes,
             "load_average": busy, "threads": backend.threads(), "isa": backend.isa().to_string(), "roof": roof,
             "models": forecasts});
         println!("{found:#}");
@@ -86,11 +84,6 @@ impl Forecast {
             _ => Compute::Bf16,
         };
         let ceiling = Ceiling::of(roof, &checkpoint.formats(), compute);
-        let decode = |batch: usize, depth: usize| {
-            let sequences = (0..batch).map(|_| StepShape::sequence(1, depth + 1, 1));
-            let step = sequences.fold(StepShape::default(), |sum, each| sum + each);
-            batch as f64 / ceiling.least_s(cost.step(step))
-        };
         let mut prefill = Work::default();
         for end in (CHUNK..=PROMPT).step_by(CHUNK) {
             prefill += cost.step(StepShape::sequence(CHUNK, end, usize::from(end == PROMPT)));
@@ -104,8 +97,8 @@ impl Forecast {
             context_that_fits: machine
                 .available_bytes
                 .map(|bytes| bytes.saturating_sub(weight_bytes) / kv_bytes_per_token.max(1)),
-            decode: DEPTHS.map(|depth| decode(1, depth)),
-            decode_8: decode(8, 0),
+            decode: DEPTHS.map(|depth| ceiling.decode(&cost, 1, depth)),
+            decode_8: ceiling.decode(&cost, 8, 0),
             prefill: PROMPT as f64 / ceiling.least_s(prefill),
         })
     }
@@ -143,7 +136,11 @@ async fn named(model: &str, revision: Option<&str>) -> Result<Vec<(String, Check
 fn print(backend: &CpuBackend, roof: &Roof, machine: &Machine, forecasts: &[Forecast]) {
     let available = machine.available_bytes.map_or_else(|| "unknown".into(), gib);
     let sets: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(|isa| isa.to_string()).collect();
-    println!("CPU       {}, {} physical cores to use", cpu_name().unwrap_or_else(|| "unknown".into()), machine.cores);
+    println!(
+        "CPU       {}, {} physical cores to use",
+        machine::cpu_name().unwrap_or_else(|| "unknown".into()),
+        machine.cores
+    );
     println!("Kernels   {} of {} (--cpu-isa)", backend.isa(), sets.join(", "));
     println!("Memory    {available} available");
     println!("Measured  {}", ceiling::line(roof, backend).trim_start_matches("Roof: "));
@@ -174,19 +171,6 @@ fn print(backend: &CpuBackend, roof: &Roof, machine: &Machine, forecasts: &[Fore
             forecast.prefill,
         );
     }
-}
-
-/// Cores that were busy over the last minute, where the system tells (Linux).
-fn load_average() -> Option<f64> {
-    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
-}
-
-/// What the processor calls itself.
-fn cpu_name() -> Option<String> {
-    let text: io::Result<String> = fs::read_to_string("/proc/cpuinfo");
-    let text = text.ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
-    Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
 }
 
 #[cfg(test)]

@@ -36,6 +36,18 @@ impl Machine {
     }
 }
 
+/// What the processor calls itself, where the system tells (Linux on x86).
+pub fn cpu_name() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
+}
+
+/// Cores that were busy over the last minute, where the system tells (Linux).
+pub fn busy_cores() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
 /// `MemAvailable` of `/proc/meminfo`: free memory and caches that can be dropped, bytes.
 fn mem_available(root: &Path) -> Option<u64> {
     let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;

@@ -71,6 +71,9 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
     }
     let ceiling = ceiling::at_start(&backend, &prepared.checkpoint, config);
     let started = prepared.start(Arc::new(backend))?;
+    if let Some(ceiling) = ceiling {
+        tracing::info!("{}", summary::speed_line(ceiling, &started.engine));
+    }
     let state = Arc::new(AppState::new(started, ceiling, began));
 
     runtime.block_on(async {

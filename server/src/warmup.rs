@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use quern_backend::SamplingParams;
 use quern_engine::{EngineHandle, GenerateRequest, TokenEvent};
 use quern_text::{Specials, Tokenizer};
 use tokio::sync::mpsc;
@@ -22,17 +21,9 @@ pub async fn run(engine: &EngineHandle, tokenizer: &Tokenizer) -> Result<(), Sta
     let (events, mut inbox) = mpsc::unbounded_channel();
     let request = GenerateRequest {
         id: "warmup".into(),
-        prompt,
-        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-        seed: 0,
-        max_new_tokens: NEW_TOKENS,
-        min_new_tokens: 0,
-        stop_token_ids: Vec::new(),
-        ignore_eos: true,
-        logprobs: None,
         // Its prefix must not count as reused in a real request.
         namespace: Some("warmup".into()),
-        grammar: None,
+        ..GenerateRequest::greedy(prompt, NEW_TOKENS)
     };
     let failed = |cause: String| StartError::Warmup(cause);
     let sink = move |event: TokenEvent| {

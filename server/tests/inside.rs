@@ -59,7 +59,10 @@ fn what_does_not_fit_is_refused_with_its_limit() {
         ("bench offline --batch-sizes 0", "at least 1"),
         ("bench offline --prompt-lens 0", "at least 1"),
         ("bench offline --layers 3", "--shape"),
-        ("bench offline --tp 2", "tp"),
+        ("bench offline --tp 2", "--tp"),
+        ("bench offline --port 1", "--port changes nothing"),
+        ("bench offline --config x.yaml", "--config changes nothing"),
+        ("bench offline --shape 30b --json-model-override-args {}", "cannot be used with"),
         ("bench kernels --cpu-isa mmx", "mmx"),
         ("doctor --model /nowhere/at/all", "/nowhere/at/all"),
     ] {

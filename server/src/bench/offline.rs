@@ -1,12 +1,10 @@
 //! `quern bench offline`: decoding and prefill through the engine, as fractions of what the machine allows.
 
 use std::{
-    ops::Add,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
-use quern_backend::SamplingParams;
 use quern_bench::report::Series;
 use quern_cpu::Roof;
 use quern_engine::{EngineHandle, GenerateRequest, RequestHandle, TokenEvent};
@@ -21,7 +19,7 @@ use crate::{
     hub::Wanted,
     machine::Machine,
     model_files::{ModelFiles, Source},
-    resolve::{self, Facts},
+    resolve::{self, Decision, Facts},
     start, summary,
 };
 
@@ -36,7 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// # Errors
 /// If the model cannot be loaded, or what is asked for does not fit.
 pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
-    let (checkpoint, config) = prepare(args).await?;
+    let (checkpoint, Decision { mut config, notes }) = prepare(args).await?;
+    if let Some(size) = args.shape {
+        config.model_path = format!("{} (shape)", size.model());
+    }
     let decodes: Vec<(usize, usize)> = args
         .batch_sizes
         .iter()
@@ -50,15 +51,15 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     let backend = start::cpu_backend(&config)?;
     let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
     let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype.compute());
-    let mut lines = summary::model_lines(&config, &checkpoint);
+    let mut lines = notes;
+    lines.extend(summary::model_lines(&config, &checkpoint));
     lines.push(ceiling::line(&roof, &backend));
     if checkpoint.weight_bytes() < Roof::BYTES {
         lines.push("These weights may fit into caches, which are quicker than the memory the roof is made of.".into());
     }
-    let cost = StepCost::of(&checkpoint, config.kv_cache_dtype.stored()).map_err(start_error)?;
     let engine = start::engine(&config, &checkpoint, Arc::new(backend))?;
     let vocab = checkpoint.config().vocab_size;
-    let bench = Bench { engine, config, vocab, cost, ceiling };
+    let bench = Bench { cost: engine.config().cost, engine, config, vocab, ceiling };
     let mut table = Table::begin(format!("Offline: {}", bench.config.model_path), &lines, args.output.clone());
     for &(batch, depth) in &decodes {
         bench.add_decode(&mut table, batch, depth, args.steps)?;
@@ -89,7 +90,7 @@ fn start_error(error: impl Into<crate::start_error::StartError>) -> MeasureError
 }
 
 /// Open what is to be measured and decide as `quern serve` does; a prompt that comes again is read again.
-async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Config), MeasureError> {
+async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), MeasureError> {
     let serve = ServeArgs { disable_radix_cache: true, ..args.serve.clone() };
     resolve::check(&serve).map_err(start_error)?;
     let (checkpoint, files) = match args.shape {
@@ -124,11 +125,8 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Config), MeasureErro
         machine: Machine::probe(),
         allow_longer_context: resolve::longer_context_is_allowed(),
     };
-    let mut config = resolve::resolve(&serve, &facts).map_err(start_error)?.config;
-    if let Some(size) = args.shape {
-        config.model_path = format!("{} (shape)", size.model());
-    }
-    Ok((checkpoint, config))
+    let decision = resolve::resolve(&serve, &facts).map_err(start_error)?;
+    Ok((checkpoint, decision))
 }
 
 /// Refuse what would not run in one go: `batch` sequences of `tokens` tokens.
@@ -165,8 +163,7 @@ impl Bench {
         let seconds = self.decode(batch, depth, steps)?;
         // In the middle of what is measured.
         let context = depth + WARM_UP + steps.div_ceil(2);
-        let sequences = (0..batch).map(|_| StepShape::sequence(1, context, 1));
-        let work = self.cost.step(sequences.fold(StepShape::default(), Add::add));
+        let work = self.cost.step(StepShape::sequence(1, context, 1).times(batch));
         table.add(format!("decode, batch {batch} at {depth}"), Some(batch), work, seconds, self.ceiling);
         Ok(())
     }
@@ -211,19 +208,7 @@ impl Bench {
     /// A greedy request, and when each of its tokens came.
     fn submit(&self, prompt: Vec<u32>, max_new_tokens: usize) -> Result<(RequestHandle, Arrivals), MeasureError> {
         let (arrived, arrivals) = mpsc::channel();
-        let request = GenerateRequest {
-            id: String::new(),
-            prompt,
-            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-            seed: 0,
-            max_new_tokens,
-            min_new_tokens: 0,
-            stop_token_ids: Vec::new(),
-            ignore_eos: true,
-            logprobs: None,
-            namespace: None,
-            grammar: None,
-        };
+        let request = GenerateRequest::greedy(prompt, max_new_tokens);
         // Whoever waits for the arrivals may have given up.
         let sink = move |event: TokenEvent| match event {
             TokenEvent::Token { .. } => drop(arrived.send(Ok(Instant::now()))),

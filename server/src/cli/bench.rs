@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Command, Subcommand, parser::ValueSource};
 use quern_bench::BenchCommand;
 
 use super::ServeArgs;
@@ -26,7 +26,8 @@ pub enum BenchJob {
 #[derive(Args, Clone, Debug)]
 pub struct OfflineArgs {
     /// Random weights in the shape of a published model, instead of a model; nothing is downloaded
-    #[arg(long, value_enum, value_name = "SIZE", conflicts_with = "model_path", help_heading = "What is measured")]
+    #[arg(long, value_enum, value_name = "SIZE", help_heading = "What is measured", conflicts_with_all = [
+        "model_path", "revision", "download_dir", "load_format", "json_model_override_args"])]
     pub shape: Option<Size>,
 
     /// Layers of that shape [default: all]
@@ -107,8 +108,8 @@ pub struct OutputArgs {
     pub report: Option<PathBuf>,
 }
 
-/// Flags of `quern serve` that change what is measured offline; the others are accepted and hidden.
-pub(super) const OFFLINE_FLAGS: [&str; 15] = [
+/// Flags of `quern serve` that change what is measured offline; the others are hidden and refused.
+pub(super) const OFFLINE_FLAGS: [&str; 17] = [
     "model-path",
     "revision",
     "download-dir",
@@ -122,9 +123,19 @@ pub(super) const OFFLINE_FLAGS: [&str; 15] = [
     "max-total-tokens",
     "page-size",
     "chunked-prefill-size",
+    "max-prefill-tokens",
+    "max-running-requests",
     "cpu-threads",
     "cpu-isa",
 ];
+
+/// A typed flag of `quern bench offline` that would change nothing.
+pub(super) fn ignored_flag(command: &Command, typed: &ArgMatches) -> Option<String> {
+    let offline = command.find_subcommand("bench")?.find_subcommand("offline")?;
+    let hidden = offline.get_arguments().filter(|arg| arg.is_hide_set());
+    let mut ignored = hidden.filter(|arg| typed.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine));
+    Some(ignored.next()?.get_long()?.to_owned())
+}
 
 const OFFLINE_EXAMPLES: &str = "\
 Examples:
@@ -134,5 +145,5 @@ Examples:
       Four layers of Qwen3-Coder-30B-A3B in bf16, 6 GB of random numbers.
   quern bench offline --model qwen3-coder.gguf --depths 0,4096 --report report.html
 
-Other flags of quern serve are accepted too. \"of roof\" is the larger of bytes ÷ bandwidth and operations ÷ peak,
+\"of roof\" is the larger of bytes ÷ bandwidth and operations ÷ peak,
 both measured first on the same threads, divided by the median; experts are counted as uniform routing touches them.";

@@ -11,7 +11,7 @@ pub mod serve;
 
 use std::ffi::OsString;
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 pub use bench::BenchJob;
 pub use compat::RefusedFlag;
@@ -99,7 +99,7 @@ impl Cli {
         let flags_of_serve = flags_of(&command, "serve");
         command = command.mut_subcommand("bench", |bench| {
             bench.mut_subcommand("offline", |offline| {
-                // Whatever serve takes is taken; only what matters here is shown.
+                // What concerns the model and the engine; the rest is known, hidden, and refused below.
                 offline.mut_args(|arg| {
                     let name = arg.get_long().unwrap_or_default();
                     let hidden =
@@ -114,7 +114,13 @@ impl Cli {
             let serve = command.find_subcommand("serve").expect("declared above");
             words.extend(config_file::expand(rest, |name| is_switch(serve, name))?);
         }
-        let matches = command.try_get_matches_from(words)?;
+        let matches = command.try_get_matches_from_mut(words)?;
+        if let Some(offline) = matches.subcommand_matches("bench").and_then(|bench| bench.subcommand_matches("offline"))
+            && let Some(flag) = bench::ignored_flag(&command, offline)
+        {
+            let message = format!("--{flag} changes nothing that `quern bench offline` measures; leave it out");
+            return Err(command.error(ErrorKind::ArgumentConflict, message).into());
+        }
         let cli = Self::from_arg_matches(&matches)?;
         if let Job::Serve(args) = &cli.command
             && let Some(file) = &args.config
