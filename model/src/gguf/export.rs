@@ -10,6 +10,7 @@ use crate::{
     Checkpoint, LoadError,
     config::{Architecture, ModelConfig},
     weights::{
+        filled,
         manifest::{Shape, modules},
         quantised::encoded,
     },
@@ -53,24 +54,31 @@ pub fn export<W: Write>(
     let mut metadata = describe(config);
     metadata.extend(more);
     let tensors = announce(checkpoint, plain);
-    let announced: Vec<Announced> = tensors.iter().map(|(announced, _)| announced.clone()).collect();
+    let announced: Vec<Announced> = tensors.iter().map(|tensor| tensor.announced.clone()).collect();
     let mut writer = GgufWriter::begin(out, &metadata, &announced)?;
-    for (tensor, modules) in &tensors {
-        for (module, shape) in modules {
-            let bytes = match *shape {
-                Shape::Matrix(rows, cols) => {
-                    let matrix = checkpoint.weights().matrix(module, rows, cols)?;
-                    match tensor.format.blocks() {
-                        Some(_) => encoded(&matrix, tensor.format).bytes().to_vec(),
-                        None => decoded(&matrix, tensor.format),
-                    }
-                }
-                Shape::Vector(len) => {
-                    checkpoint.weights().vector(module, len)?.iter().flat_map(|x| x.to_le_bytes()).collect()
-                }
-            };
-            writer.put(&bytes)?;
+    for Tensor { announced, names, shape } in &tensors {
+        let mut put = |bytes: &[u8]| {
+            writer.put(bytes)?;
             advanced(bytes.len() as u64);
+            io::Result::Ok(())
+        };
+        match *shape {
+            Shape::Matrix(rows, cols) => {
+                let matrices = checkpoint.weights().matrices(names, rows, cols)?;
+                match announced.format.blocks() {
+                    Some(_) => {
+                        let pairs: Vec<_> = matrices.into_iter().map(|matrix| (matrix, announced.format)).collect();
+                        encoded(&pairs).iter().try_for_each(|matrix| put(matrix.bytes()))?;
+                    }
+                    None => decoded(&matrices, announced.format).iter().try_for_each(|bytes| put(bytes))?,
+                }
+            }
+            Shape::Vector(len) => {
+                for name in names {
+                    let values = checkpoint.weights().vector(name, len)?;
+                    put(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())?;
+                }
+            }
         }
         writer.align()?;
     }
@@ -93,14 +101,21 @@ fn check_sayable(config: &ModelConfig) -> Result<(), ExportError> {
 
 /// Bytes of all tensors that [`export`] will write.
 pub fn exported_bytes(checkpoint: &Checkpoint, plain: DType) -> u64 {
-    announce(checkpoint, plain).iter().map(|(tensor, _)| tensor.len()).sum()
+    announce(checkpoint, plain).iter().map(|tensor| tensor.announced.len()).sum()
 }
 
-/// Tensors in the order of the network, each with its modules: a tensor of experts has many.
-fn announce(checkpoint: &Checkpoint, plain: DType) -> Vec<(Announced, Vec<(String, Shape)>)> {
+/// A tensor of the file and the modules that it holds, all of one shape: a tensor of experts has many.
+struct Tensor {
+    announced: Announced,
+    names: Vec<String>,
+    shape: Shape,
+}
+
+/// Tensors in the order of the network.
+fn announce(checkpoint: &Checkpoint, plain: DType) -> Vec<Tensor> {
     let config = checkpoint.config();
     let head = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-    let mut tensors: Vec<(Announced, Vec<(String, Shape)>)> = Vec::new();
+    let mut tensors: Vec<Tensor> = Vec::new();
     for module in modules(config) {
         let Place { name, expert } = Place::of(&module.name);
         let mut dims: Vec<u64> = module.shape.dims().iter().rev().map(|&n| n as u64).collect();
@@ -116,27 +131,35 @@ fn announce(checkpoint: &Checkpoint, plain: DType) -> Vec<(Announced, Vec<(Strin
         if let (Some(_), Some(moe)) = (expert, &config.moe) {
             dims.push(moe.num_experts as u64);
         }
-        match tensors.iter_mut().rev().find(|(tensor, _)| tensor.name == name) {
-            Some((_, modules)) => modules.push((module.name, module.shape)),
-            None => tensors.push((Announced { name, dims, format }, vec![(module.name, module.shape)])),
+        match tensors.iter_mut().rev().find(|tensor| tensor.announced.name == name) {
+            Some(tensor) => tensor.names.push(module.name),
+            None => {
+                let announced = Announced { name, dims, format };
+                tensors.push(Tensor { announced, names: vec![module.name], shape: module.shape });
+            }
         }
     }
     tensors
 }
 
-/// `matrix` in a plain format.
-fn decoded(matrix: &PackedMatrix, format: QuantFormat) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(matrix.rows() * format.row_bytes(matrix.cols()));
-    let mut values = vec![0.0f32; matrix.cols()];
-    for row in 0..matrix.rows() {
-        matrix.decode_row(row, &mut values);
-        match format {
-            QuantFormat::F16 => bytes.extend(values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())),
-            QuantFormat::BF16 => bytes.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes())),
-            _ => bytes.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+/// Each matrix in a plain format.
+fn decoded(matrices: &[PackedMatrix], format: QuantFormat) -> Vec<Vec<u8>> {
+    let shapes: Vec<_> = matrices.iter().map(|matrix| (matrix.rows(), format.row_bytes(matrix.cols()))).collect();
+    filled(&shapes, |index, first, bytes| {
+        let mut values = vec![0.0f32; matrices[index].cols()];
+        for (row, bytes) in bytes.chunks_exact_mut(shapes[index].1).enumerate() {
+            matrices[index].decode_row(first + row, &mut values);
+            match format {
+                QuantFormat::F16 => put_each(bytes, &values, |x| f16::from_f32(x).to_le_bytes()),
+                QuantFormat::BF16 => put_each(bytes, &values, |x| bf16::from_f32(x).to_le_bytes()),
+                _ => put_each(bytes, &values, f32::to_le_bytes),
+            }
         }
-    }
-    bytes
+    })
+}
+
+fn put_each<const N: usize>(bytes: &mut [u8], values: &[f32], stored: impl Fn(f32) -> [u8; N]) {
+    bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(bytes, &x)| *bytes = stored(x));
 }
 
 /// The network's numbers under llama.cpp's keys.

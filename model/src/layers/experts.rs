@@ -25,9 +25,8 @@ impl<B: Backend> Experts<B> {
     pub fn load(from: &Loading<'_, B>, name: &str, moe: &MoeConfig) -> Result<Self, LoadError> {
         let hidden = from.config.hidden;
         let all = |part: &str, rows: usize, cols: usize| {
-            (0..moe.num_experts)
-                .map(|e| from.weights.matrix(&format!("{name}.experts.{e}.{part}"), rows, cols))
-                .collect::<Result<Vec<_>, _>>()
+            let names: Vec<_> = (0..moe.num_experts).map(|e| format!("{name}.experts.{e}.{part}")).collect();
+            from.weights.matrices(&names, rows, cols)
         };
         let gates = all("gate_proj", moe.inner, hidden)?;
         let ups = all("up_proj", moe.inner, hidden)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use half::bf16;
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes, quant::fp8::encode_e4m3};
 
-use super::{LoadError, Weights, manifest};
+use super::{LoadError, Weights, fill::filled, manifest};
 use crate::config::ModelConfig;
 
 /// Half the width of the uniform distribution of every matrix: standard deviation 0.02, as networks of
@@ -49,19 +49,34 @@ impl DummyWeights {
 
 impl Weights for DummyWeights {
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError> {
-        let values = uniform(name).take(rows * cols);
-        let bytes = |bytes: Vec<u8>| SharedBytes::new(Arc::new(bytes));
-        Ok(match self.format(name) {
+        let mut one = self.matrices(&[name.to_owned()], rows, cols)?;
+        Ok(one.pop().expect("as many matrices as names"))
+    }
+
+    fn matrices(&self, names: &[String], rows: usize, cols: usize) -> Result<Vec<PackedMatrix>, LoadError> {
+        let kinds: Vec<_> = names.iter().map(|name| (seed(name), self.format(name))).collect();
+        let shapes: Vec<_> = kinds.iter().map(|(_, format)| (rows, format.row_bytes(cols))).collect();
+        let buffers = filled(&shapes, |index, first, bytes| {
+            let (seed, format) = kinds[index];
+            let values = (first as u64 * cols as u64..).map(|i| uniform(seed, i));
+            match format {
+                QuantFormat::Fp8Block128 => {
+                    bytes.iter_mut().zip(values).for_each(|(byte, x)| *byte = encode_e4m3(x / FP8_SCALE));
+                }
+                _ => {
+                    let pairs = bytes.as_chunks_mut().0.iter_mut();
+                    pairs.zip(values).for_each(|(pair, x)| *pair = bf16::from_f32(x).to_le_bytes());
+                }
+            }
+        });
+        let packed = |((_, format), bytes)| match format {
             QuantFormat::Fp8Block128 => {
-                let codes = bytes(values.map(|x| encode_e4m3(x / FP8_SCALE)).collect());
                 let blocks = rows.div_ceil(QuantFormat::FP8_BLOCK) * cols.div_ceil(QuantFormat::FP8_BLOCK);
-                PackedMatrix::fp8(rows, cols, codes, vec![FP8_SCALE; blocks].into())
+                PackedMatrix::fp8(rows, cols, SharedBytes::new(Arc::new(bytes)), vec![FP8_SCALE; blocks].into())
             }
-            _ => {
-                let stored = values.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
-                PackedMatrix::plain(QuantFormat::BF16, rows, cols, bytes(stored))
-            }
-        })
+            format => PackedMatrix::plain(format, rows, cols, SharedBytes::new(Arc::new(bytes))),
+        };
+        Ok(kinds.into_iter().zip(buffers).map(packed).collect())
     }
 
     fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, LoadError> {
@@ -77,16 +92,16 @@ impl Weights for DummyWeights {
     }
 }
 
-/// Numbers of [-WIDTH, WIDTH) that depend on `name` alone (FNV-1a as seed, SplitMix64 as stream).
-fn uniform(name: &str) -> impl Iterator<Item = f32> {
-    let mut state =
-        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    std::iter::from_fn(move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        Some(((z >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * WIDTH)
-    })
+/// FNV-1a.
+fn seed(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// Number `i` of the stream that begins at `seed`, of [-WIDTH, WIDTH) (SplitMix64).
+fn uniform(seed: u64, i: u64) -> f32 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(i + 1));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    ((z >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * WIDTH
 }

@@ -2,6 +2,7 @@
 
 pub mod dummy;
 pub mod error;
+mod fill;
 pub mod manifest;
 pub mod mapping;
 pub mod quantised;
@@ -10,6 +11,7 @@ pub mod safetensors;
 pub mod scan;
 
 pub use error::{LoadError, Problem};
+pub(crate) use fill::filled;
 pub use quantised::Quantised;
 pub use recipe::Recipe;
 
@@ -19,6 +21,12 @@ use quern_backend::PackedMatrix;
 pub trait Weights: Send + Sync {
     /// The matrix of module `name`, `[rows, cols]`, in the encoding it is stored in.
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError>;
+
+    /// The matrices of modules `names`, all of `[rows, cols]`. Sources that make them override this, so that many
+    /// small ones keep all cores busy.
+    fn matrices(&self, names: &[String], rows: usize, cols: usize) -> Result<Vec<PackedMatrix>, LoadError> {
+        names.iter().map(|name| self.matrix(name, rows, cols)).collect()
+    }
 
     /// The vector of module `name`, `[len]`, as f32.
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError>;

@@ -1,17 +1,18 @@
 //! [`Quantised`]: weights of another source, encoded as they are asked for.
 
-use std::{num::NonZeroUsize, sync::Arc, thread};
+use std::sync::Arc;
 
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes};
 
 use super::{
     LoadError, Recipe, Weights,
+    fill::filled,
     manifest::{self, Shape},
 };
 use crate::config::ModelConfig;
 
-/// The network of `source` by a recipe. Nothing is kept: a matrix is encoded when a layer loads it, by all
-/// the machine's cores, so that memory holds the result and the layer that is being made.
+/// The network of `source` by a recipe. Nothing is kept: matrices are encoded when a layer loads them,
+/// by all the machine's cores, so that memory holds the result and the layer that is being made.
 pub struct Quantised<'a> {
     source: &'a dyn Weights,
     recipe: Recipe,
@@ -56,11 +57,19 @@ impl<'a> Quantised<'a> {
 
 impl Weights for Quantised<'_> {
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError> {
-        let matrix = self.source.matrix(name, rows, cols)?;
-        Ok(match self.format(name, cols) {
-            Some(format) => encoded(&matrix, format),
-            None => matrix,
-        })
+        let mut one = self.matrices(&[name.to_owned()], rows, cols)?;
+        Ok(one.pop().expect("as many matrices as names"))
+    }
+
+    fn matrices(&self, names: &[String], rows: usize, cols: usize) -> Result<Vec<PackedMatrix>, LoadError> {
+        let mut matrices = self.source.matrices(names, rows, cols)?;
+        let format = |index: usize| self.format(&names[index], cols);
+        let (places, stored): (Vec<_>, Vec<_>) =
+            matrices.iter().enumerate().filter_map(|(i, m)| Some((i, (m.clone(), format(i)?)))).unzip();
+        for (place, matrix) in places.into_iter().zip(encoded(&stored)) {
+            matrices[place] = matrix;
+        }
+        Ok(matrices)
     }
 
     fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, LoadError> {
@@ -79,28 +88,27 @@ impl Weights for Quantised<'_> {
     }
 }
 
-/// `matrix` in blocks of `format`, its rows shared among the machine's cores.
+/// Each matrix in blocks of its format, all made side by side by the machine's cores.
 ///
 /// # Panics
-/// If `format` is not made of blocks that can be written, or a row not a whole number of them.
-pub fn encoded(matrix: &PackedMatrix, format: QuantFormat) -> PackedMatrix {
-    let encode = format.blocks().and_then(|blocks| blocks.encode).expect("a format that can be written");
-    let (rows, cols) = (matrix.rows(), matrix.cols());
-    let row_bytes = format.row_bytes(cols);
-    let mut bytes = vec![0; rows * row_bytes];
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let share = rows.div_ceil(threads).max(1);
-    thread::scope(|scope| {
-        for (part, bytes) in bytes.chunks_mut(share * row_bytes).enumerate() {
-            scope.spawn(move || {
-                let mut values = vec![0.0; cols];
-                for (row, bytes) in bytes.chunks_exact_mut(row_bytes).enumerate() {
-                    matrix.decode_row(part * share + row, &mut values);
-                    let blocks = values.chunks_exact(format.block_elements());
-                    blocks.zip(bytes.chunks_exact_mut(format.block_bytes())).for_each(|(x, block)| encode(x, block));
-                }
-            });
+/// If a format is not made of blocks that can be written, or a row not a whole number of them.
+pub fn encoded(matrices: &[(PackedMatrix, QuantFormat)]) -> Vec<PackedMatrix> {
+    let row_bytes = |(matrix, format): &(PackedMatrix, QuantFormat)| format.row_bytes(matrix.cols());
+    let shapes: Vec<_> = matrices.iter().map(|pair| (pair.0.rows(), row_bytes(pair))).collect();
+    let buffers = filled(&shapes, |index, first, bytes| {
+        let (matrix, format) = &matrices[index];
+        let blocks = format.blocks().expect("a format made of blocks");
+        let encode = blocks.encode.expect("a format that can be written");
+        let mut values = vec![0.0; matrix.cols()];
+        for (row, bytes) in bytes.chunks_exact_mut(shapes[index].1).enumerate() {
+            matrix.decode_row(first + row, &mut values);
+            let runs = values.chunks_exact(blocks.elements).zip(bytes.chunks_exact_mut(blocks.bytes));
+            runs.for_each(|(values, block)| encode(values, block));
         }
     });
-    PackedMatrix::plain(format, rows, cols, SharedBytes::new(Arc::new(bytes)))
+    let matrices = matrices.iter().zip(buffers);
+    let packed = |((matrix, format), bytes): (&(PackedMatrix, QuantFormat), Vec<u8>)| {
+        PackedMatrix::plain(*format, matrix.rows(), matrix.cols(), SharedBytes::new(Arc::new(bytes)))
+    };
+    matrices.map(packed).collect()
 }
