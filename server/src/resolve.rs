@@ -342,10 +342,12 @@ pub fn quantization(args: &ServeArgs, checkpoint_is_fp8: bool) -> Result<Option<
     }
     match name {
         "fp8" if checkpoint_is_fp8 => Ok(None),
-        "fp8" => {
-            Err(refuse("quantization", "fp8", "the checkpoint is not fp8; q8_0, q4_0 and q4_k_m are made on load"))
-        }
-        other => Err(refuse("quantization", other, "fp8 checkpoints, q8_0, q4_0 and q4_k_m are supported")),
+        "fp8" => Err(refuse(
+            "quantization",
+            "fp8",
+            "the checkpoint is not fp8; q8_0, q4_0, q4_k_m and q4_best are made on load",
+        )),
+        other => Err(refuse("quantization", other, "fp8 checkpoints, q8_0, q4_0, q4_k_m and q4_best are supported")),
     }
 }
 

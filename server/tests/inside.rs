@@ -87,7 +87,7 @@ fn the_doctor_measures_and_predicts() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(found["roof"]["read_bytes_per_s"].as_f64().unwrap() > 1e8, "{found}");
     let models = found["models"].as_array().unwrap();
-    assert_eq!(models.len(), 10, "two models in five forms");
+    assert_eq!(models.len(), 12, "two models in six forms");
     let decode = |name: &str| {
         let model = models.iter().find(|model| model["name"] == name).unwrap();
         model["decode"][0].as_f64().unwrap()

@@ -16,8 +16,8 @@ pub struct ConvertArgs {
     pub outfile: PathBuf,
 
     /// Encoding of the matrices: f32, f16 and bf16 keep each value by itself; q8_0, q4_0 and q4_k_m are llama.cpp's
-    /// mixtures of blocks
+    /// mixtures of blocks, q4_best is q4_k_m with more bits for attention and the embedding
     #[arg(long, value_name = "TYPE", default_value = "q4_k_m",
-        value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"])]
+        value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", "q4_best"])]
     pub outtype: String,
 }

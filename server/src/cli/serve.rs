@@ -54,9 +54,10 @@ pub struct ServeArgs {
     pub dtype: String,
 
     /// How the weights are held: fp8 is what an fp8 checkpoint has anyway; q8_0, q4_0 and q4_k_m are made from
-    /// any checkpoint as it is loaded, by llama.cpp's mixtures [default: as the checkpoint has them]
+    /// any checkpoint as it is loaded, by llama.cpp's mixtures, and so is q4_best, which is q4_k_m with more bits
+    /// for attention and the embedding [default: as the checkpoint has them]
     #[arg(long, value_name = "METHOD", help_heading = "Model", value_parser = choices(
-        &["fp8", "q8_0", "q4_0", "q4_k_m"], QUANTIZATIONS))]
+        &["fp8", "q8_0", "q4_0", "q4_k_m", "q4_best"], QUANTIZATIONS))]
     pub quantization: Option<String>,
 
     /// Stored element of keys and values; `auto` follows --dtype
