@@ -48,7 +48,7 @@ pub struct Checkpoint {
 
 enum Source {
     Files(Safetensors),
-    Gguf(GgufModel),
+    Gguf(Box<GgufModel>),
     Dummy(DummyWeights),
 }
 
@@ -82,8 +82,8 @@ impl Checkpoint {
         fields.extend(overrides.clone());
         let config = ModelConfig::from_json(&fields)?;
         model.verify(&config)?;
-        let source = Source::Gguf(model);
-        Ok(Self { dir: PathBuf::new(), config, generation: GenerationConfig::default(), source, recipe: None })
+        let generation = model.generation().clone();
+        Ok(Self { dir: PathBuf::new(), config, generation, source: Source::Gguf(Box::new(model)), recipe: None })
     }
 
     /// Random weights for configs that are already in memory.
@@ -148,7 +148,7 @@ impl Checkpoint {
     pub fn weights(&self) -> &dyn Weights {
         match &self.source {
             Source::Files(files) => files,
-            Source::Gguf(model) => model,
+            Source::Gguf(model) => &**model,
             Source::Dummy(dummy) => dummy,
         }
     }

@@ -466,8 +466,7 @@ fn yarn(parameters: &Fields<'_>, max_position_embeddings: usize) -> Result<YarnC
         Some(_) => parameters.number("factor", 1.0)?,
         None => max_position_embeddings as f64 / original_context,
     };
-    // The paper's temperature, 0.1 ln(s) + 1, with DeepSeek's two multipliers where they are given.
-    let temperature = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let temperature = |scale: f64| yarn_temperature(factor, scale);
     let both = parameters.present("mscale").is_some() && parameters.present("mscale_all_dim").is_some();
     let attention_factor = match (parameters.present("attention_factor"), both) {
         (Some(_), _) => parameters.number("attention_factor", 1.0)?,
@@ -484,6 +483,12 @@ fn yarn(parameters: &Fields<'_>, max_position_embeddings: usize) -> Result<YarnC
         attention_factor,
         truncate: parameters.flag("truncate", true)?,
     })
+}
+
+/// The scale of cosines and sines that goes with a context `factor` times as long: the paper's temperature,
+/// 0.1 ln(s) + 1, of which `scale` is DeepSeek's multiplier where it gives one.
+pub(crate) fn yarn_temperature(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
 }
 
 fn dtype(fields: &Fields<'_>) -> Result<DType, ConfigError> {

@@ -1,6 +1,6 @@
 //! `generation_config.json`: the sampling defaults that the model's authors recommend.
 
-use std::path::Path;
+use std::{ops::RangeInclusive, path::Path};
 
 use serde_json::{Map, Value};
 
@@ -35,7 +35,7 @@ impl GenerationConfig {
 
     /// Interpret the fields.
     pub fn from_json(object: &Map<String, Value>) -> Result<Self, ConfigError> {
-        let number = |field: &str, range: std::ops::RangeInclusive<f64>| match object.get(field) {
+        let number = |field: &str, range: RangeInclusive<f64>| match object.get(field) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_f64() {
                 Some(x) if range.contains(&x) => Ok(Some(x)),
@@ -46,6 +46,14 @@ impl GenerationConfig {
                 }),
             },
         };
+        let eos_token_ids = token_ids(object.get("eos_token_id"), "eos_token_id (generation_config.json)")?;
+        Ok(Self { eos_token_ids, ..Self::of_numbers(number)? })
+    }
+
+    /// The sampling alone. `number` finds a field by its name and refuses what lies outside of its range.
+    pub(crate) fn of_numbers<E>(
+        number: impl Fn(&str, RangeInclusive<f64>) -> Result<Option<f64>, E>,
+    ) -> Result<Self, E> {
         let float = |x: Option<f64>| x.map(|x| x as f32);
         Ok(Self {
             temperature: float(number("temperature", 0.0..=1e4)?),
@@ -53,7 +61,7 @@ impl GenerationConfig {
             top_k: number("top_k", 0.0..=f64::from(u32::MAX))?.map(|k| k as u32).filter(|&k| k > 0),
             min_p: float(number("min_p", 0.0..=1.0)?),
             repetition_penalty: float(number("repetition_penalty", 0.0..=2.0)?),
-            eos_token_ids: token_ids(object.get("eos_token_id"), "eos_token_id (generation_config.json)")?,
+            eos_token_ids: Vec::new(),
         })
     }
 }

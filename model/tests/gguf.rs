@@ -6,12 +6,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use quern_backend::{DType, QuantFormat, RefBackend, SharedBytes};
 use quern_model::{
-    Checkpoint, CheckpointOptions, LoadError,
+    Checkpoint, CheckpointOptions, GenerationConfig, LoadError,
     gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter, export},
     load,
     weights::{Problem, Recipe},
 };
-use serde_json::Map;
+use serde_json::{Map, json};
 use support::{Driver, limits};
 
 fn demo(recipe: Option<Recipe>) -> Checkpoint {
@@ -60,6 +60,135 @@ fn a_quantised_file_is_what_quantising_on_load_makes() {
         assert_eq!(greedy(&file), greedy(&quantised), "{recipe}");
         let missing = quantised.formats().into_iter().filter(|f| f.blocks().is_some() && !file.formats().contains(f));
         assert_eq!(missing.count(), 0, "{recipe}");
+    }
+}
+
+/// The demonstration model with `rope_scaling`, written with `more` metadata and read again.
+fn stretched(scaling: serde_json::Value, more: &[(&str, GgufValue)]) -> Result<(Checkpoint, Checkpoint), String> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo");
+    let overrides = Map::from_iter([("rope_scaling".to_owned(), scaling)]);
+    let options = CheckpointOptions { config_overrides: Some(overrides), ..CheckpointOptions::default() };
+    let stored = Checkpoint::open(&dir, &options).map_err(|error| error.to_string())?;
+    let more = more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let bytes = export(&stored, DType::BF16, more, Vec::new(), &mut |_| {}).map_err(|error| error.to_string())?;
+    let model = GgufModel::embedded("memory", &SharedBytes::new(Arc::new(bytes)));
+    let again = model.and_then(|model| Checkpoint::gguf(model, &Map::new())).map_err(|error| error.to_string())?;
+    Ok((stored, again))
+}
+
+#[test]
+fn stretched_positions_and_recommended_sampling_come_back() {
+    for scaling in [
+        json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048 }),
+        json!({ "rope_type": "yarn", "factor": 2.5, "original_max_position_embeddings": 4096, "beta_fast": 24.5,
+                "beta_slow": 1.5, "attention_factor": 0.75 }),
+        json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "mscale": 1.0,
+                "mscale_all_dim": 0.5 }),
+        json!(null),
+    ] {
+        let (stored, again) = stretched(scaling.clone(), &[]).unwrap();
+        let (mut ours, mut theirs) = (stored.config().rope.clone(), again.config().rope.clone());
+        if let (Some(ours), Some(theirs)) = (&mut ours.yarn, &mut theirs.yarn) {
+            // The file's number is a f32.
+            let factors = [&mut ours.attention_factor, &mut theirs.attention_factor].map(std::mem::take);
+            assert!((factors[0] - factors[1]).abs() <= f64::from(f32::EPSILON) * factors[0], "{factors:?}");
+        }
+        assert_eq!(ours, theirs, "{scaling}");
+        assert_eq!(stored.generation().temperature, Some(0.1));
+        let sampling = GenerationConfig { eos_token_ids: Vec::new(), ..stored.generation().clone() };
+        assert_eq!(*again.generation(), sampling);
+    }
+    let odd = json!({ "rope_type": "yarn", "factor": 4.0, "truncate": false });
+    assert!(stretched(odd, &[]).err().unwrap().contains("rope_scaling.truncate = false"));
+}
+
+#[test]
+fn keys_of_other_programs_are_taken_for_what_they_say() {
+    let yarn = || json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048 });
+    let usual = 0.1 * 4f64.ln() + 1.0;
+    let attention = |key: &str, value: f64| {
+        let key = format!("qwen3moe.rope.scaling.{key}");
+        let (_, again) = stretched(yarn(), &[(&key, GgufValue::Float(value))])?;
+        Ok::<f64, String>(again.config().rope.yarn.as_ref().unwrap().attention_factor)
+    };
+    assert_eq!(attention("attn_factor", 0.5).unwrap(), 0.5 * usual);
+    assert_eq!(attention("yarn_attn_factor", 0.5).unwrap(), 0.5);
+    for (key, neutral, refused) in [
+        ("yarn_ext_factor", [1.0, -1.0], 0.0),
+        ("yarn_log_multiplier", [0.0, 0.0], 0.5),
+        ("yarn_attn_factor", [1.0; 2], f64::NAN),
+    ] {
+        for value in neutral {
+            assert_eq!(attention(key, value).unwrap(), usual, "{key}");
+        }
+        let error = attention(key, refused).unwrap_err();
+        assert!(error.contains(&format!("metadata `qwen3moe.rope.scaling.{key}`")), "{error}");
+        assert!(error.contains(&format!("found {refused}")), "{error}");
+    }
+
+    let text = |value: &str| GgufValue::Text(value.into());
+    for (more, refused) in [
+        (vec![("scaling.type", text("none")), ("scaling.factor", GgufValue::Float(4.0))], None),
+        (vec![("scaling.type", text("linear")), ("scaling.factor", GgufValue::Float(0.0))], None),
+        (vec![("scaling.attn_factor", GgufValue::Float(1.0))], None),
+        (vec![("scaling.factor", GgufValue::Float(4.0))], Some(("factor", "4"))),
+        (
+            vec![("scaling.type", text("none")), ("scaling.attn_factor", GgufValue::Float(2.0))],
+            Some(("attn_factor", "2")),
+        ),
+        (vec![("scaling.type", text("longrope"))], Some(("type", "\"longrope\""))),
+        (vec![("scaling.factor", text("4"))], Some(("factor", "\"4\""))),
+    ] {
+        let more: Vec<_> = more.into_iter().map(|(key, value)| (format!("qwen3moe.rope.{key}"), value)).collect();
+        let more: Vec<_> = more.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        match (stretched(json!(null), &more), refused) {
+            (Ok((_, again)), None) => assert_eq!(again.config().rope.yarn, None),
+            (Err(error), Some((key, found))) => {
+                assert!(error.contains(&format!("(metadata `qwen3moe.rope.scaling.{key}`), found {found}")), "{error}");
+            }
+            (outcome, _) => panic!("{more:?}: {:?}", outcome.map(|_| ())),
+        }
+    }
+}
+
+#[test]
+fn recommended_sampling_is_read_and_checked() {
+    let file = |more: &[(&str, GgufValue)]| {
+        let metadata = [("general.architecture", GgufValue::Text("qwen3".into()))];
+        let metadata: Vec<_> =
+            metadata.iter().chain(more).map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let bytes = GgufWriter::begin(Vec::new(), &metadata, &[]).unwrap().finish().unwrap();
+        GgufModel::embedded("memory", &SharedBytes::new(Arc::new(bytes))).map_err(|error| error.to_string())
+    };
+    assert_eq!(*file(&[]).unwrap().generation(), GenerationConfig::default());
+    let model = file(&[
+        ("general.sampling.temp", GgufValue::Float(0.7)),
+        ("general.sampling.top_p", GgufValue::Float(0.8)),
+        ("general.sampling.top_k", GgufValue::Signed(20)),
+        ("general.sampling.min_p", GgufValue::Float(0.05)),
+        ("general.sampling.penalty_repeat", GgufValue::Float(1.05)),
+        ("general.sampling.mirostat", GgufValue::Signed(2)),
+    ]);
+    let wanted = GenerationConfig {
+        temperature: Some(0.7),
+        top_p: Some(0.8),
+        top_k: Some(20),
+        min_p: Some(0.05),
+        repetition_penalty: Some(1.05),
+        eos_token_ids: Vec::new(),
+    };
+    assert_eq!(*model.unwrap().generation(), wanted);
+    let off =
+        file(&[("general.sampling.top_k", GgufValue::Signed(-1)), ("general.sampling.temp", GgufValue::Signed(-1))]);
+    let wanted = GenerationConfig { temperature: Some(0.0), ..GenerationConfig::default() };
+    assert_eq!(*off.unwrap().generation(), wanted);
+    for (key, value, found) in [
+        ("general.sampling.top_p", GgufValue::Float(1.5), "1.5"),
+        ("general.sampling.temp", GgufValue::Text("warm".into()), "\"warm\""),
+        ("general.sampling.min_p", GgufValue::Float(f64::INFINITY), "inf"),
+    ] {
+        let error = file(&[(key, value)]).expect_err(key);
+        assert!(error.contains(&format!("(metadata `{key}`), found {found}")), "{error}");
     }
 }
 

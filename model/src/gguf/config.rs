@@ -1,8 +1,10 @@
 //! A file's metadata in the words of `config.json`.
 
+use std::fmt;
+
 use serde_json::{Map, Value, json};
 
-use super::{GgufFile, GgufValue, TensorInfo};
+use super::{GgufFile, GgufValue, TensorInfo, rope};
 use crate::weights::Problem;
 
 /// `general.architecture` and the name that Transformers has for it.
@@ -30,16 +32,13 @@ pub(super) fn config<'a>(
     find: impl Fn(&str) -> Option<&'a TensorInfo>,
 ) -> Result<Map<String, Value>, Problem> {
     let metadata = file.metadata();
-    let wrong = |key: &str, expected: String, found: String| {
-        Problem::file(file.name(), format!("{expected} (metadata `{key}`)"), found)
-    };
     let shown = |value: Option<&GgufValue>| value.map_or_else(|| "nothing".to_owned(), GgufValue::shown);
     let text = |key: &str| metadata.get(key).and_then(GgufValue::as_str);
     let key = "general.architecture";
     let known = ARCHITECTURES.iter().find(|(ours, _)| Some(*ours) == text(key));
     let (prefix, name) = known.ok_or_else(|| {
         let list = ARCHITECTURES.map(|(name, _)| name).join(", ");
-        wrong(key, format!("one of {list}"), shown(metadata.get(key)))
+        wrong(file, key, format!("one of {list}"), shown(metadata.get(key)))
     })?;
     let mut config = Map::new();
     config.insert("architectures".into(), json!([name]));
@@ -50,7 +49,7 @@ pub(super) fn config<'a>(
             Some(value @ GgufValue::Float(_)) => json!(value.as_f64()),
             Some(value) => match value.as_u64() {
                 Some(number) => json!(number),
-                None => return Err(wrong(&key, "a number".into(), value.shown())),
+                None => return Err(wrong(file, &key, "a number", value.shown())),
             },
         };
         config.insert(ours.into(), value);
@@ -70,25 +69,22 @@ pub(super) fn config<'a>(
     };
     config.insert("torch_dtype".into(), json!(dtype));
     config.insert("eos_token_id".into(), json!(end_tokens(file)));
-    let key = format!("{prefix}.rope.scaling.type");
-    match text(&key) {
-        None | Some("none") => {}
-        Some("yarn") => {
-            let number =
-                |name: &str| metadata.get(&format!("{prefix}.rope.scaling.{name}")).and_then(GgufValue::as_f64);
-            let mut scaling = json!({ "rope_type": "yarn" });
-            for (theirs, ours) in
-                [("factor", "factor"), ("original_context_length", "original_max_position_embeddings")]
-            {
-                if let Some(value) = number(theirs) {
-                    scaling[ours] = json!(value);
-                }
-            }
-            config.insert("rope_scaling".into(), scaling);
-        }
-        Some(other) => return Err(wrong(&key, "none or yarn".into(), format!("{other:?}"))),
+    if let Some(scaling) = rope::read(file, prefix)? {
+        config.insert("rope_scaling".into(), scaling);
     }
     Ok(config)
+}
+
+/// The number under `key`, if there is something.
+pub(super) fn number(file: &GgufFile, key: &str) -> Result<Option<f64>, Problem> {
+    let Some(value) = file.metadata().get(key) else { return Ok(None) };
+    let number = value.as_f64().filter(|number| number.is_finite());
+    number.map(Some).ok_or_else(|| wrong(file, key, "a number", value.shown()))
+}
+
+/// What is wrong with the value of `key`.
+pub(super) fn wrong(file: &GgufFile, key: &str, expected: impl fmt::Display, found: impl ToString) -> Problem {
+    Problem::file(file.name(), format!("{expected} (metadata `{key}`)"), found)
 }
 
 /// Tokens that end an answer: those that the file names, and those of Qwen's that llama.cpp knows by their

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use half::{bf16, f16};
 use quern_backend::{DType, PackedMatrix, QuantFormat};
 
-use super::{Announced, GgufValue, GgufWriter, model::Place};
+use super::{Announced, GgufValue, GgufWriter, model::Place, rope, sampling};
 use crate::{
     Checkpoint, LoadError,
     config::{Architecture, ModelConfig},
@@ -52,6 +52,7 @@ pub fn export<W: Write>(
     let config = checkpoint.config();
     check_sayable(config)?;
     let mut metadata = describe(config);
+    metadata.extend(sampling::written(checkpoint.generation()).into_iter().map(|(key, value)| (key.to_owned(), value)));
     metadata.extend(more);
     let tensors = announce(checkpoint, plain);
     let announced: Vec<Announced> = tensors.iter().map(|tensor| tensor.announced.clone()).collect();
@@ -87,6 +88,10 @@ pub fn export<W: Write>(
 
 /// llama.cpp knows one form of these networks.
 fn check_sayable(config: &ModelConfig) -> Result<(), ExportError> {
+    if config.rope.yarn.as_ref().is_some_and(|yarn| !yarn.truncate) {
+        let (what, value, supported) = ("rope_scaling.truncate", "false".into(), "true");
+        return Err(ExportError::Unsayable { what, value, supported });
+    }
     let Some(moe) = &config.moe else { return Ok(()) };
     if !moe.renormalise {
         let (what, value, supported) = ("norm_topk_prob", "false".into(), "true");
@@ -181,10 +186,8 @@ fn describe(config: &ModelConfig) -> Vec<(String, GgufValue)> {
     put("attention.value_length", count(config.heads.head_dim));
     put("attention.layer_norm_rms_epsilon", GgufValue::Float(config.rms_norm_eps.into()));
     put("rope.freq_base", GgufValue::Float(config.rope.theta));
-    if let Some(yarn) = &config.rope.yarn {
-        put("rope.scaling.type", GgufValue::Text("yarn".into()));
-        put("rope.scaling.factor", GgufValue::Float(yarn.factor));
-        put("rope.scaling.original_context_length", count(yarn.original_context as usize));
+    for (key, value) in config.rope.yarn.iter().flat_map(rope::written) {
+        put(key, value);
     }
     if let Some(moe) = &config.moe {
         put("expert_count", count(moe.num_experts));

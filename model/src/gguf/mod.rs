@@ -7,6 +7,8 @@ mod cursor;
 mod export;
 mod file;
 mod model;
+mod rope;
+mod sampling;
 mod value;
 mod writer;
 

@@ -8,8 +8,9 @@ use std::{
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes};
 use serde_json::{Map, Value};
 
-use super::{GgufFile, GgufValue, TensorInfo, config};
+use super::{GgufFile, GgufValue, TensorInfo, config, sampling};
 use crate::{
+    GenerationConfig,
     config::ModelConfig,
     weights::{
         LoadError, Problem, Weights,
@@ -30,6 +31,7 @@ pub struct GgufModel {
     tensors: BTreeMap<String, (String, TensorInfo)>,
     /// The metadata in the words of `config.json`.
     config: Map<String, Value>,
+    generation: GenerationConfig,
 }
 
 impl GgufModel {
@@ -82,7 +84,8 @@ impl GgufModel {
             return Err(Problem::file(first.name(), format!("{stated} tensors in all files"), tensors.len()));
         }
         let config = config::config(&first, |name| tensors.get(name).map(|(_, tensor)| tensor))?;
-        Ok(Self { place, first, tensors, config })
+        let generation = sampling::read(&first)?;
+        Ok(Self { place, first, tensors, config, generation })
     }
 
     /// What the first file says of the model.
@@ -93,6 +96,11 @@ impl GgufModel {
     /// The metadata in the words of `config.json`.
     pub fn config(&self) -> &Map<String, Value> {
         &self.config
+    }
+
+    /// The sampling that the first file recommends.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
     }
 
     /// File, name and tensor of all tensors.
