@@ -10,13 +10,14 @@
 //! All weights of a network pass through here while a user waits, so the loops are written for vectors of
 //! any width, without asking for one:
 //! - The starts lie side by side, one to a lane. Their sums are made in one order on every machine, and none
-//!   goes across lanes or waits for the one before. Lanes of elements instead took 2.5 times as long.
+//!   goes across lanes or waits for the one before. Lanes of elements instead took twice as long.
 //! - A group is divided by its largest magnitude first, so that f32 is wide enough for every sum.
 //! - Rounding is an addition and a subtraction ([`rounded`]), division a product with the inverse.
 //! - Nothing branches on which start is the better one.
 //!
-//! What did not pay: eleven starts (0.1 % of the error), a third round (as much), one round followed by a
-//! second from the best start alone (Q4_K lost 1 %), sums in f64.
+//! What did not pay, as RMS error over uniform, normal, heavy-tailed, shifted and a trained network's values: eleven
+//! starts for eight gain 0.06 % at most, a third round 0.4 % of Q4_K and nothing else for 40 % more time. Five starts
+//! lose up to 0.4 %, one round up to 1.2 % of Q4_K.
 
 use half::f16;
 
@@ -30,7 +31,7 @@ type Lanes = [f32; LANES];
 const STARTS: Lanes = [-0.9, -0.6, -0.3, -0.1, 0.1, 0.3, 0.6, 0.9];
 
 /// The same for short groups on a fine lattice: cutting off their largest value by a step or two costs less than a
-/// coarser lattice for all. On a coarse one it gains nothing.
+/// coarser lattice for all (Q6_K: 0.6 to 1.6 % of the error). Q4_0 would lose as much.
 const FINE_STARTS: Lanes = [-3.2, -2.4, -1.7, -1.0, -0.5, 0.0, 0.4, 0.8];
 
 /// Times that each start's scale is fitted.
