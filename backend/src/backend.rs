@@ -1,6 +1,6 @@
 //! [`Backend`]: the operations a network is written in.
 
-use crate::{LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowOutput};
+use crate::{KvFormat, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowOutput};
 
 /// Sizes of the attention heads of one layer.
 ///
@@ -44,14 +44,14 @@ pub struct KvSpec {
     pub page_size: usize,
     /// Pages of the pool; page indices are below it.
     pub num_pages: usize,
-    /// Stored element: `F32` or `BF16`.
-    pub dtype: crate::DType,
+    /// How a head's key or value is stored.
+    pub format: KvFormat,
 }
 
 impl KvSpec {
     /// Bytes of keys and values of one token over all layers.
     pub fn bytes_per_token(&self) -> usize {
-        self.num_layers * 2 * self.heads.kv_dim() * self.dtype.size()
+        self.num_layers * 2 * self.heads.num_kv_heads * self.format.head_bytes(self.heads.head_dim)
     }
 }
 

@@ -14,7 +14,7 @@
 use half::{bf16, f16};
 
 use crate::{
-    Backend, DType, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RefBackend, RowOutput,
+    Backend, HeadLayout, KvFormat, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RefBackend, RowOutput,
     RowTask, SamplingParams, SharedBytes, Span,
     quant::fp8,
     reference::{project, silu},
@@ -330,7 +330,7 @@ fn silu_mul<B: Backend>(backend: &B, rng: &mut Rng) {
 struct AttentionCase {
     heads: HeadLayout,
     page_size: usize,
-    dtype: DType,
+    format: KvFormat,
     sequences: Vec<(usize, usize)>,
 }
 
@@ -342,20 +342,20 @@ fn attention<B: Backend>(backend: &B, rng: &mut Rng) {
         &[(64, 64), (65, 1), (5, 3), (129, 16)],
         &[(530, 1)],
     ];
-    const PAGES: [(usize, DType); 5] =
-        [(1, DType::F32), (2, DType::BF16), (16, DType::F32), (32, DType::BF16), (33, DType::F32)];
+    const PAGES: [(usize, KvFormat); 5] =
+        [(1, KvFormat::F32), (2, KvFormat::BF16), (16, KvFormat::F8E4M3), (32, KvFormat::F8E5M2), (33, KvFormat::Q8_0)];
     for (h, heads) in HEADS.into_iter().enumerate() {
         for (m, sequences) in mixes.into_iter().enumerate() {
             // A Latin square: each head layout and each mix meets each kind of page.
-            let (page_size, dtype) = PAGES[(h + m) % PAGES.len()];
-            attention_case(backend, rng, &AttentionCase { heads, page_size, dtype, sequences: sequences.to_vec() });
+            let (page_size, format) = PAGES[(h + m) % PAGES.len()];
+            attention_case(backend, rng, &AttentionCase { heads, page_size, format, sequences: sequences.to_vec() });
         }
     }
 }
 
 fn attention_case<B: Backend>(backend: &B, rng: &mut Rng, case: &AttentionCase) {
     let heads = case.heads;
-    let what = format!("attention, {heads:?}, pages of {} {}, {:?}", case.page_size, case.dtype, case.sequences);
+    let what = format!("attention, {heads:?}, pages of {} {}, {:?}", case.page_size, case.format, case.sequences);
     // One qkv row for every token of every sequence; earlier tokens are stored in a step of their own.
     let tokens: Vec<Vec<f32>> = case.sequences.iter().map(|&(len, _)| rng.values(len * heads.qkv_dim())).collect();
     let together: Vec<(usize, Vec<usize>)> =
@@ -413,7 +413,7 @@ fn run_rounds<B: Backend>(
     let (heads, page_size) = (case.heads, case.page_size);
     let pages_of: Vec<usize> = plan.iter().map(|(i, _)| case.sequences[*i].0.div_ceil(page_size)).collect();
     let num_pages: usize = pages_of.iter().sum();
-    let spec = KvSpec { num_layers: 2, heads, page_size, num_pages: num_pages + 3, dtype: case.dtype };
+    let spec = KvSpec { num_layers: 2, heads, page_size, num_pages: num_pages + 3, format: case.format };
     let mut kv = b.alloc_kv(&spec).unwrap_or_else(|e| panic!("{e}"));
     // Tables interleave, so that no sequence has neighbouring pages.
     let mut next = 0u32;

@@ -11,6 +11,7 @@
 pub mod backend;
 pub mod conformance;
 pub mod dtype;
+pub mod kv_format;
 pub mod paged;
 pub mod quant;
 pub mod reference;
@@ -18,6 +19,7 @@ pub mod sampling;
 
 pub use backend::{Backend, HeadLayout, KvSpec, UploadError};
 pub use dtype::DType;
+pub use kv_format::KvFormat;
 pub use paged::{PagedBatch, Span};
 pub use quant::{ByteOwner, PackedMatrix, QuantFormat, SharedBytes};
 pub use reference::RefBackend;

@@ -2,9 +2,7 @@
 //!
 //! Clarity over speed: one thread, buffers reallocated at will, weights decoded a row at a time.
 
-use half::bf16;
-
-use crate::{Backend, DType, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, RowOutput, UploadError, sampling};
+use crate::{Backend, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, RowOutput, UploadError, sampling};
 
 /// The oracle.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,12 +71,10 @@ impl KvCache {
     fn store(&mut self, layer: usize, pages: &[u32], value: bool, head: usize, position: usize, values: &[f32]) {
         let page = pages[position / self.spec.page_size] as usize;
         let start = self.offset(layer, page, value, head, position % self.spec.page_size);
-        for (stored, &v) in self.values[start..].iter_mut().zip(values) {
-            *stored = match self.spec.dtype {
-                DType::BF16 => bf16::from_f32(v).to_f32(),
-                _ => v,
-            };
-        }
+        let format = self.spec.format;
+        let mut bytes = vec![0; format.head_bytes(values.len())];
+        format.encode(values, &mut bytes);
+        format.decode(&bytes, &mut self.values[start..start + values.len()]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use quern_backend::QuantFormat;
+use quern_backend::{KvFormat, QuantFormat};
 
 use crate::{
     CpuError,
@@ -256,14 +256,13 @@ impl Kernels {
         unsafe { (self.entries.peak)(values) }
     }
 
-    /// See `attention.rs`; keys and values are bf16 or else f32.
+    /// See `attention/kernel.rs`.
     ///
     /// # Safety
-    /// The keys and values of the partition are `dim` such elements each and nobody writes them.
-    pub(crate) unsafe fn attend(&self, bf16: bool, task: &mut Partition<'_>) {
-        let kernel = if bf16 { self.entries.attend_bf16 } else { self.entries.attend_f32 };
+    /// The keys and values of the partition are heads of `dim` features in `format` and nobody writes them.
+    pub(crate) unsafe fn attend(&self, format: KvFormat, task: &mut Partition<'_>) {
         // SAFETY: as above, and the pointers by this function's contract.
-        unsafe { kernel(task) }
+        unsafe { (self.entries.attend)(format)(task) }
     }
 
     /// See `attention.rs`.
@@ -288,7 +287,7 @@ impl Kernels {
                 choices.push(KernelChoice { op, format: Some(format.to_string()), kernel });
             }
         }
-        for format in ["f32", "bf16"] {
+        for format in KvFormat::ALL {
             let kernel = format!("{isa}: f32 fma, partitions of {}", crate::attention::PARTITION);
             choices.push(KernelChoice { op: "attention", format: Some(format.to_string()), kernel });
         }

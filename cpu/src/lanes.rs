@@ -32,6 +32,12 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn load_bf16_pairs(from: *const u8) -> (Self::F, Self::F);
     /// 32 E4M3 bytes as those of even and those of odd index, expanded exactly.
     unsafe fn load_e4m3_pairs(from: *const u8) -> (Self::F, Self::F);
+    /// 16 E4M3 bytes, expanded exactly.
+    unsafe fn load_e4m3(from: *const u8) -> Self::F;
+    /// 16 E5M2 bytes, expanded exactly.
+    unsafe fn load_e5m2(from: *const u8) -> Self::F;
+    /// Lane `j` of vector `i` becomes lane `i` of vector `j`; bits, whatever they mean.
+    unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES];
     /// `a + b`.
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`.

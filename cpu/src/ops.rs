@@ -1,8 +1,7 @@
 //! The operations of [`CpuBackend`], each a split of its work over the pool.
 
 use quern_backend::{
-    Backend, DType, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowOutput, RowTask,
-    UploadError, sampling,
+    Backend, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, RowOutput, RowTask, UploadError, sampling,
 };
 
 use crate::{
@@ -50,14 +49,6 @@ impl Backend for CpuBackend {
     }
 
     fn alloc_kv(&self, spec: &KvSpec) -> Result<KvCache, UploadError> {
-        let format = match spec.dtype {
-            DType::F32 | DType::BF16 => None,
-            DType::F16 => Some(QuantFormat::F16),
-            DType::F8E4M3 => Some(QuantFormat::Fp8Block128),
-        };
-        if let Some(format) = format {
-            return Err(UploadError::UnsupportedFormat { op: "attention", format, backend: "cpu" });
-        }
         self.scratch().attention.reserve(&spec.heads);
         let bytes = KvCache::bytes(spec).unwrap_or(usize::MAX);
         KvCache::new(spec).ok_or(UploadError::OutOfMemory { what: "KV pages", bytes, backend: "cpu" })
@@ -150,9 +141,8 @@ impl Backend for CpuBackend {
         assert_eq!(*heads, kv.spec().heads, "heads of the layer and of the pages");
         assert!(qkv.cols() == heads.qkv_dim() && out.cols() == heads.q_dim(), "columns of qkv and of the output");
         out.set_rows(qkv.rows());
-        let bf16 = kv.spec().dtype == DType::BF16;
         let pages = kv.layer(layer);
-        let step = Step { kernels: &self.kernels, pool: &self.pool, qkv, heads, pages, bf16, batch };
+        let step = Step { kernels: &self.kernels, pool: &self.pool, qkv, heads, pages, batch };
         step.store();
         step.attend(&mut self.scratch().attention, out);
     }

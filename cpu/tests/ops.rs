@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use quern_backend::{
-    Backend, DType, HeadLayout, KvSpec, PackedMatrix, PagedBatch, QuantFormat, RefBackend, SharedBytes, Span,
+    Backend, HeadLayout, KvFormat, KvSpec, PackedMatrix, PagedBatch, QuantFormat, RefBackend, SharedBytes, Span,
     conformance::{self, Precision, Rng, input_errors, matrix},
 };
 use quern_cpu::{Compute, CpuBackend, CpuConfig, Isa};
@@ -204,12 +204,12 @@ struct AttentionCase {
     heads: HeadLayout,
     qkv: Vec<f32>,
     len: usize,
-    dtype: DType,
+    format: KvFormat,
 }
 
 impl AttentionCase {
-    fn new(seed: u64, heads: HeadLayout, len: usize, dtype: DType) -> Self {
-        Self { heads, qkv: Rng(seed).values(len * heads.qkv_dim()), len, dtype }
+    fn new(seed: u64, heads: HeadLayout, len: usize, format: KvFormat) -> Self {
+        Self { heads, qkv: Rng(seed).values(len * heads.qkv_dim()), len, format }
     }
 
     fn run<B: Backend>(
@@ -221,7 +221,7 @@ impl AttentionCase {
     ) -> Vec<f32> {
         let per_sequence = self.len.div_ceil(page_size);
         let num_pages = 2 * per_sequence;
-        let spec = KvSpec { num_layers: 2, heads: self.heads, page_size, num_pages, dtype: self.dtype };
+        let spec = KvSpec { num_layers: 2, heads: self.heads, page_size, num_pages, format: self.format };
         let mut kv = b.alloc_kv(&spec).unwrap();
         // Even pages for the sequence, backwards; odd ones for the neighbour.
         let mine = (0..per_sequence).map(|i| 2 * (per_sequence - 1 - i) as u32);
@@ -256,8 +256,8 @@ fn attention_is_near_the_reference() {
     for (seed, (num_heads, num_kv_heads, head_dim, len)) in
         [(1, 1, 2, 1), (8, 1, 128, 70), (6, 2, 64, 300), (4, 4, 24, 33), (5, 1, 80, 20)].into_iter().enumerate()
     {
-        for dtype in [DType::F32, DType::BF16] {
-            let case = AttentionCase::new(seed as u64, HeadLayout { num_heads, num_kv_heads, head_dim }, len, dtype);
+        for format in KvFormat::ALL {
+            let case = AttentionCase::new(seed as u64, HeadLayout { num_heads, num_kv_heads, head_dim }, len, format);
             let reference = case.run(&RefBackend, 16, std::iter::repeat(len), false);
             for isa in available() {
                 let ours = case.run(&backend(isa, Compute::Bf16, 2), 16, std::iter::repeat(len), false);
@@ -275,7 +275,7 @@ fn attention_is_near_the_reference() {
 #[test]
 fn attention_has_the_same_bits_for_any_chunks_pages_threads_and_neighbours() {
     let heads = HeadLayout { num_heads: 6, num_kv_heads: 2, head_dim: 32 };
-    let case = AttentionCase::new(3, heads, 600, DType::BF16);
+    let case = AttentionCase::new(3, heads, 600, KvFormat::BF16);
     let expected = case.run(&backend(Isa::Scalar, Compute::Bf16, 1), 16, std::iter::repeat(600), false);
     for isa in available() {
         for threads in [1, 2, 3] {

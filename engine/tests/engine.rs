@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quern_backend::{DType, TokenMask};
+use quern_backend::{KvFormat, TokenMask};
 use quern_engine::{
     EngineConfig, EngineHandle, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, Policy, RequestHandle,
     SubmitError, TokenEvent,
@@ -120,7 +120,7 @@ fn what_steps_had_to_do_is_added_up() {
     });
     let network = ModelConfig::from_json(config.as_object().expect("an object")).expect("a network");
     let checkpoint = Checkpoint::dummy(network, GenerationConfig::default());
-    let cost = StepCost::of(&checkpoint, DType::BF16).expect("all its matrices");
+    let cost = StepCost::of(&checkpoint, KvFormat::BF16).expect("all its matrices");
     let engine = engine(EngineConfig { cost, ..self::config() }, None);
     let (_handle, heard) = submit(&engine, request("a", 40, 3)).expect("accepted");
     terminal(&heard);

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path};
 
-use quern_backend::{DType, HeadLayout};
+use quern_backend::{DType, HeadLayout, KvFormat};
 use serde_json::{Map, Value};
 
 /// Largest `config.json` that is read.
@@ -267,8 +267,9 @@ impl ModelConfig {
     }
 
     /// Bytes of keys and values of one token over all layers.
-    pub fn kv_bytes_per_token(&self, dtype: DType) -> u64 {
-        saturated(self.num_layers as u128 * 2 * self.heads.kv_dim() as u128 * dtype.size() as u128)
+    pub fn kv_bytes_per_token(&self, format: KvFormat) -> u64 {
+        let head = format.head_bytes(self.heads.head_dim) as u128;
+        saturated((self.num_layers as u128 * 2 * self.heads.num_kv_heads as u128).saturating_mul(head))
     }
 
     /// Whether the module `name` (without `.weight`) stays unquantised in an FP8 checkpoint.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quern_backend::{Backend, DType};
+use quern_backend::{Backend, KvFormat};
 
 use crate::{
     Model,
@@ -24,8 +24,8 @@ pub struct StepLimits {
     pub page_size: usize,
     /// Pages of keys and values.
     pub num_pages: usize,
-    /// Stored element of keys and values.
-    pub kv_dtype: DType,
+    /// How keys and values are stored.
+    pub kv_format: KvFormat,
 }
 
 /// Build the checkpoint's network on `backend`. `loaded` hears of each finished layer.

@@ -93,7 +93,7 @@ impl<B: Backend> Qwen3<B> {
             heads: config.heads,
             page_size: limits.page_size,
             num_pages: limits.num_pages,
-            dtype: limits.kv_dtype,
+            format: limits.kv_format,
         })?;
         Ok(Self {
             norm: RmsNorm::load(from, "model.norm", config.hidden)?,

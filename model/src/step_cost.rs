@@ -2,7 +2,7 @@
 
 use std::ops::{Add, AddAssign};
 
-use quern_backend::DType;
+use quern_backend::KvFormat;
 
 use crate::{
     ForwardBatch,
@@ -117,7 +117,7 @@ impl StepCost {
     ///
     /// # Errors
     /// If a matrix is missing.
-    pub fn of(checkpoint: &Checkpoint, kv_dtype: DType) -> Result<Self, LoadError> {
+    pub fn of(checkpoint: &Checkpoint, kv_format: KvFormat) -> Result<Self, LoadError> {
         let config = checkpoint.config();
         let quantised = checkpoint.quantised_weights();
         let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
@@ -125,7 +125,7 @@ impl StepCost {
         let mut cost = Self {
             num_experts: moe.map_or(0, |moe| moe.num_experts),
             top_k: moe.map_or(0, |moe| moe.top_k),
-            kv_bytes: config.kv_bytes_per_token(kv_dtype),
+            kv_bytes: config.kv_bytes_per_token(kv_format),
             pair_ops: 4 * (config.heads.q_dim() * config.num_layers) as u64,
             ..Self::default()
         };
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_token_of_30b_a3b_costs_what_was_counted_by_hand() {
         let one = StepShape::sequence(1, 1, 1);
-        let bf16 = StepCost::of(&checkpoint(), DType::BF16).unwrap();
+        let bf16 = StepCost::of(&checkpoint(), KvFormat::BF16).unwrap();
         // Attention 906.0 M parameters, 8 experts 1,811.9 M, routers 12.6 M, head 311.2 M, each two bytes.
         let params = 48.0 * (2048.0 * 5120.0 + 4096.0 * 2048.0 + 128.0 * 2048.0 + 8.0 * 3.0 * 768.0 * 2048.0)
             + 151_936.0 * 2048.0;
@@ -196,13 +196,13 @@ mod tests {
 
         // The mixture of llama.cpp reads 1.92 GB with routers in f32, ours in bf16, and with norms.
         let norms = 4.0 * (48.0 * (2.0 * 2048.0 + 2.0 * 128.0) + 2048.0);
-        let mixed = StepCost::of(&checkpoint().quantised(Some(Recipe::Q4KM)), DType::BF16).unwrap();
+        let mixed = StepCost::of(&checkpoint().quantised(Some(Recipe::Q4KM)), KvFormat::BF16).unwrap();
         close(mixed.step(one).bytes, 1_919_596_544.0 - 2.0 * 12_582_912.0 - norms + 98_304.0);
     }
 
     #[test]
     fn experts_are_read_once_a_step_and_positions_by_each_that_looks_at_them() {
-        let cost = StepCost::of(&checkpoint(), DType::BF16).unwrap();
+        let cost = StepCost::of(&checkpoint(), KvFormat::BF16).unwrap();
         let [one, eight] = [1, 8].map(|batch| {
             let shape = StepShape::sequence(1, 100, 1).times(batch);
             assert_eq!(shape, (0..batch).fold(StepShape::default(), |sum, _| sum + StepShape::sequence(1, 100, 1)));

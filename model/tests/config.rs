@@ -2,7 +2,7 @@
 //! us panic, whatever numbers stand there.
 
 use proptest::prelude::*;
-use quern_backend::DType;
+use quern_backend::KvFormat;
 use quern_model::{ModelConfig, config::ConfigError};
 use serde_json::{Map, Value, json};
 
@@ -34,7 +34,7 @@ fn derived_numbers_are_the_published_ones() {
     let small = parse(&coder_30b()).unwrap();
     assert_eq!(small.total_params(), 30_532_122_624);
     assert_eq!(small.active_params() / 10_000_000, 304, "3.04 B, the head among them");
-    assert_eq!(small.kv_bytes_per_token(DType::BF16), 98_304);
+    assert_eq!(small.kv_bytes_per_token(KvFormat::BF16), 98_304);
     assert_eq!((small.heads.q_dim(), small.heads.kv_dim()), (4096, 512));
 
     let mut large = coder_30b();
@@ -51,7 +51,7 @@ fn derived_numbers_are_the_published_ones() {
     }
     let large = parse(&large).unwrap();
     assert_eq!(large.total_params() / 10_000_000, 48_015, "480.15 B");
-    assert_eq!(large.kv_bytes_per_token(DType::BF16), 253_952);
+    assert_eq!(large.kv_bytes_per_token(KvFormat::BF16), 253_952);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn sizes_beyond_any_memory_are_counted_as_such() {
     config["num_key_value_heads"] = (1u64 << 28).into();
     let config = parse(&config).unwrap();
     assert_eq!(config.total_params(), u64::MAX);
-    assert_eq!(config.kv_bytes_per_token(DType::F32), u64::MAX);
+    assert_eq!(config.kv_bytes_per_token(KvFormat::F32), u64::MAX);
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
@@ -146,7 +146,7 @@ proptest! {
             config.insert(index.get(&names).clone(), value);
         }
         if let Ok(config) = ModelConfig::from_json(&config) {
-            let _ = (config.total_params(), config.active_params(), config.kv_bytes_per_token(DType::F32));
+            let _ = (config.total_params(), config.active_params(), config.kv_bytes_per_token(KvFormat::F32));
         }
     }
 }

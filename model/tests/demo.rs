@@ -5,7 +5,7 @@ mod support;
 
 use std::{path::PathBuf, sync::Arc};
 
-use quern_backend::{DType, RefBackend};
+use quern_backend::{KvFormat, RefBackend};
 use serde_json::Value;
 use support::{Driver, limits};
 
@@ -26,7 +26,7 @@ fn the_shipped_model_says_what_transformers_says() {
     let text = std::fs::read_to_string(demo().join("goldens.json")).expect("goldens.json");
     let file: Value = serde_json::from_str(&text).expect("JSON");
     let goldens = file["goldens"].as_array().expect("goldens");
-    let mut driver = Driver::new(&demo(), Arc::new(RefBackend), limits(16, DType::F32));
+    let mut driver = Driver::new(&demo(), Arc::new(RefBackend), limits(16, KvFormat::F32));
     for golden in goldens {
         driver.add(&ids(&golden["ids"]));
     }

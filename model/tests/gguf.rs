@@ -4,7 +4,7 @@ mod support;
 
 use std::{path::PathBuf, sync::Arc};
 
-use quern_backend::{DType, QuantFormat, RefBackend, SharedBytes};
+use quern_backend::{DType, KvFormat, QuantFormat, RefBackend, SharedBytes};
 use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError,
     gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter, export},
@@ -29,7 +29,7 @@ fn read(bytes: &SharedBytes) -> Checkpoint {
 }
 
 fn greedy(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
-    let limits = limits(16, DType::F32);
+    let limits = limits(16, KvFormat::F32);
     let mut driver = Driver::over(load(checkpoint, Arc::new(RefBackend), limits, &mut |_| {}).unwrap(), limits);
     for start in [3, 700, 1500] {
         driver.add(&(start..start + 40).collect::<Vec<u32>>());

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use quern_backend::{Backend, DType, RefBackend};
+use quern_backend::{Backend, KvFormat, RefBackend};
 use support::{Driver, Golden, full_row, limits, shelf};
 
 /// Checkpoints that lie in the repository.
@@ -35,7 +35,7 @@ fn all() -> Vec<(&'static str, PathBuf, Golden)> {
 /// Every greedy continuation of 64 tokens, all prompts in one ragged batch, must be the oracle's.
 fn greedy_is_exact<B: Backend>(backend: &Arc<B>, dir: &Path, golden: &Golden, name: &str, chunk: usize) {
     let prompts = golden.prompts();
-    let mut driver = Driver::new(dir, Arc::clone(backend), limits(16, DType::F32));
+    let mut driver = Driver::new(dir, Arc::clone(backend), limits(16, KvFormat::F32));
     for prompt in &prompts {
         driver.add(&golden.ids(&format!("{prompt}.ids")));
     }
@@ -50,7 +50,7 @@ fn logits_agree<B: Backend>(backend: &Arc<B>, dir: &Path, golden: &Golden, name:
     for prompt in golden.prompts() {
         let ids = golden.ids(&format!("{prompt}.ids"));
         let logits = golden.floats(&format!("{prompt}.last_logits"));
-        let mut driver = Driver::new(dir, Arc::clone(backend), limits(32, DType::F32));
+        let mut driver = Driver::new(dir, Arc::clone(backend), limits(32, KvFormat::F32));
         driver.add(&ids);
         let out = driver.step(&[(0, ids.len())], |rows| vec![full_row(rows[0], logits.len())]);
         let max = logits.iter().copied().fold(f64::MIN, f64::max);

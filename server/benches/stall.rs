@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use quern_backend::DType;
+use quern_backend::KvFormat;
 use quern_cpu::{CpuBackend, CpuConfig};
 use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, Policy, RequestHandle, TokenEvent};
 use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepCost, StepLimits};
@@ -101,7 +101,7 @@ fn engine(backend: CpuBackend, tokens: usize, weighed: bool) -> EngineHandle {
         max_logit_rows: 32,
         page_size: PAGE,
         num_pages: engine.num_pages,
-        kv_dtype: DType::BF16,
+        kv_format: KvFormat::BF16,
     };
     let checkpoint = Checkpoint::dummy(config, GenerationConfig::default());
     let model = quern_model::load(&checkpoint, Arc::new(backend), limits, &mut |_| {}).expect("room for the weights");

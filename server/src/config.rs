@@ -5,6 +5,7 @@
 
 use std::{fmt, path::PathBuf};
 
+use quern_backend::KvFormat;
 use quern_text::tool::ToolFormat;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -33,8 +34,9 @@ pub struct Config {
     pub json_model_override_args: Map<String, Value>,
     /// What matrix products are computed in.
     pub dtype: ComputeDtype,
-    /// Stored element of keys and values.
-    pub kv_cache_dtype: KvDtype,
+    /// How keys and values are stored.
+    #[serde(serialize_with = "shown")]
+    pub kv_cache_dtype: KvFormat,
     /// Most tokens of a sequence, prompt and output together.
     pub context_length: usize,
     /// Whether `context_length` was typed. A chat request's own limit may not exceed a typed one.
@@ -172,7 +174,7 @@ impl Default for Config {
             load_format: LoadFormat::Safetensors,
             json_model_override_args: Map::new(),
             dtype: ComputeDtype::Bfloat16,
-            kv_cache_dtype: KvDtype::Bfloat16,
+            kv_cache_dtype: KvFormat::BF16,
             context_length: 4096,
             context_length_is_explicit: false,
             sampling_defaults: SamplingDefaults::Model,
@@ -263,23 +265,8 @@ impl fmt::Display for ComputeDtype {
     }
 }
 
-/// Stored element of keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KvDtype {
-    /// Two bytes.
-    Bfloat16,
-    /// Four bytes.
-    Float32,
-}
-
-impl fmt::Display for KvDtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bfloat16 => "bfloat16",
-            Self::Float32 => "float32",
-        })
-    }
+fn shown<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// Where a chat request's missing sampling parameters come from.

@@ -1,6 +1,6 @@
 //! `quern doctor`: what this machine can do, and what that allows a model.
 
-use quern_backend::DType;
+use quern_backend::{DType, KvFormat};
 use quern_cpu::{Compute, CpuBackend, Isa, Roof};
 use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work, weights::Recipe};
 use serde::Serialize;
@@ -78,7 +78,7 @@ struct Forecast {
 
 impl Forecast {
     fn of(name: &str, checkpoint: &Checkpoint, roof: &Roof, machine: &Machine) -> Result<Self, StartError> {
-        let cost = StepCost::of(checkpoint, DType::BF16)?;
+        let cost = StepCost::of(checkpoint, KvFormat::BF16)?;
         let compute = match checkpoint.config().dtype {
             DType::F32 | DType::F16 if !checkpoint.config().fp8 => Compute::F32,
             _ => Compute::Bf16,
@@ -89,7 +89,7 @@ impl Forecast {
             prefill += cost.step(StepShape::sequence(CHUNK, end, usize::from(end == PROMPT)));
         }
         let weight_bytes = checkpoint.weight_bytes();
-        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(DType::BF16);
+        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(KvFormat::BF16);
         Ok(Self {
             name: name.to_owned(),
             weight_bytes,

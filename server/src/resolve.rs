@@ -6,14 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use quern_backend::DType;
+use quern_backend::{DType, KvFormat};
 use quern_cpu::Compute;
 use quern_model::{ModelConfig, weights::Recipe};
 
 use crate::{
     cli::{RefusedFlag, ServeArgs},
     config::{
-        ComputeDtype, Config, GrammarBackend, KvDtype, LoadFormat, LogLevel, SamplingDefaults, SchedulePolicy, Secret,
+        ComputeDtype, Config, GrammarBackend, LoadFormat, LogLevel, SamplingDefaults, SchedulePolicy, Secret,
         ToolCallParser,
     },
     machine::Machine,
@@ -95,7 +95,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         available_bytes: facts.machine.available_bytes,
         fraction: mem_fraction_static,
         weight_bytes: facts.weight_bytes,
-        kv_bytes_per_token: facts.model.kv_bytes_per_token(kv_cache_dtype.stored()),
+        kv_bytes_per_token: facts.model.kv_bytes_per_token(kv_cache_dtype),
         page_size,
         context_length,
         max_running_requests: wanted_running,
@@ -306,21 +306,14 @@ fn dtype(args: &ServeArgs, stored: DType) -> Result<ComputeDtype, RefusedFlag> {
     }
 }
 
-fn kv_cache_dtype(args: &ServeArgs, dtype: ComputeDtype) -> Result<KvDtype, RefusedFlag> {
+fn kv_cache_dtype(args: &ServeArgs, dtype: ComputeDtype) -> Result<KvFormat, RefusedFlag> {
     match (args.kv_cache_dtype.as_str(), dtype) {
-        ("auto", ComputeDtype::Float32) => Ok(KvDtype::Float32),
-        ("auto" | "bf16" | "bfloat16", _) => Ok(KvDtype::Bfloat16),
-        (other, _) => Err(refuse("kv-cache-dtype", other, "auto and bfloat16 are supported")),
-    }
-}
-
-impl KvDtype {
-    /// The backend's name of it.
-    pub fn stored(self) -> DType {
-        match self {
-            Self::Bfloat16 => DType::BF16,
-            Self::Float32 => DType::F32,
-        }
+        ("auto", ComputeDtype::Float32) => Ok(KvFormat::F32),
+        ("auto" | "bf16" | "bfloat16", _) => Ok(KvFormat::BF16),
+        ("fp8_e4m3", _) => Ok(KvFormat::F8E4M3),
+        ("fp8_e5m2", _) => Ok(KvFormat::F8E5M2),
+        ("q8_0", _) => Ok(KvFormat::Q8_0),
+        (other, _) => Err(refuse("kv-cache-dtype", other, "auto, bfloat16, fp8_e4m3, fp8_e5m2 and q8_0 are supported")),
     }
 }
 
@@ -550,12 +543,17 @@ mod tests {
         let of = |line: &str, model: &ModelConfig| {
             decide_for(line, model, Some(1 << 30), false).map(|d| (d.config.dtype, d.config.kv_cache_dtype))
         };
-        assert_eq!(of("", &f32_model), Ok((ComputeDtype::Float32, KvDtype::Float32)));
-        assert_eq!(of("--kv-cache-dtype bf16", &f32_model), Ok((ComputeDtype::Float32, KvDtype::Bfloat16)));
+        assert_eq!(of("", &f32_model), Ok((ComputeDtype::Float32, KvFormat::F32)));
+        assert_eq!(of("--kv-cache-dtype bf16", &f32_model), Ok((ComputeDtype::Float32, KvFormat::BF16)));
         assert!(of("--dtype bfloat16", &f32_model).unwrap_err().contains("F32"));
         let bf16_model = model("bfloat16", "");
-        assert_eq!(of("", &bf16_model), Ok((ComputeDtype::Bfloat16, KvDtype::Bfloat16)));
-        assert_eq!(of("--dtype float", &bf16_model), Ok((ComputeDtype::Float32, KvDtype::Float32)));
+        assert_eq!(of("", &bf16_model), Ok((ComputeDtype::Bfloat16, KvFormat::BF16)));
+        for (name, format) in [("fp8_e4m3", KvFormat::F8E4M3), ("fp8_e5m2", KvFormat::F8E5M2), ("q8_0", KvFormat::Q8_0)]
+        {
+            let line = format!("--kv-cache-dtype {name}");
+            assert_eq!(of(&line, &bf16_model), Ok((ComputeDtype::Bfloat16, format)));
+        }
+        assert_eq!(of("--dtype float", &bf16_model), Ok((ComputeDtype::Float32, KvFormat::F32)));
     }
 
     #[test]
@@ -563,7 +561,7 @@ mod tests {
         for (line, part) in [
             ("--dtype float16", "bfloat16"),
             ("--dtype half", "bfloat16"),
-            ("--kv-cache-dtype fp8_e4m3", "bfloat16"),
+            ("--kv-cache-dtype fp4_e2m1", "fp8_e4m3"),
             ("--load-format gguf", "no .gguf file"),
             ("--quantization awq", "fp8"),
             ("--quantization fp8", "the checkpoint is not fp8"),

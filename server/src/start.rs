@@ -109,7 +109,7 @@ impl Prepared {
             begin.elapsed().as_secs_f64(),
             shown(available())
         );
-        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(config.kv_cache_dtype.stored());
+        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(config.kv_cache_dtype);
         tracing::info!("{}", summary::pool_line(&config, kv_bytes_per_token));
         tracing::info!("Memory pool end. avail mem={}", shown(available()));
         tracing::info!("{}", summary::limits_line(&config, available()));
@@ -127,10 +127,10 @@ pub fn engine<B: Backend>(
     backend: Arc<B>,
 ) -> Result<EngineHandle, StartError> {
     let network = checkpoint.config();
-    let kv_dtype = config.kv_cache_dtype.stored();
+    let kv_format = config.kv_cache_dtype;
     let engine_config = EngineConfig {
         balanced_context: network.balanced_context(),
-        cost: StepCost::of(checkpoint, kv_dtype)?,
+        cost: StepCost::of(checkpoint, kv_format)?,
         ..config.engine()
     };
     let limits = StepLimits {
@@ -138,7 +138,7 @@ pub fn engine<B: Backend>(
         max_logit_rows: MAX_LOGIT_ROWS,
         page_size: config.page_size,
         num_pages: config.num_pages,
-        kv_dtype,
+        kv_format,
     };
     let layers = network.num_layers as u64;
     let per_layer = checkpoint.weight_bytes() / layers.max(1);

@@ -1,6 +1,5 @@
 //! What an operator reads at start: the model, its weights, the pool, the kernels, the limits.
 
-use quern_backend::QuantFormat;
 use quern_cpu::CpuBackend;
 use quern_engine::EngineHandle;
 use quern_model::Checkpoint;
@@ -42,8 +41,8 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
 /// The lines about threads and kernels: the kernel of each operation, for the encodings that this model
 /// uses.
 pub fn kernel_lines(backend: &CpuBackend, checkpoint: &Checkpoint, config: &Config) -> Vec<String> {
-    let formats = checkpoint.formats().into_iter().chain([QuantFormat::plain(config.kv_cache_dtype.stored())]);
-    let used: Vec<String> = formats.map(|format| format.to_string()).collect();
+    let mut used: Vec<String> = checkpoint.formats().iter().map(ToString::to_string).collect();
+    used.push(config.kv_cache_dtype.to_string());
     let kernels = backend.kernels().into_iter().filter_map(|choice| match choice.format {
         None => Some(format!("{} [{}]", choice.op, choice.kernel)),
         Some(format) if used.contains(&format) => Some(format!("{} {format} [{}]", choice.op, choice.kernel)),

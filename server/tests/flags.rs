@@ -224,7 +224,7 @@ fn flags_that_are_refused_say_so_before_a_model_is_looked_for() {
         (&["--ep", "2"], &["--ep-size 2"]),
         (&["--enable-lora"], &["--enable-lora:", "not built"]),
         (&["--speculative-algorithm", "EAGLE"], &["--speculative-algorithm EAGLE"]),
-        (&["--kv-cache-dtype", "fp8_e4m3"], &["--kv-cache-dtype fp8_e4m3", "bfloat16"]),
+        (&["--kv-cache-dtype", "nvfp4"], &["--kv-cache-dtype nvfp4", "fp8_e4m3"]),
         (&["--ssl-certfile", "c.pem"], &["--ssl-certfile c.pem", "proxy"]),
         (&["--grpc-port", "1"], &["--grpc-port 1"]),
         (&["--dtype", "float16"], &["--dtype float16", "bfloat16"]),

@@ -12,7 +12,7 @@ use std::{
 
 use networks::{Driver, Golden, full_row, limits, shelf};
 use proptest::prelude::*;
-use quern_backend::{DType, LogitRow, RowTask, SamplingParams};
+use quern_backend::{KvFormat, LogitRow, RowTask, SamplingParams};
 use quern_cpu::{Compute, CpuBackend, CpuConfig, Isa};
 use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, LogprobRequest, Policy, RequestHandle, TokenEvent};
 use quern_model::{Checkpoint, CheckpointOptions, StepCost, StepLimits};
@@ -47,7 +47,7 @@ fn in_float32_every_greedy_continuation_is_the_oracles() {
     for (name, ..) in ALL {
         let Some((dir, golden)) = open(name) else { continue };
         for (threads, isa, chunk) in [(2, None, 2048), (1, None, 100), (2, Some(Isa::Scalar), 2048)] {
-            let mut driver = Driver::new(&dir, cpu(Compute::F32, threads, isa), limits(16, DType::F32));
+            let mut driver = Driver::new(&dir, cpu(Compute::F32, threads, isa), limits(16, KvFormat::F32));
             let prompts = golden.prompts();
             for prompt in &prompts {
                 driver.add(&golden.ids(&format!("{prompt}.ids")));
@@ -63,7 +63,7 @@ fn in_float32_every_greedy_continuation_is_the_oracles() {
 fn in_float32_logits_are_within_a_thousandth() {
     for (name, ..) in ALL {
         let Some((dir, golden)) = open(name) else { continue };
-        let mut driver = Driver::new(&dir, cpu(Compute::F32, 2, None), limits(32, DType::F32));
+        let mut driver = Driver::new(&dir, cpu(Compute::F32, 2, None), limits(32, KvFormat::F32));
         for prompt in golden.prompts() {
             let ids = golden.ids(&format!("{prompt}.ids"));
             let logits = golden.floats(&format!("{prompt}.last_logits"));
@@ -83,7 +83,7 @@ fn in_float32_logits_are_within_a_thousandth() {
 fn in_bf16_positions_differ_no_more_than_transformers_own() {
     for (name, median_wanted, agreement_wanted) in ALL {
         let Some((dir, golden)) = open(name) else { continue };
-        let mut driver = Driver::new(&dir, cpu(Compute::Bf16, 2, None), limits(32, DType::BF16));
+        let mut driver = Driver::new(&dir, cpu(Compute::Bf16, 2, None), limits(32, KvFormat::BF16));
         let (mut differences, mut agreeing) = (Vec::new(), 0);
         for prompt in golden.prompts() {
             let ids = golden.ids(&format!("{prompt}.ids"));
@@ -151,13 +151,13 @@ fn engine(name: &str, compute: Compute, way: Way) -> EngineHandle {
         conservativeness: 1.0,
         decode_log_interval: 1000,
     };
-    let kv_dtype = if compute == Compute::F32 { DType::F32 } else { DType::BF16 };
+    let kv_format = if compute == Compute::F32 { KvFormat::F32 } else { KvFormat::BF16 };
     let limits = StepLimits {
         max_tokens: config.step_tokens(),
         max_logit_rows: 16,
         page_size: way.page_size,
         num_pages: config.num_pages,
-        kv_dtype,
+        kv_format,
     };
     let model = quern_model::load(&checkpoint, cpu(compute, way.threads, None), limits, &mut |_| {}).unwrap();
     quern_engine::start(model, config).unwrap()

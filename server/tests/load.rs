@@ -38,7 +38,7 @@ async fn server() -> Server {
         max_logit_rows: 64,
         page_size: config.page_size,
         num_pages: config.num_pages,
-        kv_dtype: config.kv_cache_dtype.stored(),
+        kv_format: config.kv_cache_dtype,
     };
     let model = quern_model::load(&checkpoint, Arc::new(backend), limits, &mut |_| {}).unwrap();
     let engine = quern_engine::start(model, config.engine()).unwrap();

@@ -7,7 +7,7 @@ mod networks;
 use std::{path::Path, sync::Arc};
 
 use networks::{Driver, Golden, full_row, limits, shelf};
-use quern_backend::{DType, QuantFormat};
+use quern_backend::{KvFormat, QuantFormat};
 use quern_cpu::{Compute, CpuBackend, CpuConfig};
 use quern_model::{Checkpoint, CheckpointOptions, load, weights::Recipe};
 use serde_json::Value;
@@ -26,7 +26,7 @@ impl Network {
     fn open(dir: &Path, recipe: Option<Recipe>, threads: usize) -> Self {
         let checkpoint = Checkpoint::open(dir, &CheckpointOptions::default()).unwrap().quantised(recipe);
         let config = CpuConfig { threads: Some(threads), isa: None, compute: Compute::Bf16 };
-        let limits = limits(16, DType::BF16);
+        let limits = limits(16, KvFormat::BF16);
         let vocab = checkpoint.config().vocab_size;
         let model = load(&checkpoint, Arc::new(CpuBackend::new(config).unwrap()), limits, &mut |_| {}).unwrap();
         Self { driver: Driver::over(model, limits), vocab }

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::Entries;
 use crate::{
     bytes::{Bytes, Dot4},
-    lanes::Lanes,
+    lanes::{LANES, Lanes},
 };
 
 /// Two 256-bit registers: lanes 0–7 and 8–15.
@@ -36,6 +36,38 @@ pub(super) unsafe fn load_e4m3_halves(from: *const u8) -> (__m256i, __m256i) {
     let even = _mm256_slli_epi16::<8>(bytes);
     let odd = _mm256_and_si256(bytes, _mm256_set1_epi16(0xff00_u16 as i16));
     (e4m3_to_f16(even), e4m3_to_f16(odd))
+}
+
+/// The 16 bytes at `from`, each in the upper half of a word.
+#[inline(always)]
+pub(super) unsafe fn load_upper_halves(from: *const u8) -> __m256i {
+    _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast())))
+}
+
+/// The 16 E4M3 bytes at `from` as binary16 divided by 256.
+#[inline(always)]
+pub(super) unsafe fn load_e4m3_as_f16(from: *const u8) -> __m256i {
+    e4m3_to_f16(load_upper_halves(from))
+}
+
+/// Lane `j` of vector `i` becomes lane `i` of vector `j`: pairs of lanes, pairs of pairs, halves.
+#[inline(always)]
+unsafe fn transpose8(rows: [__m256; 8]) -> [__m256; 8] {
+    let mut out = rows;
+    for i in [0, 4] {
+        let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
+        let [low, more_low] = [_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d)];
+        let [high, more_high] = [_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d)];
+        out[i] = _mm256_shuffle_ps::<0x44>(low, more_low);
+        out[i + 1] = _mm256_shuffle_ps::<0xee>(low, more_low);
+        out[i + 2] = _mm256_shuffle_ps::<0x44>(high, more_high);
+        out[i + 3] = _mm256_shuffle_ps::<0xee>(high, more_high);
+    }
+    for j in 0..4 {
+        (out[j], out[j + 4]) =
+            (_mm256_permute2f128_ps::<0x20>(out[j], out[j + 4]), _mm256_permute2f128_ps::<0x31>(out[j], out[j + 4]));
+    }
+    out
 }
 
 #[inline(always)]
@@ -93,6 +125,30 @@ impl Lanes for Avx2 {
         let (even, odd) = load_e4m3_halves(from);
         let scale = Self::splat(256.0);
         (Self::mul(f16_to_f32(even), scale), Self::mul(f16_to_f32(odd), scale))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self::F {
+        Self::mul(f16_to_f32(load_e4m3_as_f16(from)), Self::splat(256.0))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e5m2(from: *const u8) -> Self::F {
+        f16_to_f32(load_upper_halves(from))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES] {
+        let mut out = rows;
+        for i in 0..2 {
+            for j in 0..2 {
+                let square = transpose8(std::array::from_fn(|k| rows[8 * i + k][j]));
+                for k in 0..8 {
+                    out[8 * j + k][i] = square[k];
+                }
+            }
+        }
+        out
     }
 
     #[inline(always)]
@@ -290,7 +346,7 @@ impl Dot4<Avx2> for Avx2 {
 
 super::entries!(
     #[target_feature(enable = "avx2,fma,f16c")] Avx2,
-    gemm: [2, 2], scaled: [2, 1], panels: [Avx2, "16-bit pairs", 2, 3]
+    gemm: [2, 2], scaled: [2, 1], panels: [Avx2, "16-bit pairs", 2, 3], attention: 2
 );
 
 /// The kernels of this instance.

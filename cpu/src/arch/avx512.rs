@@ -2,10 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{Entries, avx2::load_e4m3_halves};
+use super::{
+    Entries,
+    avx2::{load_e4m3_as_f16, load_e4m3_halves, load_upper_halves},
+};
 use crate::{
     bytes::{Bytes, Dot4},
-    lanes::Lanes,
+    lanes::{LANES, Lanes},
 };
 
 /// One 512-bit register.
@@ -53,6 +56,42 @@ impl Lanes for Avx512 {
         let (even, odd) = load_e4m3_halves(from);
         let scale = Self::splat(256.0);
         (Self::mul(_mm512_cvtph_ps(even), scale), Self::mul(_mm512_cvtph_ps(odd), scale))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self::F {
+        Self::mul(_mm512_cvtph_ps(load_e4m3_as_f16(from)), Self::splat(256.0))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e5m2(from: *const u8) -> Self::F {
+        _mm512_cvtph_ps(load_upper_halves(from))
+    }
+
+    /// Pairs of lanes, pairs of pairs, then quarters of registers in two rounds.
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES] {
+        let mut fours = rows;
+        for i in [0, 4, 8, 12] {
+            let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
+            let [low, more_low] = [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)];
+            let [high, more_high] = [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)];
+            fours[i] = _mm512_shuffle_ps::<0x44>(low, more_low);
+            fours[i + 1] = _mm512_shuffle_ps::<0xee>(low, more_low);
+            fours[i + 2] = _mm512_shuffle_ps::<0x44>(high, more_high);
+            fours[i + 3] = _mm512_shuffle_ps::<0xee>(high, more_high);
+        }
+        let mut out = fours;
+        for j in 0..4 {
+            let [a, b, c, d] = [fours[j], fours[j + 4], fours[j + 8], fours[j + 12]];
+            let [first, more_first] = [_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d)];
+            let [last, more_last] = [_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d)];
+            out[j] = _mm512_shuffle_f32x4::<0x88>(first, more_first);
+            out[j + 4] = _mm512_shuffle_f32x4::<0xdd>(first, more_first);
+            out[j + 8] = _mm512_shuffle_f32x4::<0x88>(last, more_last);
+            out[j + 12] = _mm512_shuffle_f32x4::<0xdd>(last, more_last);
+        }
+        out
     }
 
     #[inline(always)]
@@ -230,7 +269,7 @@ impl Dot4<Avx512> for Avx512 {
 
 super::entries!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")] Avx512,
-    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 4, 6]
+    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 4, 6], attention: 8
 );
 
 /// The kernels of this instance.

@@ -20,7 +20,7 @@ pub(crate) mod avxvnni;
 pub(crate) mod neon;
 pub(crate) mod scalar;
 
-use quern_backend::QuantFormat;
+use quern_backend::{KvFormat, QuantFormat};
 
 use crate::{attention::Partition, dot::Layout, gemm::Gemm, panels::Panels};
 
@@ -29,6 +29,9 @@ pub(crate) type GemmEntry = unsafe fn(&Gemm<'_>);
 
 /// A matrix product over panels.
 pub(crate) type PanelEntry = unsafe fn(&Gemm<'_, Panels>);
+
+/// See [`attend`](crate::attention::attend).
+pub(crate) type AttendEntry = unsafe fn(&mut Partition<'_>);
 
 /// Rounds of independent multiply-adds of a number; returns their sum.
 pub(crate) type ChainsEntry = unsafe fn(usize, f32) -> f32;
@@ -58,8 +61,8 @@ pub(crate) struct Entries {
     pub(crate) norm_rope: unsafe fn(&mut [f32], &[f32], f32, &[f32]),
     pub(crate) silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub(crate) weighted_sum: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
-    pub(crate) attend_f32: unsafe fn(&mut Partition<'_>),
-    pub(crate) attend_bf16: unsafe fn(&mut Partition<'_>),
+    /// Attention over one partition, by what its pages store.
+    pub(crate) attend: fn(KvFormat) -> AttendEntry,
     pub(crate) fold: unsafe fn(&mut [f32], &[f32], usize),
     pub(crate) peak: unsafe fn(&[f32]) -> Option<f32>,
     /// See `roof.rs`.
@@ -70,13 +73,14 @@ pub(crate) struct Entries {
 
 /// Entry points for the instance `$lanes`, compiled with `$attribute`; `[rows, tokens]` are the tiles
 /// of plain formats and of formats with block scales, as many as the registers hold. `panels` are the
-/// integer product, and the tokens of tiles of one panel and of two.
+/// integer product, and the tokens of tiles of one panel and of two; `attention` the queries of a tile.
 macro_rules! entries {
     (
         $(#[$attribute:meta])? $lanes:ty,
         gemm: [$r:literal, $t:literal],
         scaled: [$sr:literal, $st:literal],
-        panels: [$dot:ty, $name:literal, $few:literal, $many:literal]
+        panels: [$dot:ty, $name:literal, $few:literal, $many:literal],
+        attention: $queries:literal
     ) => {
         $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $few, $many);
 
@@ -118,12 +122,23 @@ macro_rules! entries {
         $crate::arch::entries!(@fn $(#[$attribute])? weighted_sum(weights: &[f32], terms: &[f32], stride: usize, column: usize, out: &mut [f32]) {
             $crate::pointwise::weighted_sum::<$lanes>(weights, terms, stride, column, out)
         });
-        $crate::arch::entries!(@fn $(#[$attribute])? attend_f32(partition: &mut $crate::attention::Partition<'_>) {
-            $crate::attention::attend::<$lanes, f32>(partition)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? attend_bf16(partition: &mut $crate::attention::Partition<'_>) {
-            $crate::attention::attend::<$lanes, half::bf16>(partition)
-        });
+        $(#[$attribute])?
+        unsafe fn attend_as<E: $crate::attention::Element>(partition: &mut $crate::attention::Partition<'_>) {
+            $crate::attention::attend::<$lanes, E, $queries>(partition)
+        }
+
+        fn attend(format: quern_backend::KvFormat) -> $crate::arch::AttendEntry {
+            use quern_backend::KvFormat;
+            use $crate::attention::{E4m3, E5m2, Q8};
+            match format {
+                KvFormat::F32 => attend_as::<f32>,
+                KvFormat::BF16 => attend_as::<half::bf16>,
+                KvFormat::F8E4M3 => attend_as::<E4m3>,
+                KvFormat::F8E5M2 => attend_as::<E5m2>,
+                KvFormat::Q8_0 => attend_as::<Q8>,
+            }
+        }
+
         $crate::arch::entries!(@fn $(#[$attribute])? fold(state: &mut [f32], partial: &[f32], dim: usize) {
             $crate::attention::fold::<$lanes>(state, partial, dim)
         });
@@ -153,8 +168,7 @@ macro_rules! entries {
                 norm_rope,
                 silu_mul,
                 weighted_sum,
-                attend_f32,
-                attend_bf16,
+                attend,
                 fold,
                 peak,
                 chains,

@@ -81,6 +81,34 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> F {
+        from_array(from.cast::<[u8; LANES]>().read_unaligned().map(|b| E4M3[b as usize]))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e5m2(from: *const u8) -> F {
+        from_array(from.cast::<[u8; LANES]>().read_unaligned().map(|b| f16::from_le_bytes([0, b]).to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(rows: [F; LANES]) -> [F; LANES] {
+        let mut out = rows;
+        for i in 0..4 {
+            for j in 0..4 {
+                // Four rows and four columns: pairs of lanes, then pairs of pairs.
+                let [a, b, c, d] = [0, 1, 2, 3].map(|k| rows[4 * i + k][j]);
+                let [even, odd] = [vtrn1q_f32(a, b), vtrn2q_f32(a, b)].map(|v| vreinterpretq_f64_f32(v));
+                let [more_even, more_odd] = [vtrn1q_f32(c, d), vtrn2q_f32(c, d)].map(|v| vreinterpretq_f64_f32(v));
+                out[4 * j][i] = vreinterpretq_f32_f64(vtrn1q_f64(even, more_even));
+                out[4 * j + 1][i] = vreinterpretq_f32_f64(vtrn1q_f64(odd, more_odd));
+                out[4 * j + 2][i] = vreinterpretq_f32_f64(vtrn2q_f64(even, more_even));
+                out[4 * j + 3][i] = vreinterpretq_f32_f64(vtrn2q_f64(odd, more_odd));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     unsafe fn add(a: F, b: F) -> F {
         [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1]), vaddq_f32(a[2], b[2]), vaddq_f32(a[3], b[3])]
     }
@@ -274,7 +302,7 @@ impl Dot4<Neon> for Neon {
 
 super::entries!(
     #[target_feature(enable = "neon")] Neon,
-    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2, 3]
+    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2, 3], attention: 2
 );
 
 /// The kernels of this instance.

@@ -57,6 +57,21 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self::F {
+        from.cast::<[u8; LANES]>().read_unaligned().map(|b| E4M3[b as usize])
+    }
+
+    #[inline(always)]
+    unsafe fn load_e5m2(from: *const u8) -> Self::F {
+        from.cast::<[u8; LANES]>().read_unaligned().map(|b| f16::from_le_bytes([0, b]).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES] {
+        std::array::from_fn(|j| std::array::from_fn(|i| rows[i][j]))
+    }
+
+    #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] + b[i])
     }
@@ -187,7 +202,7 @@ impl Dot4<Scalar> for Scalar {
     }
 }
 
-super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6]);
+super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6], attention: 2);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();
@@ -198,7 +213,7 @@ pub(crate) const ENTRIES: Entries = entries();
 pub(crate) mod fused {
     use super::{Entries, Scalar};
 
-    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6]);
+    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6], attention: 2);
 
     /// The kernels of this instance.
     pub(crate) const ENTRIES: Entries = entries();

@@ -8,174 +8,260 @@
 //! up to it, not on chunks, pages, other sequences or threads: whether one worker folds as it goes or many
 //! leave their partitions for a later fold, the bits are the same.
 //!
-//! The heads of a group share the loads of keys and values, four at a time.
+//! A partition is walked in blocks of [`BLOCK`] positions. What pages store becomes f32 once a block, in
+//! the first-level cache, and all queries of the unit meet it there:
+//!
+//! ```text
+//! scores   [feature][position]   positions in the lanes, a chain over features: no lanes to sum
+//! values   [position][feature]   features in the lanes, a chain over positions
+//! ```
+//!
+//! Both are tiles of some queries times two vectors, as a product of matrices has them. With the heads
+//! of one group as queries even a single row makes a full tile.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
-#![allow(clippy::needless_range_loop, reason = "indices name the tile's rows and tokens in several arrays at once")]
+#![allow(clippy::needless_range_loop, reason = "indices name the tile's queries and vectors in several arrays")]
 
-use half::bf16;
-
-use crate::lanes::{LANES, Lanes, exp, largest};
+use super::element::{Element, FEATURES};
+use crate::{
+    bytes::Bytes,
+    lanes::{LANES, Lanes, exp, largest},
+};
 
 /// Positions of a partition: keys and values of one head of 128 in bf16 are 128 KiB, which stay in the
 /// second-level cache for all queries that meet them.
 pub(crate) const PARTITION: usize = 256;
 
-/// Queries whose scores are computed together.
-pub(super) const QUERIES: usize = 4;
+/// Positions of a block: with a head of 128, 16 KiB as f32.
+const BLOCK: usize = 2 * LANES;
 
-/// Room for scores: a tile of positions may write behind the last one.
-pub(super) const SCORES: usize = PARTITION + LANES;
+/// Vectors of a tile.
+const VECTORS: usize = 2;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Words of a partial result: the unnormalised output, then the maximum and the sum.
 pub(super) const fn partial_words(padded_dim: usize) -> usize {
     padded_dim + LANES
 }
 
-/// The queries of one row's group of heads against one partition.
+/// Some rows' groups of heads against one partition.
 pub(crate) struct Partition<'a> {
-    /// Where each visible position's key lies, `dim` elements; 1 to [`PARTITION`] positions.
+    /// Where the key of each position lies that the last row sees; 1 to [`PARTITION`] positions.
     pub(crate) keys: &'a [*const u8],
     /// The same for values.
     pub(crate) values: &'a [*const u8],
-    /// `[group, dim]`.
+    /// Bytes of one of them.
+    pub(crate) head_bytes: usize,
+    /// How many of the positions each row sees: at least 1, and no fewer than the row before.
+    pub(crate) visible: &'a [usize],
+    /// `[rows, group, dim]`.
     pub(crate) queries: &'a [f32],
-    /// Features of a head, padded to whole vectors.
+    /// Features of a head, padded to whole [`FEATURES`].
     pub(crate) dim: usize,
     /// `1 / sqrt(head_dim)`.
     pub(crate) scale: f32,
-    /// Working space, `[4, SCORES]`.
+    /// Working space, [`block_words`].
+    pub(crate) block: &'a mut [f32],
+    /// Working space, `[rows, group, PARTITION]`.
     pub(crate) scores: &'a mut [f32],
-    /// `[group, partial_words(dim)]`.
+    /// `[rows, group, partial_words(dim)]`.
     pub(crate) partials: &'a mut [f32],
 }
 
-/// An element kernels can load.
-pub(crate) trait Element: Copy {
-    /// 16 of them. Contract: as in `lanes.rs`.
-    unsafe fn load<L: Lanes>(from: *const Self) -> L::F;
+/// Words of a block as f32.
+pub(super) const fn block_words(dim: usize) -> usize {
+    BLOCK * dim
 }
 
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L::F {
-        L::load(from)
-    }
+/// Call `$tile::<…, N>($arguments, at, …)` for tiles of up to `$most` items until `$range` is done.
+macro_rules! in_tiles {
+    ($range:expr, $most:ident, $call:ident :: <$lanes:ident, _> ($task:expr, $($argument:expr),*)) => {{
+        let (mut at, end) = ($range.start, $range.end);
+        while at < end {
+            at += match end - at {
+                left if left >= $most => $call::<$lanes, $most>($task, at, $($argument),*),
+                left if left >= 4 && $most > 4 => $call::<$lanes, 4>($task, at, $($argument),*),
+                left if left >= 2 && $most > 2 => $call::<$lanes, 2>($task, at, $($argument),*),
+                _ => $call::<$lanes, 1>($task, at, $($argument),*),
+            };
+        }
+    }};
 }
 
-impl Element for bf16 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L::F {
-        L::load_bf16(from.cast())
-    }
-}
-
-/// The partial result of each query of the group.
+/// The partial result of each query, in tiles of up to `Q` queries.
 #[inline(always)]
-pub(crate) unsafe fn attend<L: Lanes, E: Element>(task: &mut Partition<'_>) {
-    let group = task.queries.len() / task.dim;
-    let count = task.keys.len();
+pub(crate) unsafe fn attend<L: Bytes, E: Element, const Q: usize>(task: &mut Partition<'_>) {
+    let (dim, rows, count) = (task.dim, task.visible.len(), task.keys.len());
+    let group = task.queries.len() / dim / rows;
+    let queries = rows * group;
     assert!((1..=PARTITION).contains(&count) && task.values.len() == count, "{count} positions");
-    assert!(task.dim.is_multiple_of(LANES) && task.scores.len() >= QUERIES * SCORES, "room for scores");
-    assert!(task.partials.len() >= group * partial_words(task.dim), "room for {group} partial results");
-    let mut query = 0;
-    while query < group {
-        query += match group - query {
-            1 => queries_at::<L, E, 1>(task, query),
-            2 => queries_at::<L, E, 2>(task, query),
-            3 => queries_at::<L, E, 3>(task, query),
-            _ => queries_at::<L, E, QUERIES>(task, query),
-        };
+    assert!(task.visible.is_sorted() && task.visible[0] >= 1 && task.visible[rows - 1] == count, "{count} positions");
+    assert!(dim.is_multiple_of(FEATURES) && task.block.len() >= block_words(dim), "room for a block");
+    assert!(task.scores.len() >= queries * PARTITION, "room for scores");
+    assert!(task.partials.len() >= queries * partial_words(dim), "room for {queries} partial results");
+
+    for start in (0..count).step_by(BLOCK) {
+        for half in 0..BLOCK / LANES {
+            // Past the end the last key is read again; nobody reads its scores.
+            let mut keys = [std::ptr::null(); LANES];
+            for p in 0..LANES {
+                keys[p] = task.keys[(start + half * LANES + p).min(count - 1)];
+            }
+            for d in (0..dim).step_by(FEATURES) {
+                let to = task.block.as_mut_ptr().add(d * BLOCK + half * LANES);
+                E::columns::<L>(keys, d, to, BLOCK);
+            }
+        }
+        let first = task.visible.partition_point(|&visible| visible <= start) * group;
+        let next = if start + BLOCK < count { &task.keys[start + BLOCK..] } else { task.values };
+        let mut ahead = Ahead::of(next, task.head_bytes);
+        in_tiles!(first..queries, Q, scores_at::<L, _>(task, start, &mut ahead));
+    }
+
+    for query in 0..queries {
+        weights::<L>(task, query, task.visible[query / group]);
+    }
+
+    for start in (0..count).step_by(BLOCK) {
+        for p in start..count.min(start + BLOCK) {
+            for d in (0..dim).step_by(LANES) {
+                L::store(task.block.as_mut_ptr().add((p - start) * dim + d), E::load::<L>(task.values[p], d));
+            }
+        }
+        let mut ahead = Ahead::of(&task.values[count.min(start + BLOCK)..], task.head_bytes);
+        for row in task.visible.partition_point(|&visible| visible <= start)..rows {
+            let end = task.visible[row].min(start + BLOCK);
+            in_tiles!(row * group..(row + 1) * group, Q, weigh_at::<L, _>(task, start, end, &mut ahead));
+        }
     }
 }
 
-/// The `Q` queries from `first` on; returns `Q`.
+/// The cache lines of the next block, asked for one by one between multiplications: memory takes only so
+/// many questions at once, and a product of registers asks none.
+struct Ahead<'a> {
+    heads: &'a [*const u8],
+    bytes: usize,
+    /// Where in the first of `heads` the next line is.
+    byte: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// The first [`BLOCK`] of `heads`.
+    fn of(heads: &'a [*const u8], bytes: usize) -> Self {
+        Self { heads: &heads[..heads.len().min(BLOCK)], bytes, byte: 0 }
+    }
+
+    /// Ask for one line, if one is left.
+    #[inline(always)]
+    unsafe fn ask<L: Lanes>(&mut self) {
+        if let [head, rest @ ..] = self.heads {
+            L::prefetch(head.wrapping_add(self.byte));
+            self.byte += LINE;
+            if self.byte >= self.bytes {
+                (self.heads, self.byte) = (rest, 0);
+            }
+        }
+    }
+}
+
+/// Scores of the block at `start` for the `Q` queries from `first` on; returns `Q`.
 #[inline(always)]
-unsafe fn queries_at<L: Lanes, E: Element, const Q: usize>(task: &mut Partition<'_>, first: usize) -> usize {
-    let (dim, count) = (task.dim, task.keys.len());
+unsafe fn scores_at<L: Lanes, const Q: usize>(
+    task: &mut Partition<'_>,
+    first: usize,
+    start: usize,
+    ahead: &mut Ahead<'_>,
+) -> usize {
+    let dim = task.dim;
     let queries: [*const f32; Q] = std::array::from_fn(|q| task.queries.as_ptr().add((first + q) * dim));
-    let scores: [*mut f32; Q] = std::array::from_fn(|q| task.scores.as_mut_ptr().add(q * SCORES));
-    let partials: [*mut f32; Q] =
-        std::array::from_fn(|q| task.partials.as_mut_ptr().add((first + q) * partial_words(dim)));
-
-    const TILE: usize = 4;
-    for position in (0..count).step_by(TILE) {
-        // Past the end the last key is read again; its scores are overwritten below.
-        let keys: [*const E; TILE] = std::array::from_fn(|p| task.keys[(position + p).min(count - 1)].cast());
-        let mut sums = [[L::splat(0.0); TILE]; Q];
-        for d in (0..dim).step_by(LANES) {
-            let k: [L::F; TILE] = keys.map(|key| E::load::<L>(key.add(d)));
-            for q in 0..Q {
-                let x = L::load(queries[q].add(d));
-                for p in 0..TILE {
-                    sums[q][p] = L::fma(x, k[p], sums[q][p]);
-                }
-            }
-        }
+    let block = task.block.as_ptr();
+    let mut sums = [[L::splat(0.0); VECTORS]; Q];
+    for d in 0..dim {
+        ahead.ask::<L>();
+        let keys: [L::F; VECTORS] = std::array::from_fn(|i| L::load(block.add(d * BLOCK + i * LANES)));
         for q in 0..Q {
-            for p in 0..TILE {
-                scores[q].add(position + p).write(L::sum(sums[q][p]) * task.scale);
+            let x = L::splat(*queries[q].add(d));
+            for i in 0..VECTORS {
+                sums[q][i] = L::fma(x, keys[i], sums[q][i]);
             }
         }
     }
-
     for q in 0..Q {
-        // Minus infinity weighs nothing, so whole vectors can be summed.
-        for p in count..count.next_multiple_of(LANES) {
-            scores[q].add(p).write(f32::NEG_INFINITY);
-        }
-        let mut top = L::splat(f32::NEG_INFINITY);
-        for p in (0..count).step_by(LANES) {
-            top = L::max(L::load(scores[q].add(p)), top);
-        }
-        let top = largest::<L>(top);
-        let mut sum = L::splat(0.0);
-        for p in (0..count).step_by(LANES) {
-            let weight = exp::<L>(L::sub(L::load(scores[q].add(p)), L::splat(top)));
-            L::store(scores[q].add(p), weight);
-            sum = L::add(sum, weight);
-        }
-        partials[q].add(dim).write(top);
-        partials[q].add(dim + 1).write(L::sum(sum));
-    }
-
-    let mut d = 0;
-    while d < dim {
-        if dim - d >= 4 * LANES {
-            weigh::<L, E, Q, 4>(task.values, d, &scores, &partials);
-            d += 4 * LANES;
-        } else {
-            weigh::<L, E, Q, 1>(task.values, d, &scores, &partials);
-            d += LANES;
+        for i in 0..VECTORS {
+            let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + i * LANES);
+            L::store(to, L::mul(sums[q][i], L::splat(task.scale)));
         }
     }
     Q
 }
 
-/// `Σ_p score_p * v_p` for `V` vectors of features from `d` on, positions in order.
+/// One query's scores become weights; its maximum and sum are written, its output begins with zeros.
 #[inline(always)]
-unsafe fn weigh<L: Lanes, E: Element, const Q: usize, const V: usize>(
-    values: &[*const u8],
-    d: usize,
-    scores: &[*mut f32; Q],
-    partials: &[*mut f32; Q],
-) {
-    let mut sums = [[L::splat(0.0); V]; Q];
-    for (p, value) in values.iter().enumerate() {
-        let value: *const E = value.cast();
-        let v: [L::F; V] = std::array::from_fn(|i| E::load::<L>(value.add(d + i * LANES)));
+unsafe fn weights<L: Lanes>(task: &mut Partition<'_>, query: usize, visible: usize) {
+    let scores = task.scores.as_mut_ptr().add(query * PARTITION);
+    let partial = task.partials.as_mut_ptr().add(query * partial_words(task.dim));
+    // Minus infinity weighs nothing, so whole vectors can be summed.
+    for p in visible..visible.next_multiple_of(LANES) {
+        scores.add(p).write(f32::NEG_INFINITY);
+    }
+    let mut top = L::splat(f32::NEG_INFINITY);
+    for p in (0..visible).step_by(LANES) {
+        top = L::max(L::load(scores.add(p)), top);
+    }
+    let top = largest::<L>(top);
+    let mut sum = L::splat(0.0);
+    for p in (0..visible).step_by(LANES) {
+        let weight = exp::<L>(L::sub(L::load(scores.add(p)), L::splat(top)));
+        L::store(scores.add(p), weight);
+        sum = L::add(sum, weight);
+    }
+    for d in (0..task.dim).step_by(LANES) {
+        L::store(partial.add(d), L::splat(0.0));
+    }
+    partial.add(task.dim).write(top);
+    partial.add(task.dim + 1).write(L::sum(sum));
+}
+
+/// Add the values of positions `start..end` to the `Q` queries from `first` on; returns `Q`.
+#[inline(always)]
+unsafe fn weigh_at<L: Lanes, const Q: usize>(
+    task: &mut Partition<'_>,
+    first: usize,
+    start: usize,
+    end: usize,
+    ahead: &mut Ahead<'_>,
+) -> usize {
+    let dim = task.dim;
+    let block = task.block.as_ptr();
+    let weights: [*const f32; Q] = std::array::from_fn(|q| task.scores.as_ptr().add((first + q) * PARTITION + start));
+    let outputs: [*mut f32; Q] =
+        std::array::from_fn(|q| task.partials.as_mut_ptr().add((first + q) * partial_words(dim)));
+    for d in (0..dim).step_by(VECTORS * LANES) {
+        let mut sums = [[L::splat(0.0); VECTORS]; Q];
         for q in 0..Q {
-            let weight = L::splat(*scores[q].add(p));
-            for i in 0..V {
-                sums[q][i] = L::fma(weight, v[i], sums[q][i]);
+            for i in 0..VECTORS {
+                sums[q][i] = L::load(outputs[q].add(d + i * LANES));
+            }
+        }
+        for p in 0..end - start {
+            ahead.ask::<L>();
+            let values: [L::F; VECTORS] = std::array::from_fn(|i| L::load(block.add(p * dim + d + i * LANES)));
+            for q in 0..Q {
+                let weight = L::splat(*weights[q].add(p));
+                for i in 0..VECTORS {
+                    sums[q][i] = L::fma(weight, values[i], sums[q][i]);
+                }
+            }
+        }
+        for q in 0..Q {
+            for i in 0..VECTORS {
+                L::store(outputs[q].add(d + i * LANES), sums[q][i]);
             }
         }
     }
-    for q in 0..Q {
-        for i in 0..V {
-            L::store(partials[q].add(d + i * LANES), sums[q][i]);
-        }
-    }
+    Q
 }
 
 /// Add the partial result of the next partition to that of all earlier ones. A `state` that has seen none

@@ -5,14 +5,18 @@
 //! sequence decoding), the unit is cut further by partition, the partial results are left in memory,
 //! and a second pass folds them in the same order: the same bits either way.
 
+use std::ops::Range;
+
 use quern_backend::{HeadLayout, PagedBatch, Span};
 
-use super::kernel::{PARTITION, Partition, QUERIES, SCORES, partial_words};
+use super::{
+    element::FEATURES,
+    kernel::{PARTITION, Partition, block_words, partial_words},
+};
 use crate::{
     buffer::Buffer,
     detect::Kernels,
-    kv_cache::LayerPages,
-    lanes::LANES,
+    kv_cache::{LayerPages, head_bytes},
     memory::{AlignedVec, Disjoint, Region},
     pool::Pool,
 };
@@ -31,6 +35,7 @@ const SMALL: usize = 64 << 10;
 #[derive(Debug, Default)]
 struct Bench {
     queries: AlignedVec,
+    block: AlignedVec,
     scores: AlignedVec,
     partials: AlignedVec,
     states: AlignedVec,
@@ -68,13 +73,14 @@ impl AttentionScratch {
 
     /// Grow to what `heads` need.
     pub(crate) fn reserve(&mut self, heads: &HeadLayout) {
-        let group = heads.num_heads / heads.num_kv_heads;
-        let dim = heads.head_dim.next_multiple_of(LANES);
+        let queries = ROWS * heads.num_heads / heads.num_kv_heads;
+        let dim = heads.head_dim.next_multiple_of(FEATURES);
         for bench in &mut self.benches {
-            bench.queries.at_least(group * dim);
-            bench.scores.at_least(QUERIES * SCORES);
-            bench.partials.at_least(group * partial_words(dim));
-            bench.states.at_least(ROWS * group * partial_words(dim));
+            bench.queries.at_least(queries * dim);
+            bench.block.at_least(block_words(dim));
+            bench.scores.at_least(queries * PARTITION);
+            bench.partials.at_least(queries * partial_words(dim));
+            bench.states.at_least(queries * partial_words(dim));
         }
     }
 }
@@ -86,7 +92,6 @@ pub(crate) struct Step<'a> {
     pub(crate) qkv: &'a Buffer,
     pub(crate) heads: &'a HeadLayout,
     pub(crate) pages: LayerPages<'a>,
-    pub(crate) bf16: bool,
     pub(crate) batch: &'a PagedBatch,
 }
 
@@ -97,7 +102,12 @@ impl Step<'_> {
 
     /// Features of a stored head.
     fn dim(&self) -> usize {
-        self.heads.head_dim.next_multiple_of(LANES)
+        self.heads.head_dim.next_multiple_of(FEATURES)
+    }
+
+    /// Rows of a unit, within its span.
+    fn rows(&self, unit: &Unit) -> Range<usize> {
+        unit.row..(unit.row + ROWS).min(self.batch.spans[unit.span].q_len)
     }
 
     /// Positions that row `row` of `span` sees.
@@ -134,7 +144,8 @@ impl Step<'_> {
         let mut bytes = 0;
         let mut longest = 0;
         for (index, span) in self.batch.spans.iter().enumerate() {
-            bytes += span.kv_len * self.heads.kv_dim() * 4 * span.q_len.div_ceil(ROWS);
+            let positions = span.kv_len * span.q_len.div_ceil(ROWS);
+            bytes += positions * 2 * self.heads.num_kv_heads * head_bytes(self.pages.spec());
             longest = longest.max(span.kv_len);
             for head in 0..self.heads.num_kv_heads {
                 units.extend((0..span.q_len).step_by(ROWS).map(|row| Unit { span: index, head, row, partition: 0 }));
@@ -192,22 +203,20 @@ impl Step<'_> {
     /// All partitions of one unit in order, folded as they come.
     fn walk(&self, unit: &Unit, bench: &mut Bench, out: &Disjoint<'_, f32>) {
         let span = &self.batch.spans[unit.span];
-        let rows = unit.row..(unit.row + ROWS).min(span.q_len);
+        let rows = self.rows(unit);
         let words = partial_words(self.dim());
         let state_words = self.group() * words;
-        let states = bench.states.at_least(rows.len() * state_words);
-        states.chunks_exact_mut(words).for_each(|state| clear(state, self.dim()));
+        bench.states.at_least(rows.len() * state_words).chunks_exact_mut(words).for_each(|s| clear(s, self.dim()));
+        self.gather(unit, bench);
         for partition in 0..Self::visible(span, rows.end - 1).div_ceil(PARTITION) {
-            let partials = bench.partials.at_least(state_words);
-            self.partition(unit, partition, &mut bench.queries, &mut bench.scores, |row, attend| {
-                attend(partials);
-                let states = &mut states[(row - rows.start) * state_words..][..state_words];
-                for (state, partial) in states.chunks_exact_mut(words).zip(partials.chunks_exact(words)) {
-                    self.kernels.fold(state, partial, self.dim());
-                }
-            });
+            let seeing = self.partition(unit, partition, bench);
+            let states = &mut bench.states[(seeing.start - rows.start) * state_words..];
+            let partials = &bench.partials[..seeing.len() * state_words];
+            for (state, partial) in states.chunks_exact_mut(words).zip(partials.chunks_exact(words)) {
+                self.kernels.fold(state, partial, self.dim());
+            }
         }
-        for (row, states) in rows.zip(states.chunks_exact(state_words)) {
+        for (row, states) in rows.zip(bench.states.chunks_exact(state_words)) {
             self.finish(span.q_start + row, unit.head, states, out);
         }
     }
@@ -216,11 +225,13 @@ impl Step<'_> {
     fn leave(&self, unit: &Unit, bench: &mut Bench, bases: &[usize], partials: &Disjoint<'_, f32>) {
         let span = &self.batch.spans[unit.span];
         let words = self.group() * partial_words(self.dim());
-        self.partition(unit, unit.partition, &mut bench.queries, &mut bench.scores, |row, attend| {
+        self.gather(unit, bench);
+        let seeing = self.partition(unit, unit.partition, bench);
+        for (row, partial) in seeing.zip(bench.partials.chunks_exact(words)) {
             let at = self.left_at(span, bases[unit.span], row, unit.partition, unit.head) * words;
             // SAFETY: (row, partition, head) is this unit's alone.
-            attend(unsafe { partials.part(at..at + words) });
-        });
+            unsafe { partials.part(at..at + words) }.copy_from_slice(partial);
+        }
     }
 
     /// Index of a partial result, in groups of heads.
@@ -255,55 +266,57 @@ impl Step<'_> {
         self.finish(row, head, states, out);
     }
 
-    /// Call `f(row, attend)` for each row of the unit that sees the partition; `attend` computes the
-    /// row's partial results.
-    fn partition(
-        &self,
-        unit: &Unit,
-        partition: usize,
-        queries: &mut AlignedVec,
-        scores: &mut AlignedVec,
-        mut f: impl FnMut(usize, &mut dyn FnMut(&mut [f32])),
-    ) {
-        let span = &self.batch.spans[unit.span];
-        let pages = self.batch.pages_of(span);
-        let rows = unit.row..(unit.row + ROWS).min(span.q_len);
-        let start = partition * PARTITION;
-        let end = Self::visible(span, rows.end - 1).min(start + PARTITION);
-        let mut keys = [std::ptr::null(); PARTITION];
-        let mut values = [std::ptr::null(); PARTITION];
-        for (i, position) in (start..end).enumerate() {
-            keys[i] = self.pages.address(pages, false, unit.head, position);
-            values[i] = self.pages.address(pages, true, unit.head, position);
-        }
+    /// Lay out the queries of a unit, `[rows, group, dim]`.
+    fn gather(&self, unit: &Unit, bench: &mut Bench) {
         let (group, dim, head_dim) = (self.group(), self.dim(), self.heads.head_dim);
-        for row in rows {
-            let visible = Self::visible(span, row);
-            if visible <= start {
-                continue;
-            }
-            let count = (visible - start).min(PARTITION);
-            let queries = queries.at_least(group * dim);
-            let first = unit.head * group * head_dim;
-            let source = &self.qkv.row(span.q_start + row)[first..first + group * head_dim];
-            for (query, padded) in source.chunks_exact(head_dim).zip(queries.chunks_exact_mut(dim)) {
+        let rows = self.rows(unit);
+        let first = unit.head * group * head_dim;
+        let queries = bench.queries.at_least(rows.len() * group * dim);
+        for (row, queries) in rows.zip(queries.chunks_exact_mut(group * dim)) {
+            let row = self.qkv.row(self.batch.spans[unit.span].q_start + row);
+            let heads = row[first..first + group * head_dim].chunks_exact(head_dim);
+            for (query, padded) in heads.zip(queries.chunks_exact_mut(dim)) {
                 padded[..head_dim].copy_from_slice(query);
                 padded[head_dim..].fill(0.0);
             }
-            f(row, &mut |partials| {
-                let mut task = Partition {
-                    keys: &keys[..count],
-                    values: &values[..count],
-                    queries,
-                    dim,
-                    scale: 1.0 / (head_dim as f32).sqrt(),
-                    scores: scores.at_least(QUERIES * SCORES),
-                    partials,
-                };
-                // SAFETY: the addresses come from `LayerPages::address`, and storing has ended.
-                unsafe { self.kernels.attend(self.bf16, &mut task) };
-            });
         }
+    }
+
+    /// The partial results of a unit in one partition, of those rows that see any of it, which are returned.
+    fn partition(&self, unit: &Unit, partition: usize, bench: &mut Bench) -> Range<usize> {
+        let span = &self.batch.spans[unit.span];
+        let pages = self.batch.pages_of(span);
+        let rows = self.rows(unit);
+        let start = partition * PARTITION;
+        let count = Self::visible(span, rows.end - 1).min(start + PARTITION) - start;
+        let mut keys = [std::ptr::null(); PARTITION];
+        let mut values = [std::ptr::null(); PARTITION];
+        for i in 0..count {
+            keys[i] = self.pages.address(pages, false, unit.head, start + i);
+            values[i] = self.pages.address(pages, true, unit.head, start + i);
+        }
+        let blind = rows.clone().take_while(|&row| Self::visible(span, row) <= start).count();
+        let seeing = rows.start + blind..rows.end;
+        let mut visible = [0; ROWS];
+        for (visible, row) in visible.iter_mut().zip(seeing.clone()) {
+            *visible = (Self::visible(span, row) - start).min(PARTITION);
+        }
+        let (dim, queries) = (self.dim(), seeing.len() * self.group());
+        let mut task = Partition {
+            keys: &keys[..count],
+            values: &values[..count],
+            head_bytes: head_bytes(self.pages.spec()),
+            visible: &visible[..seeing.len()],
+            queries: &bench.queries[blind * self.group() * dim..][..queries * dim],
+            dim,
+            scale: 1.0 / (self.heads.head_dim as f32).sqrt(),
+            block: bench.block.at_least(block_words(dim)),
+            scores: bench.scores.at_least(queries * PARTITION),
+            partials: bench.partials.at_least(queries * partial_words(dim)),
+        };
+        // SAFETY: the addresses come from `LayerPages::address`, and storing has ended.
+        unsafe { self.kernels.attend(self.pages.spec().format, &mut task) };
+        seeing
     }
 
     /// Divide by the sums and write one row's heads.

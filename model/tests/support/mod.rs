@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use quern_backend::{Backend, DType, LogitRow, PagedBatch, RowOutput, RowTask, SamplingParams, Span};
+use quern_backend::{Backend, KvFormat, LogitRow, PagedBatch, RowOutput, RowTask, SamplingParams, Span};
 use quern_model::{Checkpoint, CheckpointOptions, ForwardBatch, Model, StepLimits, load};
 
 /// The reference shelf, or `None` with a loud line.
@@ -156,8 +156,8 @@ pub fn full_row(row: usize, vocab: usize) -> LogitRow {
     }
 }
 
-pub fn limits(page_size: usize, kv_dtype: DType) -> StepLimits {
-    StepLimits { max_tokens: 2048, max_logit_rows: 64, page_size, num_pages: 8192 / page_size, kv_dtype }
+pub fn limits(page_size: usize, kv_format: KvFormat) -> StepLimits {
+    StepLimits { max_tokens: 2048, max_logit_rows: 64, page_size, num_pages: 8192 / page_size, kv_format }
 }
 
 /// The tensors of a golden file as f64 (ids fit).

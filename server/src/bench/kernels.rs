@@ -9,7 +9,7 @@ use std::{
 };
 
 use quern_backend::{
-    Backend, DType, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowTask, SamplingParams,
+    Backend, HeadLayout, KvFormat, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowTask, SamplingParams,
     SharedBytes, Span,
 };
 use quern_cpu::{Compute, CpuBackend, Roof};
@@ -210,7 +210,7 @@ impl Bench<'_> {
         // Several layers, so that one call's keys are not the last one's.
         let num_layers = (64 << 20) / (kv_len * 2 * HEADS.kv_dim() * 2) + 1;
         let num_pages = kv_len.div_ceil(PAGE);
-        let spec = KvSpec { num_layers, heads: HEADS, page_size: PAGE, num_pages, dtype: DType::BF16 };
+        let spec = KvSpec { num_layers, heads: HEADS, page_size: PAGE, num_pages, format: KvFormat::BF16 };
         let mut kv = backend.alloc_kv(&spec).expect("room for pages");
         let qkv = self.filled(rows, HEADS.qkv_dim());
         let mut out = backend.alloc(rows, HEADS.q_dim());
