@@ -346,7 +346,7 @@ impl Dot4<Avx2> for Avx2 {
 
 super::entries!(
     #[target_feature(enable = "avx2,fma,f16c")] Avx2,
-    gemm: [2, 2], scaled: [2, 1], panels: [Avx2, "16-bit pairs", 2, 3], attention: 2
+    gemm: [2, 2], scaled: [2, 1], panels: [Avx2, "16-bit pairs", 2, 3, 2], attention: 2
 );
 
 /// The kernels of this instance.

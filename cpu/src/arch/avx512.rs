@@ -269,7 +269,7 @@ impl Dot4<Avx512> for Avx512 {
 
 super::entries!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")] Avx512,
-    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 4, 6], attention: 8
+    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 4, 6, 4], attention: 8
 );
 
 /// The kernels of this instance.

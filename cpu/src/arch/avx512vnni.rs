@@ -27,7 +27,8 @@ super::panel_entries!(
     Avx512,
     Vnni,
     12,
-    8
+    8,
+    4
 );
 
 /// The kernels of AVX-512 with these in place of its own.

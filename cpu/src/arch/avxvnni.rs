@@ -25,6 +25,7 @@ super::panel_entries!(
     Avx2,
     Vnni,
     2,
+    2,
     2
 );
 

@@ -79,10 +79,10 @@ macro_rules! entries {
         $(#[$attribute:meta])? $lanes:ty,
         gemm: [$r:literal, $t:literal],
         scaled: [$sr:literal, $st:literal],
-        panels: [$dot:ty, $name:literal, $few:literal, $many:literal],
+        panels: [$dot:ty, $name:literal, $few:literal, $many:literal, $grouped:literal],
         attention: $queries:literal
     ) => {
-        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $few, $many);
+        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $few, $many, $grouped);
 
         $(#[$attribute])?
         unsafe fn panel_f32<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
@@ -185,15 +185,19 @@ macro_rules! entries {
 pub(crate) use entries;
 
 /// Entry points for panels with 8-bit inputs, and the peak loop of `$dot`. From `$many` tokens on, a tile of
-/// two panels and so many tokens; below, of one panel and at most `$few`.
+/// two panels and so many tokens, or `$grouped` where a block has two scales and thus more sums to keep; below,
+/// of one panel and at most `$few`.
 macro_rules! panel_entries {
-    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $few:literal, $many:literal) => {
+    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $few:literal, $many:literal, $grouped:literal) => {
         $(#[$attribute])?
         unsafe fn panel_int8<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
             if task.x_rows.len() >= $many {
-                $crate::panels::many::run::<$lanes, $dot, C, S, $many>(task);
+                match S::GROUPS {
+                    1 => $crate::panels::many::run::<$lanes, $dot, C, S, $many>(task),
+                    _ => $crate::panels::many::run::<$lanes, $dot, C, S, $grouped>(task),
+                }
             } else {
                 $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $few>(task);
             }

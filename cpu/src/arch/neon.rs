@@ -302,7 +302,7 @@ impl Dot4<Neon> for Neon {
 
 super::entries!(
     #[target_feature(enable = "neon")] Neon,
-    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2, 3], attention: 2
+    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2, 3, 2], attention: 2
 );
 
 /// The kernels of this instance.

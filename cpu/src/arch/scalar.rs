@@ -202,7 +202,7 @@ impl Dot4<Scalar> for Scalar {
     }
 }
 
-super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6], attention: 2);
+super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6, 4], attention: 2);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();
@@ -213,7 +213,7 @@ pub(crate) const ENTRIES: Entries = entries();
 pub(crate) mod fused {
     use super::{Entries, Scalar};
 
-    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6], attention: 2);
+    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6, 4], attention: 2);
 
     /// The kernels of this instance.
     pub(crate) const ENTRIES: Entries = entries();

@@ -39,7 +39,7 @@ const PANELS: usize = 2;
 /// Blocks of a chunk: a multiple of those that share outer scales.
 const CHUNK: usize = 16;
 
-/// Tokens whose sums are kept at a time; tiles of 6 and of 4 fill it.
+/// Tokens whose sums are kept at a time: a multiple of every tile, so that none reaches past it.
 const TOKENS: usize = 48;
 
 /// A chunk of a panel, unpacked.
@@ -71,7 +71,7 @@ pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usi
             let last = (rows.end - 1) / LANES;
             let panels: [*const u8; PANELS] =
                 std::array::from_fn(|p| matrix.bytes().as_ptr().add((row / LANES + p).min(last) * shape.bytes));
-            sums[..tokens].fill([[0.0; LANES]; PANELS]);
+            sums.fill([[0.0; LANES]; PANELS]);
             for start in (0..blocks).step_by(CHUNK) {
                 let count = CHUNK.min(blocks - start);
                 for p in 0..PANELS {
@@ -82,10 +82,13 @@ pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usi
                 while t < tokens {
                     let at = Place { task, token: first + t, start, count };
                     let sums = sums.as_mut_ptr().add(t);
+                    // A whole tile costs less than two small ones, whose chains wait for one another: what
+                    // is left goes into the next larger tile, whose last tokens nobody looks at.
                     t += match tokens - t {
-                        left if left >= T => tile::<L, D, C, S, T>(&at, chunk, sums),
-                        left if left >= 2 => tile::<L, D, C, S, 2>(&at, chunk, sums),
-                        _ => tile::<L, D, C, S, 1>(&at, chunk, sums),
+                        1 => tile::<L, D, C, S, 1>(&at, chunk, sums),
+                        2 => tile::<L, D, C, S, 2>(&at, chunk, sums),
+                        3..=4 if T > 4 => tile::<L, D, C, S, 4>(&at, chunk, sums),
+                        _ => tile::<L, D, C, S, T>(&at, chunk, sums),
                     };
                 }
             }
@@ -144,7 +147,8 @@ struct Place<'a> {
     count: usize,
 }
 
-/// A chunk of two panels times `T` tokens, added to `sums`; returns `T`.
+/// A chunk of two panels times `T` tokens, added to `sums`; returns `T`. Past the end the last token is met
+/// again.
 #[inline(always)]
 unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
     at: &Place<'_>,
@@ -153,7 +157,8 @@ unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
 ) -> usize {
     let task = at.task;
     let x: [*const u8; T] = std::array::from_fn(|t| {
-        let row = task.x.values.as_ptr().add(task.x_rows[at.token + t] as usize * task.x.stride);
+        let token = (at.token + t).min(task.x_rows.len() - 1);
+        let row = task.x.values.as_ptr().add(task.x_rows[token] as usize * task.x.stride);
         row.cast::<u8>().add(at.start * RECORD_BYTES)
     });
     let mut chains = [[L::splat(0.0); T]; PANELS];
