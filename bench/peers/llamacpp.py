@@ -8,6 +8,10 @@ Each pair is one run of either, the first of them alternating; the figures are m
 smallest and the largest. Both read the same file with the same threads and chunks of 512 tokens; llama.cpp has
 flash attention and maps the file (`--repack 0` in its words: on CPUs with AVX-512 its repacked kernels are slower
 at prefill). `quern bench offline` measures Quern; what is done here for llama.cpp is the same, call for call.
+
+With `--through-server` Quern's part of the largest batch is measured once more through `quern serve`, with
+`quern bench serving` as the client, and beside it how long the first token of a prompt of 2048 takes whose first 1920
+tokens were read before, as a part of what it takes cold.
 """
 
 import argparse
@@ -15,9 +19,13 @@ import ctypes
 import json
 import os
 import statistics
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
+import urllib.request
 
 CHUNK = 512
 WARM_UP = 3
@@ -34,6 +42,7 @@ def arguments():
     args.add_argument("--prompt-lens", default="512")
     args.add_argument("--steps", type=int, default=20)
     args.add_argument("--repeats", type=int, default=1)
+    args.add_argument("--through-server", action="store_true")
     args.add_argument("--peer-only", action="store_true", help=argparse.SUPPRESS)
     return args.parse_args()
 
@@ -154,6 +163,69 @@ def run_peer(args):
         print(json.dumps({"name": f"prefill, {tokens} tokens", "tokens_per_s": tokens / peer.prefill(tokens, args.repeats)}))
 
 
+class Served:
+    """`quern serve` on a free port, ready."""
+
+    def __init__(self, args, pool):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [args.quern, "serve", "--model", args.model, "--port", str(self.port), "--no-ui",
+                   "--cpu-threads", str(args.threads), "--chunked-prefill-size", str(CHUNK),
+                   "--max-total-tokens", str(pool), "--context-length", str(pool)]
+        begin = time.perf_counter()
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.url = f"http://127.0.0.1:{self.port}"
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/health_generate", timeout=60).read()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                if self.process.poll() is not None:
+                    sys.exit("quern serve ended before it was ready")
+                time.sleep(0.2)
+        print(f"from the command to the first token: {time.perf_counter() - begin:.1f} s")
+
+    def decode(self, args, streams):
+        """Tokens a second of so many streams at once, from the median time between two tokens."""
+        with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as file:
+            command = [args.quern, "bench", "serving", "--backend", "sglang", "--base-url", self.url,
+                       "--dataset-name", "random-ids", "--random-input-len", "16", "--random-range-ratio", "1",
+                       "--random-output-len", str(WARM_UP + args.steps), "--num-prompts", str(streams),
+                       "--max-concurrency", str(streams), "--flush-cache", "--output-file", file.name]
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+            return streams / json.loads(file.readlines()[-1])["median_itl_ms"] * 1000
+
+    def first_token(self, ids):
+        body = json.dumps({"input_ids": ids, "sampling_params": {"max_new_tokens": 1, "temperature": 0}}).encode()
+        request = urllib.request.Request(f"{self.url}/generate", body, {"Content-Type": "application/json"})
+        begin = time.perf_counter()
+        urllib.request.urlopen(request, timeout=600).read()
+        return time.perf_counter() - begin
+
+    def cached(self, seed, length=2048, seen=1920):
+        """First token of a prompt whose beginning was read before, as a part of that of a cold one."""
+        cold, other = ([(i * 7919 + salt * 104_729) % 100_000 for i in range(length)] for salt in (seed, seed + 1000))
+        seconds = self.first_token(cold)
+        return self.first_token(cold[:seen] + other[seen:]) / seconds
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def through_server(args, pool):
+    streams = max(numbers(args.batch_sizes))
+    served = Served(args, pool)
+    try:
+        speeds = [served.decode(args, streams) for _ in range(args.pairs)]
+        parts = [100 * served.cached(seed) for seed in range(1, args.pairs + 1)]
+    finally:
+        served.stop()
+    print(f"decode, {streams} streams through the server: {spread(speeds)} tok/s")
+    print(f"first token of 2048 tokens, 1920 of them seen before: {spread(parts)} % of the cold one's time")
+
+
 def rows(command):
     out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     return {row["name"]: row for row in map(json.loads, out.splitlines())}
@@ -163,30 +235,43 @@ def spread(values):
     return f"{statistics.median(values):8.2f} [{min(values):.2f}–{max(values):.2f}]"
 
 
+def ours(args, pool):
+    """The command that measures Quern, as rows of JSON."""
+    return [args.quern, "bench", "offline", "--json", "--model", args.model, "--cpu-threads", str(args.threads),
+            "--chunked-prefill-size", str(CHUNK), "--max-total-tokens", str(pool), "--batch-sizes", args.batch_sizes,
+            "--depths", args.depths, "--prompt-lens", args.prompt_lens, "--steps", str(args.steps),
+            "--repeats", str(args.repeats)]
+
+
+def compare(peer, its_command, our_command, pairs):
+    """Run both in turn and print medians, spreads and ratios."""
+    found = {}
+    for pair in range(pairs):
+        order = [(peer, its_command), ("quern", our_command)]
+        for name, command in order if pair % 2 == 0 else order[::-1]:
+            for work, row in rows(command).items():
+                found.setdefault(work, {}).setdefault(name, []).append(row)
+        print(f"pair {pair + 1} of {pairs}", file=sys.stderr)
+    print(f"{'work':28} {peer + ' tok/s':>26} {'quern tok/s':>26} {'ratio':>24} {'of roof':>8}")
+    for work, each in found.items():
+        speeds = {name: [row["tokens_per_s"] for row in each[name]] for name in (peer, "quern")}
+        ratios = [b / a for a, b in zip(speeds[peer], speeds["quern"])]
+        roof = statistics.median(row["of_roof"] for row in each["quern"])
+        print(f"{work:28} {spread(speeds[peer]):>26} {spread(speeds['quern']):>26} {spread(ratios):>24} {100 * roof:6.0f} %")
+
+
 def main():
     args = arguments()
     if args.peer_only:
         return run_peer(args)
-    shared = ["--batch-sizes", args.batch_sizes, "--depths", args.depths, "--prompt-lens", args.prompt_lens,
-              "--steps", str(args.steps), "--repeats", str(args.repeats)]
-    peer = [sys.executable, __file__, args.model, "--peer-only", "--threads", str(args.threads), *shared]
+    peer = [sys.executable, __file__, args.model, "--peer-only", "--threads", str(args.threads),
+            "--batch-sizes", args.batch_sizes, "--depths", args.depths, "--prompt-lens", args.prompt_lens,
+            "--steps", str(args.steps), "--repeats", str(args.repeats)]
     batches = numbers(args.batch_sizes)
     pool = max(batches) * (max(numbers(args.depths)) + args.steps + 64) + max(numbers(args.prompt_lens)) + 64
-    ours = [args.quern, "bench", "offline", "--json", "--model", args.model, "--cpu-threads", str(args.threads),
-            "--chunked-prefill-size", str(CHUNK), "--max-total-tokens", str(pool), *shared]
-    found = {}
-    for pair in range(args.pairs):
-        order = [("llama.cpp", peer), ("quern", ours)]
-        for name, command in order if pair % 2 == 0 else order[::-1]:
-            for work, row in rows(command).items():
-                found.setdefault(work, {}).setdefault(name, []).append(row)
-        print(f"pair {pair + 1} of {args.pairs}", file=sys.stderr)
-    print(f"{'work':28} {'llama.cpp tok/s':>26} {'quern tok/s':>26} {'ratio':>24} {'of roof':>8}")
-    for work, each in found.items():
-        speeds = {name: [row["tokens_per_s"] for row in each[name]] for name in ("llama.cpp", "quern")}
-        ratios = [b / a for a, b in zip(speeds["llama.cpp"], speeds["quern"])]
-        roof = statistics.median(row["of_roof"] for row in each["quern"])
-        print(f"{work:28} {spread(speeds['llama.cpp']):>26} {spread(speeds['quern']):>26} {spread(ratios):>24} {100 * roof:6.0f} %")
+    compare("llama.cpp", peer, ours(args, pool), args.pairs)
+    if args.through_server:
+        through_server(args, max(pool, 2 * 2048 + 64))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ struct Network {
 }
 
 impl Network {
-    fn open(dir: &Path, recipe: Option<Recipe>, threads: usize) -> Self {
+    fn open(dir: &Path, recipe: Option<Recipe>, kv: KvFormat, threads: usize) -> Self {
         let checkpoint = Checkpoint::open(dir, &CheckpointOptions::default()).unwrap().quantised(recipe);
         let config = CpuConfig { threads: Some(threads), isa: None, compute: Compute::Bf16 };
-        let limits = limits(16, KvFormat::BF16);
+        let limits = limits(16, kv);
         let vocab = checkpoint.config().vocab_size;
         let model = load(&checkpoint, Arc::new(CpuBackend::new(config).unwrap()), limits, &mut |_| {}).unwrap();
         Self { driver: Driver::over(model, limits), vocab }
@@ -57,16 +57,27 @@ fn compare(wanted: &[Vec<f32>], got: &[Vec<f32>]) -> (f64, f64) {
     (sum / positions, agreeing as f64 / positions)
 }
 
-fn measured(dir: &Path, prompts: &[Vec<u32>]) -> Vec<(Recipe, f64, f64)> {
+/// What each of `ways` of holding weights, keys and values costs.
+fn measured(dir: &Path, prompts: &[Vec<u32>], ways: &[(Option<Recipe>, KvFormat)]) -> Vec<(f64, f64)> {
     let all = |network: &mut Network| prompts.iter().flat_map(|ids| network.distributions(ids)).collect::<Vec<_>>();
-    let stored = all(&mut Network::open(dir, None, 2));
+    let stored = all(&mut Network::open(dir, None, KvFormat::BF16, 2));
     let name = dir.file_name().unwrap().to_string_lossy();
-    let one = |recipe| {
-        let (divergence, agreement) = compare(&stored, &all(&mut Network::open(dir, Some(recipe), 2)));
-        eprintln!("{name}, {recipe}: divergence {divergence:.5} nats, same likeliest token {:.1} %", 100.0 * agreement);
-        (recipe, divergence, agreement)
+    let one = |&(recipe, kv): &(Option<Recipe>, KvFormat)| {
+        let (divergence, agreement) = compare(&stored, &all(&mut Network::open(dir, recipe, kv, 2)));
+        let weights = recipe.map_or("as stored".into(), |recipe| recipe.to_string());
+        eprintln!(
+            "{name}, weights {weights}, keys and values {kv}: divergence {divergence:.5} nats, same likeliest token \
+             {:.1} %",
+            100.0 * agreement
+        );
+        (divergence, agreement)
     };
-    BOUNDS.into_iter().map(|(recipe, ..)| one(recipe)).collect()
+    ways.iter().map(one).collect()
+}
+
+/// All recipes, with keys and values as they usually are.
+fn recipes() -> [(Option<Recipe>, KvFormat); 4] {
+    BOUNDS.map(|(recipe, ..)| (Some(recipe), KvFormat::BF16))
 }
 
 /// The shipped model's folder, and prompts with their answers.
@@ -82,9 +93,21 @@ fn shipped() -> (std::path::PathBuf, Vec<Vec<u32>>) {
 #[test]
 fn the_shipped_model_stays_close_to_itself() {
     let (dir, prompts) = shipped();
-    for ((recipe, most, least), (_, divergence, agreement)) in BOUNDS.into_iter().zip(measured(&dir, &prompts)) {
+    let got = measured(&dir, &prompts, &recipes());
+    for ((recipe, most, least), (divergence, agreement)) in BOUNDS.into_iter().zip(got) {
         assert!(divergence <= most && agreement >= least, "{recipe}: {divergence} nats, {agreement}");
     }
+}
+
+#[test]
+fn keys_and_values_in_8_bits_stay_close() {
+    let (dir, prompts) = shipped();
+    let formats = [KvFormat::Q8_0, KvFormat::F8E4M3, KvFormat::F8E5M2];
+    let got = measured(&dir, &prompts, &formats.map(|kv| (None, kv)));
+    for ((kv, most), &(divergence, _)) in formats.into_iter().zip([0.003, 0.05, 0.15]).zip(&got) {
+        assert!(divergence <= most, "{kv}: {divergence} nats");
+    }
+    assert!(got.is_sorted_by(|a, b| a.0 < b.0), "more bits of mantissa cost less: {got:?}");
 }
 
 #[test]
@@ -93,8 +116,8 @@ fn more_bits_cost_less() {
     for name in ["tiny-bf16", "tiny-fp8"] {
         let golden = Golden::open(&shelf.join(format!("oracle/goldens/{name}.safetensors")));
         let prompts: Vec<_> = golden.prompts().iter().map(|prompt| golden.ids(&format!("{prompt}.ids"))).collect();
-        let [(_, eight, _), (_, four, _), (_, mixed, _), (_, best, _)] =
-            measured(&shelf.join("oracle/models").join(name), &prompts)[..]
+        let [(eight, _), (four, _), (mixed, _), (best, _)] =
+            measured(&shelf.join("oracle/models").join(name), &prompts, &recipes())[..]
         else {
             panic!("four recipes")
         };
@@ -105,18 +128,18 @@ fn more_bits_cost_less() {
 #[test]
 fn answers_do_not_depend_on_threads_chunks_or_neighbours() {
     let (dir, prompts) = shipped();
-    for (recipe, ..) in BOUNDS {
+    for ((recipe, ..), kv) in BOUNDS.into_iter().zip(KvFormat::ALL.into_iter().rev()) {
         let mut alone = Vec::new();
         for ids in &prompts {
-            let mut network = Network::open(&dir, Some(recipe), 1);
+            let mut network = Network::open(&dir, Some(recipe), kv, 1);
             network.driver.add(&ids[..ids.len().min(200)]);
             alone.extend(network.driver.greedy(12, 2048));
         }
-        let mut together = Network::open(&dir, Some(recipe), 2);
+        let mut together = Network::open(&dir, Some(recipe), kv, 2);
         for ids in &prompts {
             together.driver.add(&ids[..ids.len().min(200)]);
         }
-        assert_eq!(together.driver.greedy(12, 70), alone, "{recipe}");
+        assert_eq!(together.driver.greedy(12, 70), alone, "{recipe}, {kv}");
     }
 }
 

@@ -71,10 +71,12 @@ pub(super) fn run(backend: &CpuBackend, roof: Roof, only: Option<&str>, table: &
     }
     bench.linear(QuantFormat::F32, 1, "gate", HIDDEN, EXPERTS);
     bench.linear(QuantFormat::BF16, 1, "lm_head", HIDDEN, VOCAB);
-    bench.attention(1, 4096);
-    bench.attention(1, 32768);
-    bench.attention(512, 512);
-    bench.attention(512, 4096);
+    for format in [KvFormat::BF16, KvFormat::Q8_0, KvFormat::F8E4M3] {
+        bench.attention(format, 1, 4096);
+        bench.attention(format, 1, 32768);
+        bench.attention(format, 512, 512);
+        bench.attention(format, 512, 4096);
+    }
     bench.norm(1);
     bench.norm(512);
     bench.argmax();
@@ -200,17 +202,18 @@ impl Bench<'_> {
         });
     }
 
-    fn attention(&mut self, rows: usize, kv_len: usize) {
+    fn attention(&mut self, format: KvFormat, rows: usize, kv_len: usize) {
         let backend = self.backend;
-        let name = format!("attention bf16 kv, {rows} rows at {kv_len}");
+        let name = format!("attention {format} kv, {rows} rows at {kv_len}");
         if self.is_left_out(&name) {
             return;
         }
         const PAGE: usize = 64;
         // Several layers, so that one call's keys are not the last one's.
-        let num_layers = (64 << 20) / (kv_len * 2 * HEADS.kv_dim() * 2) + 1;
+        let bytes = kv_len * 2 * HEADS.num_kv_heads * format.head_bytes(HEADS.head_dim);
+        let num_layers = (64 << 20) / bytes + 1;
         let num_pages = kv_len.div_ceil(PAGE);
-        let spec = KvSpec { num_layers, heads: HEADS, page_size: PAGE, num_pages, format: KvFormat::BF16 };
+        let spec = KvSpec { num_layers, heads: HEADS, page_size: PAGE, num_pages, format };
         let mut kv = backend.alloc_kv(&spec).expect("room for pages");
         let qkv = self.filled(rows, HEADS.qkv_dim());
         let mut out = backend.alloc(rows, HEADS.q_dim());
@@ -230,7 +233,6 @@ impl Bench<'_> {
         }
         let step = batch(rows, kv_len);
         let pairs: usize = (kv_len - rows + 1..=kv_len).sum();
-        let bytes = kv_len * 2 * HEADS.kv_dim() * 2;
         self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), QuantFormat::F32, |i| {
             backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
         });

@@ -63,7 +63,8 @@ pub struct ServeArgs {
     /// How keys and values are stored: `auto` follows --dtype; the 8-bit ones hold almost twice the tokens
     /// in the same memory, q8_0 (a scale for each 32) closest to bfloat16, fp8 as SGLang without scales
     #[arg(long, default_value = "auto", help_heading = "Model", value_parser = choices(
-        &["auto", "bfloat16", "fp8_e4m3", "fp8_e5m2", "q8_0"], &["bf16", "mxfp8", "nvfp4", "fp4_mx_block16", "fp4_e2m1"]))]
+        &["auto", "bfloat16", "fp8_e4m3", "fp8_e5m2", "q8_0"],
+        &["bf16", "mxfp8", "nvfp4", "fp4_mx_block16", "fp4_e2m1"]))]
     pub kv_cache_dtype: String,
 
     /// The model's name in /v1/models [default: --model-path]
