@@ -228,7 +228,7 @@ def through_server(args, pool):
 
 def rows(command):
     out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-    return {row["name"]: row for row in map(json.loads, out.splitlines())}
+    return {row["name"]: row for row in (json.loads(line) for line in out.splitlines() if line.startswith("{"))}
 
 
 def spread(values):
