@@ -342,12 +342,12 @@ fn attention<B: Backend>(backend: &B, rng: &mut Rng) {
         &[(64, 64), (65, 1), (5, 3), (129, 16)],
         &[(530, 1)],
     ];
-    const PAGES: [(usize, KvFormat); 5] =
-        [(1, KvFormat::F32), (2, KvFormat::BF16), (16, KvFormat::F8E4M3), (32, KvFormat::F8E5M2), (33, KvFormat::Q8_0)];
+    const PAGE_SIZES: [usize; 5] = [1, 2, 16, 32, 33];
     for (h, heads) in HEADS.into_iter().enumerate() {
         for (m, sequences) in mixes.into_iter().enumerate() {
-            // A Latin square: each head layout and each mix meets each kind of page.
-            let (page_size, format) = PAGES[(h + m) % PAGES.len()];
+            // Two Latin squares across each other: each head layout and each mix meets each size and each format
+            // of pages, and these meet one another.
+            let (page_size, format) = (PAGE_SIZES[(h + m) % 5], KvFormat::ALL[(h + 2 * m) % 5]);
             attention_case(backend, rng, &AttentionCase { heads, page_size, format, sequences: sequences.to_vec() });
         }
     }

@@ -166,6 +166,28 @@ impl<'a> Ahead<'a> {
     }
 }
 
+/// `sums[q] += Σ_k left[q][k] * right[k]` in order of `k`, where the rows of `right` lie `stride` apart.
+#[inline(always)]
+unsafe fn multiply<L: Lanes, const Q: usize>(
+    sums: &mut [[L::F; VECTORS]; Q],
+    left: [*const f32; Q],
+    right: *const f32,
+    stride: usize,
+    count: usize,
+    ahead: &mut Ahead<'_>,
+) {
+    for k in 0..count {
+        ahead.ask::<L>();
+        let row: [L::F; VECTORS] = std::array::from_fn(|i| L::load(right.add(k * stride + i * LANES)));
+        for q in 0..Q {
+            let x = L::splat(*left[q].add(k));
+            for i in 0..VECTORS {
+                sums[q][i] = L::fma(x, row[i], sums[q][i]);
+            }
+        }
+    }
+}
+
 /// Scores of the block at `start` for the `Q` queries from `first` on; returns `Q`.
 #[inline(always)]
 unsafe fn scores_at<L: Lanes, const Q: usize>(
@@ -176,18 +198,8 @@ unsafe fn scores_at<L: Lanes, const Q: usize>(
 ) -> usize {
     let dim = task.dim;
     let queries: [*const f32; Q] = std::array::from_fn(|q| task.queries.as_ptr().add((first + q) * dim));
-    let block = task.block.as_ptr();
     let mut sums = [[L::splat(0.0); VECTORS]; Q];
-    for d in 0..dim {
-        ahead.ask::<L>();
-        let keys: [L::F; VECTORS] = std::array::from_fn(|i| L::load(block.add(d * BLOCK + i * LANES)));
-        for q in 0..Q {
-            let x = L::splat(*queries[q].add(d));
-            for i in 0..VECTORS {
-                sums[q][i] = L::fma(x, keys[i], sums[q][i]);
-            }
-        }
-    }
+    multiply::<L, Q>(&mut sums, queries, task.block.as_ptr(), BLOCK, dim, ahead);
     for q in 0..Q {
         for i in 0..VECTORS {
             let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + i * LANES);
@@ -234,7 +246,6 @@ unsafe fn weigh_at<L: Lanes, const Q: usize>(
     ahead: &mut Ahead<'_>,
 ) -> usize {
     let dim = task.dim;
-    let block = task.block.as_ptr();
     let weights: [*const f32; Q] = std::array::from_fn(|q| task.scores.as_ptr().add((first + q) * PARTITION + start));
     let outputs: [*mut f32; Q] =
         std::array::from_fn(|q| task.partials.as_mut_ptr().add((first + q) * partial_words(dim)));
@@ -245,16 +256,7 @@ unsafe fn weigh_at<L: Lanes, const Q: usize>(
                 sums[q][i] = L::load(outputs[q].add(d + i * LANES));
             }
         }
-        for p in 0..end - start {
-            ahead.ask::<L>();
-            let values: [L::F; VECTORS] = std::array::from_fn(|i| L::load(block.add(p * dim + d + i * LANES)));
-            for q in 0..Q {
-                let weight = L::splat(*weights[q].add(p));
-                for i in 0..VECTORS {
-                    sums[q][i] = L::fma(weight, values[i], sums[q][i]);
-                }
-            }
-        }
+        multiply::<L, Q>(&mut sums, weights, task.block.as_ptr().add(d), dim, end - start, ahead);
         for q in 0..Q {
             for i in 0..VECTORS {
                 L::store(outputs[q].add(d + i * LANES), sums[q][i]);

@@ -20,12 +20,9 @@ pub enum Recipe {
     /// Computed from shapes: 30B-A3B takes 18.83 GB for 18.53 (4.93 bits for 4.85; +1.7 %), 480B-A35B +1.0 %,
     /// but 8B dense +10.6 %. More of what it adds is read at each step: 12 % of a lone token's bytes in 30B-A3B.
     ///
-    /// Mean divergence from the stored network, on the CPU backend, q4_k_m's behind it, and the size of these
-    /// small networks: `quern-demo` over its golden answers 0.00028 (0.00119; same likeliest token 99.8 %, 99.5 %)
-    /// and over 5,405 other positions 0.00280 (0.01261; 98.3 %, 96.8 %), +7.2 %; random weights `tiny-bf16` 0.014
-    /// (0.058), +1.3 %, `tiny-mixed` 0.046 (0.245), +2.5 %, `tiny-dense` 0.0036 (0.0130), +2.3 %, `tiny-fp8` 0.159
-    /// (0.474), +9.9 %. `quern-demo` with the queries left at Q4_K is at +4.6 %: 0.00437. Q8_0 in place of Q6_K
-    /// takes twice the bytes and gains no more than the spread of the figures: 0.00223 ± 0.00038 for 0.00280 ± 0.00040.
+    /// Mean divergence from the stored network, q4_k_m's behind it: the shipped model over 5,405 positions 0.0028
+    /// (0.0126), in size +7.2 %; random networks 0.014 (0.058) at +1.3 %, 0.046 (0.245) at +2.5 %, 0.0036 (0.0130) at
+    /// +2.3 %, 0.158 (0.473) at +9.9 %. Q8_0 in place of Q6_K takes twice the bytes and gains no more than the spread.
     /// None of these has rows of whole blocks in `down_proj`, so the mixture there is llama.cpp's, not measured.
     Q4Best,
 }

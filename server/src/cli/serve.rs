@@ -159,8 +159,8 @@ pub struct ServeArgs {
           value_parser = choices(&["llguidance", "none"], &["xgrammar", "outlines"]))]
     pub grammar_backend: String,
 
-    /// Where a chat request's missing sampling parameters come from: the model's generation_config.json, or
-    /// OpenAI's fixed values
+    /// Where a chat request's missing sampling parameters come from: the model's generation_config.json (in
+    /// a GGUF file, general.sampling.*), or OpenAI's fixed values
     #[arg(long, default_value = "model", value_parser = choices(&["model", "openai"], &[]), help_heading = "Requests")]
     pub sampling_defaults: String,
 
