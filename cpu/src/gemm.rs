@@ -54,7 +54,7 @@ impl Gemm<'_, Matrix> {
     /// What the kernels rely on.
     pub(crate) fn check(&self, row_words: usize) {
         assert!(self.rows.end <= self.matrix.rows(), "rows {:?} of {}", self.rows, self.matrix.rows());
-        assert_eq!(self.rows.start % self.matrix.tile_rows(), 0, "rows {:?} begin within a panel", self.rows);
+        assert_eq!(self.rows.start % self.matrix.cut().tile_rows, 0, "rows {:?} begin within a panel", self.rows);
         assert_eq!(self.x.stride, row_words, "prepared words of {} columns", self.matrix.cols());
         assert_eq!(self.x_rows.len(), self.out_rows.len(), "tokens read and tokens written");
         assert!(self.out_column + self.rows.len() <= self.out_stride, "columns of the output");
@@ -194,7 +194,7 @@ unsafe fn ask_for<L: Lanes, const R: usize, const T: usize>(w: &[*const u8; R], 
     if T == 1 {
         for r in 0..R {
             for line in (0..bytes).step_by(64) {
-                L::prefetch(w[r].wrapping_add(at + line));
+                L::prefetch_far(w[r].wrapping_add(at + line));
             }
         }
     }

@@ -13,6 +13,9 @@
 /// Lanes of one vector.
 pub(crate) const LANES: usize = 16;
 
+/// Bytes of a cache line: what [`Lanes::prefetch`] asks for.
+pub(crate) const LINE: usize = 64;
+
 /// Sixteen f32 and what can be done with them.
 pub(crate) trait Lanes: Copy + 'static {
     /// The sixteen.
@@ -58,6 +61,8 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn pow2(n: Self::F) -> Self::F;
     /// Ask for the cache line at `from`, which need not exist.
     unsafe fn prefetch(from: *const u8);
+    /// The same, into the second-level cache.
+    unsafe fn prefetch_far(from: *const u8);
     /// Sum of all lanes: lane `i` with `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
     unsafe fn sum(v: Self::F) -> f32;
 }

@@ -4,6 +4,39 @@ use quern_backend::{PackedMatrix, QuantFormat, UploadError};
 
 use crate::{lanes::LANES, panels::Panels, pool::Pool};
 
+/// Rows of a mapped matrix in a unit of work with many tokens: at 2048 columns of bf16 they are 256 KiB, which
+/// with the unit's inputs fill half of a second-level cache. The kernel walks them once a tile of tokens.
+const MAPPED_ROWS: usize = 64;
+
+/// Rows of panels in such a unit: each is read once, so that they need no cache, and the more of them there are,
+/// the more the way of the unit's inputs into the second-level cache is worth (experts 6 % over 64 rows).
+const PANEL_ROWS: usize = 256;
+
+/// How a matrix may be cut into units of work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// Rows that a kernel takes at once: units begin at multiples of it.
+    pub(crate) tile_rows: usize,
+    /// Rows of a unit at most; a multiple of `tile_rows`.
+    pub(crate) unit_rows: usize,
+    /// Bytes that a kernel reads for a row.
+    pub(crate) row_bytes: usize,
+}
+
+impl Cut {
+    /// Rows of a unit at most, of any matrix.
+    pub(crate) const MOST_ROWS: usize = if MAPPED_ROWS > PANEL_ROWS { MAPPED_ROWS } else { PANEL_ROWS };
+
+    /// Of two matrices whose units are the same rows.
+    pub(crate) fn beside(self, other: Self) -> Self {
+        Self {
+            tile_rows: self.tile_rows.max(other.tile_rows),
+            unit_rows: self.unit_rows.min(other.unit_rows),
+            row_bytes: self.row_bytes + other.row_bytes,
+        }
+    }
+}
+
 /// Rows × columns in one place or the other.
 #[derive(Debug)]
 pub(crate) enum Matrix {
@@ -52,19 +85,14 @@ impl Matrix {
         }
     }
 
-    /// Bytes that a kernel reads for a row.
-    pub(crate) fn row_bytes(&self) -> usize {
+    pub(crate) fn cut(&self) -> Cut {
         match self {
-            Matrix::Mapped(matrix) => matrix.format().row_bytes(matrix.cols()),
-            Matrix::Panels(panels) => panels.shape().bytes / LANES,
-        }
-    }
-
-    /// Rows that a kernel takes at once: units of work begin at multiples of it.
-    pub(crate) fn tile_rows(&self) -> usize {
-        match self {
-            Matrix::Mapped(_) => 4,
-            Matrix::Panels(_) => LANES,
+            Matrix::Mapped(matrix) => {
+                Cut { tile_rows: 4, unit_rows: MAPPED_ROWS, row_bytes: matrix.format().row_bytes(matrix.cols()) }
+            }
+            Matrix::Panels(panels) => {
+                Cut { tile_rows: LANES, unit_rows: PANEL_ROWS, row_bytes: panels.shape().bytes / LANES }
+            }
         }
     }
 

@@ -20,10 +20,10 @@ use crate::{
     buffer::{Buffer, Routing},
     detect::Kernels,
     gemm::Gemm,
-    matrix::Matrix,
+    matrix::{Cut, Matrix},
     memory::{AlignedVec, Disjoint},
     pool::Pool,
-    product::{Prepared, UNIT_ROWS, UNIT_TOKENS, Unit, cut, grain},
+    product::{Prepared, UNIT_TOKENS, Unit, cut_matrix, grain},
 };
 
 /// Elements of products that the caller sums sooner than a second worker wakes.
@@ -87,7 +87,7 @@ pub(crate) struct MoeScratch {
 
 impl MoeScratch {
     pub(crate) fn new(workers: usize) -> Self {
-        let room = || AlignedVec::zeroed(UNIT_ROWS * UNIT_TOKENS);
+        let room = || AlignedVec::zeroed(Cut::MOST_ROWS * UNIT_TOKENS);
         Self {
             inputs: Prepared::default(),
             inner_inputs: Prepared::default(),
@@ -161,16 +161,17 @@ pub(crate) fn moe(
         benches,
     } = scratch;
     let in_use = (0..count).filter(|&e| starts[e] < starts[e + 1]);
+    let parts = in_use.clone().map(|e| (starts[e + 1] - starts[e]).div_ceil(UNIT_TOKENS)).sum();
+    let share = (parts, pool.workers());
 
     let formats = in_use.clone().flat_map(|e| [experts.gate[e].format(), experts.up[e].format()]);
     inputs.prepare(kernels, pool, x.values(), hidden, formats);
     units.clear();
     let mut widest = 0;
     for e in in_use.clone() {
-        let (gate, up) = (&experts.gate[e], &experts.up[e]);
-        let (row_bytes, tile_rows) = (gate.row_bytes() + up.row_bytes(), gate.tile_rows().max(up.tile_rows()));
-        widest = widest.max(row_bytes);
-        cut(units, e, inner, tile_rows, row_bytes, MoeScratch::slots_of(starts, e));
+        let cut = experts.gate[e].cut().beside(experts.up[e].cut());
+        widest = widest.max(cut.row_bytes);
+        cut_matrix(units, e, (inner, cut), MoeScratch::slots_of(starts, e), share);
     }
     let all_inner = rows_inner.at_least(slots.len() * inner);
     {
@@ -212,9 +213,9 @@ pub(crate) fn moe(
     units.clear();
     let mut widest = 0;
     for e in in_use {
-        let down = &experts.down[e];
-        widest = widest.max(down.row_bytes());
-        cut(units, e, hidden, down.tile_rows(), down.row_bytes(), MoeScratch::slots_of(starts, e));
+        let cut = experts.down[e].cut();
+        widest = widest.max(cut.row_bytes);
+        cut_matrix(units, e, (hidden, cut), MoeScratch::slots_of(starts, e), share);
     }
     let products = products.at_least(slots.len() * hidden);
     {

@@ -1,5 +1,7 @@
 //! Matrix products as units of work: preparing inputs, cutting rows × tokens, running the units.
 
+use std::ops::Range;
+
 use quern_backend::{PackedMatrix, QuantFormat, UploadError};
 
 use crate::{
@@ -7,14 +9,10 @@ use crate::{
     detect::Kernels,
     dot::Layout,
     gemm::{Gemm, Inputs},
-    matrix::Matrix,
+    matrix::{Cut, Matrix},
     memory::{AlignedVec, Disjoint},
     pool::Pool,
 };
-
-/// Rows of a unit at most. With [`UNIT_TOKENS`] a unit's weights and inputs at 2048 columns of bf16 are
-/// 256 and 192 KiB: half of a second-level cache.
-pub(crate) const UNIT_ROWS: usize = 64;
 
 /// Tokens of a unit at most.
 pub(crate) const UNIT_TOKENS: usize = 48;
@@ -22,9 +20,10 @@ pub(crate) const UNIT_TOKENS: usize = 48;
 /// Up to this many tokens the weights' way from memory takes the time, and units are cut by their bytes.
 const FEW_TOKENS: usize = 8;
 
-/// Weights of a unit with few tokens: two microseconds of one core's bandwidth, ten times what it costs
-/// to take the next unit.
-const UNIT_BYTES: usize = 64 << 10;
+/// Weights of a unit with few tokens: four microseconds of one core's bandwidth. Twenty times what it costs
+/// to take the next unit, and enough that what a kernel asks for behind the unit's end, which another worker
+/// reads, is a small part.
+const UNIT_BYTES: usize = 128 << 10;
 
 /// Bytes of weights times tokens that the caller computes sooner than a second worker wakes.
 const SMALL: usize = 64 << 10;
@@ -63,25 +62,29 @@ pub(crate) struct Unit {
     pub(crate) tokens: usize,
 }
 
-/// Cut `rows × tokens` of one matrix, tokens innermost: units that share weights follow one another.
-/// Units begin at multiples of `tile_rows`, which divides [`UNIT_ROWS`].
-pub(crate) fn cut(
+/// Units that each worker should have at least, so that none waits long for the last.
+const UNITS_A_WORKER: usize = 4;
+
+/// Cut `rows × tokens` of matrix `index`, tokens innermost: units that share weights follow one another.
+///
+/// `parts` are all such pieces of the product, each at most [`UNIT_TOKENS`] tokens of a matrix.
+pub(crate) fn cut_matrix(
     units: &mut Vec<Unit>,
-    matrix: usize,
-    rows: usize,
-    tile_rows: usize,
-    row_bytes: usize,
-    tokens: std::ops::Range<usize>,
+    index: usize,
+    (rows, cut): (usize, Cut),
+    tokens: Range<usize>,
+    (parts, workers): (usize, usize),
 ) {
     let unit_rows = if tokens.len() <= FEW_TOKENS {
-        (UNIT_BYTES / row_bytes.max(1)).next_multiple_of(tile_rows).clamp(tile_rows, UNIT_ROWS)
+        UNIT_BYTES / cut.row_bytes.max(1)
     } else {
-        UNIT_ROWS
+        rows / (UNITS_A_WORKER * workers).div_ceil(parts.max(1))
     };
+    let unit_rows = unit_rows.next_multiple_of(cut.tile_rows).clamp(cut.tile_rows, cut.unit_rows);
     for row in (0..rows).step_by(unit_rows) {
         for token in tokens.clone().step_by(UNIT_TOKENS) {
             let (rows, tokens) = ((rows - row).min(unit_rows), (tokens.end - token).min(UNIT_TOKENS));
-            units.push(Unit { matrix, row, rows, token, tokens });
+            units.push(Unit { matrix: index, row, rows, token, tokens });
         }
     }
 }
@@ -168,9 +171,11 @@ pub(crate) fn linear(
     scratch.prepared.prepare(kernels, pool, x.values(), weight.cols, formats);
     scratch.units.clear();
     let mut widest = 0;
+    let share = (weight.parts.len() * tokens.div_ceil(UNIT_TOKENS), pool.workers());
     for (index, part) in weight.parts.iter().enumerate() {
-        widest = widest.max(part.row_bytes());
-        cut(&mut scratch.units, index, part.rows(), part.tile_rows(), part.row_bytes(), 0..tokens);
+        let cut = part.cut();
+        widest = widest.max(cut.row_bytes);
+        cut_matrix(&mut scratch.units, index, (part.rows(), cut), 0..tokens, share);
     }
     let (units, prepared, identity) = (&scratch.units, &scratch.prepared, &scratch.identity);
     let out_stride = out.cols();

@@ -146,6 +146,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch_far(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(from.cast());
+    }
+
+    #[inline(always)]
     unsafe fn sum(v: Self::F) -> f32 {
         let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
         let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
@@ -246,9 +251,10 @@ impl Bytes for Avx512 {
 }
 
 impl Dot4<Avx512> for Avx512 {
+    /// See `avx2.rs`.
     #[inline(always)]
     unsafe fn start(sum: __m512i, by: u32) -> __m512i {
-        _mm512_sll_epi32(sum, _mm_cvtsi32_si128(by as i32))
+        _mm512_madd_epi16(sum, _mm512_set1_epi32(1 << by))
     }
 
     /// See `avx2.rs`.
@@ -269,7 +275,7 @@ impl Dot4<Avx512> for Avx512 {
 
 super::entries!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")] Avx512,
-    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 4, 6, 4], attention: 8
+    gemm: [4, 5], scaled: [4, 3], panels: [Avx512, "16-bit pairs", 8], attention: 8
 );
 
 /// The kernels of this instance.

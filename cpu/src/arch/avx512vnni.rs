@@ -9,8 +9,7 @@ use crate::bytes::Dot4;
 pub(super) struct Vnni;
 
 impl Dot4<Avx512> for Vnni {
-    /// One multiplication of 16-bit pairs whose other halves are zero: a load that splats costs nothing
-    /// here, while a shift after it would be moved into a scalar register, and splatted from there.
+    /// See `avx2.rs`.
     #[inline(always)]
     unsafe fn start(sum: __m512i, by: u32) -> __m512i {
         _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(1 << by), sum)
@@ -26,9 +25,7 @@ super::panel_entries!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     Avx512,
     Vnni,
-    12,
-    8,
-    4
+    8
 );
 
 /// The kernels of AVX-512 with these in place of its own.

@@ -24,9 +24,7 @@ super::panel_entries!(
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     Avx2,
     Vnni,
-    2,
-    2,
-    2
+    4
 );
 
 /// The kernels of AVX2 with these in place of its own.

@@ -73,16 +73,16 @@ pub(crate) struct Entries {
 
 /// Entry points for the instance `$lanes`, compiled with `$attribute`; `[rows, tokens]` are the tiles
 /// of plain formats and of formats with block scales, as many as the registers hold. `panels` are the
-/// integer product, and the tokens of tiles of one panel and of two; `attention` the queries of a tile.
+/// integer product, and the tokens of a tile; `attention` the queries of a tile.
 macro_rules! entries {
     (
         $(#[$attribute:meta])? $lanes:ty,
         gemm: [$r:literal, $t:literal],
         scaled: [$sr:literal, $st:literal],
-        panels: [$dot:ty, $name:literal, $few:literal, $many:literal, $grouped:literal],
+        panels: [$dot:ty, $name:literal, $tokens:literal],
         attention: $queries:literal
     ) => {
-        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $few, $many, $grouped);
+        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $tokens);
 
         $(#[$attribute])?
         unsafe fn panel_f32<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
@@ -184,22 +184,18 @@ macro_rules! entries {
 }
 pub(crate) use entries;
 
-/// Entry points for panels with 8-bit inputs, and the peak loop of `$dot`. From `$many` tokens on, a tile of
-/// two panels and so many tokens, or `$grouped` where a block has two scales and thus more sums to keep; below,
-/// of one panel and at most `$few`.
+/// Entry points for panels with 8-bit inputs in tiles of `$tokens`, and the peak loop of `$dot`. What one tile
+/// holds is unpacked in registers, more tokens share what is unpacked to memory.
 macro_rules! panel_entries {
-    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $few:literal, $many:literal, $grouped:literal) => {
+    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $tokens:literal) => {
         $(#[$attribute])?
         unsafe fn panel_int8<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
-            if task.x_rows.len() >= $many {
-                match S::GROUPS {
-                    1 => $crate::panels::many::run::<$lanes, $dot, C, S, $many>(task),
-                    _ => $crate::panels::many::run::<$lanes, $dot, C, S, $grouped>(task),
-                }
+            if task.x_rows.len() > $tokens {
+                $crate::panels::many::run::<$lanes, $dot, C, S, $tokens>(task);
             } else {
-                $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $few>(task);
+                $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $tokens>(task);
             }
         }
 

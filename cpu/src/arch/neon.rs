@@ -175,6 +175,9 @@ impl Lanes for Neon {
     unsafe fn prefetch(_: *const u8) {}
 
     #[inline(always)]
+    unsafe fn prefetch_far(_: *const u8) {}
+
+    #[inline(always)]
     unsafe fn sum(v: F) -> f32 {
         let eight = [vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])];
         let four = vaddq_f32(eight[0], eight[1]);
@@ -302,7 +305,7 @@ impl Dot4<Neon> for Neon {
 
 super::entries!(
     #[target_feature(enable = "neon")] Neon,
-    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2, 3, 2], attention: 2
+    gemm: [2, 2], scaled: [2, 1], panels: [Neon, "16-bit pairs", 2], attention: 2
 );
 
 /// The kernels of this instance.

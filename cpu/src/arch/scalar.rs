@@ -120,6 +120,9 @@ impl Lanes for Scalar {
     unsafe fn prefetch(_: *const u8) {}
 
     #[inline(always)]
+    unsafe fn prefetch_far(_: *const u8) {}
+
+    #[inline(always)]
     unsafe fn sum(v: Self::F) -> f32 {
         let eight: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
         let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
@@ -202,7 +205,7 @@ impl Dot4<Scalar> for Scalar {
     }
 }
 
-super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6, 4], attention: 2);
+super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4], attention: 2);
 
 /// The kernels of this instance.
 pub(crate) const ENTRIES: Entries = entries();
@@ -213,7 +216,7 @@ pub(crate) const ENTRIES: Entries = entries();
 pub(crate) mod fused {
     use super::{Entries, Scalar};
 
-    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4, 6, 4], attention: 2);
+    crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4], attention: 2);
 
     /// The kernels of this instance.
     pub(crate) const ENTRIES: Entries = entries();

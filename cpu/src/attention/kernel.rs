@@ -25,7 +25,7 @@
 use super::element::{Element, FEATURES};
 use crate::{
     bytes::Bytes,
-    lanes::{LANES, Lanes, exp, largest},
+    lanes::{LANES, LINE, Lanes, exp, largest},
 };
 
 /// Positions of a partition: keys and values of one head of 128 in bf16 are 128 KiB, which stay in the
@@ -37,9 +37,6 @@ const BLOCK: usize = 2 * LANES;
 
 /// Vectors of a tile.
 const VECTORS: usize = 2;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Words of a partial result: the unnormalised output, then the maximum and the sum.
 pub(super) const fn partial_words(padded_dim: usize) -> usize {

@@ -24,14 +24,16 @@ use crate::{
     bytes::{Bytes, Dot4},
     gemm::Gemm,
     int8::{FLOATS, RECORD, RECORD_BYTES, SCALE, SUMS},
-    lanes::{LANES, store_first},
+    lanes::{LANES, LINE, store_first},
     panels::Panels,
     panels::format::{BLOCK, Codes, STEP, STEPS, Scales},
 };
 
-/// How far ahead of a single token's product memory is asked for. The hardware's own prefetching stops
-/// at each 4 KiB page; see the bench.
-const AHEAD: usize = 4096;
+/// How far ahead memory is asked for, into the second-level cache: the hardware's own prefetching stops at
+/// each 4 KiB page, and the first-level cache has too few places for what is on its way. On Zen 4 a lone
+/// token's experts go from 19 to 28 GB/s against asking 4 KiB ahead for the first-level cache; half as far is
+/// slower, twice as far not quicker.
+const AHEAD: usize = 8192;
 
 /// One panel as a kernel sees it.
 #[derive(Clone, Copy)]
@@ -151,14 +153,16 @@ unsafe fn integers<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
     x: [*const u8; T],
 ) -> [L::F; T] {
     let mut sums = [L::splat(0.0); T];
+    // A block's share of the panel, scales included: codes and scales come from memory as one stream.
+    let share = C::BYTES + S::BYTES / S::BLOCKS;
     for o in 0..panel.outers {
         let scales = panel.scales.add(o * S::BYTES);
         let outer = S::outer::<L>(scales);
         for b in 0..S::BLOCKS {
             let block = o * S::BLOCKS + b;
             let codes = panel.codes.add(block * C::BYTES);
-            for line in 0..C::BYTES / 64 {
-                L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
+            for byte in (0..share).step_by(LINE) {
+                L::prefetch_far(panel.scales.wrapping_add(AHEAD + block * share + byte));
             }
             let record = block * RECORD_BYTES;
             let mut parts = [L::splat(0.0); T];

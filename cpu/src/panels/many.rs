@@ -1,22 +1,23 @@
 //! Products of panels with many tokens: what one token pays for unpacking, here all share.
 //!
-//! Two panels are walked in chunks of 512 columns. A chunk's codes are unpacked to bytes and its scales to
-//! f32 once, into the first-level cache, and each tile of `T` tokens meets them there:
+//! A panel is walked in chunks of 256 columns. A chunk's codes are unpacked to bytes and its scales to f32
+//! once, into the first-level cache, and each tile of `T` tokens meets them there:
 //!
 //! ```text
-//! for each pair of panels
+//! for each panel
 //!   for each chunk of columns
-//!     unpack            2 × 16 KiB
-//!     for each tile     sums of 2 × 16 rows × T tokens in registers, between chunks in memory
+//!     unpack            5 KiB
+//!     for each tile     sums of 16 rows × T tokens in registers, between chunks in memory
 //! ```
 //!
 //! The additions are those of `few.rs`, in the same order, so the bits are too: a sum that rests in
-//! memory between chunks is the same f32. Two panels, because a splat of inputs then serves two products:
-//! with one, the loads of splats are what the time goes to.
+//! memory between chunks is the same f32. The chunk and a tile's inputs take a quarter of a first-level
+//! cache of 32 KiB, the sums of all tokens a tenth.
 //!
-//! What did not pay: one panel and 12 tokens, unpacking in each tile and splats straight from memory. It is
-//! as fast where codes are bytes (Q8_0), but Q6_K stayed at 31 % of the peak instead of 38 to 41. Asking for
-//! a whole chunk ahead at once holds up the loads that are needed now.
+//! What did not pay: two panels at once, whose tiles share the splats of inputs. Their chunks of 512 columns
+//! overflow the first-level cache, and their sums the registers: a fifth slower on Zen 4. More than 8
+//! tokens a tile: as many pointers leave the general registers. Asking for a whole chunk ahead at once holds
+//! up the loads that are needed now.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 #![allow(clippy::needless_range_loop, reason = "indices name the tile's panels and tokens in several arrays")]
@@ -27,34 +28,33 @@ use crate::{
     bytes::{BYTES, Bytes, Dot4},
     gemm::Gemm,
     int8::{FLOATS, RECORD_BYTES, SCALE, SUMS},
-    lanes::{LANES, store_first},
+    lanes::{LANES, LINE, store_first},
     panels::Panels,
     panels::few::{dot, part, start},
     panels::format::{BLOCK, Codes, STEP, STEPS, Scales},
 };
 
-/// Panels of a tile.
-const PANELS: usize = 2;
-
 /// Blocks of a chunk: a multiple of those that share outer scales.
-const CHUNK: usize = 16;
+const CHUNK: usize = 8;
 
 /// Tokens whose sums are kept at a time: a multiple of every tile, so that none reaches past it.
 const TOKENS: usize = 48;
 
-/// A chunk of a panel, unpacked.
+/// A block of a panel, unpacked.
 #[repr(C, align(64))]
-struct Unpacked {
-    /// Codes, `[block][step]`.
-    codes: [[[u8; BYTES]; STEPS]; CHUNK],
-    /// Scales, `[block][group]`.
-    scales: [[[f32; LANES]; 2]; CHUNK],
-    /// Minimums, `[block][group]`.
-    mins: [[[f32; LANES]; 2]; CHUNK],
+struct UnpackedBlock {
+    /// Codes of each step.
+    codes: [[u8; BYTES]; STEPS],
+    /// Scales of each group.
+    scales: [[f32; LANES]; 2],
+    /// Minimums of each group.
+    mins: [[f32; LANES]; 2],
 }
 
-/// Sums of one token.
-type Sums = [[f32; LANES]; PANELS];
+/// A chunk of a panel, unpacked.
+struct Unpacked {
+    blocks: [UnpackedBlock; CHUNK],
+}
 
 /// All rows and tokens of `task`, whose inputs are records of `int8.rs`, in tiles of up to `T` tokens.
 #[inline(always)]
@@ -62,26 +62,28 @@ pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usi
     let (matrix, rows) = (task.matrix, &task.rows);
     let shape = matrix.shape();
     let blocks = matrix.cols() / BLOCK;
-    let mut chunk = [const { MaybeUninit::<Unpacked>::uninit() }; PANELS];
-    let mut sums = [[[0.0f32; LANES]; PANELS]; TOKENS];
+    let mut chunk = MaybeUninit::<Unpacked>::uninit();
+    let mut sums = [[0.0f32; LANES]; TOKENS];
     for first in (0..task.x_rows.len()).step_by(TOKENS) {
         let tokens = TOKENS.min(task.x_rows.len() - first);
-        for row in rows.clone().step_by(PANELS * LANES) {
-            // Past the end the last panel is computed again and dropped.
-            let last = (rows.end - 1) / LANES;
-            let panels: [*const u8; PANELS] =
-                std::array::from_fn(|p| matrix.bytes().as_ptr().add((row / LANES + p).min(last) * shape.bytes));
-            sums.fill([[0.0; LANES]; PANELS]);
+        for row in rows.clone().step_by(LANES) {
+            let panel = matrix.bytes().as_ptr().add(row / LANES * shape.bytes);
+            let out = |t: usize| {
+                let row_of_out = task.out_rows[first + t] as usize * task.out_stride;
+                task.out.as_ptr().wrapping_add(row_of_out + task.out_column + row - rows.start)
+            };
+            // Outputs lie far apart: their lines arrive while the sums are made.
+            for t in 0..tokens {
+                L::prefetch(out(t).cast());
+            }
+            sums.fill([0.0; LANES]);
             for start in (0..blocks).step_by(CHUNK) {
                 let count = CHUNK.min(blocks - start);
-                for p in 0..PANELS {
-                    unpack::<L, C, S>(panels[p], shape.scales, start, count, chunk[p].as_mut_ptr());
-                }
-                let chunk: [*const Unpacked; PANELS] = std::array::from_fn(|p| chunk[p].as_ptr());
+                unpack::<L, C, S>(panel, shape.scales, start, count, chunk.as_mut_ptr());
                 let mut t = 0;
                 while t < tokens {
                     let at = Place { task, token: first + t, start, count };
-                    let sums = sums.as_mut_ptr().add(t);
+                    let (chunk, sums) = (chunk.as_ptr(), sums.as_mut_ptr().add(t));
                     // A whole tile costs less than two small ones, whose chains wait for one another: what
                     // is left goes into the next larger tile, whose last tokens nobody looks at.
                     t += match tokens - t {
@@ -93,14 +95,7 @@ pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usi
                 }
             }
             for t in 0..tokens {
-                let out = task.out_rows[first + t] as usize * task.out_stride + task.out_column;
-                for p in 0..PANELS {
-                    let row = row + p * LANES;
-                    if row < rows.end {
-                        let out = task.out.as_ptr().add(out + row - rows.start);
-                        store_first::<L>(out, rows.end - row, L::load(sums[t][p].as_ptr()));
-                    }
-                }
+                store_first::<L>(out(t), rows.end - row, L::load(sums[t].as_ptr()));
             }
         }
     }
@@ -118,20 +113,20 @@ unsafe fn unpack<L: Bytes, C: Codes, S: Scales>(
     for b in 0..count {
         let block = start + b;
         let codes = panel.add(scales + block * C::BYTES);
-        // The next chunk comes from memory while this one is multiplied.
-        for line in 0..C::BYTES / BYTES {
-            L::prefetch(codes.wrapping_add(CHUNK * C::BYTES + line * BYTES));
+        // The chunk after the next comes from memory while these are multiplied.
+        for byte in (0..C::BYTES).step_by(LINE) {
+            L::prefetch_far(codes.wrapping_add(2 * CHUNK * C::BYTES + byte));
         }
         for s in 0..STEPS {
-            L::store_bytes((&raw mut (*to).codes[b][s]).cast(), C::step::<L>(codes, s));
+            L::store_bytes((&raw mut (*to).blocks[b].codes[s]).cast(), C::step::<L>(codes, s));
         }
         let scales = panel.add(block / S::BLOCKS * S::BYTES);
         let outer = S::outer::<L>(scales);
         for g in 0..S::GROUPS {
             let (scale, min) = S::group::<L>(scales, outer, block % S::BLOCKS * S::GROUPS + g);
-            L::store((&raw mut (*to).scales[b][g]).cast(), scale);
+            L::store((&raw mut (*to).blocks[b].scales[g]).cast(), scale);
             if S::MINS {
-                L::store((&raw mut (*to).mins[b][g]).cast(), min);
+                L::store((&raw mut (*to).blocks[b].mins[g]).cast(), min);
             }
         }
     }
@@ -147,13 +142,12 @@ struct Place<'a> {
     count: usize,
 }
 
-/// A chunk of two panels times `T` tokens, added to `sums`; returns `T`. Past the end the last token is met
-/// again.
+/// A chunk times `T` tokens, added to `sums`; returns `T`. Past the end the last token is met again.
 #[inline(always)]
 unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
     at: &Place<'_>,
-    chunk: [*const Unpacked; PANELS],
-    sums: *mut Sums,
+    chunk: *const Unpacked,
+    sums: *mut [f32; LANES],
 ) -> usize {
     let task = at.task;
     let x: [*const u8; T] = std::array::from_fn(|t| {
@@ -161,57 +155,40 @@ unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
         let row = task.x.values.as_ptr().add(task.x_rows[token] as usize * task.x.stride);
         row.cast::<u8>().add(at.start * RECORD_BYTES)
     });
-    let mut chains = [[L::splat(0.0); T]; PANELS];
-    for p in 0..PANELS {
-        for t in 0..T {
-            chains[p][t] = L::load((*sums.add(t))[p].as_ptr());
-        }
+    let mut chains = [L::splat(0.0); T];
+    for t in 0..T {
+        chains[t] = L::load((*sums.add(t)).as_ptr());
     }
     for b in 0..at.count {
+        let block = (&raw const (*chunk).blocks).cast::<UnpackedBlock>().add(b);
         let record = b * RECORD_BYTES;
-        let mut parts = [[L::splat(0.0); T]; PANELS];
+        let mut parts = [L::splat(0.0); T];
         for g in 0..S::GROUPS {
             // The sums of the whole block, or of its halves.
             let sums = record + 4 * (SUMS + if S::GROUPS == 1 { 0 } else { 1 + g });
-            let mut acc = [[L::zero(); T]; PANELS];
+            let mut acc = [L::zero(); T];
             for t in 0..T {
-                let start = start::<L, D, C>(x[t].add(sums));
-                for p in 0..PANELS {
-                    acc[p][t] = start;
-                }
+                acc[t] = start::<L, D, C>(x[t].add(sums));
             }
             for s in g * STEPS / S::GROUPS..(g + 1) * STEPS / S::GROUPS {
-                let mut w = [L::load_bytes((*chunk[0]).codes[b][s].as_ptr()); PANELS];
-                for p in 1..PANELS {
-                    w[p] = L::load_bytes((*chunk[p]).codes[b][s].as_ptr());
-                }
+                let w = L::load_bytes((*block).codes[s].as_ptr());
                 for t in 0..T {
-                    let x = L::splat_word(x[t].add(record + STEP * s));
-                    for p in 0..PANELS {
-                        acc[p][t] = dot::<L, D, C>(acc[p][t], w[p], x);
-                    }
+                    acc[t] = dot::<L, D, C>(acc[t], w, L::splat_word(x[t].add(record + STEP * s)));
                 }
             }
-            for p in 0..PANELS {
-                let scale = L::load((*chunk[p]).scales[b][g].as_ptr());
-                let min = if S::MINS { L::load((*chunk[p]).mins[b][g].as_ptr()) } else { scale };
-                for t in 0..T {
-                    let sum = x[t].add(sums + 4 * FLOATS);
-                    parts[p][t] = part::<L, S>(g, parts[p][t], acc[p][t], (scale, min), sum);
-                }
+            let scale = L::load((*block).scales[g].as_ptr());
+            let min = if S::MINS { L::load((*block).mins[g].as_ptr()) } else { scale };
+            for t in 0..T {
+                parts[t] = part::<L, S>(g, parts[t], acc[t], (scale, min), x[t].add(sums + 4 * FLOATS));
             }
         }
         for t in 0..T {
             let scale = L::splat(*x[t].add(record + 4 * SCALE).cast::<f32>());
-            for p in 0..PANELS {
-                chains[p][t] = L::fma(parts[p][t], scale, chains[p][t]);
-            }
+            chains[t] = L::fma(parts[t], scale, chains[t]);
         }
     }
-    for p in 0..PANELS {
-        for t in 0..T {
-            L::store((&raw mut (*sums.add(t))[p]).cast(), chains[p][t]);
-        }
+    for t in 0..T {
+        L::store((*sums.add(t)).as_mut_ptr(), chains[t]);
     }
     T
 }
