@@ -69,10 +69,18 @@ impl LayerPages<'_> {
         (plane * spec.page_size + position % spec.page_size) * head_bytes(spec)
     }
 
-    /// Where a position's key or value lies: [`head_bytes`] of them.
-    pub(crate) fn address(&self, pages: &[u32], value: bool, head: usize, position: usize) -> *const u8 {
-        let offset = self.offset(pages, value, head, position);
-        self.bytes.as_ptr().wrapping_add(offset)
+    /// Where the keys or values of the positions from `first` on lie, as many as `to` is long: [`head_bytes`] of
+    /// each.
+    pub(crate) fn addresses(&self, pages: &[u32], value: bool, head: usize, first: usize, to: &mut [*const u8]) {
+        let bytes = head_bytes(&self.spec);
+        let (mut position, mut rest) = (first, to);
+        while !rest.is_empty() {
+            let left_in_page = self.spec.page_size - position % self.spec.page_size;
+            let (run, behind) = rest.split_at_mut(left_in_page.min(rest.len()));
+            let start = self.bytes.as_ptr().wrapping_add(self.offset(pages, value, head, position));
+            run.iter_mut().enumerate().for_each(|(i, address)| *address = start.wrapping_add(i * bytes));
+            (position, rest) = (position + run.len(), behind);
+        }
     }
 
     /// Store one head's key or value, rounded to what the format holds. The padding stays zero.

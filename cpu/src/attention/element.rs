@@ -15,9 +15,9 @@ pub(crate) trait Element {
     /// Features `d..d + 16`.
     unsafe fn load<L: Bytes>(head: *const u8, d: usize) -> L::F;
 
-    /// Features `d..d + 32` of 16 heads turned over: feature `d + i` of head `j` to `to[i * stride + j]`.
+    /// Features `d..d + 32` of 16 heads, turned over: each in order, its lanes the heads.
     #[inline(always)]
-    unsafe fn columns<L: Bytes>(heads: [*const u8; LANES], d: usize, to: *mut f32, stride: usize) {
+    unsafe fn columns<L: Bytes>(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>) {
         for half in 0..2 {
             let mut rows = [L::splat(0.0); LANES];
             for j in 0..LANES {
@@ -25,10 +25,16 @@ pub(crate) trait Element {
             }
             let columns = L::transpose(rows);
             for i in 0..LANES {
-                L::store(to.add((half * LANES + i) * stride), columns[i]);
+                to.take(d + half * LANES + i, columns[i]);
             }
         }
     }
+}
+
+/// Who takes features turned over.
+pub(crate) trait Columns<L: Bytes> {
+    /// Feature `d` of 16 heads.
+    unsafe fn take(&mut self, d: usize, column: L::F);
 }
 
 impl Element for f32 {
@@ -46,7 +52,7 @@ impl Element for bf16 {
 
     /// Two features are one word: half as much to turn over.
     #[inline(always)]
-    unsafe fn columns<L: Bytes>(heads: [*const u8; LANES], d: usize, to: *mut f32, stride: usize) {
+    unsafe fn columns<L: Bytes>(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>) {
         let mut rows = [L::splat(0.0); LANES];
         for j in 0..LANES {
             rows[j] = L::load(heads[j].add(2 * d).cast());
@@ -56,8 +62,8 @@ impl Element for bf16 {
             let mut pairs = [0.0f32; LANES];
             L::store(pairs.as_mut_ptr(), words[i]);
             let (even, odd) = L::load_bf16_pairs(pairs.as_ptr().cast());
-            L::store(to.add(2 * i * stride), even);
-            L::store(to.add((2 * i + 1) * stride), odd);
+            to.take(d + 2 * i, even);
+            to.take(d + 2 * i + 1, odd);
         }
     }
 }

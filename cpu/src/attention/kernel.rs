@@ -22,7 +22,9 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 #![allow(clippy::needless_range_loop, reason = "indices name the tile's queries and vectors in several arrays")]
 
-use super::element::{Element, FEATURES};
+use std::marker::PhantomData;
+
+use super::element::{Columns, Element, FEATURES};
 use crate::{
     bytes::Bytes,
     lanes::{LANES, LINE, Lanes, exp, largest},
@@ -74,14 +76,14 @@ pub(super) const fn block_words(dim: usize) -> usize {
 
 /// Call `$tile::<…, N>($arguments, at, …)` for tiles of up to `$most` items until `$range` is done.
 macro_rules! in_tiles {
-    ($range:expr, $most:ident, $call:ident :: <$lanes:ident, _> ($task:expr, $($argument:expr),*)) => {{
+    ($range:expr, $most:ident, $call:ident :: <$($type:ident,)+ _> ($task:expr, $($argument:expr),*)) => {{
         let (mut at, end) = ($range.start, $range.end);
         while at < end {
             at += match end - at {
-                left if left >= $most => $call::<$lanes, $most>($task, at, $($argument),*),
-                left if left >= 4 && $most > 4 => $call::<$lanes, 4>($task, at, $($argument),*),
-                left if left >= 2 && $most > 2 => $call::<$lanes, 2>($task, at, $($argument),*),
-                _ => $call::<$lanes, 1>($task, at, $($argument),*),
+                left if left >= $most => $call::<$($type,)+ $most>($task, at, $($argument),*),
+                left if left >= 4 && $most > 4 => $call::<$($type,)+ 4>($task, at, $($argument),*),
+                left if left >= 2 && $most > 2 => $call::<$($type,)+ 2>($task, at, $($argument),*),
+                _ => $call::<$($type,)+ 1>($task, at, $($argument),*),
             };
         }
     }};
@@ -99,21 +101,20 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element, const Q: usize>(task: &mut Par
     assert!(task.scores.len() >= queries * PARTITION, "room for scores");
     assert!(task.partials.len() >= queries * partial_words(dim), "room for {queries} partial results");
 
+    // What meets one row's tile and nothing else need not lie in memory as f32 first.
+    let direct = rows == 1 && queries <= Q;
     for start in (0..count).step_by(BLOCK) {
-        for half in 0..BLOCK / LANES {
-            // Past the end the last key is read again; nobody reads its scores.
-            let mut keys = [std::ptr::null(); LANES];
-            for p in 0..LANES {
-                keys[p] = task.keys[(start + half * LANES + p).min(count - 1)];
-            }
-            for d in (0..dim).step_by(FEATURES) {
-                let to = task.block.as_mut_ptr().add(d * BLOCK + half * LANES);
-                E::columns::<L>(keys, d, to, BLOCK);
-            }
-        }
-        let first = task.visible.partition_point(|&visible| visible <= start) * group;
         let next = if start + BLOCK < count { &task.keys[start + BLOCK..] } else { task.values };
         let mut ahead = Ahead::of(next, task.head_bytes);
+        if direct {
+            in_tiles!(0..queries, Q, scores_of_keys::<L, E, _>(task, start, &mut ahead));
+            continue;
+        }
+        for half in 0..BLOCK / LANES {
+            let mut columns = Stored(task.block.as_mut_ptr().add(half * LANES));
+            turn_over::<L, E>(&task.keys[start..], half, dim, &mut columns);
+        }
+        let first = task.visible.partition_point(|&visible| visible <= start) * group;
         in_tiles!(first..queries, Q, scores_at::<L, _>(task, start, &mut ahead));
     }
 
@@ -122,12 +123,17 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element, const Q: usize>(task: &mut Par
     }
 
     for start in (0..count).step_by(BLOCK) {
+        let mut ahead = Ahead::of(&task.values[count.min(start + BLOCK)..], task.head_bytes);
+        if direct {
+            let end = count.min(start + BLOCK);
+            in_tiles!(0..queries, Q, weigh_values::<L, E, _>(task, start, end, &mut ahead));
+            continue;
+        }
         for p in start..count.min(start + BLOCK) {
             for d in (0..dim).step_by(LANES) {
                 L::store(task.block.as_mut_ptr().add((p - start) * dim + d), E::load::<L>(task.values[p], d));
             }
         }
-        let mut ahead = Ahead::of(&task.values[count.min(start + BLOCK)..], task.head_bytes);
         for row in task.visible.partition_point(|&visible| visible <= start)..rows {
             let end = task.visible[row].min(start + BLOCK);
             in_tiles!(row * group..(row + 1) * group, Q, weigh_at::<L, _>(task, start, end, &mut ahead));
@@ -154,7 +160,7 @@ impl<'a> Ahead<'a> {
     #[inline(always)]
     unsafe fn ask<L: Lanes>(&mut self) {
         if let [head, rest @ ..] = self.heads {
-            L::prefetch(head.wrapping_add(self.byte));
+            L::prefetch_far(head.wrapping_add(self.byte));
             self.byte += LINE;
             if self.byte >= self.bytes {
                 (self.heads, self.byte) = (rest, 0);
@@ -163,19 +169,92 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// `sums[q] += Σ_k left[q][k] * right[k]` in order of `k`, where the rows of `right` lie `stride` apart.
+/// The features of 16 of `keys`, the first or the second half of a block. Past the end the last key is read
+/// again; nobody reads its scores.
 #[inline(always)]
-unsafe fn multiply<L: Lanes, const Q: usize>(
+unsafe fn turn_over<L: Bytes, E: Element>(keys: &[*const u8], half: usize, dim: usize, to: &mut impl Columns<L>) {
+    let mut heads = [std::ptr::null(); LANES];
+    for p in 0..LANES {
+        heads[p] = keys[(half * LANES + p).min(keys.len() - 1)];
+    }
+    for d in (0..dim).step_by(FEATURES) {
+        E::columns::<L>(heads, d, to);
+    }
+}
+
+/// Half of a block in memory, `[feature][position]`.
+struct Stored(*mut f32);
+
+impl<L: Bytes> Columns<L> for Stored {
+    #[inline(always)]
+    unsafe fn take(&mut self, d: usize, column: L::F) {
+        L::store(self.0.add(d * BLOCK), column);
+    }
+}
+
+/// Scores of half a block, made as its features come.
+struct Scores<'a, 'b, L: Lanes, const Q: usize> {
+    queries: [*const f32; Q],
+    sums: [L::F; Q],
+    ahead: &'a mut Ahead<'b>,
+}
+
+impl<L: Bytes, const Q: usize> Columns<L> for Scores<'_, '_, L, Q> {
+    #[inline(always)]
+    unsafe fn take(&mut self, d: usize, column: L::F) {
+        self.ahead.ask::<L>();
+        for q in 0..Q {
+            self.sums[q] = L::fma(L::splat(*self.queries[q].add(d)), column, self.sums[q]);
+        }
+    }
+}
+
+/// Where rows of [`VECTORS`] vectors come from.
+trait Rows<L: Bytes> {
+    /// Row `k`.
+    unsafe fn row(&self, k: usize) -> [L::F; VECTORS];
+}
+
+/// Rows as f32, `stride` apart.
+struct Block {
+    start: *const f32,
+    stride: usize,
+}
+
+impl<L: Bytes> Rows<L> for Block {
+    #[inline(always)]
+    unsafe fn row(&self, k: usize) -> [L::F; VECTORS] {
+        std::array::from_fn(|i| L::load(self.start.add(k * self.stride + i * LANES)))
+    }
+}
+
+/// Features from `d` on of heads as they are stored.
+struct Heads<'a, E> {
+    heads: &'a [*const u8],
+    d: usize,
+    element: PhantomData<E>,
+}
+
+impl<L: Bytes, E: Element> Rows<L> for Heads<'_, E> {
+    #[inline(always)]
+    unsafe fn row(&self, k: usize) -> [L::F; VECTORS] {
+        let head = *self.heads.get_unchecked(k);
+        std::array::from_fn(|i| E::load::<L>(head, self.d + i * LANES))
+    }
+}
+
+/// `sums[q] += Σ_k left[q][k] * right[k]` in order of `k`, for `count` rows of `right`.
+#[inline(always)]
+unsafe fn multiply<L: Bytes, const Q: usize>(
     sums: &mut [[L::F; VECTORS]; Q],
     left: [*const f32; Q],
-    right: *const f32,
-    stride: usize,
+    right: &impl Rows<L>,
     count: usize,
     ahead: &mut Ahead<'_>,
 ) {
     for k in 0..count {
         ahead.ask::<L>();
-        let row: [L::F; VECTORS] = std::array::from_fn(|i| L::load(right.add(k * stride + i * LANES)));
+        let row = right.row(k);
         for q in 0..Q {
             let x = L::splat(*left[q].add(k));
             for i in 0..VECTORS {
@@ -185,18 +264,43 @@ unsafe fn multiply<L: Lanes, const Q: usize>(
     }
 }
 
-/// Scores of the block at `start` for the `Q` queries from `first` on; returns `Q`.
+/// The queries from `first` on.
 #[inline(always)]
-unsafe fn scores_at<L: Lanes, const Q: usize>(
+unsafe fn queries_at<const Q: usize>(task: &Partition<'_>, first: usize) -> [*const f32; Q] {
+    std::array::from_fn(|q| task.queries.as_ptr().add((first + q) * task.dim))
+}
+
+/// Scores of the block at `start` for the `Q` queries from `first` on, straight from its keys; returns `Q`.
+#[inline(always)]
+unsafe fn scores_of_keys<L: Bytes, E: Element, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
     ahead: &mut Ahead<'_>,
 ) -> usize {
-    let dim = task.dim;
-    let queries: [*const f32; Q] = std::array::from_fn(|q| task.queries.as_ptr().add((first + q) * dim));
+    for half in 0..BLOCK / LANES {
+        let mut scores = Scores::<L, Q> { queries: queries_at(task, first), sums: [L::splat(0.0); Q], ahead };
+        turn_over::<L, E>(&task.keys[start..], half, task.dim, &mut scores);
+        let sums = scores.sums;
+        for q in 0..Q {
+            let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + half * LANES);
+            L::store(to, L::mul(sums[q], L::splat(task.scale)));
+        }
+    }
+    Q
+}
+
+/// Scores of the block at `start` for the `Q` queries from `first` on; returns `Q`.
+#[inline(always)]
+unsafe fn scores_at<L: Bytes, const Q: usize>(
+    task: &mut Partition<'_>,
+    first: usize,
+    start: usize,
+    ahead: &mut Ahead<'_>,
+) -> usize {
     let mut sums = [[L::splat(0.0); VECTORS]; Q];
-    multiply::<L, Q>(&mut sums, queries, task.block.as_ptr(), BLOCK, dim, ahead);
+    let block = Block { start: task.block.as_ptr(), stride: BLOCK };
+    multiply::<L, Q>(&mut sums, queries_at(task, first), &block, task.dim, ahead);
     for q in 0..Q {
         for i in 0..VECTORS {
             let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + i * LANES);
@@ -233,13 +337,40 @@ unsafe fn weights<L: Lanes>(task: &mut Partition<'_>, query: usize, visible: usi
     partial.add(task.dim + 1).write(L::sum(sum));
 }
 
-/// Add the values of positions `start..end` to the `Q` queries from `first` on; returns `Q`.
+/// Add the values of positions `start..end`, as they are stored, to the `Q` queries from `first` on; returns `Q`.
 #[inline(always)]
-unsafe fn weigh_at<L: Lanes, const Q: usize>(
+unsafe fn weigh_values<L: Bytes, E: Element, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
     end: usize,
+    ahead: &mut Ahead<'_>,
+) -> usize {
+    let values = &task.values[start..end];
+    weigh::<L, _, Q>(task, first, start, end, |d| Heads { heads: values, d, element: PhantomData::<E> }, ahead)
+}
+
+/// The same from the block.
+#[inline(always)]
+unsafe fn weigh_at<L: Bytes, const Q: usize>(
+    task: &mut Partition<'_>,
+    first: usize,
+    start: usize,
+    end: usize,
+    ahead: &mut Ahead<'_>,
+) -> usize {
+    let (block, stride) = (task.block.as_ptr(), task.dim);
+    weigh::<L, _, Q>(task, first, start, end, |d| Block { start: block.wrapping_add(d), stride }, ahead)
+}
+
+/// Add positions `start..end` of `values(d)`, features from `d` on, to the `Q` queries from `first` on.
+#[inline(always)]
+unsafe fn weigh<L: Bytes, R: Rows<L>, const Q: usize>(
+    task: &mut Partition<'_>,
+    first: usize,
+    start: usize,
+    end: usize,
+    values: impl Fn(usize) -> R,
     ahead: &mut Ahead<'_>,
 ) -> usize {
     let dim = task.dim;
@@ -253,7 +384,7 @@ unsafe fn weigh_at<L: Lanes, const Q: usize>(
                 sums[q][i] = L::load(outputs[q].add(d + i * LANES));
             }
         }
-        multiply::<L, Q>(&mut sums, weights, task.block.as_ptr().add(d), dim, end - start, ahead);
+        multiply::<L, Q>(&mut sums, weights, &values(d), end - start, ahead);
         for q in 0..Q {
             for i in 0..VECTORS {
                 L::store(outputs[q].add(d + i * LANES), sums[q][i]);

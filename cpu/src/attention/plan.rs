@@ -291,10 +291,8 @@ impl Step<'_> {
         let count = Self::visible(span, rows.end - 1).min(start + PARTITION) - start;
         let mut keys = [std::ptr::null(); PARTITION];
         let mut values = [std::ptr::null(); PARTITION];
-        for i in 0..count {
-            keys[i] = self.pages.address(pages, false, unit.head, start + i);
-            values[i] = self.pages.address(pages, true, unit.head, start + i);
-        }
+        self.pages.addresses(pages, false, unit.head, start, &mut keys[..count]);
+        self.pages.addresses(pages, true, unit.head, start, &mut values[..count]);
         let blind = rows.clone().take_while(|&row| Self::visible(span, row) <= start).count();
         let seeing = rows.start + blind..rows.end;
         let mut visible = [0; ROWS];
@@ -314,7 +312,7 @@ impl Step<'_> {
             scores: bench.scores.at_least(queries * PARTITION),
             partials: bench.partials.at_least(queries * partial_words(dim)),
         };
-        // SAFETY: the addresses come from `LayerPages::address`, and storing has ended.
+        // SAFETY: the addresses come from `LayerPages::addresses`, and storing has ended.
         unsafe { self.kernels.attend(self.pages.spec().format, &mut task) };
         seeing
     }
