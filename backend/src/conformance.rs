@@ -26,7 +26,7 @@ pub enum Precision {
     /// Everything in f32.
     F32,
     /// Inputs of products with bf16 and fp8 weights are rounded to bf16, those of products with blocks to
-    /// 8-bit integers that share a scale among 32.
+    /// 8-bit integers that share a scale among 32; queries and weights of attention over bf16 are rounded to bf16.
     Bf16,
 }
 
@@ -44,7 +44,7 @@ pub fn run<B: Backend>(backend: &B, precision: Precision) {
     add_rms_norm(backend, &mut rng);
     qk_norm_rope(backend, &mut rng);
     silu_mul(backend, &mut rng);
-    attention(backend, &mut rng);
+    attention(backend, precision, &mut rng);
     route_and_moe(backend, precision, &mut rng);
     gather_rows(backend, &mut rng);
     sample(backend, &mut rng);
@@ -334,7 +334,7 @@ struct AttentionCase {
     sequences: Vec<(usize, usize)>,
 }
 
-fn attention<B: Backend>(backend: &B, rng: &mut Rng) {
+fn attention<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng) {
     let mixes: [&[(usize, usize)]; 5] = [
         &[(1, 1)],
         &[(17, 17), (1, 1), (40, 1)],
@@ -348,12 +348,23 @@ fn attention<B: Backend>(backend: &B, rng: &mut Rng) {
             // Two Latin squares across each other: each head layout and each mix meets each size and each format
             // of pages, and these meet one another.
             let (page_size, format) = (PAGE_SIZES[(h + m) % 5], KvFormat::ALL[(h + 2 * m) % 5]);
-            attention_case(backend, rng, &AttentionCase { heads, page_size, format, sequences: sequences.to_vec() });
+            let case = AttentionCase { heads, page_size, format, sequences: sequences.to_vec() };
+            attention_case(backend, precision, rng, &case);
         }
     }
 }
 
-fn attention_case<B: Backend>(backend: &B, rng: &mut Rng, case: &AttentionCase) {
+/// How far attention over values within ±1 may be off where its queries and weights are rounded.
+pub fn attention_error(precision: Precision, format: KvFormat, head_dim: usize) -> f32 {
+    match (precision, format) {
+        // Half a unit of bfloat16, 2^-9, of each query: √head_dim times that in a score, a relative error of its
+        // weight as of the sum it is divided by. Then the weight's own.
+        (Precision::Bf16, KvFormat::BF16) => (2.0 * (head_dim as f32).sqrt() + 2.0) / 512.0,
+        _ => 0.0,
+    }
+}
+
+fn attention_case<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng, case: &AttentionCase) {
     let heads = case.heads;
     let what = format!("attention, {heads:?}, pages of {} {}, {:?}", case.page_size, case.format, case.sequences);
     // One qkv row for every token of every sequence; earlier tokens are stored in a step of their own.
@@ -364,7 +375,7 @@ fn attention_case<B: Backend>(backend: &B, rng: &mut Rng, case: &AttentionCase) 
     let want = attend(&RefBackend, case, &tokens, &together, false);
     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
         // Weights sum to 1 and values lie in [-1, 1]: a relative error of the scores is an absolute one here.
-        let bound = 1e-5 * (heads.head_dim as f32).sqrt();
+        let bound = 1e-5 * (heads.head_dim as f32).sqrt() + attention_error(precision, case.format, heads.head_dim);
         close(&format!("{what}: sequence {i}"), heads.q_dim(), got, want, |_| bound);
     }
     for (i, &(len, new)) in case.sequences.iter().enumerate() {

@@ -6,8 +6,8 @@ use quern_backend::{KvFormat, QuantFormat};
 
 use crate::{
     CpuError,
-    arch::{self, ChainsEntry, Entries, GemmEntry, PanelEntry},
-    attention::Partition,
+    arch::{self, AttendEntry, ChainsEntry, Entries, GemmEntry, PanelEntry},
+    attention::{Partition, Queries},
     dot::Layout,
     gemm::Gemm,
     matrix::Matrix,
@@ -130,7 +130,8 @@ pub enum Compute {
     /// Everything in f32; weights are expanded exactly.
     F32,
     /// Inputs that meet bf16 or fp8 weights are rounded to bf16, those that meet blocks to 8-bit integers
-    /// with a scale for each 32; sums and all else stay f32.
+    /// with a scale for each 32; queries and weights of attention that meet bf16 are rounded to bf16. Sums and
+    /// all else stay f32.
     #[default]
     Bf16,
 }
@@ -256,13 +257,29 @@ impl Kernels {
         unsafe { (self.entries.peak)(values) }
     }
 
+    /// The kernel for keys and values in `format`, and how queries must lie to meet them.
+    fn attention(&self, format: KvFormat) -> (AttendEntry, Queries) {
+        let plain = (self.entries.attend)(format);
+        match (self.compute, format, self.entries.native_attend) {
+            (Compute::Bf16, KvFormat::BF16, Some(native)) => (native, Queries::Pairs),
+            (Compute::Bf16, KvFormat::BF16, None) => (plain, Queries::Rounded),
+            _ => (plain, Queries::Exact),
+        }
+    }
+
+    /// How queries must lie to meet keys in `format`.
+    pub(crate) fn queries(&self, format: KvFormat) -> Queries {
+        self.attention(format).1
+    }
+
     /// See `attention/kernel.rs`.
     ///
     /// # Safety
-    /// The keys and values of the partition are heads of `dim` features in `format` and nobody writes them.
+    /// The keys and values of the partition are heads of `dim` features in `format` and nobody writes them; its
+    /// queries lie as [`Kernels::queries`] says.
     pub(crate) unsafe fn attend(&self, format: KvFormat, task: &mut Partition<'_>) {
         // SAFETY: as above, and the pointers by this function's contract.
-        unsafe { (self.entries.attend)(format)(task) }
+        unsafe { self.attention(format).0(task) }
     }
 
     /// See `attention.rs`.
@@ -288,7 +305,12 @@ impl Kernels {
             }
         }
         for format in KvFormat::ALL {
-            let kernel = format!("{isa}: f32 fma, partitions of {}", crate::attention::PARTITION);
+            let how = match self.queries(format) {
+                Queries::Exact => "f32 fma",
+                Queries::Rounded => "f32 fma, bf16 inputs",
+                Queries::Pairs => "bf16 dot product",
+            };
+            let kernel = format!("{isa}: {how}, partitions of {}", crate::attention::PARTITION);
             choices.push(KernelChoice { op: "attention", format: Some(format.to_string()), kernel });
         }
         for op in ["add_rms_norm", "qk_norm_rope", "silu_mul"] {

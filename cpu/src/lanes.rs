@@ -116,6 +116,14 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L::F) -> L::F {
     L::mul(p, L::pow2(n))
 }
 
+/// The f32 of 8 significant bits nearest to `v`, at most 2^111 in magnitude: Veltkamp's split (Dekker 1971, "A
+/// floating-point technique for extending the available precision").
+#[inline(always)]
+pub(crate) unsafe fn nearest_bf16<L: Lanes>(v: L::F) -> L::F {
+    let far = L::mul(v, L::splat(65537.0));
+    L::sub(far, L::sub(far, v))
+}
+
 /// The bfloat16 nearest to `x`, ties to even; NaN stays NaN.
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> u16 {

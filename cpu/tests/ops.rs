@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quern_backend::{
     Backend, HeadLayout, KvFormat, KvSpec, PackedMatrix, PagedBatch, QuantFormat, RefBackend, SharedBytes, Span,
-    conformance::{self, Precision, Rng, input_errors, matrix},
+    conformance::{self, Precision, Rng, attention_error, input_errors, matrix},
 };
 use quern_cpu::{Compute, CpuBackend, CpuConfig, Isa};
 
@@ -259,12 +259,15 @@ fn attention_is_near_the_reference() {
         for format in KvFormat::ALL {
             let case = AttentionCase::new(seed as u64, HeadLayout { num_heads, num_kv_heads, head_dim }, len, format);
             let reference = case.run(&RefBackend, 16, std::iter::repeat(len), false);
-            for isa in available() {
-                let ours = case.run(&backend(isa, Compute::Bf16, 2), 16, std::iter::repeat(len), false);
+            for (isa, (compute, precision)) in available().flat_map(|isa| {
+                [(Compute::F32, Precision::F32), (Compute::Bf16, Precision::Bf16)].map(|how| (isa, how))
+            }) {
+                let ours = case.run(&backend(isa, compute, 2), 16, std::iter::repeat(len), false);
                 for (a, b) in ours.iter().zip(&reference) {
                     // Outputs are means of values within ±1; scores of `head_dim` terms within ±√head_dim
                     // round in f32, and the exponential carries their error over.
-                    let bound = 4.0 * (head_dim as f32 + len as f32) * f32::EPSILON;
+                    let rounding = 4.0 * (head_dim as f32 + len as f32) * f32::EPSILON;
+                    let bound = rounding + attention_error(precision, format, head_dim);
                     assert!((a - b).abs() <= bound, "{isa} {num_heads}/{num_kv_heads}×{head_dim}, {len}: {a} {b}");
                 }
             }
@@ -274,7 +277,12 @@ fn attention_is_near_the_reference() {
 
 #[test]
 fn attention_has_the_same_bits_for_any_chunks_pages_threads_and_neighbours() {
-    let heads = HeadLayout { num_heads: 6, num_kv_heads: 2, head_dim: 32 };
+    for (num_heads, num_kv_heads, head_dim) in [(6, 2, 32), (8, 1, 80), (24, 2, 32)] {
+        same_bits_anyhow(HeadLayout { num_heads, num_kv_heads, head_dim });
+    }
+}
+
+fn same_bits_anyhow(heads: HeadLayout) {
     let case = AttentionCase::new(3, heads, 600, KvFormat::BF16);
     let expected = case.run(&backend(Isa::Scalar, Compute::Bf16, 1), 16, std::iter::repeat(600), false);
     for isa in available() {

@@ -11,6 +11,7 @@ use quern_backend::quant::fp8::E4M3;
 
 use super::{Entries, avx512::Avx512};
 use crate::{
+    attention::{self, Pairs, Partition, Words},
     dot::{Dot, Layout},
     gemm::{self, Gemm},
     roof::CHAINS,
@@ -120,10 +121,58 @@ unsafe fn native_chains(rounds: usize, x: f32) -> f32 {
     _mm512_reduce_add_ps(sums.into_iter().fold(_mm512_setzero_ps(), |a, b| _mm512_add_ps(a, b)))
 }
 
-/// The kernels of AVX-512 with VNNI, which every CPU with BF16 has, with these two in place of its own.
+impl Pairs for Avx512 {
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
+        // All are 512 bits without invalid values.
+        let [a, b] = [a, b].map(|words| std::mem::transmute::<__m512, __m512bh>(words));
+        _mm512_dpbf16_ps(sum, a, b)
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(even: *const u16, odd: *const u16) -> [__m512; 2] {
+        let [even, odd] = [_mm512_loadu_si512(even.cast()), _mm512_loadu_si512(odd.cast())];
+        let [first, last] = [_mm512_loadu_si512(FIRST.as_ptr().cast()), _mm512_loadu_si512(LAST.as_ptr().cast())];
+        [
+            _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, first, odd)),
+            _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, last, odd)),
+        ]
+    }
+
+    #[inline(always)]
+    unsafe fn store_upper_halves(to: *mut u16, v: __m512) {
+        let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v)));
+        _mm256_storeu_si256(to.cast(), halves);
+    }
+}
+
+/// Sixteen from `from` on of 32 elements, each with its like among 32 others behind it.
+const fn side_by_side(from: u16) -> [u16; 32] {
+    let mut indices = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        indices[2 * i] = from + i as u16;
+        indices[2 * i + 1] = 32 + from + i as u16;
+        i += 1;
+    }
+    indices
+}
+
+static FIRST: [u16; 32] = side_by_side(0);
+static LAST: [u16; 32] = side_by_side(16);
+
+/// # Safety
+/// The CPU has the features named; the rest is the contract of `Kernels::attend`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+unsafe fn attend(partition: &mut Partition<'_>) {
+    attention::attend::<Avx512, Words, 8>(partition);
+}
+
+/// The kernels of AVX-512 with VNNI, which every CPU with BF16 has, with these in place of its own.
 pub(crate) const ENTRIES: Entries = Entries {
     native_bf16: Some(gemm_bf16),
     native_fp8: Some(gemm_fp8),
+    native_attend: Some(attend),
     native_chains: Some(native_chains),
     ..super::avx512vnni::ENTRIES
 };

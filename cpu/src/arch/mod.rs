@@ -63,6 +63,8 @@ pub(crate) struct Entries {
     pub(crate) weighted_sum: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
     /// Attention over one partition, by what its pages store.
     pub(crate) attend: fn(KvFormat) -> AttendEntry,
+    /// The same over bfloat16 in pairs.
+    pub(crate) native_attend: Option<AttendEntry>,
     pub(crate) fold: unsafe fn(&mut [f32], &[f32], usize),
     pub(crate) peak: unsafe fn(&[f32]) -> Option<f32>,
     /// See `roof.rs`.
@@ -123,7 +125,7 @@ macro_rules! entries {
             $crate::pointwise::weighted_sum::<$lanes>(weights, terms, stride, column, out)
         });
         $(#[$attribute])?
-        unsafe fn attend_as<E: $crate::attention::Element>(partition: &mut $crate::attention::Partition<'_>) {
+        unsafe fn attend_as<E: $crate::attention::Element<$lanes>>(partition: &mut $crate::attention::Partition<'_>) {
             $crate::attention::attend::<$lanes, E, $queries>(partition)
         }
 
@@ -169,6 +171,7 @@ macro_rules! entries {
                 silu_mul,
                 weighted_sum,
                 attend,
+                native_attend: None,
                 fold,
                 peak,
                 chains,

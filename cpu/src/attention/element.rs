@@ -8,96 +8,132 @@ use half::bf16;
 use crate::{bytes::Bytes, lanes::LANES};
 
 /// Features come in steps of so many: heads are padded to whole ones in memory.
-pub(crate) const FEATURES: usize = 2 * LANES;
+pub(crate) const FEATURES: usize = VECTORS * LANES;
 
-/// A stored format. A head begins at `head`; its features are counted from `d`, a multiple of [`LANES`].
-pub(crate) trait Element {
-    /// Features `d..d + 16`.
-    unsafe fn load<L: Bytes>(head: *const u8, d: usize) -> L::F;
+/// Vectors of a tile.
+pub(super) const VECTORS: usize = 2;
 
-    /// Features `d..d + 32` of 16 heads, turned over: each in order, its lanes the heads.
+/// A stored format, and how it meets queries and weights. A head begins at `head`; its features are counted
+/// from `d`, a multiple of [`FEATURES`].
+///
+/// Products add a *step* at a time: one feature (or position) in each lane, or two where the CPU multiplies pairs.
+pub(crate) trait Element<L: Bytes> {
+    /// Features, or positions, of a step.
+    const STEP: usize = 1;
+
+    /// Whether of two neighbours the odd one is added first, as the instruction does that adds pairs.
+    const ODD_FIRST: bool = false;
+
+    /// Features `d..d + 32` of 16 heads, turned over: step by step, the lanes the heads.
+    unsafe fn columns(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>);
+
+    /// Features `d..d + 32` of step `k` of `heads`.
+    unsafe fn row(heads: &[*const u8], k: usize, d: usize) -> [L::F; VECTORS];
+
+    /// `sum + row * x`, `x` the step of a query or of weights.
     #[inline(always)]
-    unsafe fn columns<L: Bytes>(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>) {
-        for half in 0..2 {
-            let mut rows = [L::splat(0.0); LANES];
-            for j in 0..LANES {
-                rows[j] = Self::load::<L>(heads[j], d + half * LANES);
-            }
-            let columns = L::transpose(rows);
-            for i in 0..LANES {
-                to.take(d + half * LANES + i, columns[i]);
-            }
-        }
+    unsafe fn add(sum: L::F, row: L::F, x: *const f32) -> L::F {
+        L::fma(L::splat(*x), row, sum)
+    }
+
+    /// Put 16 weights, those from position `p` on, into a query's.
+    #[inline(always)]
+    unsafe fn put(weights: *mut f32, p: usize, v: L::F) {
+        L::store(weights.add(p), v);
     }
 }
 
 /// Who takes features turned over.
 pub(crate) trait Columns<L: Bytes> {
-    /// Feature `d` of 16 heads.
-    unsafe fn take(&mut self, d: usize, column: L::F);
+    /// Step `k` of the features of 16 heads.
+    unsafe fn take(&mut self, k: usize, column: L::F);
 }
 
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Bytes>(head: *const u8, d: usize) -> L::F {
-        L::load(head.cast::<f32>().add(d))
-    }
+/// The formats that become f32 one by one, and `load`, 16 features from `d` on.
+macro_rules! one_by_one {
+    ($format:ty, |$lanes:ident, $head:ident, $d:ident| $load:expr) => {
+        impl<$lanes: Bytes> Element<$lanes> for $format {
+            #[inline(always)]
+            unsafe fn columns(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<$lanes>) {
+                for half in 0..VECTORS {
+                    let $d = d + half * LANES;
+                    let mut rows = [$lanes::splat(0.0); LANES];
+                    for j in 0..LANES {
+                        let $head = heads[j];
+                        rows[j] = $load;
+                    }
+                    let columns = $lanes::transpose(rows);
+                    for i in 0..LANES {
+                        to.take(d + half * LANES + i, columns[i]);
+                    }
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn row(heads: &[*const u8], k: usize, d: usize) -> [$lanes::F; VECTORS] {
+                let mut row = [$lanes::splat(0.0); VECTORS];
+                for i in 0..VECTORS {
+                    let ($head, $d) = (heads[k], d + i * LANES);
+                    row[i] = $load;
+                }
+                row
+            }
+        }
+    };
 }
 
-impl Element for bf16 {
-    #[inline(always)]
-    unsafe fn load<L: Bytes>(head: *const u8, d: usize) -> L::F {
-        L::load_bf16(head.cast::<u16>().add(d))
-    }
+one_by_one!(f32, |L, head, d| L::load(head.cast::<f32>().add(d)));
+
+impl<L: Bytes> Element<L> for bf16 {
+    const ODD_FIRST: bool = true;
 
     /// Two features are one word: half as much to turn over.
     #[inline(always)]
-    unsafe fn columns<L: Bytes>(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>) {
-        let mut rows = [L::splat(0.0); LANES];
-        for j in 0..LANES {
-            rows[j] = L::load(heads[j].add(2 * d).cast());
-        }
-        let words = L::transpose(rows);
+    unsafe fn columns(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>) {
+        let words = L::transpose(words_of::<L>(heads, d));
         for i in 0..LANES {
             let mut pairs = [0.0f32; LANES];
             L::store(pairs.as_mut_ptr(), words[i]);
             let (even, odd) = L::load_bf16_pairs(pairs.as_ptr().cast());
-            to.take(d + 2 * i, even);
             to.take(d + 2 * i + 1, odd);
+            to.take(d + 2 * i, even);
         }
     }
+
+    #[inline(always)]
+    unsafe fn row(heads: &[*const u8], k: usize, d: usize) -> [L::F; VECTORS] {
+        let head = heads[k].cast::<u16>().add(d);
+        [L::load_bf16(head), L::load_bf16(head.add(LANES))]
+    }
+}
+
+/// Features `d..d + 32` of 16 heads in bfloat16, two in each word.
+#[inline(always)]
+pub(super) unsafe fn words_of<L: Bytes>(heads: [*const u8; LANES], d: usize) -> [L::F; LANES] {
+    let mut rows = [L::splat(0.0); LANES];
+    for j in 0..LANES {
+        rows[j] = L::load(heads[j].add(2 * d).cast());
+    }
+    rows
 }
 
 /// `KvFormat::F8E4M3`.
 pub(crate) struct E4m3;
 
-impl Element for E4m3 {
-    #[inline(always)]
-    unsafe fn load<L: Bytes>(head: *const u8, d: usize) -> L::F {
-        L::load_e4m3(head.add(d))
-    }
-}
+one_by_one!(E4m3, |L, head, d| L::load_e4m3(head.add(d)));
 
 /// `KvFormat::F8E5M2`.
 pub(crate) struct E5m2;
 
-impl Element for E5m2 {
-    #[inline(always)]
-    unsafe fn load<L: Bytes>(head: *const u8, d: usize) -> L::F {
-        L::load_e5m2(head.add(d))
-    }
-}
+one_by_one!(E5m2, |L, head, d| L::load_e5m2(head.add(d)));
 
 /// `KvFormat::Q8_0`.
 pub(crate) struct Q8;
 
-impl Element for Q8 {
-    #[inline(always)]
-    unsafe fn load<L: Bytes>(head: *const u8, d: usize) -> L::F {
-        let block = head.add(d / FEATURES * (2 + FEATURES));
-        // The vector's conversion, since the scalar one asks the CPU each time; a block has bytes enough.
-        let mut halves = [0.0f32; LANES];
-        L::store(halves.as_mut_ptr(), L::load_f16(block.cast()));
-        L::mul(L::splat(halves[0]), L::load_i8(block.add(2 + d % FEATURES).cast()))
-    }
-}
+one_by_one!(Q8, |L, head, d| {
+    let block = head.add(d / FEATURES * (2 + FEATURES));
+    // The vector's conversion, since the scalar one asks the CPU each time; a block has bytes enough.
+    let mut halves = [0.0f32; LANES];
+    L::store(halves.as_mut_ptr(), L::load_f16(block.cast()));
+    L::mul(L::splat(halves[0]), L::load_i8(block.add(2 + d % FEATURES).cast()))
+});

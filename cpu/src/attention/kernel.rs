@@ -24,10 +24,10 @@
 
 use std::marker::PhantomData;
 
-use super::element::{Columns, Element, FEATURES};
+use super::element::{Columns, Element, FEATURES, VECTORS};
 use crate::{
     bytes::Bytes,
-    lanes::{LANES, LINE, Lanes, exp, largest},
+    lanes::{LANES, LINE, Lanes, exp, largest, nearest_bf16},
 };
 
 /// Positions of a partition: keys and values of one head of 128 in bf16 are 128 KiB, which stay in the
@@ -36,9 +36,6 @@ pub(crate) const PARTITION: usize = 256;
 
 /// Positions of a block: with a head of 128, 16 KiB as f32.
 const BLOCK: usize = 2 * LANES;
-
-/// Vectors of a tile.
-const VECTORS: usize = 2;
 
 /// Words of a partial result: the unnormalised output, then the maximum and the sum.
 pub(super) const fn partial_words(padded_dim: usize) -> usize {
@@ -55,8 +52,10 @@ pub(crate) struct Partition<'a> {
     pub(crate) head_bytes: usize,
     /// How many of the positions each row sees: at least 1, and no fewer than the row before.
     pub(crate) visible: &'a [usize],
-    /// `[rows, group, dim]`.
+    /// `[rows, group, dim]`, in words of [`Element::STEP`] features.
     pub(crate) queries: &'a [f32],
+    /// Whether weights are rounded to bfloat16, as the queries were, before they meet values.
+    pub(crate) rounded: bool,
     /// Features of a head, padded to whole [`FEATURES`].
     pub(crate) dim: usize,
     /// `1 / sqrt(head_dim)`.
@@ -91,9 +90,9 @@ macro_rules! in_tiles {
 
 /// The partial result of each query, in tiles of up to `Q` queries.
 #[inline(always)]
-pub(crate) unsafe fn attend<L: Bytes, E: Element, const Q: usize>(task: &mut Partition<'_>) {
+pub(crate) unsafe fn attend<L: Bytes, E: Element<L>, const Q: usize>(task: &mut Partition<'_>) {
     let (dim, rows, count) = (task.dim, task.visible.len(), task.keys.len());
-    let group = task.queries.len() / dim / rows;
+    let group = task.queries.len() / (dim / E::STEP) / rows;
     let queries = rows * group;
     assert!((1..=PARTITION).contains(&count) && task.values.len() == count, "{count} positions");
     assert!(task.visible.is_sorted() && task.visible[0] >= 1 && task.visible[rows - 1] == count, "{count} positions");
@@ -115,11 +114,11 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element, const Q: usize>(task: &mut Par
             turn_over::<L, E>(&task.keys[start..], half, dim, &mut columns);
         }
         let first = task.visible.partition_point(|&visible| visible <= start) * group;
-        in_tiles!(first..queries, Q, scores_at::<L, _>(task, start, &mut ahead));
+        in_tiles!(first..queries, Q, scores_at::<L, E, _>(task, start, &mut ahead));
     }
 
     for query in 0..queries {
-        weights::<L>(task, query, task.visible[query / group]);
+        weights::<L, E>(task, query, task.visible[query / group]);
     }
 
     for start in (0..count).step_by(BLOCK) {
@@ -129,14 +128,18 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element, const Q: usize>(task: &mut Par
             in_tiles!(0..queries, Q, weigh_values::<L, E, _>(task, start, end, &mut ahead));
             continue;
         }
-        for p in start..count.min(start + BLOCK) {
-            for d in (0..dim).step_by(LANES) {
-                L::store(task.block.as_mut_ptr().add((p - start) * dim + d), E::load::<L>(task.values[p], d));
+        let heads = &task.values[start..count.min(start + BLOCK)];
+        for k in 0..heads.len().div_ceil(E::STEP) {
+            for d in (0..dim).step_by(FEATURES) {
+                let row = E::row(heads, k, d);
+                for i in 0..VECTORS {
+                    L::store(task.block.as_mut_ptr().add(k * dim + d + i * LANES), row[i]);
+                }
             }
         }
         for row in task.visible.partition_point(|&visible| visible <= start)..rows {
             let end = task.visible[row].min(start + BLOCK);
-            in_tiles!(row * group..(row + 1) * group, Q, weigh_at::<L, _>(task, start, end, &mut ahead));
+            in_tiles!(row * group..(row + 1) * group, Q, weigh_at::<L, E, _>(task, start, end, &mut ahead));
         }
     }
 }
@@ -156,14 +159,16 @@ impl<'a> Ahead<'a> {
         Self { heads: &heads[..heads.len().min(BLOCK)], bytes, byte: 0 }
     }
 
-    /// Ask for one line, if one is left.
+    /// Ask for `lines`, as far as there are some left.
     #[inline(always)]
-    unsafe fn ask<L: Lanes>(&mut self) {
-        if let [head, rest @ ..] = self.heads {
-            L::prefetch_far(head.wrapping_add(self.byte));
-            self.byte += LINE;
-            if self.byte >= self.bytes {
-                (self.heads, self.byte) = (rest, 0);
+    unsafe fn ask<L: Lanes>(&mut self, lines: usize) {
+        for _ in 0..lines {
+            if let [head, rest @ ..] = self.heads {
+                L::prefetch_far(head.wrapping_add(self.byte));
+                self.byte += LINE;
+                if self.byte >= self.bytes {
+                    (self.heads, self.byte) = (rest, 0);
+                }
             }
         }
     }
@@ -172,39 +177,40 @@ impl<'a> Ahead<'a> {
 /// The features of 16 of `keys`, the first or the second half of a block. Past the end the last key is read
 /// again; nobody reads its scores.
 #[inline(always)]
-unsafe fn turn_over<L: Bytes, E: Element>(keys: &[*const u8], half: usize, dim: usize, to: &mut impl Columns<L>) {
+unsafe fn turn_over<L: Bytes, E: Element<L>>(keys: &[*const u8], half: usize, dim: usize, to: &mut impl Columns<L>) {
     let mut heads = [std::ptr::null(); LANES];
     for p in 0..LANES {
         heads[p] = keys[(half * LANES + p).min(keys.len() - 1)];
     }
     for d in (0..dim).step_by(FEATURES) {
-        E::columns::<L>(heads, d, to);
+        E::columns(heads, d, to);
     }
 }
 
-/// Half of a block in memory, `[feature][position]`.
+/// Half of a block in memory, `[step of features][position]`.
 struct Stored(*mut f32);
 
 impl<L: Bytes> Columns<L> for Stored {
     #[inline(always)]
-    unsafe fn take(&mut self, d: usize, column: L::F) {
-        L::store(self.0.add(d * BLOCK), column);
+    unsafe fn take(&mut self, k: usize, column: L::F) {
+        L::store(self.0.add(k * BLOCK), column);
     }
 }
 
 /// Scores of half a block, made as its features come.
-struct Scores<'a, 'b, L: Lanes, const Q: usize> {
+struct Scores<'a, 'b, L: Bytes, E, const Q: usize> {
     queries: [*const f32; Q],
     sums: [L::F; Q],
     ahead: &'a mut Ahead<'b>,
+    element: PhantomData<E>,
 }
 
-impl<L: Bytes, const Q: usize> Columns<L> for Scores<'_, '_, L, Q> {
+impl<L: Bytes, E: Element<L>, const Q: usize> Columns<L> for Scores<'_, '_, L, E, Q> {
     #[inline(always)]
-    unsafe fn take(&mut self, d: usize, column: L::F) {
-        self.ahead.ask::<L>();
+    unsafe fn take(&mut self, k: usize, column: L::F) {
+        self.ahead.ask::<L>(E::STEP);
         for q in 0..Q {
-            self.sums[q] = L::fma(L::splat(*self.queries[q].add(d)), column, self.sums[q]);
+            self.sums[q] = E::add(self.sums[q], column, self.queries[q].add(k));
         }
     }
 }
@@ -215,7 +221,7 @@ trait Rows<L: Bytes> {
     unsafe fn row(&self, k: usize) -> [L::F; VECTORS];
 }
 
-/// Rows as f32, `stride` apart.
+/// Rows in memory, `stride` apart.
 struct Block {
     start: *const f32,
     stride: usize,
@@ -224,7 +230,8 @@ struct Block {
 impl<L: Bytes> Rows<L> for Block {
     #[inline(always)]
     unsafe fn row(&self, k: usize) -> [L::F; VECTORS] {
-        std::array::from_fn(|i| L::load(self.start.add(k * self.stride + i * LANES)))
+        let row = self.start.add(k * self.stride);
+        [L::load(row), L::load(row.add(LANES))]
     }
 }
 
@@ -235,30 +242,30 @@ struct Heads<'a, E> {
     element: PhantomData<E>,
 }
 
-impl<L: Bytes, E: Element> Rows<L> for Heads<'_, E> {
+impl<L: Bytes, E: Element<L>> Rows<L> for Heads<'_, E> {
     #[inline(always)]
     unsafe fn row(&self, k: usize) -> [L::F; VECTORS] {
-        let head = *self.heads.get_unchecked(k);
-        std::array::from_fn(|i| E::load::<L>(head, self.d + i * LANES))
+        E::row(self.heads, k, self.d)
     }
 }
 
-/// `sums[q] += Σ_k left[q][k] * right[k]` in order of `k`, for `count` rows of `right`.
+/// `sums[q] += Σ_k left[q][k] * right[k]` in the order of the element, for `count` rows of `right`.
 #[inline(always)]
-unsafe fn multiply<L: Bytes, const Q: usize>(
+unsafe fn multiply<L: Bytes, E: Element<L>, const Q: usize>(
     sums: &mut [[L::F; VECTORS]; Q],
     left: [*const f32; Q],
     right: &impl Rows<L>,
     count: usize,
     ahead: &mut Ahead<'_>,
 ) {
-    for k in 0..count {
-        ahead.ask::<L>();
+    for i in 0..count {
+        ahead.ask::<L>(E::STEP);
+        let neighbour = i ^ 1;
+        let k = if E::ODD_FIRST && neighbour < count { neighbour } else { i };
         let row = right.row(k);
         for q in 0..Q {
-            let x = L::splat(*left[q].add(k));
-            for i in 0..VECTORS {
-                sums[q][i] = L::fma(x, row[i], sums[q][i]);
+            for v in 0..VECTORS {
+                sums[q][v] = E::add(sums[q][v], row[v], left[q].add(k));
             }
         }
     }
@@ -266,20 +273,21 @@ unsafe fn multiply<L: Bytes, const Q: usize>(
 
 /// The queries from `first` on.
 #[inline(always)]
-unsafe fn queries_at<const Q: usize>(task: &Partition<'_>, first: usize) -> [*const f32; Q] {
-    std::array::from_fn(|q| task.queries.as_ptr().add((first + q) * task.dim))
+unsafe fn queries_at<L: Bytes, E: Element<L>, const Q: usize>(task: &Partition<'_>, first: usize) -> [*const f32; Q] {
+    std::array::from_fn(|q| task.queries.as_ptr().add((first + q) * (task.dim / E::STEP)))
 }
 
 /// Scores of the block at `start` for the `Q` queries from `first` on, straight from its keys; returns `Q`.
 #[inline(always)]
-unsafe fn scores_of_keys<L: Bytes, E: Element, const Q: usize>(
+unsafe fn scores_of_keys<L: Bytes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
     ahead: &mut Ahead<'_>,
 ) -> usize {
     for half in 0..BLOCK / LANES {
-        let mut scores = Scores::<L, Q> { queries: queries_at(task, first), sums: [L::splat(0.0); Q], ahead };
+        let queries = queries_at::<L, E, Q>(task, first);
+        let mut scores = Scores::<L, E, Q> { queries, sums: [L::splat(0.0); Q], ahead, element: PhantomData };
         turn_over::<L, E>(&task.keys[start..], half, task.dim, &mut scores);
         let sums = scores.sums;
         for q in 0..Q {
@@ -292,7 +300,7 @@ unsafe fn scores_of_keys<L: Bytes, E: Element, const Q: usize>(
 
 /// Scores of the block at `start` for the `Q` queries from `first` on; returns `Q`.
 #[inline(always)]
-unsafe fn scores_at<L: Bytes, const Q: usize>(
+unsafe fn scores_at<L: Bytes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
@@ -300,7 +308,7 @@ unsafe fn scores_at<L: Bytes, const Q: usize>(
 ) -> usize {
     let mut sums = [[L::splat(0.0); VECTORS]; Q];
     let block = Block { start: task.block.as_ptr(), stride: BLOCK };
-    multiply::<L, Q>(&mut sums, queries_at(task, first), &block, task.dim, ahead);
+    multiply::<L, E, Q>(&mut sums, queries_at::<L, E, Q>(task, first), &block, task.dim / E::STEP, ahead);
     for q in 0..Q {
         for i in 0..VECTORS {
             let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + i * LANES);
@@ -312,7 +320,7 @@ unsafe fn scores_at<L: Bytes, const Q: usize>(
 
 /// One query's scores become weights; its maximum and sum are written, its output begins with zeros.
 #[inline(always)]
-unsafe fn weights<L: Lanes>(task: &mut Partition<'_>, query: usize, visible: usize) {
+unsafe fn weights<L: Bytes, E: Element<L>>(task: &mut Partition<'_>, query: usize, visible: usize) {
     let scores = task.scores.as_mut_ptr().add(query * PARTITION);
     let partial = task.partials.as_mut_ptr().add(query * partial_words(task.dim));
     // Minus infinity weighs nothing, so whole vectors can be summed.
@@ -326,8 +334,11 @@ unsafe fn weights<L: Lanes>(task: &mut Partition<'_>, query: usize, visible: usi
     let top = largest::<L>(top);
     let mut sum = L::splat(0.0);
     for p in (0..visible).step_by(LANES) {
-        let weight = exp::<L>(L::sub(L::load(scores.add(p)), L::splat(top)));
-        L::store(scores.add(p), weight);
+        let mut weight = exp::<L>(L::sub(L::load(scores.add(p)), L::splat(top)));
+        if task.rounded {
+            weight = nearest_bf16::<L>(weight);
+        }
+        E::put(scores, p, weight);
         sum = L::add(sum, weight);
     }
     for d in (0..task.dim).step_by(LANES) {
@@ -339,7 +350,7 @@ unsafe fn weights<L: Lanes>(task: &mut Partition<'_>, query: usize, visible: usi
 
 /// Add the values of positions `start..end`, as they are stored, to the `Q` queries from `first` on; returns `Q`.
 #[inline(always)]
-unsafe fn weigh_values<L: Bytes, E: Element, const Q: usize>(
+unsafe fn weigh_values<L: Bytes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
@@ -347,12 +358,12 @@ unsafe fn weigh_values<L: Bytes, E: Element, const Q: usize>(
     ahead: &mut Ahead<'_>,
 ) -> usize {
     let values = &task.values[start..end];
-    weigh::<L, _, Q>(task, first, start, end, |d| Heads { heads: values, d, element: PhantomData::<E> }, ahead)
+    weigh::<L, E, _, Q>(task, first, start, end, |d| Heads { heads: values, d, element: PhantomData::<E> }, ahead)
 }
 
 /// The same from the block.
 #[inline(always)]
-unsafe fn weigh_at<L: Bytes, const Q: usize>(
+unsafe fn weigh_at<L: Bytes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
@@ -360,12 +371,12 @@ unsafe fn weigh_at<L: Bytes, const Q: usize>(
     ahead: &mut Ahead<'_>,
 ) -> usize {
     let (block, stride) = (task.block.as_ptr(), task.dim);
-    weigh::<L, _, Q>(task, first, start, end, |d| Block { start: block.wrapping_add(d), stride }, ahead)
+    weigh::<L, E, _, Q>(task, first, start, end, |d| Block { start: block.wrapping_add(d), stride }, ahead)
 }
 
 /// Add positions `start..end` of `values(d)`, features from `d` on, to the `Q` queries from `first` on.
 #[inline(always)]
-unsafe fn weigh<L: Bytes, R: Rows<L>, const Q: usize>(
+unsafe fn weigh<L: Bytes, E: Element<L>, R: Rows<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
@@ -374,7 +385,8 @@ unsafe fn weigh<L: Bytes, R: Rows<L>, const Q: usize>(
     ahead: &mut Ahead<'_>,
 ) -> usize {
     let dim = task.dim;
-    let weights: [*const f32; Q] = std::array::from_fn(|q| task.scores.as_ptr().add((first + q) * PARTITION + start));
+    let weights: [*const f32; Q] =
+        std::array::from_fn(|q| task.scores.as_ptr().add((first + q) * PARTITION + start / E::STEP));
     let outputs: [*mut f32; Q] =
         std::array::from_fn(|q| task.partials.as_mut_ptr().add((first + q) * partial_words(dim)));
     for d in (0..dim).step_by(VECTORS * LANES) {
@@ -384,7 +396,7 @@ unsafe fn weigh<L: Bytes, R: Rows<L>, const Q: usize>(
                 sums[q][i] = L::load(outputs[q].add(d + i * LANES));
             }
         }
-        multiply::<L, Q>(&mut sums, weights, &values(d), end - start, ahead);
+        multiply::<L, E, Q>(&mut sums, weights, &values(d), (end - start).div_ceil(E::STEP), ahead);
         for q in 0..Q {
             for i in 0..VECTORS {
                 L::store(outputs[q].add(d + i * LANES), sums[q][i]);

@@ -17,6 +17,7 @@ use crate::{
     buffer::Buffer,
     detect::Kernels,
     kv_cache::{LayerPages, head_bytes},
+    lanes::{round_to_bf16, to_bf16},
     memory::{AlignedVec, Disjoint, Region},
     pool::Pool,
 };
@@ -31,10 +32,45 @@ const PARTIALS_BYTES: usize = 32 << 20;
 /// Bytes of keys and values that one worker reads sooner than a second one wakes.
 const SMALL: usize = 64 << 10;
 
+/// How queries lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queries {
+    /// f32 as they come.
+    Exact,
+    /// f32 that are bfloat16; weights are rounded alike.
+    Rounded,
+    /// bfloat16, two features in a word; weights are rounded alike.
+    Pairs,
+}
+
+impl Queries {
+    /// Words of a query of `dim` features.
+    fn words(self, dim: usize) -> usize {
+        if self == Queries::Pairs { dim / 2 } else { dim }
+    }
+
+    /// Write a query, zeros behind it.
+    fn lay_out(self, query: &[f32], words: &mut [f32]) {
+        words.fill(0.0);
+        match self {
+            Queries::Exact => words[..query.len()].copy_from_slice(query),
+            Queries::Rounded => words.iter_mut().zip(query).for_each(|(word, &x)| *word = round_to_bf16(x)),
+            Queries::Pairs => {
+                for (word, pair) in words.iter_mut().zip(query.chunks(2)) {
+                    let odd = pair.get(1).map_or(0, |&x| to_bf16(x));
+                    *word = f32::from_bits(u32::from(to_bf16(pair[0])) | u32::from(odd) << 16);
+                }
+            }
+        }
+    }
+}
+
 /// Working space of one worker.
 #[derive(Debug, Default)]
 struct Bench {
     queries: AlignedVec,
+    /// Whose queries these are: span, head and first row.
+    holds: Option<(usize, usize, usize)>,
     block: AlignedVec,
     scores: AlignedVec,
     partials: AlignedVec,
@@ -100,6 +136,11 @@ impl Step<'_> {
         self.heads.num_heads / self.heads.num_kv_heads
     }
 
+    /// How queries lie.
+    fn queries(&self) -> Queries {
+        self.kernels.queries(self.pages.spec().format)
+    }
+
     /// Features of a stored head.
     fn dim(&self) -> usize {
         self.heads.head_dim.next_multiple_of(FEATURES)
@@ -140,6 +181,7 @@ impl Step<'_> {
     pub(crate) fn attend(&self, scratch: &mut AttentionScratch, out: &mut Buffer) {
         scratch.reserve(self.heads);
         let AttentionScratch { benches, left, units, bases } = scratch;
+        benches.iter_mut().for_each(|bench| bench.holds = None);
         units.clear();
         let mut bytes = 0;
         let mut longest = 0;
@@ -266,19 +308,23 @@ impl Step<'_> {
         self.finish(row, head, states, out);
     }
 
-    /// Lay out the queries of a unit, `[rows, group, dim]`.
+    /// Lay out the queries of a unit, `[rows, group, words of a query]`, unless they lie there since another
+    /// partition.
     fn gather(&self, unit: &Unit, bench: &mut Bench) {
-        let (group, dim, head_dim) = (self.group(), self.dim(), self.heads.head_dim);
+        let whose = Some((unit.span, unit.head, unit.row));
+        if bench.holds == whose {
+            return;
+        }
+        bench.holds = whose;
+        let (group, head_dim) = (self.group(), self.heads.head_dim);
         let rows = self.rows(unit);
         let first = unit.head * group * head_dim;
-        let queries = bench.queries.at_least(rows.len() * group * dim);
-        for (row, queries) in rows.zip(queries.chunks_exact_mut(group * dim)) {
+        let words = self.queries().words(self.dim());
+        let queries = bench.queries.at_least(rows.len() * group * words);
+        for (row, queries) in rows.zip(queries.chunks_exact_mut(group * words)) {
             let row = self.qkv.row(self.batch.spans[unit.span].q_start + row);
             let heads = row[first..first + group * head_dim].chunks_exact(head_dim);
-            for (query, padded) in heads.zip(queries.chunks_exact_mut(dim)) {
-                padded[..head_dim].copy_from_slice(query);
-                padded[head_dim..].fill(0.0);
-            }
+            heads.zip(queries.chunks_exact_mut(words)).for_each(|(query, to)| self.queries().lay_out(query, to));
         }
     }
 
@@ -300,12 +346,14 @@ impl Step<'_> {
             *visible = (Self::visible(span, row) - start).min(PARTITION);
         }
         let (dim, queries) = (self.dim(), seeing.len() * self.group());
+        let words = self.queries().words(dim);
         let mut task = Partition {
             keys: &keys[..count],
             values: &values[..count],
             head_bytes: head_bytes(self.pages.spec()),
             visible: &visible[..seeing.len()],
-            queries: &bench.queries[blind * self.group() * dim..][..queries * dim],
+            queries: &bench.queries[blind * self.group() * words..][..queries * words],
+            rounded: self.queries() != Queries::Exact,
             dim,
             scale: 1.0 / (self.heads.head_dim as f32).sqrt(),
             block: bench.block.at_least(block_words(dim)),
