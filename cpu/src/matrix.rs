@@ -85,6 +85,7 @@ impl Matrix {
         }
     }
 
+    /// How it may be cut.
     pub(crate) fn cut(&self) -> Cut {
         match self {
             Matrix::Mapped(matrix) => {

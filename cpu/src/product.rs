@@ -25,6 +25,9 @@ const FEW_TOKENS: usize = 8;
 /// reads, is a small part.
 const UNIT_BYTES: usize = 128 << 10;
 
+/// Units that each worker should have at least, so that none waits long for the last.
+const UNITS_A_WORKER: usize = 4;
+
 /// Bytes of weights times tokens that the caller computes sooner than a second worker wakes.
 const SMALL: usize = 64 << 10;
 
@@ -62,9 +65,6 @@ pub(crate) struct Unit {
     pub(crate) tokens: usize,
 }
 
-/// Units that each worker should have at least, so that none waits long for the last.
-const UNITS_A_WORKER: usize = 4;
-
 /// Cut `rows × tokens` of matrix `index`, tokens innermost: units that share weights follow one another.
 ///
 /// `parts` are all such pieces of the product, each at most [`UNIT_TOKENS`] tokens of a matrix.
@@ -75,11 +75,10 @@ pub(crate) fn cut_matrix(
     tokens: Range<usize>,
     (parts, workers): (usize, usize),
 ) {
-    let unit_rows = if tokens.len() <= FEW_TOKENS {
-        UNIT_BYTES / cut.row_bytes.max(1)
-    } else {
-        rows / (UNITS_A_WORKER * workers).div_ceil(parts.max(1))
-    };
+    let mut unit_rows = rows / (UNITS_A_WORKER * workers).div_ceil(parts.max(1));
+    if tokens.len() <= FEW_TOKENS {
+        unit_rows = unit_rows.min(UNIT_BYTES / cut.row_bytes.max(1));
+    }
     let unit_rows = unit_rows.next_multiple_of(cut.tile_rows).clamp(cut.tile_rows, cut.unit_rows);
     for row in (0..rows).step_by(unit_rows) {
         for token in tokens.clone().step_by(UNIT_TOKENS) {

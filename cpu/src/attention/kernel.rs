@@ -17,7 +17,9 @@
 //! ```
 //!
 //! Both are tiles of some queries times two vectors, as a product of matrices has them. With the heads
-//! of one group as queries even a single row makes a full tile.
+//! of one group as queries even a single row makes a full tile; it meets each key and value once, so that
+//! what pages store goes from registers straight into its sums. Where the CPU multiplies bfloat16 in
+//! pairs, a word of two neighbours takes the place of an f32 (`pairs.rs`).
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 #![allow(clippy::needless_range_loop, reason = "indices name the tile's queries and vectors in several arrays")]
