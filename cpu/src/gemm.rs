@@ -19,7 +19,7 @@ use quern_backend::PackedMatrix;
 
 use crate::{
     dot::Dot,
-    lanes::{LANES, Lanes},
+    lanes::{LANES, LINE, Lanes},
     matrix::Matrix,
     memory::Disjoint,
 };
@@ -193,7 +193,7 @@ unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
 unsafe fn ask_for<L: Lanes, const R: usize, const T: usize>(w: &[*const u8; R], at: usize, bytes: usize) {
     if T == 1 {
         for r in 0..R {
-            for line in (0..bytes).step_by(64) {
+            for line in (0..bytes).step_by(LINE) {
                 L::prefetch_far(w[r].wrapping_add(at + line));
             }
         }

@@ -127,7 +127,7 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element<L>, const Q: usize>(task: &mut 
         let mut ahead = Ahead::of(&task.values[count.min(start + BLOCK)..], task.head_bytes);
         if direct {
             let end = count.min(start + BLOCK);
-            in_tiles!(0..queries, Q, weigh_values::<L, E, _>(task, start, end, &mut ahead));
+            in_tiles!(0..queries, Q, weigh::<L, E, _>(task, (start, end), true, &mut ahead));
             continue;
         }
         let heads = &task.values[start..count.min(start + BLOCK)];
@@ -141,7 +141,7 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element<L>, const Q: usize>(task: &mut 
         }
         for row in task.visible.partition_point(|&visible| visible <= start)..rows {
             let end = task.visible[row].min(start + BLOCK);
-            in_tiles!(row * group..(row + 1) * group, Q, weigh_at::<L, E, _>(task, start, end, &mut ahead));
+            in_tiles!(row * group..(row + 1) * group, Q, weigh::<L, E, _>(task, (start, end), false, &mut ahead));
         }
     }
 }
@@ -350,40 +350,14 @@ unsafe fn weights<L: Bytes, E: Element<L>>(task: &mut Partition<'_>, query: usiz
     partial.add(task.dim + 1).write(L::sum(sum));
 }
 
-/// Add the values of positions `start..end`, as they are stored, to the `Q` queries from `first` on; returns `Q`.
+/// Add the values of positions `start..end`, from the block or `direct` from the pages, to the `Q` queries from
+/// `first` on; returns `Q`.
 #[inline(always)]
-unsafe fn weigh_values<L: Bytes, E: Element<L>, const Q: usize>(
+unsafe fn weigh<L: Bytes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
-    start: usize,
-    end: usize,
-    ahead: &mut Ahead<'_>,
-) -> usize {
-    let values = &task.values[start..end];
-    weigh::<L, E, _, Q>(task, first, start, end, |d| Heads { heads: values, d, element: PhantomData::<E> }, ahead)
-}
-
-/// The same from the block.
-#[inline(always)]
-unsafe fn weigh_at<L: Bytes, E: Element<L>, const Q: usize>(
-    task: &mut Partition<'_>,
-    first: usize,
-    start: usize,
-    end: usize,
-    ahead: &mut Ahead<'_>,
-) -> usize {
-    let (block, stride) = (task.block.as_ptr(), task.dim);
-    weigh::<L, E, _, Q>(task, first, start, end, |d| Block { start: block.wrapping_add(d), stride }, ahead)
-}
-
-/// Add positions `start..end` of `values(d)`, features from `d` on, to the `Q` queries from `first` on.
-#[inline(always)]
-unsafe fn weigh<L: Bytes, E: Element<L>, R: Rows<L>, const Q: usize>(
-    task: &mut Partition<'_>,
-    first: usize,
-    start: usize,
-    end: usize,
-    values: impl Fn(usize) -> R,
+    (start, end): (usize, usize),
+    direct: bool,
     ahead: &mut Ahead<'_>,
 ) -> usize {
     let dim = task.dim;
@@ -398,7 +372,14 @@ unsafe fn weigh<L: Bytes, E: Element<L>, R: Rows<L>, const Q: usize>(
                 sums[q][i] = L::load(outputs[q].add(d + i * LANES));
             }
         }
-        multiply::<L, E, Q>(&mut sums, weights, &values(d), (end - start).div_ceil(E::STEP), ahead);
+        let count = (end - start).div_ceil(E::STEP);
+        if direct {
+            let heads = Heads { heads: &task.values[start..end], d, element: PhantomData::<E> };
+            multiply::<L, E, Q>(&mut sums, weights, &heads, count, ahead);
+        } else {
+            let block = Block { start: task.block.as_ptr().add(d), stride: dim };
+            multiply::<L, E, Q>(&mut sums, weights, &block, count, ahead);
+        }
         for q in 0..Q {
             for i in 0..VECTORS {
                 L::store(outputs[q].add(d + i * LANES), sums[q][i]);

@@ -3,7 +3,8 @@
 //! A lane holds two neighbours, two features of a key or two positions of a value, the even one below; the query
 //! or the weights are packed alike. The instruction adds the odd product first, then the even one, each sum rounded
 //! to nearest, which is the order that [`bf16`](half::bf16) keeps elsewhere: the same bits, but for magnitudes
-//! below 2^-126, which become zero here.
+//! below 2^-126, which become zero here, and for values that are not finite: where a row sees an odd number of
+//! positions, the first that it does not see is multiplied by zero.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 

@@ -319,12 +319,13 @@ impl Step<'_> {
         let (group, head_dim) = (self.group(), self.heads.head_dim);
         let rows = self.rows(unit);
         let first = unit.head * group * head_dim;
-        let words = self.queries().words(self.dim());
+        let how = self.queries();
+        let words = how.words(self.dim());
         let queries = bench.queries.at_least(rows.len() * group * words);
         for (row, queries) in rows.zip(queries.chunks_exact_mut(group * words)) {
             let row = self.qkv.row(self.batch.spans[unit.span].q_start + row);
             let heads = row[first..first + group * head_dim].chunks_exact(head_dim);
-            heads.zip(queries.chunks_exact_mut(words)).for_each(|(query, to)| self.queries().lay_out(query, to));
+            heads.zip(queries.chunks_exact_mut(words)).for_each(|(query, to)| how.lay_out(query, to));
         }
     }
 
@@ -346,14 +347,15 @@ impl Step<'_> {
             *visible = (Self::visible(span, row) - start).min(PARTITION);
         }
         let (dim, queries) = (self.dim(), seeing.len() * self.group());
-        let words = self.queries().words(dim);
+        let how = self.queries();
+        let words = how.words(dim);
         let mut task = Partition {
             keys: &keys[..count],
             values: &values[..count],
             head_bytes: head_bytes(self.pages.spec()),
             visible: &visible[..seeing.len()],
             queries: &bench.queries[blind * self.group() * words..][..queries * words],
-            rounded: self.queries() != Queries::Exact,
+            rounded: how != Queries::Exact,
             dim,
             scale: 1.0 / (self.heads.head_dim as f32).sqrt(),
             block: bench.block.at_least(block_words(dim)),

@@ -6,16 +6,16 @@
 //! ```text
 //! for each panel
 //!   for each chunk of columns
-//!     unpack            5 KiB
+//!     unpack            6 KiB
 //!     for each tile     sums of 16 rows × T tokens in registers, between chunks in memory
 //! ```
 //!
 //! The additions are those of `few.rs`, in the same order, so the bits are too: a sum that rests in
-//! memory between chunks is the same f32. The chunk and a tile's inputs take a quarter of a first-level
+//! memory between chunks is the same f32. The chunk and a tile's inputs take a third of a first-level
 //! cache of 32 KiB, the sums of all tokens a tenth.
 //!
 //! What did not pay: two panels at once, whose tiles share the splats of inputs. Their chunks of 512 columns
-//! overflow the first-level cache, and their sums the registers: a fifth slower on Zen 4. More than 8
+//! overflow the first-level cache, and their sums the registers: a seventh slower on Zen 4. More than 8
 //! tokens a tile: as many pointers leave the general registers. Asking for a whole chunk ahead at once holds
 //! up the loads that are needed now.
 
@@ -42,7 +42,7 @@ const TOKENS: usize = 48;
 
 /// A block of a panel, unpacked.
 #[repr(C, align(64))]
-struct UnpackedBlock {
+struct Unpacked {
     /// Codes of each step.
     codes: [[u8; BYTES]; STEPS],
     /// Scales of each group.
@@ -51,18 +51,13 @@ struct UnpackedBlock {
     mins: [[f32; LANES]; 2],
 }
 
-/// A chunk of a panel, unpacked.
-struct Unpacked {
-    blocks: [UnpackedBlock; CHUNK],
-}
-
 /// All rows and tokens of `task`, whose inputs are records of `int8.rs`, in tiles of up to `T` tokens.
 #[inline(always)]
 pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(task: &Gemm<'_, Panels>) {
     let (matrix, rows) = (task.matrix, &task.rows);
     let shape = matrix.shape();
     let blocks = matrix.cols() / BLOCK;
-    let mut chunk = MaybeUninit::<Unpacked>::uninit();
+    let mut chunk = [const { MaybeUninit::<Unpacked>::uninit() }; CHUNK];
     let mut sums = [[0.0f32; LANES]; TOKENS];
     for first in (0..task.x_rows.len()).step_by(TOKENS) {
         let tokens = TOKENS.min(task.x_rows.len() - first);
@@ -79,11 +74,11 @@ pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usi
             sums.fill([0.0; LANES]);
             for start in (0..blocks).step_by(CHUNK) {
                 let count = CHUNK.min(blocks - start);
-                unpack::<L, C, S>(panel, shape.scales, start, count, chunk.as_mut_ptr());
+                unpack::<L, C, S>(panel, shape.scales, start, count, chunk.as_mut_ptr().cast());
                 let mut t = 0;
                 while t < tokens {
                     let at = Place { task, token: first + t, start, count };
-                    let (chunk, sums) = (chunk.as_ptr(), sums.as_mut_ptr().add(t));
+                    let (chunk, sums) = (chunk.as_ptr().cast(), sums.as_mut_ptr().add(t));
                     // A whole tile costs less than two small ones, whose chains wait for one another: what
                     // is left goes into the next larger tile, whose last tokens nobody looks at.
                     t += match tokens - t {
@@ -118,15 +113,15 @@ unsafe fn unpack<L: Bytes, C: Codes, S: Scales>(
             L::prefetch_far(codes.wrapping_add(2 * CHUNK * C::BYTES + byte));
         }
         for s in 0..STEPS {
-            L::store_bytes((&raw mut (*to).blocks[b].codes[s]).cast(), C::step::<L>(codes, s));
+            L::store_bytes((&raw mut (*to.add(b)).codes[s]).cast(), C::step::<L>(codes, s));
         }
         let scales = panel.add(block / S::BLOCKS * S::BYTES);
         let outer = S::outer::<L>(scales);
         for g in 0..S::GROUPS {
             let (scale, min) = S::group::<L>(scales, outer, block % S::BLOCKS * S::GROUPS + g);
-            L::store((&raw mut (*to).blocks[b].scales[g]).cast(), scale);
+            L::store((&raw mut (*to.add(b)).scales[g]).cast(), scale);
             if S::MINS {
-                L::store((&raw mut (*to).blocks[b].mins[g]).cast(), min);
+                L::store((&raw mut (*to.add(b)).mins[g]).cast(), min);
             }
         }
     }
@@ -160,7 +155,9 @@ unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
         chains[t] = L::load((*sums.add(t)).as_ptr());
     }
     for b in 0..at.count {
-        let block = (&raw const (*chunk).blocks).cast::<UnpackedBlock>().add(b);
+        // By pointer: with an array the compiler knows the most blocks there are and writes the loop out, 6 %
+        // slower.
+        let block = chunk.add(b);
         let record = b * RECORD_BYTES;
         let mut parts = [L::splat(0.0); T];
         for g in 0..S::GROUPS {

@@ -233,7 +233,9 @@ impl Bench<'_> {
         }
         let step = batch(rows, kv_len);
         let pairs: usize = (kv_len - rows + 1..=kv_len).sum();
-        self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), QuantFormat::F32, |i| {
+        // bfloat16 is multiplied as weights in bfloat16 are.
+        let like = if format == KvFormat::BF16 { QuantFormat::BF16 } else { QuantFormat::F32 };
+        self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), like, |i| {
             backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
         });
     }
