@@ -124,6 +124,30 @@ impl FromStr for Isa {
     }
 }
 
+/// Whether a core multiplies as many vectors of 512 bits a cycle as it loads: Intel's servers and AMD's cores since
+/// Zen 5. The cores that do have a first-level cache of 48 KiB; Zen 4, which multiplies half as many, has 32.
+#[cfg(target_arch = "x86_64")]
+fn loads_are_scarce() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const BASIC: u32 = 0;
+    const EXTENDED: u32 = 0x8000_0000;
+    // Each leaf describes the data cache of the first level first: Intel's, then AMD's of the same form.
+    [(BASIC, 4), (EXTENDED, 0x8000_001d)]
+        .into_iter()
+        .filter(|&(range, leaf)| __cpuid(range).eax >= leaf)
+        .map(|(_, leaf)| __cpuid_count(leaf, 0))
+        .find(|cache| cache.eax & 31 == 1)
+        .is_some_and(|cache| {
+            let [ways, partitions, line] = [22, 12, 0].map(|from| (cache.ebx >> from & 1023) + 1);
+            u64::from(ways) * u64::from(partitions) * u64::from(line) * (u64::from(cache.ecx) + 1) >= 48 << 10
+        })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn loads_are_scarce() -> bool {
+    false
+}
+
 /// What matrix products round their inputs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Compute {
@@ -170,7 +194,11 @@ impl Kernels {
         if !missing.is_empty() {
             return Err(CpuError::UnsupportedIsa { isa, missing: missing.join(", ") });
         }
-        Ok(Self { isa, compute, entries: isa.entries() })
+        let mut entries = isa.entries();
+        if let Some(wide) = entries.wide_panels_int8.filter(|_| loads_are_scarce()) {
+            entries.panels_int8 = wide;
+        }
+        Ok(Self { isa, compute, entries })
     }
 
     pub(crate) fn isa(&self) -> Isa {
@@ -322,5 +350,42 @@ impl Kernels {
         let kernel = format!("portable: f64; {isa} for plain greedy rows");
         choices.push(KernelChoice { op: "sample", format: None, kernel });
         choices
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quern_backend::conformance::{Rng, matrix};
+
+    use super::*;
+    use crate::{
+        buffer::Buffer,
+        pool::Pool,
+        product::{ProductScratch, Weight, linear},
+    };
+
+    #[test]
+    fn tiles_of_one_panel_and_of_two_give_the_same_bits() {
+        let pool = Pool::new(2).unwrap();
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let kernels = Kernels::choose(Some(isa), Compute::Bf16).unwrap();
+            let Some(wide) = kernels.entries.wide_panels_int8 else { continue };
+            for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
+                for (tokens, rows) in [(9, 16), (48, 80), (61, 37)] {
+                    let mut random = Rng(tokens as u64);
+                    let weight = Weight::new(&pool, &[matrix(&mut random, format, rows, 512)]).unwrap();
+                    let x = random.values(tokens * 512);
+                    let product = |panels_int8| {
+                        let kernels = Kernels { entries: Entries { panels_int8, ..kernels.entries }, ..kernels };
+                        let (mut input, mut out) = (Buffer::zeroed(tokens, 512), Buffer::zeroed(tokens, rows));
+                        input.values_mut().copy_from_slice(&x);
+                        linear(&kernels, &pool, &mut ProductScratch::default(), &input, &weight, &mut out);
+                        out.values().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+                    };
+                    let one = product(isa.entries().panels_int8);
+                    assert_eq!(product(wide), one, "{isa} {format}, {tokens} tokens × {rows} rows");
+                }
+            }
+        }
     }
 }

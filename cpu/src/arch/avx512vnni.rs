@@ -25,9 +25,33 @@ super::panel_entries!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     Avx512,
     Vnni,
-    8
+    few: 8,
+    many: [1, 8]
+);
+
+/// Panels two at a time.
+mod wide {
+    use super::{Avx512, Vnni};
+
+    crate::arch::panel_entries!(
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        Avx512,
+        Vnni,
+        few: 8,
+        many: [2, 6]
+    );
+}
+
+super::entries!(@fn
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    int8_chains(rounds: usize, x: f32) -> f32 { crate::roof::int8_chains::<Avx512, Vnni>(rounds, x) }
 );
 
 /// The kernels of AVX-512 with these in place of its own.
-pub(crate) const ENTRIES: Entries =
-    Entries { panels_int8, int8: "8-bit dot product", int8_chains, ..super::avx512::ENTRIES };
+pub(crate) const ENTRIES: Entries = Entries {
+    panels_int8,
+    wide_panels_int8: Some(wide::panels_int8),
+    int8: "8-bit dot product",
+    int8_chains,
+    ..super::avx512::ENTRIES
+};

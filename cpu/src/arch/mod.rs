@@ -51,6 +51,8 @@ pub(crate) struct Entries {
     pub(crate) native_fp8: Option<GemmEntry>,
     /// Products of panels with 8-bit inputs, by format of blocks.
     pub(crate) panels_int8: fn(QuantFormat) -> PanelEntry,
+    /// The same for cores that multiply as many vectors a cycle as they load, where it pays.
+    pub(crate) wide_panels_int8: Option<fn(QuantFormat) -> PanelEntry>,
     /// The same with f32 inputs.
     pub(crate) panels_f32: fn(QuantFormat) -> PanelEntry,
     /// What multiplies 8-bit integers, for the start-up summary.
@@ -84,7 +86,10 @@ macro_rules! entries {
         panels: [$dot:ty, $name:literal, $tokens:literal],
         attention: $queries:literal
     ) => {
-        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $tokens);
+        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, few: $tokens, many: [1, $tokens]);
+        $crate::arch::entries!(@fn $(#[$attribute])? int8_chains(rounds: usize, x: f32) -> f32 {
+            $crate::roof::int8_chains::<$lanes, $dot>(rounds, x)
+        });
 
         $(#[$attribute])?
         unsafe fn panel_f32<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
@@ -144,15 +149,12 @@ macro_rules! entries {
         $crate::arch::entries!(@fn $(#[$attribute])? fold(state: &mut [f32], partial: &[f32], dim: usize) {
             $crate::attention::fold::<$lanes>(state, partial, dim)
         });
-        $(#[$attribute])?
-        unsafe fn peak(values: &[f32]) -> Option<f32> {
+        $crate::arch::entries!(@fn $(#[$attribute])? peak(values: &[f32]) -> Option<f32> {
             $crate::pointwise::peak::<$lanes>(values)
-        }
-
-        $(#[$attribute])?
-        unsafe fn chains(rounds: usize, x: f32) -> f32 {
+        });
+        $crate::arch::entries!(@fn $(#[$attribute])? chains(rounds: usize, x: f32) -> f32 {
             $crate::roof::chains::<$lanes>(rounds, x)
-        }
+        });
 
         const fn entries() -> $crate::arch::Entries {
             $crate::arch::Entries {
@@ -163,6 +165,7 @@ macro_rules! entries {
                 native_bf16: None,
                 native_fp8: None,
                 panels_int8,
+                wide_panels_int8: None,
                 panels_f32,
                 int8: $name,
                 prepare,
@@ -180,35 +183,30 @@ macro_rules! entries {
             }
         }
     };
-    (@fn $(#[$attribute:meta])? $name:ident($($argument:ident: $type:ty),*) $body:block) => {
+    (@fn $(#[$attribute:meta])? $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
         $(#[$attribute])?
-        unsafe fn $name($($argument: $type),*) $body
+        unsafe fn $name($($argument: $type),*) $(-> $result)? $body
     };
 }
 pub(crate) use entries;
 
-/// Entry points for panels with 8-bit inputs in tiles of `$tokens`, and the peak loop of `$dot`. What one tile
-/// holds is unpacked in registers, more tokens share what is unpacked to memory.
+/// Entry points for panels with 8-bit inputs. Up to `$few` tokens unpack in registers; more share what is
+/// unpacked to memory, in tiles of `$panels` and `$tokens`.
 macro_rules! panel_entries {
-    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $tokens:literal) => {
+    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, few: $few:literal, many: [$panels:literal, $tokens:literal]) => {
         $(#[$attribute])?
         unsafe fn panel_int8<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
-            if task.x_rows.len() > $tokens {
-                $crate::panels::many::run::<$lanes, $dot, C, S, $tokens>(task);
+            if task.x_rows.len() > $few {
+                $crate::panels::many::run::<$lanes, $dot, C, S, $panels, $tokens>(task);
             } else {
-                $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $tokens>(task);
+                $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $few>(task);
             }
         }
 
-        fn panels_int8(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
+        pub(super) fn panels_int8(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
             $crate::panels::format::panel_format!(format, panel_int8)
-        }
-
-        $(#[$attribute])?
-        unsafe fn int8_chains(rounds: usize, x: f32) -> f32 {
-            $crate::roof::int8_chains::<$lanes, $dot>(rounds, x)
         }
     };
 }

@@ -1,23 +1,24 @@
 //! Products of panels with many tokens: what one token pays for unpacking, here all share.
 //!
-//! A panel is walked in chunks of 256 columns. A chunk's codes are unpacked to bytes and its scales to f32
+//! `P` panels are walked in chunks of 256 columns. A chunk's codes are unpacked to bytes and its scales to f32
 //! once, into the first-level cache, and each tile of `T` tokens meets them there:
 //!
 //! ```text
-//! for each panel
+//! for each P panels
 //!   for each chunk of columns
-//!     unpack            6 KiB
-//!     for each tile     sums of 16 rows × T tokens in registers, between chunks in memory
+//!     unpack            P × 6 KiB
+//!     for each tile     sums of P × 16 rows × T tokens in registers, between chunks in memory
 //! ```
 //!
 //! The additions are those of `few.rs`, in the same order, so the bits are too: a sum that rests in
-//! memory between chunks is the same f32. The chunk and a tile's inputs take a third of a first-level
-//! cache of 32 KiB, the sums of all tokens a tenth.
+//! memory between chunks is the same f32. With two panels a splat of inputs serves two products. That pays
+//! where a core multiplies as many vectors a cycle as it loads, so that one load a product is too many: with
+//! Q4_K and qkv_proj a Xeon reached 50 % of its peak with two panels (of 512 columns) and 38 with one. A Zen 4
+//! multiplies half as many as it loads, and one panel leaves room for the sums of more tokens: 4 % quicker.
 //!
-//! What did not pay: two panels at once, whose tiles share the splats of inputs. Their chunks of 512 columns
-//! overflow the first-level cache, and their sums the registers: a seventh slower on Zen 4. More than 8
-//! tokens a tile: as many pointers leave the general registers. Asking for a whole chunk ahead at once holds
-//! up the loads that are needed now.
+//! What did not pay: more than 8 tokens a tile, as many pointers leave the general registers. Asking for a
+//! whole chunk ahead at once holds up the loads that are needed now. Chunks as the outer loop, so that a
+//! chunk of all tokens' inputs stays in the first-level cache: sums have to leave it instead.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 #![allow(clippy::needless_range_loop, reason = "indices name the tile's panels and tokens in several arrays")]
@@ -53,16 +54,21 @@ struct Unpacked {
 
 /// All rows and tokens of `task`, whose inputs are records of `int8.rs`, in tiles of up to `T` tokens.
 #[inline(always)]
-pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(task: &Gemm<'_, Panels>) {
+pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
+    task: &Gemm<'_, Panels>,
+) {
     let (matrix, rows) = (task.matrix, &task.rows);
     let shape = matrix.shape();
     let blocks = matrix.cols() / BLOCK;
-    let mut chunk = [const { MaybeUninit::<Unpacked>::uninit() }; CHUNK];
-    let mut sums = [[0.0f32; LANES]; TOKENS];
+    let mut chunk = [const { [const { MaybeUninit::<Unpacked>::uninit() }; CHUNK] }; P];
+    let mut sums = [[[0.0f32; LANES]; P]; TOKENS];
     for first in (0..task.x_rows.len()).step_by(TOKENS) {
         let tokens = TOKENS.min(task.x_rows.len() - first);
-        for row in rows.clone().step_by(LANES) {
-            let panel = matrix.bytes().as_ptr().add(row / LANES * shape.bytes);
+        for row in rows.clone().step_by(P * LANES) {
+            // Past the end the last panel is computed again and dropped.
+            let last = (rows.end - 1) / LANES;
+            let panels: [*const u8; P] =
+                std::array::from_fn(|p| matrix.bytes().as_ptr().add((row / LANES + p).min(last) * shape.bytes));
             let out = |t: usize| {
                 let row_of_out = task.out_rows[first + t] as usize * task.out_stride;
                 task.out.as_ptr().wrapping_add(row_of_out + task.out_column + row - rows.start)
@@ -71,26 +77,32 @@ pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usi
             for t in 0..tokens {
                 L::prefetch(out(t).cast());
             }
-            sums.fill([0.0; LANES]);
+            sums.fill([[0.0; LANES]; P]);
             for start in (0..blocks).step_by(CHUNK) {
                 let count = CHUNK.min(blocks - start);
-                unpack::<L, C, S>(panel, shape.scales, start, count, chunk.as_mut_ptr().cast());
+                for p in 0..P {
+                    unpack::<L, C, S>(panels[p], shape.scales, start, count, chunk[p].as_mut_ptr().cast());
+                }
+                let chunk: [*const Unpacked; P] = std::array::from_fn(|p| chunk[p].as_ptr().cast());
                 let mut t = 0;
                 while t < tokens {
                     let at = Place { task, token: first + t, start, count };
-                    let (chunk, sums) = (chunk.as_ptr().cast(), sums.as_mut_ptr().add(t));
+                    let sums = sums.as_mut_ptr().add(t);
                     // A whole tile costs less than two small ones, whose chains wait for one another: what
                     // is left goes into the next larger tile, whose last tokens nobody looks at.
                     t += match tokens - t {
-                        1 => tile::<L, D, C, S, 1>(&at, chunk, sums),
-                        2 => tile::<L, D, C, S, 2>(&at, chunk, sums),
-                        3..=4 if T > 4 => tile::<L, D, C, S, 4>(&at, chunk, sums),
-                        _ => tile::<L, D, C, S, T>(&at, chunk, sums),
+                        1 => tile::<L, D, C, S, P, 1>(&at, chunk, sums),
+                        2 => tile::<L, D, C, S, P, 2>(&at, chunk, sums),
+                        3..=4 if T > 4 => tile::<L, D, C, S, P, 4>(&at, chunk, sums),
+                        _ => tile::<L, D, C, S, P, T>(&at, chunk, sums),
                     };
                 }
             }
             for t in 0..tokens {
-                store_first::<L>(out(t), rows.end - row, L::load(sums[t].as_ptr()));
+                for p in 0..P.min((rows.end - row).div_ceil(LANES)) {
+                    let at = p * LANES;
+                    store_first::<L>(out(t).add(at), rows.end - row - at, L::load(sums[t][p].as_ptr()));
+                }
             }
         }
     }
@@ -137,12 +149,13 @@ struct Place<'a> {
     count: usize,
 }
 
-/// A chunk times `T` tokens, added to `sums`; returns `T`. Past the end the last token is met again.
+/// A chunk of `P` panels times `T` tokens, added to `sums`; returns `T`. Past the end the last token is met
+/// again.
 #[inline(always)]
-unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
+unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
     at: &Place<'_>,
-    chunk: *const Unpacked,
-    sums: *mut [f32; LANES],
+    chunk: [*const Unpacked; P],
+    sums: *mut [[f32; LANES]; P],
 ) -> usize {
     let task = at.task;
     let x: [*const u8; T] = std::array::from_fn(|t| {
@@ -150,42 +163,57 @@ unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
         let row = task.x.values.as_ptr().add(task.x_rows[token] as usize * task.x.stride);
         row.cast::<u8>().add(at.start * RECORD_BYTES)
     });
-    let mut chains = [L::splat(0.0); T];
-    for t in 0..T {
-        chains[t] = L::load((*sums.add(t)).as_ptr());
+    let mut chains = [[L::splat(0.0); T]; P];
+    for p in 0..P {
+        for t in 0..T {
+            chains[p][t] = L::load((*sums.add(t))[p].as_ptr());
+        }
     }
     for b in 0..at.count {
-        // By pointer: with an array the compiler knows the most blocks there are and writes the loop out, 6 %
-        // slower.
-        let block = chunk.add(b);
         let record = b * RECORD_BYTES;
-        let mut parts = [L::splat(0.0); T];
+        let mut parts = [[L::splat(0.0); T]; P];
         for g in 0..S::GROUPS {
             // The sums of the whole block, or of its halves.
             let sums = record + 4 * (SUMS + if S::GROUPS == 1 { 0 } else { 1 + g });
-            let mut acc = [L::zero(); T];
+            let mut acc = [[L::zero(); T]; P];
             for t in 0..T {
-                acc[t] = start::<L, D, C>(x[t].add(sums));
-            }
-            for s in g * STEPS / S::GROUPS..(g + 1) * STEPS / S::GROUPS {
-                let w = L::load_bytes((*block).codes[s].as_ptr());
-                for t in 0..T {
-                    acc[t] = dot::<L, D, C>(acc[t], w, L::splat_word(x[t].add(record + STEP * s)));
+                let start = start::<L, D, C>(x[t].add(sums));
+                for p in 0..P {
+                    acc[p][t] = start;
                 }
             }
-            let scale = L::load((*block).scales[g].as_ptr());
-            let min = if S::MINS { L::load((*block).mins[g].as_ptr()) } else { scale };
-            for t in 0..T {
-                parts[t] = part::<L, S>(g, parts[t], acc[t], (scale, min), x[t].add(sums + 4 * FLOATS));
+            for s in g * STEPS / S::GROUPS..(g + 1) * STEPS / S::GROUPS {
+                let mut w = [L::load_bytes((*chunk[0].add(b)).codes[s].as_ptr()); P];
+                for p in 1..P {
+                    w[p] = L::load_bytes((*chunk[p].add(b)).codes[s].as_ptr());
+                }
+                for t in 0..T {
+                    let x = L::splat_word(x[t].add(record + STEP * s));
+                    for p in 0..P {
+                        acc[p][t] = dot::<L, D, C>(acc[p][t], w[p], x);
+                    }
+                }
+            }
+            for p in 0..P {
+                let scale = L::load((*chunk[p].add(b)).scales[g].as_ptr());
+                let min = if S::MINS { L::load((*chunk[p].add(b)).mins[g].as_ptr()) } else { scale };
+                for t in 0..T {
+                    let sum = x[t].add(sums + 4 * FLOATS);
+                    parts[p][t] = part::<L, S>(g, parts[p][t], acc[p][t], (scale, min), sum);
+                }
             }
         }
         for t in 0..T {
             let scale = L::splat(*x[t].add(record + 4 * SCALE).cast::<f32>());
-            chains[t] = L::fma(parts[t], scale, chains[t]);
+            for p in 0..P {
+                chains[p][t] = L::fma(parts[p][t], scale, chains[p][t]);
+            }
         }
     }
-    for t in 0..T {
-        L::store((*sums.add(t)).as_mut_ptr(), chains[t]);
+    for p in 0..P {
+        for t in 0..T {
+            L::store((&raw mut (*sums.add(t))[p]).cast(), chains[p][t]);
+        }
     }
     T
 }
