@@ -22,7 +22,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
@@ -67,6 +67,44 @@ pub(crate) struct Pool {
     threads: Vec<JoinHandle<()>>,
     /// Whoever holds it runs the present region.
     turn: Mutex<()>,
+    /// What is left of the present region, by worker.
+    shares: Vec<Share>,
+}
+
+/// Pieces that nobody has taken yet: the first in the lower half of the word, their end in the upper.
+#[repr(align(128))]
+struct Share(AtomicU64);
+
+impl Share {
+    fn set(&self, pieces: Range<usize>) {
+        let [first, end] =
+            [pieces.start, pieces.end].map(|piece| u32::try_from(piece).expect("fewer than 2^32 pieces"));
+        self.0.store(u64::from(end) << 32 | u64::from(first), Ordering::Relaxed);
+    }
+
+    fn take_first(&self) -> Option<usize> {
+        self.take(|first, end| (first, (first + 1, end)))
+    }
+
+    fn take_last(&self) -> Option<usize> {
+        self.take(|first, end| (end - 1, (first, end - 1)))
+    }
+
+    fn take(&self, one: impl Fn(u32, u32) -> (u32, (u32, u32))) -> Option<usize> {
+        let mut seen = self.0.load(Ordering::Relaxed);
+        loop {
+            let (first, end) = (seen as u32, (seen >> 32) as u32);
+            if first == end {
+                return None;
+            }
+            let (piece, (first, end)) = one(first, end);
+            let left = u64::from(end) << 32 | u64::from(first);
+            match self.0.compare_exchange_weak(seen, left, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(piece as usize),
+                Err(now) => seen = now,
+            }
+        }
+    }
 }
 
 impl Pool {
@@ -88,7 +126,8 @@ impl Pool {
             // More workers than cores: who spins keeps the one it waits for from running.
             spin: if enough { SPIN } else { Duration::ZERO },
         });
-        let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()) };
+        let shares = (0..workers).map(|_| Share(AtomicU64::new(0))).collect();
+        let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()), shares };
         for worker in 1..workers {
             let shared = Arc::clone(&pool.shared);
             let core = cores.get(worker).copied().filter(|_| enough);
@@ -118,7 +157,10 @@ impl Pool {
         if self.threads.is_empty() {
             return f(0);
         }
-        let turn = lock(&self.turn);
+        self.region(lock(&self.turn), f);
+    }
+
+    fn region(&self, turn: MutexGuard<'_, ()>, f: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. This function does not return, not even by unwinding,
         // before `remaining == 0`, and no worker follows the pointer after its decrement.
@@ -157,8 +199,11 @@ impl Pool {
         shared.caller_parked.store(false, Ordering::SeqCst);
     }
 
-    /// Cut `0..n` into pieces of `grain` (the last may be shorter) and call `f(worker, piece)` for
-    /// each, whoever is free taking the next. Up to `grain` items run on the caller alone.
+    /// Cut `0..n` into pieces of `grain` (the last may be shorter) and call `f(worker, piece)` for each. Up to
+    /// `grain` items run on the caller alone.
+    ///
+    /// Each worker walks a share of neighbours from its front, so that what a kernel asks for behind its piece
+    /// is what its worker reads next; who is done takes pieces off the ends of others' shares.
     pub(crate) fn for_each(&self, n: usize, grain: usize, f: impl Fn(usize, Range<usize>) + Sync) {
         let grain = grain.max(1);
         if n <= grain || self.threads.is_empty() {
@@ -167,14 +212,20 @@ impl Pool {
             }
             return;
         }
-        let next = AtomicUsize::new(0);
-        self.run(&|worker| {
-            loop {
-                let start = next.fetch_add(grain, Ordering::Relaxed);
-                if start >= n {
-                    break;
+        let (pieces, workers) = (n.div_ceil(grain), self.workers());
+        let turn = lock(&self.turn);
+        for (worker, share) in self.shares.iter().enumerate() {
+            share.set(pieces * worker / workers..pieces * (worker + 1) / workers);
+        }
+        self.region(turn, &|worker| {
+            let call = |piece: usize| f(worker, piece * grain..((piece + 1) * grain).min(n));
+            while let Some(piece) = self.shares[worker].take_first() {
+                call(piece);
+            }
+            for other in (worker + 1..workers).chain(0..worker) {
+                while let Some(piece) = self.shares[other].take_last() {
+                    call(piece);
                 }
-                f(worker, start..(start + grain).min(n));
             }
         });
     }
