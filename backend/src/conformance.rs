@@ -26,7 +26,8 @@ pub enum Precision {
     /// Everything in f32.
     F32,
     /// Inputs of products with bf16 and fp8 weights are rounded to bf16, those of products with blocks to
-    /// 8-bit integers that share a scale among 32; queries and weights of attention over bf16 are rounded to bf16.
+    /// 8-bit integers that share a scale among 32; queries and weights of attention over bf16 and fp8 are rounded
+    /// to bf16.
     Bf16,
 }
 
@@ -359,7 +360,9 @@ pub fn attention_error(precision: Precision, format: KvFormat, head_dim: usize) 
     match (precision, format) {
         // Half a unit of bfloat16, 2^-9, of each query: √head_dim times that in a score, a relative error of its
         // weight as of the sum it is divided by. Then the weight's own.
-        (Precision::Bf16, KvFormat::BF16) => (2.0 * (head_dim as f32).sqrt() + 2.0) / 512.0,
+        (Precision::Bf16, KvFormat::BF16 | KvFormat::F8E4M3 | KvFormat::F8E5M2) => {
+            (2.0 * (head_dim as f32).sqrt() + 2.0) / 512.0
+        }
         _ => 0.0,
     }
 }

@@ -154,8 +154,8 @@ pub enum Compute {
     /// Everything in f32; weights are expanded exactly.
     F32,
     /// Inputs that meet bf16 or fp8 weights are rounded to bf16, those that meet blocks to 8-bit integers
-    /// with a scale for each 32; queries and weights of attention that meet bf16 are rounded to bf16. Sums and
-    /// all else stay f32.
+    /// with a scale for each 32; queries and weights of attention that meet bf16 or fp8 are rounded to bf16. Sums
+    /// and all else stay f32.
     #[default]
     Bf16,
 }
@@ -288,10 +288,12 @@ impl Kernels {
     /// The kernel for keys and values in `format`, and how queries must lie to meet them.
     fn attention(&self, format: KvFormat) -> (AttendEntry, Queries) {
         let plain = (self.entries.attend)(format);
-        match (self.compute, format, self.entries.native_attend) {
-            (Compute::Bf16, KvFormat::BF16, Some(native)) => (native, Queries::Pairs),
-            (Compute::Bf16, KvFormat::BF16, None) => (plain, Queries::Rounded),
-            _ => (plain, Queries::Exact),
+        match (self.compute, format, (self.entries.native_attend)(format)) {
+            (Compute::F32, ..) | (_, KvFormat::F32 | KvFormat::Q8_0, _) => (plain, Queries::Exact),
+            (Compute::Bf16, KvFormat::BF16 | KvFormat::F8E4M3 | KvFormat::F8E5M2, None) => (plain, Queries::Rounded),
+            (Compute::Bf16, KvFormat::BF16 | KvFormat::F8E4M3 | KvFormat::F8E5M2, Some(native)) => {
+                (native, Queries::Pairs)
+            }
         }
     }
 

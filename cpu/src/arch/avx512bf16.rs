@@ -7,11 +7,12 @@
 
 use std::arch::x86_64::*;
 
-use quern_backend::quant::fp8::E4M3;
+use half::bf16;
+use quern_backend::{KvFormat, quant::fp8::E4M3};
 
-use super::{Entries, avx512::Avx512};
+use super::{AttendEntry, Entries, avx512::Avx512};
 use crate::{
-    attention::{self, Pairs, Partition, Words},
+    attention::{self, Brain, E4m3, E5m2, Pairs, Partition, Words},
     dot::{Dot, Layout},
     gemm::{self, Gemm},
     roof::CHAINS,
@@ -42,9 +43,11 @@ impl Dot<Avx512> for Bf16Native {
 /// E4M3 bytes, made bfloat16 in registers.
 pub(crate) struct Fp8Native;
 
-/// The bfloat16 of E4M3 magnitudes by their low five bits, where moving bits does not give them: the eight
-/// below the normal ones, and NaN.
-static RARE: [u16; 32] = {
+/// The bfloat16 of magnitudes of 8 bits by their low five, where moving bits does not give them: those below the
+/// normal ones, and the last, which are not numbers.
+type Rare = [u16; 32];
+
+static RARE_E4M3: Rare = {
     let mut table = [0; 32];
     let mut byte = 0;
     while byte < 8 {
@@ -55,23 +58,46 @@ static RARE: [u16; 32] = {
     table
 };
 
-/// 32 E4M3 bytes as bfloat16, in order.
+static RARE_E5M2: Rare = {
+    let mut table = [0; 32];
+    let mut byte = 0;
+    while byte < 4 {
+        table[byte] = ((byte as f32 / 65536.0).to_bits() >> 16) as u16;
+        byte += 1;
+    }
+    table[28] = (f32::INFINITY.to_bits() >> 16) as u16;
+    let mut byte = 29;
+    while byte < 32 {
+        table[byte] = (f32::NAN.to_bits() >> 16) as u16;
+        byte += 1;
+    }
+    table
+};
+
+/// 32 bytes of a sign, an exponent and a mantissa of `MANTISSA` bits as bfloat16, in order; the magnitudes from
+/// `LAST` on are not numbers.
 ///
-/// Both have a sign, an exponent and a mantissa, so normal magnitudes move up by 4 bits and change their
-/// bias from 7 to 127. A table of all 128 magnitudes needs two permutations of three instructions each and
-/// held products of one token to 41 % of what memory allows.
+/// Normal magnitudes move up and change their bias. A table of all 128 magnitudes needs two permutations of three
+/// instructions each and held products of one token to 41 % of what memory allows.
 #[inline(always)]
-unsafe fn expand_e4m3(from: *const u8) -> __m512i {
+unsafe fn expand<const MANTISSA: u32, const LAST: i16>(from: *const u8, table: &Rare) -> __m512i {
+    let (bias, smallest) = ((1i16 << (6 - MANTISSA)) - 1, 1i16 << MANTISSA);
     let codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast()));
     let magnitudes = _mm512_and_si512(codes, _mm512_set1_epi16(0x7f));
-    let normal = _mm512_add_epi16(_mm512_slli_epi16::<4>(magnitudes), _mm512_set1_epi16(120 << 7));
-    // Less 8, those below the normal ones wrap around to the top, where NaN, 127 less 8, is already.
-    let less = _mm512_sub_epi16(magnitudes, _mm512_set1_epi16(8));
-    let rare = _mm512_cmpge_epu16_mask(less, _mm512_set1_epi16(127 - 8));
-    let table = _mm512_loadu_si512(RARE.as_ptr().cast());
-    let magnitudes = _mm512_mask_permutexvar_epi16(normal, rare, codes, table);
+    let moved = if MANTISSA == 3 { _mm512_slli_epi16::<4>(magnitudes) } else { _mm512_slli_epi16::<5>(magnitudes) };
+    let normal = _mm512_add_epi16(moved, _mm512_set1_epi16((127 - bias) << 7));
+    // Less the smallest normal one, those below wrap around to the top, where the last are already.
+    let less = _mm512_sub_epi16(magnitudes, _mm512_set1_epi16(smallest));
+    let rare = _mm512_cmpge_epu16_mask(less, _mm512_set1_epi16(LAST - smallest));
+    let magnitudes = _mm512_mask_permutexvar_epi16(normal, rare, codes, _mm512_loadu_si512(table.as_ptr().cast()));
     let sign = _mm512_and_si512(_mm512_slli_epi16::<8>(codes), _mm512_set1_epi16(i16::MIN));
     _mm512_or_si512(magnitudes, sign)
+}
+
+/// 32 E4M3 bytes as bfloat16.
+#[inline(always)]
+unsafe fn expand_e4m3(from: *const u8) -> __m512i {
+    expand::<3, 127>(from, &RARE_E4M3)
 }
 
 impl Dot<Avx512> for Fp8Native {
@@ -130,13 +156,23 @@ impl Pairs for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn interleave(even: *const u16, odd: *const u16) -> [__m512; 2] {
-        let [even, odd] = [_mm512_loadu_si512(even.cast()), _mm512_loadu_si512(odd.cast())];
+    unsafe fn interleave(even: __m512, odd: __m512) -> [__m512; 2] {
+        let [even, odd] = [_mm512_castps_si512(even), _mm512_castps_si512(odd)];
         let [first, last] = [_mm512_loadu_si512(FIRST.as_ptr().cast()), _mm512_loadu_si512(LAST.as_ptr().cast())];
         [
             _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, first, odd)),
             _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, last, odd)),
         ]
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_words(from: *const u8) -> __m512 {
+        _mm512_castsi512_ps(expand_e4m3(from))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e5m2_words(from: *const u8) -> __m512 {
+        _mm512_castsi512_ps(expand::<2, 124>(from, &RARE_E5M2))
     }
 
     #[inline(always)]
@@ -164,15 +200,56 @@ static LAST: [u16; 32] = side_by_side(16);
 /// # Safety
 /// The CPU has the features named; the rest is the contract of `Kernels::attend`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-unsafe fn attend(partition: &mut Partition<'_>) {
-    attention::attend::<Avx512, Words, 8>(partition);
+unsafe fn attend<B: Brain<Avx512>>(partition: &mut Partition<'_>) {
+    attention::attend::<Avx512, Words<B>, 8>(partition);
+}
+
+fn native_attend(format: KvFormat) -> Option<AttendEntry> {
+    match format {
+        KvFormat::BF16 => Some(attend::<bf16>),
+        KvFormat::F8E4M3 => Some(attend::<E4m3>),
+        KvFormat::F8E5M2 => Some(attend::<E5m2>),
+        KvFormat::F32 | KvFormat::Q8_0 => None,
+    }
 }
 
 /// The kernels of AVX-512 with VNNI, which every CPU with BF16 has, with these in place of its own.
 pub(crate) const ENTRIES: Entries = Entries {
     native_bf16: Some(gemm_bf16),
     native_fp8: Some(gemm_fp8),
-    native_attend: Some(attend),
+    native_attend,
     native_chains: Some(native_chains),
     ..super::avx512vnni::ENTRIES
 };
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::*;
+    use crate::Isa;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+    unsafe fn expanded(from: &[u8; 32]) -> [[bf16; 32]; 2] {
+        [Avx512::load_e4m3_words(from.as_ptr()), Avx512::load_e5m2_words(from.as_ptr())]
+            .map(|words| std::mem::transmute::<__m512, [bf16; 32]>(words))
+    }
+
+    #[test]
+    fn every_code_of_8_bits_is_the_same_number_in_bfloat16() {
+        if !Isa::Avx512Bf16.is_available() {
+            eprintln!("SKIPPED: this CPU has no AVX-512 BF16");
+            return;
+        }
+        for first in (0..=255u8).step_by(32) {
+            let codes: [u8; 32] = std::array::from_fn(|i| first + i as u8);
+            // SAFETY: the CPU has the features.
+            let [e4m3, e5m2] = unsafe { expanded(&codes) };
+            for (i, code) in codes.into_iter().enumerate() {
+                let same = |got: bf16, want: f32| got.to_f32() == want || got.is_nan() && want.is_nan();
+                assert!(same(e4m3[i], E4M3[usize::from(code)]), "E4M3 {code:#x}: {}", e4m3[i]);
+                assert!(same(e5m2[i], f16::from_le_bytes([0, code]).to_f32()), "E5M2 {code:#x}: {}", e5m2[i]);
+            }
+        }
+    }
+}

@@ -65,8 +65,8 @@ pub(crate) struct Entries {
     pub(crate) weighted_sum: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
     /// Attention over one partition, by what its pages store.
     pub(crate) attend: fn(KvFormat) -> AttendEntry,
-    /// The same over bfloat16 in pairs.
-    pub(crate) native_attend: Option<AttendEntry>,
+    /// The same in pairs of bfloat16, where there are any.
+    pub(crate) native_attend: fn(KvFormat) -> Option<AttendEntry>,
     pub(crate) fold: unsafe fn(&mut [f32], &[f32], usize),
     pub(crate) peak: unsafe fn(&[f32]) -> Option<f32>,
     /// See `roof.rs`.
@@ -174,7 +174,7 @@ macro_rules! entries {
                 silu_mul,
                 weighted_sum,
                 attend,
-                native_attend: None,
+                native_attend: |_| None,
                 fold,
                 peak,
                 chains,

@@ -49,10 +49,13 @@ pub(crate) trait Columns<L: Bytes> {
     unsafe fn take(&mut self, k: usize, column: L::F);
 }
 
-/// The formats that become f32 one by one, and `load`, 16 features from `d` on.
+/// The formats that become f32 one by one, whether the odd of two is added first, and `load`, 16 features from
+/// `d` on.
 macro_rules! one_by_one {
-    ($format:ty, |$lanes:ident, $head:ident, $d:ident| $load:expr) => {
+    ($format:ty, $odd_first:literal, |$lanes:ident, $head:ident, $d:ident| $load:expr) => {
         impl<$lanes: Bytes> Element<$lanes> for $format {
+            const ODD_FIRST: bool = $odd_first;
+
             #[inline(always)]
             unsafe fn columns(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<$lanes>) {
                 for half in 0..VECTORS {
@@ -64,6 +67,7 @@ macro_rules! one_by_one {
                     }
                     let columns = $lanes::transpose(rows);
                     for i in 0..LANES {
+                        let i = i ^ usize::from($odd_first);
                         to.take(d + half * LANES + i, columns[i]);
                     }
                 }
@@ -82,7 +86,7 @@ macro_rules! one_by_one {
     };
 }
 
-one_by_one!(f32, |L, head, d| L::load(head.cast::<f32>().add(d)));
+one_by_one!(f32, false, |L, head, d| L::load(head.cast::<f32>().add(d)));
 
 impl<L: Bytes> Element<L> for bf16 {
     const ODD_FIRST: bool = true;
@@ -90,7 +94,11 @@ impl<L: Bytes> Element<L> for bf16 {
     /// Two features are one word: half as much to turn over.
     #[inline(always)]
     unsafe fn columns(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>) {
-        let words = L::transpose(words_of::<L>(heads, d));
+        let mut words = [L::splat(0.0); LANES];
+        for j in 0..LANES {
+            words[j] = L::load(heads[j].add(2 * d).cast());
+        }
+        let words = L::transpose(words);
         for i in 0..LANES {
             let mut pairs = [0.0f32; LANES];
             L::store(pairs.as_mut_ptr(), words[i]);
@@ -107,30 +115,20 @@ impl<L: Bytes> Element<L> for bf16 {
     }
 }
 
-/// Features `d..d + 32` of 16 heads in bfloat16, two in each word.
-#[inline(always)]
-pub(super) unsafe fn words_of<L: Bytes>(heads: [*const u8; LANES], d: usize) -> [L::F; LANES] {
-    let mut rows = [L::splat(0.0); LANES];
-    for j in 0..LANES {
-        rows[j] = L::load(heads[j].add(2 * d).cast());
-    }
-    rows
-}
-
 /// `KvFormat::F8E4M3`.
 pub(crate) struct E4m3;
 
-one_by_one!(E4m3, |L, head, d| L::load_e4m3(head.add(d)));
+one_by_one!(E4m3, true, |L, head, d| L::load_e4m3(head.add(d)));
 
 /// `KvFormat::F8E5M2`.
 pub(crate) struct E5m2;
 
-one_by_one!(E5m2, |L, head, d| L::load_e5m2(head.add(d)));
+one_by_one!(E5m2, true, |L, head, d| L::load_e5m2(head.add(d)));
 
 /// `KvFormat::Q8_0`.
 pub(crate) struct Q8;
 
-one_by_one!(Q8, |L, head, d| {
+one_by_one!(Q8, false, |L, head, d| {
     let block = head.add(d / FEATURES * (2 + FEATURES));
     // The vector's conversion, since the scalar one asks the CPU each time; a block has bytes enough.
     let mut halves = [0.0f32; LANES];

@@ -9,5 +9,5 @@ mod plan;
 pub(crate) use element::{E4m3, E5m2, Element, FEATURES, Q8};
 pub(crate) use kernel::{PARTITION, Partition, attend, fold};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use pairs::{Pairs, Words};
+pub(crate) use pairs::{Brain, Pairs, Words};
 pub(crate) use plan::{AttentionScratch, Queries, Step};

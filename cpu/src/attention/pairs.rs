@@ -1,48 +1,86 @@
-//! [`Words`]: bfloat16 multiplied in pairs, where the CPU has an instruction for it.
+//! [`Words`]: what is bfloat16 or fits it, multiplied in pairs where the CPU has an instruction for it.
 //!
 //! A lane holds two neighbours, two features of a key or two positions of a value, the even one below; the query
 //! or the weights are packed alike. The instruction adds the odd product first, then the even one, each sum rounded
-//! to nearest, which is the order that [`bf16`](half::bf16) keeps elsewhere: the same bits, but for magnitudes
+//! to nearest, which is the order that these formats keep elsewhere: the same bits, but for magnitudes
 //! below 2^-126, which become zero here, and for values that are not finite: where a row sees an odd number of
 //! positions, the first that it does not see is multiplied by zero.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
+#![allow(clippy::needless_range_loop, reason = "closures over arrays of vectors are not always inlined")]
 
-use super::element::{Columns, Element, VECTORS, words_of};
+use std::marker::PhantomData;
+
+use half::bf16;
+
+use super::element::{Columns, E4m3, E5m2, Element, VECTORS};
 use crate::{bytes::Bytes, lanes::LANES};
 
 /// What an instruction set with pairs has beyond [`Bytes`].
 pub(crate) trait Pairs: Bytes {
     /// `sum + a.odd * b.odd + a.even * b.even`, in that order.
     unsafe fn dot_pairs(sum: Self::F, a: Self::F, b: Self::F) -> Self::F;
-    /// 32 bfloat16 from each, side by side: `even[i]` below `odd[i]` in lane `i`, then the next 16.
-    unsafe fn interleave(even: *const u16, odd: *const u16) -> [Self::F; VECTORS];
+    /// 32 bfloat16 of each, side by side: `even[i]` below `odd[i]` in lane `i`, then the next 16.
+    unsafe fn interleave(even: Self::F, odd: Self::F) -> [Self::F; VECTORS];
+    /// 32 E4M3 bytes as bfloat16.
+    unsafe fn load_e4m3_words(from: *const u8) -> Self::F;
+    /// 32 E5M2 bytes as bfloat16.
+    unsafe fn load_e5m2_words(from: *const u8) -> Self::F;
     /// The upper halves of 16 words: f32 that are bfloat16.
     unsafe fn store_upper_halves(to: *mut u16, v: Self::F);
 }
 
-/// `KvFormat::BF16`, in pairs.
-pub(crate) struct Words;
+/// A stored format whose numbers are bfloat16 too.
+pub(crate) trait Brain<L: Pairs> {
+    /// Features `d..d + 32` of a head, two in each word.
+    unsafe fn words(head: *const u8, d: usize) -> L::F;
+}
 
-/// What the last position is paired with if it is alone.
-static ZEROS: [u16; VECTORS * LANES] = [0; VECTORS * LANES];
+impl<L: Pairs> Brain<L> for bf16 {
+    #[inline(always)]
+    unsafe fn words(head: *const u8, d: usize) -> L::F {
+        L::load(head.add(2 * d).cast())
+    }
+}
 
-impl<L: Pairs> Element<L> for Words {
+impl<L: Pairs> Brain<L> for E4m3 {
+    #[inline(always)]
+    unsafe fn words(head: *const u8, d: usize) -> L::F {
+        L::load_e4m3_words(head.add(d))
+    }
+}
+
+impl<L: Pairs> Brain<L> for E5m2 {
+    #[inline(always)]
+    unsafe fn words(head: *const u8, d: usize) -> L::F {
+        L::load_e5m2_words(head.add(d))
+    }
+}
+
+/// `B`, in pairs.
+pub(crate) struct Words<B>(PhantomData<B>);
+
+impl<L: Pairs, B: Brain<L>> Element<L> for Words<B> {
     const STEP: usize = 2;
 
     #[inline(always)]
     unsafe fn columns(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>) {
-        let words = L::transpose(words_of::<L>(heads, d));
-        for (i, word) in words.into_iter().enumerate() {
-            to.take(d / 2 + i, word);
+        let mut words = [L::splat(0.0); LANES];
+        for j in 0..LANES {
+            words[j] = B::words(heads[j], d);
+        }
+        let words = L::transpose(words);
+        for i in 0..LANES {
+            to.take(d / 2 + i, words[i]);
         }
     }
 
     #[inline(always)]
     unsafe fn row(heads: &[*const u8], k: usize, d: usize) -> [L::F; VECTORS] {
-        let features = |head: &*const u8| head.cast::<u16>().wrapping_add(d);
-        let odd = heads.get(2 * k + 1).map_or(ZEROS.as_ptr(), features);
-        L::interleave(features(&heads[2 * k]), odd)
+        let even = B::words(heads[2 * k], d);
+        // The last position may be alone.
+        let odd = if 2 * k + 1 < heads.len() { B::words(heads[2 * k + 1], d) } else { L::splat(0.0) };
+        L::interleave(even, odd)
     }
 
     #[inline(always)]
