@@ -37,7 +37,7 @@ use crate::{
 pub(crate) const PARTITION: usize = 256;
 
 /// Positions of a block: with a head of 128, 16 KiB as f32.
-const BLOCK: usize = 2 * LANES;
+pub(super) const BLOCK: usize = 2 * LANES;
 
 /// Words of a partial result: the unnormalised output, then the maximum and the sum.
 pub(super) const fn partial_words(padded_dim: usize) -> usize {
@@ -50,6 +50,8 @@ pub(crate) struct Partition<'a> {
     pub(crate) keys: &'a [*const u8],
     /// The same for values.
     pub(crate) values: &'a [*const u8],
+    /// Keys that are read next, a block of them at most: they are asked for while the last values are weighed.
+    pub(crate) behind: &'a [*const u8],
     /// Bytes of one of them.
     pub(crate) head_bytes: usize,
     /// How many of the positions each row sees: at least 1, and no fewer than the row before.
@@ -124,7 +126,8 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element<L>, const Q: usize>(task: &mut 
     }
 
     for start in (0..count).step_by(BLOCK) {
-        let mut ahead = Ahead::of(&task.values[count.min(start + BLOCK)..], task.head_bytes);
+        let next = if start + BLOCK < count { &task.values[start + BLOCK..] } else { task.behind };
+        let mut ahead = Ahead::of(next, task.head_bytes);
         if direct {
             let end = count.min(start + BLOCK);
             in_tiles!(0..queries, Q, weigh::<L, E, _>(task, (start, end), true, &mut ahead));

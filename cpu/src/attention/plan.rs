@@ -11,7 +11,7 @@ use quern_backend::{HeadLayout, PagedBatch, Span};
 
 use super::{
     element::FEATURES,
-    kernel::{PARTITION, Partition, block_words, partial_words},
+    kernel::{BLOCK, PARTITION, Partition, block_words, partial_words},
 };
 use crate::{
     buffer::Buffer,
@@ -340,6 +340,9 @@ impl Step<'_> {
         let mut values = [std::ptr::null(); PARTITION];
         self.pages.addresses(pages, false, unit.head, start, &mut keys[..count]);
         self.pages.addresses(pages, true, unit.head, start, &mut values[..count]);
+        let behind = Self::visible(span, rows.end - 1).saturating_sub(start + PARTITION).min(BLOCK);
+        let mut keys_behind = [std::ptr::null(); BLOCK];
+        self.pages.addresses(pages, false, unit.head, start + PARTITION, &mut keys_behind[..behind]);
         let blind = rows.clone().take_while(|&row| Self::visible(span, row) <= start).count();
         let seeing = rows.start + blind..rows.end;
         let mut visible = [0; ROWS];
@@ -352,6 +355,7 @@ impl Step<'_> {
         let mut task = Partition {
             keys: &keys[..count],
             values: &values[..count],
+            behind: &keys_behind[..behind],
             head_bytes: head_bytes(self.pages.spec()),
             visible: &visible[..seeing.len()],
             queries: &bench.queries[blind * self.group() * words..][..queries * words],
