@@ -20,29 +20,30 @@ use tokio::{runtime::Runtime, sync::watch};
 
 fn main() -> ExitCode {
     let outcome = match Cli::from_arguments(env::args_os()) {
-        Ok(Cli { command: Job::Serve(args) }) => {
-            serve(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
-        }
-        Ok(Cli { command: Job::Convert(args) }) => {
-            convert::run(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
-        }
-        Ok(Cli { command: Job::Configure(args) }) => Ok(configure::run(&args)),
-        Ok(Cli { command: Job::Doctor(args) }) => {
-            doctor::run(&args).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
-        }
-        Ok(Cli { command: Job::Bench(job) }) => bench::run(&job).map_err(|error| error.to_string()),
-        Ok(Cli { command: Job::Client(command) }) => quern_bench::run(&command).map_err(|error| error.to_string()),
-        // Help and version too; exits with 2, or with 0 for those.
-        Err(CliError::Usage(error)) => error.exit(),
+        Ok(Cli { command }) => run(command),
+        Err(CliError::Usage(error)) => error.exit(), // with 2, or with 0 for help and version
         Err(CliError::ConfigFile(error)) => Err(error.to_string()),
     };
-    match outcome {
-        Ok(status) => status,
-        Err(error) => {
-            eprintln!("quern: error: {error}");
-            ExitCode::FAILURE
-        }
+    outcome.unwrap_or_else(|error| {
+        eprintln!("quern: error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(job: Job) -> Result<ExitCode, String> {
+    if !matches!(job, Job::Serve(_)) {
+        // Who reads a table through `head` has seen enough; a server outlives who reads its output.
+        sigpipe::reset();
     }
+    let done = match job {
+        Job::Serve(args) => serve(&args).map_err(|error| error.to_string()),
+        Job::Convert(args) => convert::run(&args).map_err(|error| error.to_string()),
+        Job::Doctor(args) => doctor::run(&args).map_err(|error| error.to_string()),
+        Job::Configure(args) => return Ok(configure::run(&args)),
+        Job::Bench(job) => return bench::run(&job).map_err(|error| error.to_string()),
+        Job::Client(command) => return quern_bench::run(&command).map_err(|error| error.to_string()),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn serve(args: &ServeArgs) -> Result<(), StartError> {

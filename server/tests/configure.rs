@@ -146,3 +146,16 @@ fn the_bytes_are_those_that_the_loader_counts() {
         }
     }
 }
+
+#[test]
+#[cfg(unix)]
+fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
+    use std::os::unix::process::ExitStatusExt;
+
+    const SIGPIPE: i32 = 13;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = Command::new(env!("CARGO_BIN_EXE_quern")).arg("configure").stdout(writer).output().unwrap();
+    assert_eq!(ended.status.signal(), Some(SIGPIPE), "{:?}", ended.status);
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+}
