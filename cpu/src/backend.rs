@@ -30,7 +30,9 @@ pub struct CpuConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum CpuError {
     /// No instruction set has this name.
-    #[error("unknown instruction set `{name}`; known are scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, neon")]
+    #[error(
+        "unknown instruction set `{name}`; known are scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, neon, neondot"
+    )]
     UnknownIsa {
         /// What was asked for.
         name: String,

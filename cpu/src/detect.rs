@@ -30,12 +30,14 @@ pub enum Isa {
     Avx512Bf16,
     /// NEON (every 64-bit Arm).
     Neon,
+    /// NEON with the 8-bit dot product (Armv8.2).
+    NeonDot,
 }
 
 impl Isa {
     /// All, the best last within an architecture.
-    pub const ALL: [Isa; 7] =
-        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Neon];
+    pub const ALL: [Isa; 8] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Neon, Isa::NeonDot];
 
     /// Features that this CPU lacks to run it.
     fn missing(self) -> Vec<&'static str> {
@@ -56,15 +58,24 @@ impl Isa {
             Isa::Avx512 => avx512,
             Isa::Avx512Vnni => [avx512, probe!("avx512vnni")].concat(),
             Isa::Avx512Bf16 => [avx512, probe!("avx512vnni", "avx512bf16")].concat(),
-            Isa::Neon => vec![("a 64-bit Arm CPU", false)],
+            Isa::Neon | Isa::NeonDot => vec![("a 64-bit Arm CPU", false)],
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn features(self) -> Vec<(&'static str, bool)> {
+        match self {
+            Isa::Scalar | Isa::Neon => Vec::new(),
+            Isa::NeonDot => vec![("dotprod", std::arch::is_aarch64_feature_detected!("dotprod"))],
+            _ => vec![("an x86-64 CPU", false)],
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn features(self) -> Vec<(&'static str, bool)> {
         match self {
             Isa::Scalar => Vec::new(),
-            Isa::Neon => vec![("a 64-bit Arm CPU", cfg!(target_arch = "aarch64"))],
+            Isa::Neon | Isa::NeonDot => vec![("a 64-bit Arm CPU", false)],
             _ => vec![("an x86-64 CPU", false)],
         }
     }
@@ -95,6 +106,8 @@ impl Isa {
             Isa::Avx512Bf16 => arch::avx512bf16::ENTRIES,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => arch::neon::ENTRIES,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => arch::neondot::ENTRIES,
             // The others are not available on this architecture, and `Kernels::choose` refuses them.
             _ => arch::scalar::ENTRIES,
         }
@@ -111,6 +124,7 @@ impl fmt::Display for Isa {
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Avx512Bf16 => "avx512bf16",
             Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
         })
     }
 }

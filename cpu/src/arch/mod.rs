@@ -18,6 +18,8 @@ pub(crate) mod avx512vnni;
 pub(crate) mod avxvnni;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neondot;
 pub(crate) mod scalar;
 
 use quern_backend::{KvFormat, QuantFormat};

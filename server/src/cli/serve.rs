@@ -238,7 +238,7 @@ pub struct ServeArgs {
 
     /// Instruction set of the kernels, to compare or to find a fault [default: the best this machine has]
     #[arg(long, value_name = "ISA", help_heading = "Machine",
-          value_parser = choices(&["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon"], &[]))]
+          value_parser = choices(&["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot"], &[]))]
     pub cpu_isa: Option<String>,
 
     /// Least severe level that is logged

@@ -1,0 +1,60 @@
+//! NEON with the 8-bit dot product (Armv8.2 and later): one instruction multiplies 16 pairs and adds them to 4
+//! lanes.
+
+use std::arch::{aarch64::*, asm};
+
+use super::{Entries, neon::Neon};
+use crate::bytes::Dot4;
+
+/// `sdot` on four registers.
+struct Sdot;
+
+/// `acc` and the four products of each group of signed bytes. Rust has the intrinsic only in nightly compilers.
+#[inline(always)]
+unsafe fn sdot(mut acc: int32x4_t, w: uint8x16_t, x: int32x4_t) -> int32x4_t {
+    asm!(
+        "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
+        acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
+        options(pure, nomem, nostack, preserves_flags)
+    );
+    acc
+}
+
+impl Dot4<Neon> for Sdot {
+    #[inline(always)]
+    unsafe fn start(sum: [int32x4_t; 4], by: u32) -> [int32x4_t; 4] {
+        <Neon as Dot4<Neon>>::start(sum, by)
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(mut acc: [int32x4_t; 4], w: [uint8x16_t; 4], x: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        for i in 0..4 {
+            if WIDE {
+                // As a signed byte the eighth bit is -128.
+                let eighth = vandq_u8(w[i], vdupq_n_u8(128));
+                acc[i] = sdot(acc[i], vandq_u8(w[i], vdupq_n_u8(127)), x[i]);
+                acc[i] = vsubq_s32(acc[i], sdot(vdupq_n_s32(0), eighth, x[i]));
+            } else {
+                acc[i] = sdot(acc[i], w[i], x[i]);
+            }
+        }
+        acc
+    }
+}
+
+super::panel_entries!(
+    #[target_feature(enable = "neon,dotprod")]
+    Neon,
+    Sdot,
+    few: 2,
+    many: [1, 2]
+);
+
+super::entries!(@fn
+    #[target_feature(enable = "neon,dotprod")]
+    int8_chains(rounds: usize, x: f32) -> f32 { crate::roof::int8_chains::<Neon, Sdot>(rounds, x) }
+);
+
+/// The kernels of NEON with these in place of its own.
+pub(crate) const ENTRIES: Entries =
+    Entries { panels_int8, int8: "8-bit dot product", int8_chains, ..super::neon::ENTRIES };
