@@ -357,14 +357,12 @@ fn attention<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng) {
 
 /// How far attention over values within ±1 may be off where its queries and weights are rounded.
 pub fn attention_error(precision: Precision, format: KvFormat, head_dim: usize) -> f32 {
-    match (precision, format) {
-        // Half a unit of bfloat16, 2^-9, of each query: √head_dim times that in a score, a relative error of its
-        // weight as of the sum it is divided by. Then the weight's own.
-        (Precision::Bf16, KvFormat::BF16 | KvFormat::F8E4M3 | KvFormat::F8E5M2) => {
-            (2.0 * (head_dim as f32).sqrt() + 2.0) / 512.0
-        }
-        _ => 0.0,
+    if precision == Precision::F32 || !format.is_in_bf16() {
+        return 0.0;
     }
+    // Half a unit of bfloat16, 2^-9, of each query: √head_dim times that in a score, a relative error of its weight
+    // as of the sum it is divided by. Then the weight's own.
+    (2.0 * (head_dim as f32).sqrt() + 2.0) / 512.0
 }
 
 fn attention_case<B: Backend>(backend: &B, precision: Precision, rng: &mut Rng, case: &AttentionCase) {

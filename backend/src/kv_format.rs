@@ -44,6 +44,14 @@ impl KvFormat {
         }
     }
 
+    /// Whether each number that it stores is a bfloat16 too.
+    pub const fn is_in_bf16(self) -> bool {
+        match self {
+            KvFormat::BF16 | KvFormat::F8E4M3 | KvFormat::F8E5M2 => true,
+            KvFormat::F32 | KvFormat::Q8_0 => false,
+        }
+    }
+
     /// Write `values` to `bytes`, `head_bytes(values.len())` of them. NaN stays NaN.
     pub fn encode(self, values: &[f32], bytes: &mut [u8]) {
         match self {

@@ -30,9 +30,7 @@ pub struct CpuConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum CpuError {
     /// No instruction set has this name.
-    #[error(
-        "unknown instruction set `{name}`; known are scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, neon, neondot"
-    )]
+    #[error("unknown instruction set `{name}`; known are {}", Isa::ALL.map(|isa| isa.to_string()).join(", "))]
     UnknownIsa {
         /// What was asked for.
         name: String,

@@ -67,7 +67,7 @@ pub(crate) struct Pool {
     threads: Vec<JoinHandle<()>>,
     /// Whoever holds it runs the present region.
     turn: Mutex<()>,
-    /// What is left of the present region, by worker.
+    /// What is left of the present region, by worker; set by whoever holds `turn`, before the epoch changes.
     shares: Vec<Share>,
 }
 

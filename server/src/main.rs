@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn run(job: Job) -> Result<ExitCode, String> {
-    if !matches!(job, Job::Serve(_)) {
+    if !matches!(&job, Job::Serve(args) if !args.print_config) {
         // Who reads a table through `head` has seen enough; a server outlives who reads its output.
         sigpipe::reset();
     }

@@ -2,8 +2,18 @@
 
 use std::arch::x86_64::*;
 
-use super::{Entries, avx512::Avx512};
-use crate::bytes::Dot4;
+use quern_backend::QuantFormat;
+
+use super::{Entries, PanelEntry, avx512::Avx512};
+use crate::{
+    bytes::Dot4,
+    gemm::Gemm,
+    panels::{
+        Panels,
+        format::{Codes, Scales, panel_format},
+        many,
+    },
+};
 
 /// `vpdpbusd` on 512 bits.
 pub(super) struct Vnni;
@@ -25,32 +35,23 @@ super::panel_entries!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     Avx512,
     Vnni,
-    few: 8,
-    many: [1, 8]
+    8
 );
 
-/// Panels two at a time.
-mod wide {
-    use super::{Avx512, Vnni};
-
-    crate::arch::panel_entries!(
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        Avx512,
-        Vnni,
-        few: 8,
-        many: [2, 6]
-    );
+/// Many tokens in tiles of two panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn wide_panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
+    if task.x_rows.len() > 8 { many::run::<Avx512, Vnni, C, S, 2, 6>(task) } else { panel_int8::<C, S>(task) }
 }
 
-super::entries!(@fn
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    int8_chains(rounds: usize, x: f32) -> f32 { crate::roof::int8_chains::<Avx512, Vnni>(rounds, x) }
-);
+fn wide_panels_int8(format: QuantFormat) -> PanelEntry {
+    panel_format!(format, wide_panel_int8)
+}
 
 /// The kernels of AVX-512 with these in place of its own.
 pub(crate) const ENTRIES: Entries = Entries {
     panels_int8,
-    wide_panels_int8: Some(wide::panels_int8),
+    wide_panels_int8: Some(wide_panels_int8),
     int8: "8-bit dot product",
     int8_chains,
     ..super::avx512::ENTRIES

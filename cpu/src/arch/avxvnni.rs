@@ -24,13 +24,7 @@ super::panel_entries!(
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     Avx2,
     Vnni,
-    few: 4,
-    many: [1, 4]
-);
-
-super::entries!(@fn
-    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    int8_chains(rounds: usize, x: f32) -> f32 { crate::roof::int8_chains::<Avx2, Vnni>(rounds, x) }
+    4
 );
 
 /// The kernels of AVX2 with these in place of its own.

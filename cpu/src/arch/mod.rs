@@ -88,10 +88,7 @@ macro_rules! entries {
         panels: [$dot:ty, $name:literal, $tokens:literal],
         attention: $queries:literal
     ) => {
-        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, few: $tokens, many: [1, $tokens]);
-        $crate::arch::entries!(@fn $(#[$attribute])? int8_chains(rounds: usize, x: f32) -> f32 {
-            $crate::roof::int8_chains::<$lanes, $dot>(rounds, x)
-        });
+        $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $tokens);
 
         $(#[$attribute])?
         unsafe fn panel_f32<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
@@ -192,24 +189,28 @@ macro_rules! entries {
 }
 pub(crate) use entries;
 
-/// Entry points for panels with 8-bit inputs. Up to `$few` tokens unpack in registers; more share what is
-/// unpacked to memory, in tiles of `$panels` and `$tokens`.
+/// Entry points for panels with 8-bit inputs in tiles of `$tokens`, and the peak loop of `$dot`. What one tile
+/// holds is unpacked in registers, more tokens share what is unpacked to memory.
 macro_rules! panel_entries {
-    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, few: $few:literal, many: [$panels:literal, $tokens:literal]) => {
+    ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $tokens:literal) => {
         $(#[$attribute])?
         unsafe fn panel_int8<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
-            if task.x_rows.len() > $few {
-                $crate::panels::many::run::<$lanes, $dot, C, S, $panels, $tokens>(task);
+            if task.x_rows.len() > $tokens {
+                $crate::panels::many::run::<$lanes, $dot, C, S, 1, $tokens>(task);
             } else {
-                $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $few>(task);
+                $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $tokens>(task);
             }
         }
 
-        pub(super) fn panels_int8(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
+        fn panels_int8(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
             $crate::panels::format::panel_format!(format, panel_int8)
         }
+
+        $crate::arch::entries!(@fn $(#[$attribute])? int8_chains(rounds: usize, x: f32) -> f32 {
+            $crate::roof::int8_chains::<$lanes, $dot>(rounds, x)
+        });
     };
 }
 pub(crate) use panel_entries;

@@ -46,13 +46,7 @@ super::panel_entries!(
     #[target_feature(enable = "neon,dotprod")]
     Neon,
     Sdot,
-    few: 2,
-    many: [1, 2]
-);
-
-super::entries!(@fn
-    #[target_feature(enable = "neon,dotprod")]
-    int8_chains(rounds: usize, x: f32) -> f32 { crate::roof::int8_chains::<Neon, Sdot>(rounds, x) }
+    2
 );
 
 /// The kernels of NEON with these in place of its own.

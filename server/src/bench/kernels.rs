@@ -234,10 +234,7 @@ impl Bench<'_> {
         let step = batch(rows, kv_len);
         let pairs: usize = (kv_len - rows + 1..=kv_len).sum();
         // What fits bfloat16 is multiplied as weights in bfloat16 are.
-        let like = match format {
-            KvFormat::BF16 | KvFormat::F8E4M3 | KvFormat::F8E5M2 => QuantFormat::BF16,
-            KvFormat::F32 | KvFormat::Q8_0 => QuantFormat::F32,
-        };
+        let like = if format.is_in_bf16() { QuantFormat::BF16 } else { QuantFormat::F32 };
         self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), like, |i| {
             backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
         });
