@@ -140,7 +140,7 @@ impl FromStr for Isa {
 
 /// Whether a core multiplies as many vectors of 512 bits a cycle as it loads inputs for: Intel's servers and AMD's
 /// cores since Zen 5. Those have a first-level cache of 48 KiB; Zen 4, which multiplies half as many, has 32. Some
-/// of Intel's clients have 48 KiB and multiply half as many: taking the wrong tile cost the Zen 4 4 %.
+/// of Intel's clients have 48 KiB and multiply half as many: taking the wrong way costs the Zen 4 a fifth.
 #[cfg(target_arch = "x86_64")]
 fn loads_are_scarce() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
@@ -379,7 +379,7 @@ mod tests {
     };
 
     #[test]
-    fn tiles_of_one_panel_and_of_two_give_the_same_bits() {
+    fn both_ways_through_panels_give_the_same_bits() {
         let pool = Pool::new(2).unwrap();
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             let kernels = Kernels::choose(Some(isa), Compute::Bf16).unwrap();

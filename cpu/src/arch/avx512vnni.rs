@@ -1,6 +1,6 @@
 //! AVX-512 with the 8-bit dot product: one instruction multiplies 64 pairs and adds them to 16 lanes.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use quern_backend::QuantFormat;
 
@@ -10,19 +10,20 @@ use crate::{
     gemm::Gemm,
     panels::{
         Panels,
+        direct::{self, Integers},
         format::{Codes, Scales, panel_format},
-        many,
+        staged,
     },
+    roof,
 };
 
 /// `vpdpbusd` on 512 bits.
 pub(super) struct Vnni;
 
 impl Dot4<Avx512> for Vnni {
-    /// See `avx2.rs`.
     #[inline(always)]
     unsafe fn start(sum: __m512i, by: u32) -> __m512i {
-        _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(1 << by), sum)
+        shift_left(sum, _mm512_set1_epi32(by as i32))
     }
 
     #[inline(always)]
@@ -31,21 +32,47 @@ impl Dot4<Avx512> for Vnni {
     }
 }
 
-super::panel_entries!(
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    Avx512,
-    Vnni,
-    8
-);
+/// A shift hidden from the compiler, which would move that of a splat into a scalar register. A multiplication, as
+/// in `avx2.rs`, would wait for the units of the dot products: it cost a Zen 4 a tenth of Q6_K's many tokens.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn shift_left(sum: __m512i, by: __m512i) -> __m512i {
+    let shifted;
+    // SAFETY: one instruction between registers.
+    unsafe {
+        asm!("vpsllvd {}, {}, {}", lateout(zmm_reg) shifted, in(zmm_reg) sum, in(zmm_reg) by,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    shifted
+}
+
+/// Tokens of a tile.
+const TOKENS: usize = 8;
+
+/// However many tokens, each tile unpacks in registers: a core that shifts and masks in other units than it
+/// multiplies in does so for nothing, while what `staged.rs` stores has to be loaded again.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
+    direct::run::<Avx512, Integers<Vnni, C, S>, TOKENS>(task);
+}
+
+fn panels_int8(format: QuantFormat) -> PanelEntry {
+    panel_format!(format, panel_int8)
+}
 
 /// Many tokens in tiles of two panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn wide_panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
-    if task.x_rows.len() > 8 { many::run::<Avx512, Vnni, C, S, 2, 6>(task) } else { panel_int8::<C, S>(task) }
+    if task.x_rows.len() > TOKENS { staged::run::<Avx512, Vnni, C, S, 2, 6>(task) } else { panel_int8::<C, S>(task) }
 }
 
 fn wide_panels_int8(format: QuantFormat) -> PanelEntry {
     panel_format!(format, wide_panel_int8)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn int8_chains(rounds: usize, x: f32) -> f32 {
+    roof::int8_chains::<Avx512, Vnni>(rounds, x)
 }
 
 /// The kernels of AVX-512 with these in place of its own.

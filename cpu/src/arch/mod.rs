@@ -53,7 +53,7 @@ pub(crate) struct Entries {
     pub(crate) native_fp8: Option<GemmEntry>,
     /// Products of panels with 8-bit inputs, by format of blocks.
     pub(crate) panels_int8: fn(QuantFormat) -> PanelEntry,
-    /// The same for cores that multiply as many vectors a cycle as they load, where it pays.
+    /// The same for cores that multiply as many vectors a cycle as they load, where another way pays there.
     pub(crate) wide_panels_int8: Option<fn(QuantFormat) -> PanelEntry>,
     /// The same with f32 inputs.
     pub(crate) panels_f32: fn(QuantFormat) -> PanelEntry,
@@ -94,7 +94,7 @@ macro_rules! entries {
         unsafe fn panel_f32<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
-            $crate::panels::few::run::<$lanes, $crate::panels::few::Expanded<C, S>, 4>(task);
+            $crate::panels::direct::run::<$lanes, $crate::panels::direct::Expanded<C, S>, 4>(task);
         }
 
         fn panels_f32(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
@@ -198,9 +198,9 @@ macro_rules! panel_entries {
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
             if task.x_rows.len() > $tokens {
-                $crate::panels::many::run::<$lanes, $dot, C, S, 1, $tokens>(task);
+                $crate::panels::staged::run::<$lanes, $dot, C, S, 1, $tokens>(task);
             } else {
-                $crate::panels::few::run::<$lanes, $crate::panels::few::Integers<$dot, C, S>, $tokens>(task);
+                $crate::panels::direct::run::<$lanes, $crate::panels::direct::Integers<$dot, C, S>, $tokens>(task);
             }
         }
 

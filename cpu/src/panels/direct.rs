@@ -1,4 +1,5 @@
-//! Products of panels with few tokens: the order of additions, and the loop that keeps up with memory.
+//! Products of panels unpacked in registers: the order of additions of all of them, and the loop that keeps up with
+//! memory.
 //!
 //! Naively, `out[t][r] = Σ_k w[r][k] * x[t][k]`. Here the 16 lanes are 16 rows, and columns are walked in
 //! order: per block of 32 columns the integers are multiplied and summed exactly, made f32, scaled by
