@@ -78,6 +78,7 @@ pub struct BlockFormat {
 }
 
 /// The binary16 at `at`, little-endian.
+#[inline]
 pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
     // Not `to_f32`, which asks the CPU for its features at each call: a tenth of a load.
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32_const()
@@ -85,6 +86,7 @@ pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
 
 /// Low nibbles of `bytes` to the first half of `quants`, high nibbles to the second: how a run of 4-bit
 /// elements is stored.
+#[inline]
 pub(super) fn nibbles(bytes: &[u8], quants: &mut [i8]) {
     let (low, high) = quants.split_at_mut(bytes.len());
     low.iter_mut().zip(bytes).for_each(|(quant, byte)| *quant = (byte & 15) as i8);

@@ -47,8 +47,8 @@ pub(crate) trait Codes {
     /// Whether codes use all 8 bits.
     const WIDE: bool;
 
-    /// Write the integers of all steps, `steps[s][4 * row + k]`.
-    fn pack(steps: &[[i8; BYTES]; STEPS], block: &mut [u8]);
+    /// Write the integers of one row, `steps[s][k]`, to a block whose bits for that row are zero.
+    fn pack(steps: &[[i8; STEP]; STEPS], row: usize, block: &mut [u8]);
     /// The integer of one row and column.
     fn unpack(block: &[u8], row: usize, col: usize) -> i8;
     /// The codes of step `s`. Contract: `lanes.rs`; `block` is `BYTES` long.
@@ -58,14 +58,20 @@ pub(crate) trait Codes {
 /// Integers in planes of `LOW` bits, and of `HIGH` bits above them.
 pub(crate) struct Planes<const LOW: usize, const HIGH: usize, const OFFSET: u32>;
 
-/// Lay `bits` bits from `from` on of every step's codes into planes.
+/// The bytes that `code` makes of a step, as a word.
 #[inline(always)]
-fn pack_bits(steps: &[[u8; BYTES]; STEPS], bits: usize, from: usize, planes: &mut [u8]) {
-    let (per_plane, mask) = (8 / bits, ((1u32 << bits) - 1) as u8);
+fn word(step: &[i8; STEP], code: impl Fn(i8) -> u8) -> u32 {
+    let &[a, b, c, d] = step;
+    u32::from_le_bytes([code(a), code(b), code(c), code(d)])
+}
+
+/// Lay `bits` bits from `from` on of one row's codes, a step a word, into planes.
+#[inline(always)]
+fn pack_bits(steps: &[u32; STEPS], bits: usize, from: usize, row: usize, planes: &mut [u8]) {
+    let (per_plane, mask) = (8 / bits, u32::from_ne_bytes([((1u32 << bits) - 1) as u8; STEP]));
     for (steps, plane) in steps.chunks_exact(per_plane).zip(planes.chunks_exact_mut(BYTES)) {
-        for (i, byte) in plane.iter_mut().enumerate() {
-            *byte = steps.iter().zip(0..).fold(0, |byte, (step, j)| byte | (step[i] >> from & mask) << (j * bits));
-        }
+        let word = steps.iter().zip(0..).fold(0, |word, (step, j)| word | (step >> from & mask) << (j * bits));
+        plane[STEP * row..STEP * (row + 1)].copy_from_slice(&word.to_le_bytes());
     }
 }
 
@@ -93,12 +99,17 @@ impl<const LOW: usize, const HIGH: usize, const OFFSET: u32> Codes for Planes<LO
     const OFFSET: u32 = OFFSET;
     const WIDE: bool = LOW + HIGH == 8;
 
-    fn pack(steps: &[[i8; BYTES]; STEPS], block: &mut [u8]) {
-        let codes = steps.map(|step| step.map(|q| (q as u8).wrapping_add(OFFSET as u8)));
+    #[inline(always)]
+    fn pack(steps: &[[i8; STEP]; STEPS], row: usize, block: &mut [u8]) {
+        // As many bits as the integers have, half of which are below zero: adding the offset is flipping its bit.
+        // What it leaves above those bits is masked.
+        let offset = u32::from_ne_bytes([OFFSET as u8; STEP]);
+        let mut codes = [0; STEPS];
+        codes.iter_mut().zip(steps).for_each(|(code, step)| *code = word(step, |q| q as u8) ^ offset);
         let (low, high) = block.split_at_mut(LOW * BYTES);
-        pack_bits(&codes, LOW, 0, low);
+        pack_bits(&codes, LOW, 0, row, low);
         if HIGH > 0 {
-            pack_bits(&codes, HIGH, LOW, high);
+            pack_bits(&codes, HIGH, LOW, row, high);
         }
     }
 
@@ -135,6 +146,16 @@ pub(crate) trait Codebook {
         }
         shifted
     };
+    /// The code of each value, taken as a `u8`. Where two codes mean one value, the first of them.
+    const CODES: [u8; 256] = {
+        let mut codes = [0; 256];
+        let mut i = 16;
+        while i > 0 {
+            i -= 1;
+            codes[Self::VALUES[i] as u8 as usize] = i as u8;
+        }
+        codes
+    };
 }
 
 /// See [`NON_LINEAR`].
@@ -161,11 +182,11 @@ impl<B: Codebook> Codes for Chosen<B> {
     const OFFSET: u32 = B::OFFSET;
     const WIDE: bool = B::OFFSET == 128;
 
-    fn pack(steps: &[[i8; BYTES]; STEPS], block: &mut [u8]) {
-        // Where two codes mean one value, the first of them. Rows behind the last hold zeros, which a
-        // codebook may lack; any code will do for them.
-        let code = |q| B::VALUES.iter().position(|&value| value == q).unwrap_or(0) as u8;
-        pack_bits(&steps.map(|step| step.map(code)), 4, 0, block);
+    #[inline(always)]
+    fn pack(steps: &[[i8; STEP]; STEPS], row: usize, block: &mut [u8]) {
+        let mut codes = [0; STEPS];
+        codes.iter_mut().zip(steps).for_each(|(code, step)| *code = word(step, |q| B::CODES[q as u8 as usize]));
+        pack_bits(&codes, 4, 0, row, block);
     }
 
     fn unpack(block: &[u8], row: usize, col: usize) -> i8 {
@@ -220,6 +241,7 @@ impl<const BRAIN: bool, const MINS: bool> Scales for Plain<BRAIN, MINS> {
     const MINS: bool = MINS;
     const BYTES: usize = if MINS { 2 * HALVES } else { HALVES };
 
+    #[inline(always)]
     fn pack(block: &Block, row: usize, scales: &mut [u8]) {
         let bits = if BRAIN { bf16::from_f32(block.scale).to_bits() } else { f16::from_f32(block.scale).to_bits() };
         put_half(scales, row, bits);
@@ -269,6 +291,7 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
     const MINS: bool = MINS;
     const BYTES: usize = Self::KINDS * (HALVES + 8 * GROUPS * LANES);
 
+    #[inline(always)]
     fn pack(block: &Block, row: usize, scales: &mut [u8]) {
         put_half(scales, row, f16::from_f32(block.scale).to_bits());
         if MINS {

@@ -9,7 +9,10 @@
 //! exactly ([`Panels::decode_row`]). The mapped file is told that it will not be read again, matrix by matrix,
 //! so that weights are not held twice even while they are loaded.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use quern_backend::{PackedMatrix, QuantFormat, quant::Block};
 
@@ -54,38 +57,56 @@ pub(crate) struct Panels {
     start: usize,
 }
 
+/// Where one of several matrices is repacked to.
+struct Place {
+    shape: PanelShape,
+    /// Panels of the matrices before it.
+    panel: usize,
+    /// Their bytes.
+    byte: usize,
+    /// Panels of its own that are not packed yet.
+    left: AtomicUsize,
+}
+
 impl Panels {
     /// Repack `matrices` into one region; `None` if the operating system has no room for it.
     pub(crate) fn pack(pool: &Pool, matrices: &[&PackedMatrix]) -> Option<Vec<Self>> {
-        let sizes = matrices.iter().map(|m| {
-            let shape = PanelShape::of(m.format(), m.cols());
-            (shape, m.rows().div_ceil(LANES) * shape.bytes)
-        });
-        let mut region = Region::zeroed(sizes.clone().map(|(_, bytes)| bytes).sum())?;
-        let mut start = 0;
-        let mut starts = Vec::with_capacity(matrices.len());
-        for (matrix, (shape, bytes)) in matrices.iter().zip(sizes.clone()) {
-            let all = region.disjoint();
-            pool.for_each(matrix.rows().div_ceil(LANES), 1, |_, range| {
-                for panel in range {
-                    let at = start + panel * shape.bytes;
-                    // SAFETY: each panel is one worker's.
-                    let out = unsafe { all.part(at..at + shape.bytes) };
-                    pack_panel(matrix, panel * LANES, shape, out);
+        // Where each matrix's panels begin, counted in panels and in bytes.
+        let (mut panels, mut bytes) = (0, 0);
+        let places: Vec<_> = matrices
+            .iter()
+            .map(|matrix| {
+                let (shape, count) = (PanelShape::of(matrix.format(), matrix.cols()), matrix.rows().div_ceil(LANES));
+                let place = Place { shape, panel: panels, byte: bytes, left: AtomicUsize::new(count) };
+                panels += count;
+                bytes += count * shape.bytes;
+                place
+            })
+            .collect();
+        let mut region = Region::zeroed(bytes)?;
+        let all = region.disjoint();
+        pool.for_each(panels, 1, |_, range| {
+            for panel in range {
+                let index = places.partition_point(|place| place.panel <= panel) - 1;
+                let (matrix, place) = (matrices[index], &places[index]);
+                let nth = panel - place.panel;
+                let at = place.byte + nth * place.shape.bytes;
+                // SAFETY: each panel is one worker's.
+                let out = unsafe { all.part(at..at + place.shape.bytes) };
+                pack_panel(matrix, nth * LANES, place.shape, out);
+                if place.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    matrix.release();
                 }
-            });
-            matrix.release();
-            starts.push(start);
-            start += bytes;
-        }
+            }
+        });
         let region = Arc::new(region);
-        let panels = matrices.iter().zip(sizes).zip(starts).map(|((matrix, (shape, _)), start)| Self {
+        let panels = matrices.iter().zip(places).map(|(matrix, place)| Self {
             format: matrix.format(),
             rows: matrix.rows(),
             cols: matrix.cols(),
-            shape,
+            shape: place.shape,
             region: Arc::clone(&region),
-            start,
+            start: place.byte,
         });
         Some(panels.collect())
     }
@@ -128,23 +149,19 @@ fn pack_panel(matrix: &PackedMatrix, first: usize, shape: PanelShape, out: &mut 
     pack(matrix, first, scales, codes);
 }
 
+/// Row by row, so that the file is read in order; what is written over and over is a panel, which caches hold.
 fn pack_panel_of<C: Codes, S: Scales>(matrix: &PackedMatrix, first: usize, scales: &mut [u8], codes: &mut [u8]) {
     let format = matrix.format().blocks().expect("a format of blocks");
-    let rows = LANES.min(matrix.rows() - first);
     let mut block = Block::ZERO;
-    let mut steps = [[[0i8; BYTES]; STEPS]; quern_backend::quant::block::MAX_ELEMENTS / BLOCK];
-    let pieces = scales.chunks_exact_mut(S::BYTES).zip(codes.chunks_exact_mut(S::BLOCKS * C::BYTES));
-    for (b, (scales, codes)) in pieces.enumerate() {
-        for row in 0..rows {
-            (format.unpack)(&matrix.row(first + row)[b * format.bytes..(b + 1) * format.bytes], &mut block);
+    for row in 0..LANES.min(matrix.rows() - first) {
+        let pieces = scales.chunks_exact_mut(S::BYTES).zip(codes.chunks_exact_mut(S::BLOCKS * C::BYTES));
+        for (bytes, (scales, codes)) in matrix.row(first + row).chunks_exact(format.bytes).zip(pieces) {
+            (format.unpack)(bytes, &mut block);
             S::pack(&block, row, scales);
-            for (steps, quants) in steps.iter_mut().zip(block.quants.chunks_exact(BLOCK)) {
-                for (step, quants) in steps.iter_mut().zip(quants.chunks_exact(STEP)) {
-                    step[STEP * row..STEP * (row + 1)].copy_from_slice(quants);
-                }
-            }
+            let (steps, _) = block.quants.as_chunks::<STEP>();
+            let (steps, _) = steps.as_chunks::<STEPS>();
+            codes.chunks_exact_mut(C::BYTES).zip(steps).for_each(|(codes, steps)| C::pack(steps, row, codes));
         }
-        codes.chunks_exact_mut(C::BYTES).zip(&steps).for_each(|(codes, steps)| C::pack(steps, codes));
     }
 }
 
