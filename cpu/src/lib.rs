@@ -19,6 +19,7 @@ mod gemm;
 mod int8;
 mod kv_cache;
 mod lanes;
+mod latch;
 mod matrix;
 mod memory;
 mod moe;

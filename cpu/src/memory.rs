@@ -150,4 +150,13 @@ impl<'a, T> Disjoint<'a, T> {
         // SAFETY: in bounds by the assertion; exclusive by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
+    /// A part of it, to read.
+    ///
+    /// # Safety
+    /// While it is borrowed nobody holds a part that overlaps it.
+    pub(crate) unsafe fn read(&self, range: Range<usize>) -> &[T] {
+        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {}", self.len);
+        // SAFETY: in bounds by the assertion; nobody writes by this function's contract.
+        unsafe { std::slice::from_raw_parts(self.start.add(range.start), range.len()) }
+    }
 }

@@ -1,13 +1,17 @@
 //! Mixture of experts: tokens grouped by expert, so that each expert's weights are read once a step.
 //!
-//! A *slot* is one (token, choice) pair: token `slot / top_k`, choice `slot % top_k`. Three passes, a
-//! barrier between them:
+//! A *slot* is one (token, choice) pair: token `slot / top_k`, choice `slot % top_k`. Slots grouped by expert stand
+//! in *places*. One parallel region computes all experts, a second one adds up:
 //!
 //! ```text
-//! gate, up, SiLU   (expert, rows of inner,  its slots) ─▶ inner[slot]     x[token of slot]
-//! down             (expert, rows of hidden, its slots) ─▶ products[slot]  inner[slot]
-//! sum              (token, columns)                    ─▶ out[token]      products[its slots, in order]
+//! gate, up, SiLU   (expert, rows of inner,  its places) ─▶ inner[place]    x[token of place]
+//! down             (expert, rows of hidden, its places) ─▶ products[slot]  inner[place]
+//! ─ barrier
+//! sum              (token, columns)                     ─▶ out[token]      products[its slots, in order]
 //! ```
+//!
+//! Between the first two there is no barrier: down waits for the places that it reads, up to 48 of one expert, while
+//! others are still being made. Whoever made the last rows of them prepares them for down.
 //!
 //! The last pass adds in the routing's order, whatever the grouping was. An expert without slots costs a
 //! look at a counter.
@@ -20,10 +24,11 @@ use crate::{
     buffer::{Buffer, Routing},
     detect::Kernels,
     gemm::Gemm,
+    latch::Latches,
     matrix::{Cut, Matrix},
     memory::{AlignedVec, Disjoint},
     pool::Pool,
-    product::{Prepared, UNIT_TOKENS, Unit, cut_matrix, grain},
+    product::{Prepared, UNIT_TOKENS, Unit, cut_matrix, is_small},
 };
 
 /// Elements of products that the caller sums sooner than a second worker wakes.
@@ -69,11 +74,15 @@ struct Bench {
 pub(crate) struct MoeScratch {
     inputs: Prepared,
     inner_inputs: Prepared,
-    /// `[slots, inner]`.
+    /// `[places, inner]`.
     inner: AlignedVec,
     /// `[slots, hidden]`.
     products: AlignedVec,
+    /// Gate and up.
     units: Vec<Unit>,
+    down_units: Vec<Unit>,
+    /// One before the places of each unit, by the first of them.
+    latches: Latches,
     /// Where each expert's slots begin in `slots`; one more than experts.
     starts: Vec<usize>,
     /// Slots by expert, in order of token within one.
@@ -94,6 +103,8 @@ impl MoeScratch {
             inner: AlignedVec::default(),
             products: AlignedVec::default(),
             units: Vec::new(),
+            down_units: Vec::new(),
+            latches: Latches::default(),
             starts: Vec::new(),
             slots: Vec::new(),
             tokens: Vec::new(),
@@ -154,6 +165,8 @@ pub(crate) fn moe(
         inner: rows_inner,
         products,
         units,
+        down_units,
+        latches,
         starts,
         slots,
         tokens,
@@ -167,21 +180,31 @@ pub(crate) fn moe(
     let formats = in_use.clone().flat_map(|e| [experts.gate[e].format(), experts.up[e].format()]);
     inputs.prepare(kernels, pool, x.values(), hidden, formats);
     units.clear();
-    let mut widest = 0;
+    down_units.clear();
+    let (mut widest, mut widest_down) = (0, 0);
     for e in in_use.clone() {
+        let slots = MoeScratch::slots_of(starts, e);
         let cut = experts.gate[e].cut().beside(experts.up[e].cut());
         widest = widest.max(cut.row_bytes);
-        cut_matrix(units, e, (inner, cut), MoeScratch::slots_of(starts, e), share);
+        cut_matrix(units, e, (inner, cut), slots.clone(), share);
+        let cut = experts.down[e].cut();
+        widest_down = widest_down.max(cut.row_bytes);
+        cut_matrix(down_units, e, (hidden, cut), slots, share);
     }
-    let all_inner = rows_inner.at_least(slots.len() * inner);
+    latches.reset(slots.len());
+    units.iter().for_each(|unit| latches.expect(unit.token));
+    let inner_rows = Disjoint::new(rows_inner.at_least(slots.len() * inner));
+    let room = inner_inputs.room(kernels, slots.len(), inner, in_use.map(|e| experts.down[e].format()));
+    let products = products.at_least(slots.len() * hidden);
     {
-        let (out, benches) = (Disjoint::new(all_inner), Disjoint::new(benches));
-        let (units, inputs) = (&*units, &*inputs);
-        pool.for_each(units.len(), grain(units, widest), |worker, range| {
-            // SAFETY: each worker has a bench of its own.
-            let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
-            for unit in &units[range] {
-                let places = unit.token..unit.token + unit.tokens;
+        let (products, benches) = (Disjoint::new(products), Disjoint::new(benches));
+        let (units, down_units, inputs, latches) = (&*units, &*down_units, &*inputs, &*latches);
+        let gate_up = |worker: usize, index: usize| {
+            let unit = &units[index];
+            let places = unit.token..unit.token + unit.tokens;
+            let make = || {
+                // SAFETY: each worker has a bench of its own.
+                let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
                 for (matrix, to) in [(&experts.gate, &mut bench.gate), (&experts.up, &mut bench.up)] {
                     let matrix = &matrix[unit.matrix];
                     let task = Gemm {
@@ -197,48 +220,47 @@ pub(crate) fn moe(
                     // SAFETY: the output is this worker's.
                     unsafe { kernels.gemm(&task) };
                 }
-                for (i, &slot) in slots[places].iter().enumerate() {
-                    let at = slot as usize * inner + unit.row;
-                    // SAFETY: (slot, rows of inner) is this unit's alone.
-                    let out = unsafe { out.part(at..at + unit.rows) };
+                for (i, place) in places.clone().enumerate() {
+                    let at = place * inner + unit.row;
+                    // SAFETY: (place, rows of inner) is this unit's alone.
+                    let out = unsafe { inner_rows.part(at..at + unit.rows) };
                     let here = i * unit.rows..(i + 1) * unit.rows;
                     kernels.silu_mul(&bench.gate[here.clone()], &bench.up[here], out);
                 }
+            };
+            let prepare = || {
+                let format = experts.down[unit.matrix].format();
+                // SAFETY: all units of these places are done, and one worker is told so.
+                unsafe {
+                    let made = inner_rows.read(places.start * inner..places.end * inner);
+                    room.prepare(kernels, format, places.clone(), made);
+                }
+            };
+            latches.bring(unit.token, make, prepare);
+        };
+        let down = |_: usize, index: usize| {
+            let unit = &down_units[index];
+            if !latches.wait(unit.token) {
+                return;
             }
-        });
-    }
-
-    let formats = in_use.clone().map(|e| experts.down[e].format());
-    inner_inputs.prepare(kernels, pool, all_inner, inner, formats);
-    units.clear();
-    let mut widest = 0;
-    for e in in_use {
-        let cut = experts.down[e].cut();
-        widest = widest.max(cut.row_bytes);
-        cut_matrix(units, e, (hidden, cut), MoeScratch::slots_of(starts, e), share);
-    }
-    let products = products.at_least(slots.len() * hidden);
-    {
-        let out = Disjoint::new(products);
-        let (units, inputs) = (&*units, &*inner_inputs);
-        pool.for_each(units.len(), grain(units, widest), |_, range| {
-            for unit in &units[range] {
-                let matrix = &experts.down[unit.matrix];
-                let slots = &slots[unit.token..unit.token + unit.tokens];
-                let task = Gemm {
-                    matrix,
-                    rows: unit.row..unit.row + unit.rows,
-                    x: inputs.inputs(kernels, matrix.format(), inner),
-                    x_rows: slots,
-                    out,
-                    out_stride: hidden,
-                    out_rows: slots,
-                    out_column: unit.row,
-                };
-                // SAFETY: (slot, rows of hidden) is this unit's alone.
-                unsafe { kernels.gemm(&task) };
-            }
-        });
+            let matrix = &experts.down[unit.matrix];
+            let places = unit.token..unit.token + unit.tokens;
+            let task = Gemm {
+                matrix,
+                rows: unit.row..unit.row + unit.rows,
+                // SAFETY: the latch is open, so these places are prepared, and nobody writes them any more.
+                x: unsafe { room.inputs(kernels, matrix.format(), places.clone()) },
+                x_rows: &identity[..unit.tokens],
+                out: products,
+                out_stride: hidden,
+                out_rows: &slots[places],
+                out_column: unit.row,
+            };
+            // SAFETY: (slot, rows of hidden) is this unit's alone.
+            unsafe { kernels.gemm(&task) };
+        };
+        let alone = is_small(units, widest) && is_small(down_units, widest_down);
+        pool.two_rounds(alone, (units.len(), gate_up), (down_units.len(), down));
     }
 
     let products = &*products;

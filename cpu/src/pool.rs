@@ -67,8 +67,9 @@ pub(crate) struct Pool {
     threads: Vec<JoinHandle<()>>,
     /// Whoever holds it runs the present region.
     turn: Mutex<()>,
-    /// What is left of the present region, by worker; set by whoever holds `turn`, before the epoch changes.
-    shares: Vec<Share>,
+    /// What is left of the present region's rounds, by worker; set by whoever holds `turn`, before the epoch
+    /// changes.
+    shares: [Vec<Share>; 2],
 }
 
 /// Pieces that nobody has taken yet: the first in the lower half of the word, their end in the upper.
@@ -126,7 +127,7 @@ impl Pool {
             // More workers than cores: who spins keeps the one it waits for from running.
             spin: if enough { SPIN } else { Duration::ZERO },
         });
-        let shares = (0..workers).map(|_| Share(AtomicU64::new(0))).collect();
+        let shares = [(); 2].map(|()| (0..workers).map(|_| Share(AtomicU64::new(0))).collect());
         let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()), shares };
         for worker in 1..workers {
             let shared = Arc::clone(&pool.shared);
@@ -212,22 +213,54 @@ impl Pool {
             }
             return;
         }
-        let (pieces, workers) = (n.div_ceil(grain), self.workers());
         let turn = lock(&self.turn);
-        for (worker, share) in self.shares.iter().enumerate() {
-            share.set(pieces * worker / workers..pieces * (worker + 1) / workers);
-        }
+        let shares = share_out(&self.shares[0], n.div_ceil(grain));
         self.region(turn, &|worker| {
-            let call = |piece: usize| f(worker, piece * grain..((piece + 1) * grain).min(n));
-            while let Some(piece) = self.shares[worker].take_first() {
-                call(piece);
-            }
-            for other in (worker + 1..workers).chain(0..worker) {
-                while let Some(piece) = self.shares[other].take_last() {
-                    call(piece);
-                }
-            }
+            take_all(shares, worker, |piece| f(worker, piece * grain..((piece + 1) * grain).min(n)));
         });
+    }
+
+    /// Call `f(worker, item)` for each of `0..n` and `g(worker, item)` for each of `0..m` in one region, without a
+    /// barrier between them: who finds nothing left of the first goes on to the second, whose items wait themselves
+    /// (`latch.rs`) for what they need of the first. All of that has been taken by then, so it will be there.
+    /// `alone`: on the caller.
+    pub(crate) fn two_rounds(
+        &self,
+        alone: bool,
+        (n, f): (usize, impl Fn(usize, usize) + Sync),
+        (m, g): (usize, impl Fn(usize, usize) + Sync),
+    ) {
+        if alone || self.threads.is_empty() {
+            (0..n).for_each(|item| f(0, item));
+            return (0..m).for_each(|item| g(0, item));
+        }
+        let turn = lock(&self.turn);
+        let (first, second) = (share_out(&self.shares[0], n), share_out(&self.shares[1], m));
+        self.region(turn, &|worker| {
+            take_all(first, worker, |item| f(worker, item));
+            take_all(second, worker, |item| g(worker, item));
+        });
+    }
+}
+
+/// Give each worker its share of `0..pieces`, all neighbours.
+fn share_out(shares: &[Share], pieces: usize) -> &[Share] {
+    let workers = shares.len();
+    for (worker, share) in shares.iter().enumerate() {
+        share.set(pieces * worker / workers..pieces * (worker + 1) / workers);
+    }
+    shares
+}
+
+/// A worker's way through its share and what is left of others'.
+fn take_all(shares: &[Share], worker: usize, call: impl Fn(usize)) {
+    while let Some(piece) = shares[worker].take_first() {
+        call(piece);
+    }
+    for other in (worker + 1..shares.len()).chain(0..worker) {
+        while let Some(piece) = shares[other].take_last() {
+            call(piece);
+        }
     }
 }
 
@@ -321,6 +354,30 @@ mod tests {
                     });
                 });
                 assert!(visits.iter().all(|v| v.load(Ordering::Relaxed) == 1), "{workers} workers, {n} by {grain}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_round_begins_when_all_of_the_first_is_taken() {
+        for workers in [1, 2, 5] {
+            let pool = Pool::new(workers).unwrap();
+            for (n, m) in [(0, 3), (7, 1), (100, 200), (3, 0)] {
+                let taken = AtomicUsize::new(0);
+                let visits: Vec<AtomicUsize> = (0..m).map(|_| AtomicUsize::new(0)).collect();
+                pool.two_rounds(
+                    false,
+                    (n, |_, _| {
+                        taken.fetch_add(1, Ordering::SeqCst);
+                    }),
+                    (m, |_, item| {
+                        // What is taken may still have to be counted, by each of the others at most once.
+                        assert!(taken.load(Ordering::SeqCst) + workers > n);
+                        visits[item].fetch_add(1, Ordering::SeqCst);
+                    }),
+                );
+                assert_eq!(taken.load(Ordering::SeqCst), n);
+                assert!(visits.iter().all(|v| v.load(Ordering::SeqCst) == 1), "{workers} workers, {n} then {m}");
             }
         }
     }

@@ -88,10 +88,10 @@ pub(crate) fn cut_matrix(
     }
 }
 
-/// How many units one worker takes at a time: all of them if the work is small.
-pub(crate) fn grain(units: &[Unit], row_bytes: usize) -> usize {
-    let work: usize = units.iter().map(|unit| unit.rows * unit.tokens).sum::<usize>().saturating_mul(row_bytes);
-    if work <= SMALL { units.len() } else { 1 }
+/// Whether the caller computes `units`, whose rows are `row_bytes` long at most, sooner than a second worker wakes.
+pub(crate) fn is_small(units: &[Unit], row_bytes: usize) -> bool {
+    let work: usize = units.iter().map(|unit| unit.rows * unit.tokens).sum();
+    work.saturating_mul(row_bytes) <= SMALL
 }
 
 /// Inputs in each layout that some weight wants.
@@ -128,10 +128,58 @@ impl Prepared {
         }
     }
 
+    /// Room for `rows` rows of `cols` columns, which workers prepare for weights of `formats` as they make them.
+    pub(crate) fn room(
+        &mut self,
+        kernels: &Kernels,
+        rows: usize,
+        cols: usize,
+        formats: impl Iterator<Item = QuantFormat>,
+    ) -> Room<'_> {
+        for layout in formats.map(|format| kernels.layout(format)) {
+            self.rows[layout as usize].at_least(rows * layout.row_bytes(cols) / 4);
+        }
+        Room { rows: self.rows.each_mut().map(|rows| Disjoint::new(rows)), cols }
+    }
+
     /// The rows prepared for weights of `format` with `cols` columns.
     pub(crate) fn inputs(&self, kernels: &Kernels, format: QuantFormat, cols: usize) -> Inputs<'_> {
         let layout = kernels.layout(format);
         Inputs { values: &self.rows[layout as usize], stride: layout.row_bytes(cols) / 4 }
+    }
+}
+
+/// [`Prepared`], for several workers.
+pub(crate) struct Room<'a> {
+    rows: [Disjoint<'a, f32>; Layout::ALL.len()],
+    cols: usize,
+}
+
+impl Room<'_> {
+    /// Prepare `rows`, whose elements are `x`, for weights of `format`.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes those rows meanwhile.
+    pub(crate) unsafe fn prepare(&self, kernels: &Kernels, format: QuantFormat, rows: Range<usize>, x: &[f32]) {
+        let layout = kernels.layout(format);
+        let stride = layout.row_bytes(self.cols) / 4;
+        // SAFETY: by this function's contract.
+        let out = unsafe { self.rows[layout as usize].part(rows.start * stride..rows.end * stride) };
+        for (x, out) in x.chunks_exact(self.cols).zip(out.chunks_exact_mut(stride)) {
+            kernels.prepare(layout, x, out);
+        }
+    }
+
+    /// `rows` as prepared for weights of `format`.
+    ///
+    /// # Safety
+    /// They have been, and nobody writes them meanwhile.
+    pub(crate) unsafe fn inputs(&self, kernels: &Kernels, format: QuantFormat, rows: Range<usize>) -> Inputs<'_> {
+        let layout = kernels.layout(format);
+        let stride = layout.row_bytes(self.cols) / 4;
+        // SAFETY: by this function's contract.
+        let values = unsafe { self.rows[layout as usize].read(rows.start * stride..rows.end * stride) };
+        Inputs { values, stride }
     }
 }
 
@@ -179,7 +227,8 @@ pub(crate) fn linear(
     let (units, prepared, identity) = (&scratch.units, &scratch.prepared, &scratch.identity);
     let out_stride = out.cols();
     let out = Disjoint::new(out.values_mut());
-    pool.for_each(units.len(), grain(units, widest), |_, range| {
+    let grain = if is_small(units, widest) { units.len() } else { 1 };
+    pool.for_each(units.len(), grain, |_, range| {
         for unit in &units[range] {
             let part = &weight.parts[unit.matrix];
             let before: usize = weight.parts[..unit.matrix].iter().map(Matrix::rows).sum();
