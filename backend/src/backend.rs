@@ -78,6 +78,16 @@ pub enum UploadError {
         /// The backend's name.
         backend: &'static str,
     },
+    /// The file that keeps what was made of weights cannot be read or written.
+    #[error("{what} of {bytes} bytes cannot be kept in a file: {cause}")]
+    File {
+        /// What was to be kept.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// Why.
+        cause: std::io::Error,
+    },
 }
 
 /// The fused operations of a decoder, and the memory they act on.
@@ -126,6 +136,15 @@ pub trait Backend: Send + Sync + 'static {
         up: &[PackedMatrix],
         down: &[PackedMatrix],
     ) -> Result<Self::Experts, UploadError>;
+
+    /// Whether weights come from what an earlier start kept: then those handed to `upload_*` are not read, and need no
+    /// check.
+    fn has_weights(&self) -> bool {
+        false
+    }
+
+    /// All weights have been uploaded.
+    fn uploaded(&self) {}
 
     /// Overwrite `buffer` with `values`, row-major; sets its rows to `values.len() / cols`.
     fn write(&self, buffer: &mut Self::Buffer, values: &[f32]);

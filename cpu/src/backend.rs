@@ -7,6 +7,7 @@ use crate::{
     attention::AttentionScratch,
     detect::{Compute, Isa, KernelChoice, Kernels},
     moe::MoeScratch,
+    panels::{Kept, PanelFile},
     pool::Pool,
     product::ProductScratch,
 };
@@ -69,6 +70,8 @@ pub struct CpuBackend {
     pub(crate) kernels: Kernels,
     pub(crate) pool: Pool,
     scratch: Mutex<Scratch>,
+    /// Where repacked weights are kept, until all are uploaded.
+    panels: Mutex<Option<(PanelFile, Kept)>>,
 }
 
 impl CpuBackend {
@@ -84,7 +87,13 @@ impl CpuBackend {
             moe: MoeScratch::new(threads),
             attention: AttentionScratch::new(threads),
         };
-        Ok(Self { kernels, pool: Pool::new(threads)?, scratch: Mutex::new(scratch) })
+        Ok(Self { kernels, pool: Pool::new(threads)?, scratch: Mutex::new(scratch), panels: Mutex::new(None) })
+    }
+
+    /// Take repacked weights from `file`, or keep them there for the next start; `kept` hears how that ended. The
+    /// file's identity answers for it that the weights are those that are going to be uploaded, in the same order.
+    pub fn with_panels(self, file: PanelFile, kept: Kept) -> Self {
+        Self { panels: Mutex::new(Some((file, kept))), ..self }
     }
 
     /// Worker threads, the caller's included.
@@ -100,6 +109,10 @@ impl CpuBackend {
     /// Which kernel runs each operation, for the start-up summary.
     pub fn kernels(&self) -> Vec<KernelChoice> {
         self.kernels.choices()
+    }
+
+    pub(crate) fn panels(&self) -> MutexGuard<'_, Option<(PanelFile, Kept)>> {
+        self.panels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Held for one operation. A panic leaves nothing in it that the next operation reads before it

@@ -387,7 +387,7 @@ mod tests {
             for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
                 for (tokens, rows) in [(9, 16), (48, 80), (61, 37)] {
                     let mut random = Rng(tokens as u64);
-                    let weight = Weight::new(&pool, &[matrix(&mut random, format, rows, 512)]).unwrap();
+                    let weight = Weight::new(&pool, None, &[matrix(&mut random, format, rows, 512)]).unwrap();
                     let x = random.values(tokens * 512);
                     let product = |panels_int8| {
                         let kernels = Kernels { entries: Entries { panels_int8, ..kernels.entries }, ..kernels };

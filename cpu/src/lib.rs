@@ -37,5 +37,6 @@ pub use buffer::{Buffer, Routing};
 pub use detect::{Compute, Isa, KernelChoice};
 pub use kv_cache::KvCache;
 pub use moe::Experts;
+pub use panels::{Kept, PanelFile};
 pub use product::Weight;
 pub use roof::Roof;

@@ -2,7 +2,11 @@
 
 use quern_backend::{PackedMatrix, QuantFormat, UploadError};
 
-use crate::{lanes::LANES, panels::Panels, pool::Pool};
+use crate::{
+    lanes::LANES,
+    panels::{PanelFile, Panels},
+    pool::Pool,
+};
 
 /// Rows of a mapped matrix in a unit of work with many tokens: at 2048 columns of bf16 they are 256 KiB, which
 /// with the unit's inputs fill half of a second-level cache. The kernel walks them once a tile of tokens.
@@ -47,16 +51,19 @@ pub(crate) enum Matrix {
 }
 
 impl Matrix {
-    /// Take `matrices`, those made of blocks repacked into one region.
-    pub(crate) fn take(pool: &Pool, matrices: &[PackedMatrix]) -> Result<Vec<Self>, UploadError> {
+    /// Take `matrices`, those made of blocks repacked into one region, see [`Panels::pack`].
+    pub(crate) fn take(
+        pool: &Pool,
+        file: Option<&mut PanelFile>,
+        matrices: &[PackedMatrix],
+    ) -> Result<Vec<Self>, UploadError> {
         let has_blocks = |matrix: &&PackedMatrix| matrix.format().blocks().is_some();
         let repacked: Vec<_> = matrices.iter().filter(has_blocks).collect();
-        let panels = Panels::pack(pool, &repacked).ok_or_else(|| UploadError::OutOfMemory {
-            what: "repacked weights",
-            bytes: repacked.iter().map(|matrix| matrix.num_bytes()).sum(),
-            backend: "cpu",
-        })?;
-        let mut panels = panels.into_iter();
+        let mut panels = match repacked.is_empty() {
+            true => Vec::new(),
+            false => Panels::pack(pool, file, &repacked)?,
+        }
+        .into_iter();
         let taken = matrices.iter().map(|matrix| match has_blocks(&matrix) {
             true => Matrix::Panels(panels.next().expect("as many as have blocks")),
             false => Matrix::Mapped(matrix.clone()),

@@ -1,7 +1,7 @@
 //! The memory that kernels read and write: aligned vectors, lazily mapped regions, and slices whose
 //! disjoint parts several workers write at once.
 
-use std::{marker::PhantomData, ops::Range, ptr::NonNull};
+use std::{fs::File, io, marker::PhantomData, ops::Range, os::fd::AsRawFd, ptr::NonNull};
 
 /// A cache line of f32, so that vectors of them begin on one.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ impl std::ops::DerefMut for AlignedVec {
     }
 }
 
-/// Zeroed anonymous memory that the operating system provides page by page on first touch.
+/// Memory that the operating system provides page by page on first touch: zeroed, or a part of a file.
 #[derive(Debug)]
 pub(crate) struct Region {
     start: NonNull<u8>,
@@ -80,6 +80,39 @@ impl Region {
             libc::madvise(start, len, libc::MADV_HUGEPAGE);
         }
         Some(Self { start: NonNull::new(start.cast())?, len })
+    }
+
+    /// `len` bytes of a file from `at` on, to read; what is in memory already is mapped at once.
+    pub(crate) fn mapped(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        let region = Self::of_file(file, at, len, libc::PROT_READ)?;
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range was mapped just now. Advice only: read in order it comes from the disk in large pieces.
+        unsafe {
+            libc::madvise(region.start.as_ptr().cast(), len, libc::MADV_POPULATE_READ);
+        }
+        Ok(region)
+    }
+
+    /// `len` bytes of a file from `at` on, to write and to read.
+    pub(crate) fn shared(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        Self::of_file(file, at, len, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    fn of_file(file: &File, at: u64, len: usize, protection: libc::c_int) -> io::Result<Self> {
+        let at = libc::off_t::try_from(at).expect("files are shorter than 2^63 bytes");
+        // SAFETY: a fresh mapping touches no memory of ours. Nobody else writes the file while it is being written
+        // (it is locked) or once it is whole (nothing of ours does).
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), at) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        #[cfg(target_os = "linux")]
+        // SAFETY: as in `zeroed`.
+        unsafe {
+            libc::madvise(start, len, libc::MADV_HUGEPAGE);
+        }
+        Ok(Self { start: NonNull::new(start.cast()).expect("a mapping is not at 0"), len })
     }
 
     /// The bytes as f32, as many as are whole.

@@ -27,6 +27,7 @@ use crate::{
     latch::Latches,
     matrix::{Cut, Matrix},
     memory::{AlignedVec, Disjoint},
+    panels::PanelFile,
     pool::Pool,
     product::{Prepared, UNIT_TOKENS, Unit, cut_matrix, is_small},
 };
@@ -47,6 +48,7 @@ pub struct Experts {
 impl Experts {
     pub(crate) fn new(
         pool: &Pool,
+        mut file: Option<&mut PanelFile>,
         gate: &[PackedMatrix],
         up: &[PackedMatrix],
         down: &[PackedMatrix],
@@ -57,8 +59,8 @@ impl Experts {
             |m: &PackedMatrix, rows, cols| assert_eq!((m.rows(), m.cols()), (rows, cols), "shape of an expert");
         gate.iter().chain(up).for_each(|m| shaped(m, inner, hidden));
         down.iter().for_each(|m| shaped(m, hidden, inner));
-        let [gate, up, down] = [gate, up, down].map(|matrices| Matrix::take(pool, matrices));
-        Ok(Self { gate: gate?, up: up?, down: down?, inner, hidden })
+        let mut take = |matrices| Matrix::take(pool, file.as_deref_mut(), matrices);
+        Ok(Self { gate: take(gate)?, up: take(up)?, down: take(down)?, inner, hidden })
     }
 }
 

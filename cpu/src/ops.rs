@@ -55,7 +55,7 @@ impl Backend for CpuBackend {
     }
 
     fn upload_weight(&self, parts: &[PackedMatrix]) -> Result<Weight, UploadError> {
-        Weight::new(&self.pool, parts)
+        Weight::new(&self.pool, self.panels().as_mut().map(|(file, _)| file), parts)
     }
 
     fn upload_experts(
@@ -64,7 +64,17 @@ impl Backend for CpuBackend {
         up: &[PackedMatrix],
         down: &[PackedMatrix],
     ) -> Result<Experts, UploadError> {
-        Experts::new(&self.pool, gate, up, down)
+        Experts::new(&self.pool, self.panels().as_mut().map(|(file, _)| file), gate, up, down)
+    }
+
+    fn has_weights(&self) -> bool {
+        self.panels().as_ref().is_some_and(|(file, _)| file.is_whole())
+    }
+
+    fn uploaded(&self) {
+        if let Some((file, kept)) = self.panels().take() {
+            file.keep(kept);
+        }
     }
 
     fn write(&self, buffer: &mut Buffer, values: &[f32]) {

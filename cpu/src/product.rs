@@ -11,6 +11,7 @@ use crate::{
     gemm::{Gemm, Inputs},
     matrix::{Cut, Matrix},
     memory::{AlignedVec, Disjoint},
+    panels::PanelFile,
     pool::Pool,
 };
 
@@ -43,10 +44,10 @@ pub struct Weight {
 }
 
 impl Weight {
-    pub(crate) fn new(pool: &Pool, parts: &[PackedMatrix]) -> Result<Self, UploadError> {
+    pub(crate) fn new(pool: &Pool, file: Option<&mut PanelFile>, parts: &[PackedMatrix]) -> Result<Self, UploadError> {
         let cols = parts.first().map_or(0, PackedMatrix::cols);
         assert!(cols > 0 && parts.iter().all(|p| p.cols() == cols), "stacked matrices share their columns");
-        Ok(Self { parts: Matrix::take(pool, parts)?, rows: parts.iter().map(PackedMatrix::rows).sum(), cols })
+        Ok(Self { parts: Matrix::take(pool, file, parts)?, rows: parts.iter().map(PackedMatrix::rows).sum(), cols })
     }
 
     pub(crate) fn parts(&self) -> &[Matrix] {

@@ -97,6 +97,14 @@ impl Checkpoint {
         Self { recipe, ..self }
     }
 
+    /// Its files in llama.cpp's format; none if it is of another kind, or in memory.
+    pub fn gguf_files(&self) -> &[PathBuf] {
+        match &self.source {
+            Source::Gguf(model) => model.paths(),
+            Source::Files(_) | Source::Dummy(_) => &[],
+        }
+    }
+
     /// How its weights are quantised as they are loaded.
     pub fn recipe(&self) -> Option<Recipe> {
         self.recipe

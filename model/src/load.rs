@@ -40,7 +40,9 @@ pub fn load<B: Backend>(
     let quantised = checkpoint.quantised_weights();
     let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
     let from = Loading { backend: &*shared, weights, config };
-    match config.architecture {
-        Architecture::Qwen3Moe | Architecture::Qwen3 => Ok(Box::new(Qwen3::load(&from, backend, limits, loaded)?)),
-    }
+    let model: Box<dyn Model> = match config.architecture {
+        Architecture::Qwen3Moe | Architecture::Qwen3 => Box::new(Qwen3::load(&from, backend, limits, loaded)?),
+    };
+    shared.uploaded();
+    Ok(model)
 }

@@ -131,6 +131,8 @@ pub struct Config {
     pub cpu_threads: usize,
     /// Instruction set of the kernels; `None`: the best this machine has.
     pub cpu_isa: Option<String>,
+    /// Where repacked weights are kept between starts.
+    pub weight_cache: Option<PathBuf>,
     /// Ranks that share each layer.
     pub tp_size: usize,
     /// Pipeline stages.
@@ -218,6 +220,7 @@ impl Default for Config {
             device: "cpu",
             cpu_threads: 1,
             cpu_isa: None,
+            weight_cache: None,
             tp_size: 1,
             pp_size: 1,
             dp_size: 1,

@@ -45,3 +45,4 @@ pub mod stream;
 pub mod summary;
 pub mod translated;
 pub mod warmup;
+pub mod weight_cache;

@@ -66,7 +66,7 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
 
     let address = BoundAddress::bind(&config.host, config.port)?;
     // The only place that chooses a backend.
-    let backend = start::cpu_backend(config)?;
+    let backend = start::cpu_backend(config, &prepared.checkpoint)?;
     for line in summary::kernel_lines(&backend, &prepared.checkpoint, config) {
         tracing::info!("{line}");
     }

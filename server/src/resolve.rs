@@ -173,6 +173,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         device: "cpu",
         cpu_threads: args.cpu_threads.unwrap_or(facts.machine.cores),
         cpu_isa: args.cpu_isa.clone(),
+        weight_cache: args.weight_cache.clone(),
         tp_size: 1,
         pp_size: 1,
         dp_size: 1,

@@ -18,7 +18,7 @@ use crate::{
     progress::ByteProgress,
     resolve::{self, Decision, Facts},
     start_error::StartError,
-    summary,
+    summary, weight_cache,
 };
 
 /// Rows of logits computed at once: with 150,000 tokens of vocabulary 40 MB; steps with more rows take
@@ -99,7 +99,7 @@ impl Prepared {
         let available = || Machine::probe().available_bytes;
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
-        if config.load_format != LoadFormat::Dummy {
+        if config.load_format != LoadFormat::Dummy && !backend.has_weights() {
             let progress = ByteProgress::new("Checking weights", checkpoint.weights().num_bytes());
             checkpoint.scan(config.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
@@ -150,14 +150,18 @@ pub fn engine<B: Backend>(
     quern_engine::start(model, engine_config).map_err(StartError::Thread)
 }
 
-/// The backend that was decided on.
+/// The backend that was decided on, for `checkpoint`.
 ///
 /// # Errors
-/// If this CPU cannot do what was asked for.
-pub fn cpu_backend(config: &Config) -> Result<CpuBackend, StartError> {
+/// If this CPU cannot do what was asked for, or its weights cannot be kept.
+pub fn cpu_backend(config: &Config, checkpoint: &Checkpoint) -> Result<CpuBackend, StartError> {
     let compute = config.dtype.compute();
     let isa = config.cpu_isa.as_deref().map(str::parse::<Isa>).transpose()?;
-    Ok(CpuBackend::new(CpuConfig { threads: Some(config.cpu_threads), isa, compute })?)
+    let backend = CpuBackend::new(CpuConfig { threads: Some(config.cpu_threads), isa, compute })?;
+    match &config.weight_cache {
+        Some(dir) => weight_cache::attach(dir, checkpoint, backend),
+        None => Ok(backend),
+    }
 }
 
 /// A backend for measuring the machine, without a model that decides.

@@ -61,6 +61,14 @@ pub enum StartError {
     /// The kernels cannot run here.
     #[error("{0} (--cpu-isa, --cpu-threads)")]
     Backend(#[from] CpuError),
+    /// Repacked weights cannot be kept.
+    #[error("--weight-cache {dir}: {cause}")]
+    WeightCache {
+        /// As typed.
+        dir: String,
+        /// Why.
+        cause: String,
+    },
     /// The address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -143,7 +143,7 @@ fn built_flags_parse() {
         "--stream-interval 4 --incremental-streaming-output --stream-response-default-include-usage",
         "--mem-fraction-static 0.5 --max-running-requests 8 --max-queued-requests 9 --max-total-tokens 8Ki",
         "--chunked-prefill-size -1 --max-prefill-tokens 1k --schedule-policy lpm --schedule-conservativeness 0.3",
-        "--disable-radix-cache --random-seed 7 --cpu-threads 2 --cpu-isa scalar --drain-timeout 1.5",
+        "--disable-radix-cache --random-seed 7 --cpu-threads 2 --cpu-isa scalar --weight-cache /c --drain-timeout 1.5",
         "--max-request-bytes 1Mi --max-connections 4 --request-read-timeout 3 --slow-client-timeout 3",
         "--log-level DEBUG --log-level-http warning --decode-log-interval 10 --enable-metrics",
         "--extra-metric-labels {\"a\":\"b\"} --bucket-time-to-first-token 0.1 1 --bucket-inter-token-latency 1",

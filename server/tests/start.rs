@@ -66,8 +66,17 @@ impl Server {
     }
 
     fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+    }
+
+    fn post(&self, path: &str, body: &str) -> String {
+        let head = "host: x\r\ncontent-type: application/json\r\nconnection: close";
+        self.ask(&format!("POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+    }
+
+    fn ask(&self, request: &str) -> String {
         let mut socket = TcpStream::connect(self.address).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         answer
@@ -238,6 +247,73 @@ fn what_cannot_start_says_why_in_one_line() {
             assert!(error.contains(part), "{arguments:?}: {error}");
         }
     }
+}
+
+#[test]
+fn a_second_start_maps_what_the_first_repacked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (model, cache) = (path("demo.gguf"), path("cache"));
+    assert!(run(&["convert", "--outfile", &model]).status.success());
+    let flags = ["--model", &model, "--weight-cache", &cache];
+    let kept = || -> Vec<_> {
+        let names = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".panels")).collect()
+    };
+    // Until `count` files are whole.
+    let wait = |count: usize| {
+        let begin = std::time::Instant::now();
+        while kept().len() < count {
+            assert!(
+                begin.elapsed().as_secs() < 60,
+                "{count} of {:?}",
+                std::fs::read_dir(&cache).unwrap().collect::<Vec<_>>()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    let start = || {
+        let server = Server::start(&flags);
+        let answer = server
+            .post("/generate", r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#);
+        (
+            server.log.join("\n"),
+            answer.split_once("\"text\"").unwrap().1.split_once("\"meta_info\"").unwrap().0.to_owned(),
+        )
+    };
+    let (log, first) = start();
+    assert!(log.contains("kept in"), "{log}");
+    wait(1);
+    // Nobody reads the weights that were kept: these are blocks of NaN now, which a check would refuse.
+    let whole = std::fs::read(&model).unwrap();
+    let modified = std::fs::metadata(&model).unwrap().modified().unwrap();
+    let mut spoilt = whole.clone();
+    let end = spoilt.len();
+    spoilt[end - 4096..].fill(0xff);
+    let write = |bytes: &[u8], modified| {
+        std::fs::write(&model, bytes).unwrap();
+        std::fs::File::options().append(true).open(&model).unwrap().set_modified(modified).unwrap();
+    };
+    write(&spoilt, modified);
+    failure(&["serve", "--port", "0", "--model", &model]);
+    let (log, second) = start();
+    assert!(log.contains("are mapped from"), "{log}");
+    assert_eq!(first, second);
+
+    // A file that changed is another model.
+    write(&whole, modified + std::time::Duration::from_secs(5));
+    let (log, third) = start();
+    assert!(log.contains("kept in"), "{log}");
+    assert_eq!(first, third);
+    wait(2);
+
+    let error =
+        failure(&["serve", "--port", "0", "--model", &model, "--quantization", "q4_0", "--weight-cache", &cache]);
+    assert!(error.contains("--weight-cache") || error.contains("--quantization"), "{error}");
+    let error = failure(&["serve", "--port", "0", "--weight-cache", &cache]);
+    assert!(error.contains(&format!("--weight-cache {cache}")) && error.contains("GGUF"), "{error}");
+    let error = failure(&["serve", "--port", "0", "--model", &model, "--weight-cache", &model]);
+    assert!(error.contains(&format!("--weight-cache {model}")), "{error}");
 }
 
 #[test]

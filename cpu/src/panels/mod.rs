@@ -2,7 +2,9 @@
 
 pub(crate) mod direct;
 pub(crate) mod format;
+mod kept;
 mod repack;
 pub(crate) mod staged;
 
+pub use kept::{Kept, PanelFile};
 pub(crate) use repack::Panels;

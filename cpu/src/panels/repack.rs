@@ -14,13 +14,14 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use quern_backend::{PackedMatrix, QuantFormat, quant::Block};
+use quern_backend::{PackedMatrix, QuantFormat, UploadError, quant::Block};
 
 use crate::{
     bytes::BYTES,
     lanes::LANES,
     memory::Region,
     panels::format::{BLOCK, Codes, STEP, STEPS, Scales, panel_format},
+    panels::kept::PanelFile,
     pool::Pool,
 };
 
@@ -69,8 +70,13 @@ struct Place {
 }
 
 impl Panels {
-    /// Repack `matrices` into one region; `None` if the operating system has no room for it.
-    pub(crate) fn pack(pool: &Pool, matrices: &[&PackedMatrix]) -> Option<Vec<Self>> {
+    /// Repack `matrices` into one region, a part of `file` if there is one; if it has their panels already, they are
+    /// not read.
+    pub(crate) fn pack(
+        pool: &Pool,
+        file: Option<&mut PanelFile>,
+        matrices: &[&PackedMatrix],
+    ) -> Result<Vec<Self>, UploadError> {
         // Where each matrix's panels begin, counted in panels and in bytes.
         let (mut panels, mut bytes) = (0, 0);
         let places: Vec<_> = matrices
@@ -83,9 +89,20 @@ impl Panels {
                 place
             })
             .collect();
-        let mut region = Region::zeroed(bytes)?;
+        let (mut region, packed) = match file {
+            None => {
+                let refused = UploadError::OutOfMemory { what: "repacked weights", bytes, backend: "cpu" };
+                (Region::zeroed(bytes).ok_or(refused)?, false)
+            }
+            Some(file) => file.region(&describe(matrices), bytes).map_err(|cause| UploadError::File {
+                what: "repacked weights",
+                bytes,
+                cause,
+            })?,
+        };
         let all = region.disjoint();
-        pool.for_each(panels, 1, |_, range| {
+        let left = if packed { 0 } else { panels };
+        pool.for_each(left, 1, |_, range| {
             for panel in range {
                 let index = places.partition_point(|place| place.panel <= panel) - 1;
                 let (matrix, place) = (matrices[index], &places[index]);
@@ -108,7 +125,7 @@ impl Panels {
             region: Arc::clone(&region),
             start: place.byte,
         });
-        Some(panels.collect())
+        Ok(panels.collect())
     }
 
     pub(crate) fn format(&self) -> QuantFormat {
@@ -140,6 +157,15 @@ impl Panels {
         let decode: fn(QuantFormat, &[u8], &[u8], usize, &mut [f32]) = panel_format!(self.format, decode_panel_row);
         decode(self.format, scales, codes, row % LANES, out);
     }
+}
+
+/// What matrices are, in one line: each format and shape, once for as many as follow one another.
+fn describe(matrices: &[&PackedMatrix]) -> String {
+    let same =
+        |a: &&PackedMatrix, b: &&PackedMatrix| (a.format(), a.rows(), a.cols()) == (b.format(), b.rows(), b.cols());
+    let runs = matrices.chunk_by(same);
+    let run = |run: &[&PackedMatrix]| format!("{}x{}[{},{}]", run.len(), run[0].format(), run[0].rows(), run[0].cols());
+    runs.map(run).collect::<Vec<_>>().join("+")
 }
 
 /// Sixteen rows from `first` on, or as many as there are.
@@ -197,7 +223,7 @@ mod tests {
         for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
             let cols = 3 * format.block_elements();
             let matrices = [1, 16, 37].map(|rows| matrix(&mut rng, format, rows, cols));
-            let panels = Panels::pack(&pool, &matrices.each_ref()).unwrap();
+            let panels = Panels::pack(&pool, None, &matrices.each_ref()).unwrap();
             for (matrix, panels) in matrices.iter().zip(&panels) {
                 for row in 0..matrix.rows() {
                     let (mut want, mut got) = (vec![0.0; cols], vec![0.0; cols]);

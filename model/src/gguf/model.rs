@@ -26,6 +26,8 @@ const MAX_SPLITS: u64 = 1024;
 #[derive(Debug)]
 pub struct GgufModel {
     place: String,
+    /// Its files; none if it is in memory.
+    paths: Vec<PathBuf>,
     first: GgufFile,
     /// Each tensor with the name of its file.
     tensors: BTreeMap<String, (String, TensorInfo)>,
@@ -39,6 +41,7 @@ impl GgufModel {
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let refused = |problem| LoadError::Checkpoint { dir: path.display().to_string(), problems: vec![problem] };
         let first = read(path).map_err(refused)?;
+        let mut paths = vec![path.to_owned()];
         let mut files = Vec::new();
         let count = first.metadata().get("split.count").and_then(GgufValue::as_u64).unwrap_or(1);
         if count > MAX_SPLITS {
@@ -58,18 +61,19 @@ impl GgufModel {
                 return Err(refused(Problem::file(file.name(), expected, found)));
             }
             files.push(file);
+            paths.push(next);
         }
-        Self::gather(path.display().to_string(), first, files).map_err(refused)
+        Self::gather(path.display().to_string(), paths, first, files).map_err(refused)
     }
 
     /// The same for one file that is in memory. `place` names it in errors.
     pub fn embedded(place: &str, bytes: &SharedBytes) -> Result<Self, LoadError> {
         let refused = |problem| LoadError::Checkpoint { dir: place.to_owned(), problems: vec![problem] };
         let first = GgufFile::parse(place, bytes).map_err(refused)?;
-        Self::gather(place.to_owned(), first, Vec::new()).map_err(refused)
+        Self::gather(place.to_owned(), Vec::new(), first, Vec::new()).map_err(refused)
     }
 
-    fn gather(place: String, first: GgufFile, others: Vec<GgufFile>) -> Result<Self, Problem> {
+    fn gather(place: String, paths: Vec<PathBuf>, first: GgufFile, others: Vec<GgufFile>) -> Result<Self, Problem> {
         let mut tensors: BTreeMap<String, (String, TensorInfo)> = BTreeMap::new();
         for file in std::iter::once(&first).chain(&others) {
             for tensor in file.tensors() {
@@ -85,7 +89,12 @@ impl GgufModel {
         }
         let config = config::config(&first, |name| tensors.get(name).map(|(_, tensor)| tensor))?;
         let generation = sampling::read(&first)?;
-        Ok(Self { place, first, tensors, config, generation })
+        Ok(Self { place, paths, first, tensors, config, generation })
+    }
+
+    /// Its files, none if it is in memory.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     /// What the first file says of the model.

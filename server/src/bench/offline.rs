@@ -48,7 +48,7 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     }
     args.prompt_lens.iter().try_for_each(|&tokens| check(&config, tokens.min(1), tokens + 1))?;
 
-    let backend = start::cpu_backend(&config)?;
+    let backend = start::cpu_backend(&config, &checkpoint)?;
     let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
     let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype.compute());
     let mut lines = notes;

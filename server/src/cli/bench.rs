@@ -109,10 +109,11 @@ pub struct OutputArgs {
 }
 
 /// Flags of `quern serve` that change what is measured offline; the others are hidden and refused.
-pub(super) const OFFLINE_FLAGS: [&str; 17] = [
+pub(super) const OFFLINE_FLAGS: [&str; 18] = [
     "model-path",
     "revision",
     "download-dir",
+    "weight-cache",
     "load-format",
     "json-model-override-args",
     "context-length",

@@ -31,6 +31,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub download_dir: Option<PathBuf>,
 
+    /// Keep a GGUF model's repacked weights in DIR, as large as the model, so that later starts map them and repack
+    /// nothing
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub weight_cache: Option<PathBuf>,
+
     /// Where weights come from; `dummy` makes random ones and reads only the configuration
     #[arg(long, value_name = "FORMAT", default_value = "auto", help_heading = "Model", value_parser = choices(
         &["auto", "safetensors", "gguf", "dummy"],
