@@ -46,9 +46,11 @@ pub fn attach(dir: &Path, checkpoint: &Checkpoint, backend: CpuBackend) -> Resul
     Ok(backend.with_panels(file, Box::new(kept)))
 }
 
-/// A digest that changes when a file of the model does: of names, lengths and times of modification.
+/// A digest that changes when a file of the model does (its name, length or time of modification), or what is made of
+/// them: the network and this program.
 fn identity(checkpoint: &Checkpoint) -> io::Result<String> {
     let mut digest = Sha256::new();
+    digest.update(format!("{} {:?}\n", env!("CARGO_PKG_VERSION"), checkpoint.config()));
     for path in checkpoint.gguf_files() {
         let about = fs::metadata(path)?;
         let modified = about.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());

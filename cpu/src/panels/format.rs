@@ -47,7 +47,7 @@ pub(crate) trait Codes {
     /// Whether codes use all 8 bits.
     const WIDE: bool;
 
-    /// Write the integers of one row, `steps[s][k]`, to a block whose bits for that row are zero.
+    /// Write the integers of one row, `steps[s][k]`.
     fn pack(steps: &[[i8; STEP]; STEPS], row: usize, block: &mut [u8]);
     /// The integer of one row and column.
     fn unpack(block: &[u8], row: usize, col: usize) -> i8;

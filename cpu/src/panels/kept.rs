@@ -100,22 +100,30 @@ impl PanelFile {
     /// The next region, `bytes` long, for what `matrices` says in one line; and whether its panels are there.
     pub(crate) fn region(&mut self, matrices: &str, bytes: usize) -> io::Result<(Region, bool)> {
         self.regions += 1;
-        if self.is_whole() {
-            let line = self.table.get(self.regions - 1).map_or("nothing", String::as_str);
-            let at = line.split(' ').next().and_then(|at| at.parse().ok());
-            let Some(at) = at.filter(|&at| line == describe(at, bytes, matrices)) else {
-                let (path, number) = (self.path.display(), self.regions);
-                return Err(io::Error::other(format!(
-                    "{path}: region {number} is `{line}`, wanted {bytes} {matrices}"
-                )));
-            };
-            return Ok((Region::mapped(&self.file, at, bytes)?, true));
+        let region = if self.is_whole() { self.known(matrices, bytes) } else { self.fresh(matrices, bytes) };
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display()));
+        Ok((region.map_err(named)?, self.is_whole()))
+    }
+
+    fn known(&self, matrices: &str, bytes: usize) -> io::Result<Region> {
+        let line = self.table.get(self.regions - 1).map_or("nothing", String::as_str);
+        let at = line.split(' ').next().and_then(|at| at.parse().ok());
+        match at.filter(|&at| line == describe(at, bytes, matrices)) {
+            Some(at) => Region::mapped(&self.file, at, bytes),
+            None => {
+                let (number, line) = (self.regions, line.trim_end());
+                let told = format!("region {number} is `{line}`, not {bytes} {matrices}; delete the file");
+                Err(io::Error::new(io::ErrorKind::InvalidData, told))
+            }
         }
+    }
+
+    fn fresh(&mut self, matrices: &str, bytes: usize) -> io::Result<Region> {
         let at = self.end;
         self.end = (at + bytes as u64).next_multiple_of(ALIGNMENT);
         reserve(&self.file, at, bytes as u64)?;
         self.table.push(describe(at, bytes, matrices));
-        Ok((Region::shared(&self.file, at, bytes)?, false))
+        Region::shared(&self.file, at, bytes)
     }
 
     /// All regions are written: bring the file to disk and give it its name, beside other work.
