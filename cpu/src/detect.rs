@@ -140,7 +140,7 @@ impl FromStr for Isa {
 
 /// Whether a core multiplies as many vectors of 512 bits a cycle as it loads inputs for: Intel's servers and AMD's
 /// cores since Zen 5. Those have a first-level cache of 48 KiB; Zen 4, which multiplies half as many, has 32. Some
-/// of Intel's clients have 48 KiB and multiply half as many: taking the wrong way costs the Zen 4 a fifth.
+/// of Intel's clients have 48 KiB and multiply half as many: taking the wrong way would cost a Zen 4 about a fifth.
 #[cfg(target_arch = "x86_64")]
 fn loads_are_scarce() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};

@@ -53,7 +53,7 @@ pub(crate) struct Entries {
     pub(crate) native_fp8: Option<GemmEntry>,
     /// Products of panels with 8-bit inputs, by format of blocks.
     pub(crate) panels_int8: fn(QuantFormat) -> PanelEntry,
-    /// The same for cores that multiply as many vectors a cycle as they load, where another way pays there.
+    /// The same for cores that multiply as many vectors a cycle as they load, if another way is quicker there.
     pub(crate) wide_panels_int8: Option<fn(QuantFormat) -> PanelEntry>,
     /// The same with f32 inputs.
     pub(crate) panels_f32: fn(QuantFormat) -> PanelEntry,
