@@ -137,7 +137,7 @@ pub trait Backend: Send + Sync + 'static {
         down: &[PackedMatrix],
     ) -> Result<Self::Experts, UploadError>;
 
-    /// Whether weights come from what an earlier start kept: then those handed to `upload_*` are not read, and need no
+    /// Whether an earlier start kept what it made of these very weights: they were checked then, and need no second
     /// check.
     fn has_weights(&self) -> bool {
         false

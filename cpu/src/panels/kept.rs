@@ -11,6 +11,7 @@
 //! whole. The layout of panels is the same for every instruction set.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     os::fd::AsRawFd,
@@ -42,9 +43,7 @@ pub struct PanelFile {
     identity: String,
     file: File,
     /// Lines of the regions: those that are to come, or those that were written.
-    table: Vec<String>,
-    /// Regions asked for so far.
-    regions: usize,
+    table: VecDeque<String>,
     /// Where the next region begins, when writing.
     end: u64,
     state: State,
@@ -68,7 +67,6 @@ impl PanelFile {
             identity: identity.to_owned(),
             file,
             table,
-            regions: 0,
             end: ALIGNMENT,
             state,
         };
@@ -89,7 +87,7 @@ impl PanelFile {
         }
         // What a process that was killed left behind.
         file.set_len(0)?;
-        Ok(Some(new(file, Vec::new(), State::Partial)))
+        Ok(Some(new(file, VecDeque::new(), State::Partial)))
     }
 
     /// Whether it holds the weights already.
@@ -99,20 +97,18 @@ impl PanelFile {
 
     /// The next region, `bytes` long, for what `matrices` says in one line; and whether its panels are there.
     pub(crate) fn region(&mut self, matrices: &str, bytes: usize) -> io::Result<(Region, bool)> {
-        self.regions += 1;
         let region = if self.is_whole() { self.known(matrices, bytes) } else { self.fresh(matrices, bytes) };
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display()));
         Ok((region.map_err(named)?, self.is_whole()))
     }
 
-    fn known(&self, matrices: &str, bytes: usize) -> io::Result<Region> {
-        let line = self.table.get(self.regions - 1).map_or("nothing", String::as_str);
+    fn known(&mut self, matrices: &str, bytes: usize) -> io::Result<Region> {
+        let line = self.table.pop_front().unwrap_or_else(|| "nothing".into());
         let at = line.split(' ').next().and_then(|at| at.parse().ok());
         match at.filter(|&at| line == describe(at, bytes, matrices)) {
             Some(at) => Region::mapped(&self.file, at, bytes),
             None => {
-                let (number, line) = (self.regions, line.trim_end());
-                let told = format!("region {number} is `{line}`, not {bytes} {matrices}; delete the file");
+                let told = format!("the next region is `{}`, not {bytes} {matrices}; delete the file", line.trim_end());
                 Err(io::Error::new(io::ErrorKind::InvalidData, told))
             }
         }
@@ -122,7 +118,7 @@ impl PanelFile {
         let at = self.end;
         self.end = (at + bytes as u64).next_multiple_of(ALIGNMENT);
         reserve(&self.file, at, bytes as u64)?;
-        self.table.push(describe(at, bytes, matrices));
+        self.table.push_back(describe(at, bytes, matrices));
         Region::shared(&self.file, at, bytes)
     }
 
@@ -137,7 +133,7 @@ impl PanelFile {
     }
 
     fn finish(&mut self) -> io::Result<u64> {
-        let table = self.table.concat();
+        let table: String = self.table.drain(..).collect();
         let header = format!("{MAGIC}\n{}\n{} {}\n", self.identity, self.end, table.len());
         if header.len() > HEADER {
             return Err(io::Error::other(format!("the header of {} bytes is longer than {HEADER}", header.len())));
@@ -174,7 +170,7 @@ fn describe(at: u64, bytes: usize, matrices: &str) -> String {
 }
 
 /// The lines of the table, if this is a whole file of the weights `identity`.
-fn read_table(file: &mut File, identity: &str) -> io::Result<Option<Vec<String>>> {
+fn read_table(file: &mut File, identity: &str) -> io::Result<Option<VecDeque<String>>> {
     let mut header = Vec::new();
     file.take(HEADER as u64).read_to_end(&mut header)?;
     let text = String::from_utf8_lossy(&header);
@@ -196,7 +192,7 @@ fn read_table(file: &mut File, identity: &str) -> io::Result<Option<Vec<String>>
     if file.take(length).read_to_string(&mut table).is_err() {
         return Ok(None);
     }
-    let lines: Vec<String> = table.split_inclusive('\n').map(str::to_owned).collect();
+    let lines: VecDeque<String> = table.split_inclusive('\n').map(str::to_owned).collect();
     let inside = |line: &String| {
         let mut numbers = line.split(' ').map(str::parse::<u64>);
         let (Some(Ok(at)), Some(Ok(bytes))) = (numbers.next(), numbers.next()) else { return false };
@@ -282,7 +278,7 @@ mod tests {
         let pool = Pool::new(1).unwrap();
         let mut file = PanelFile::open(&path, "these").unwrap();
         let error = Panels::pack(&pool, file.as_mut(), &[&all[1][0]]).unwrap_err();
-        assert!(error.to_string().contains("region 1 is"), "{error}");
+        assert!(error.to_string().contains("the next region is"), "{error}");
 
         let file = PanelFile::open(&path, "those").unwrap();
         assert!(!file.as_ref().unwrap().is_whole(), "weights of another model");
