@@ -135,5 +135,9 @@ fn tokenizer_metadata(
     ];
     list.extend(ids.into_iter().filter_map(|(key, name)| Some((key, id(name)?))));
     list.extend(template.map(|template| ("tokenizer.chat_template", GgufValue::Text(template.source().into()))));
+    if let Some(source) = template.and_then(ChatTemplate::tool_use_source) {
+        list.push(("tokenizer.chat_templates", texts(vec!["tool_use".to_owned()])));
+        list.push(("tokenizer.chat_template.tool_use", GgufValue::Text(source.into())));
+    }
     list.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

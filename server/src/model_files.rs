@@ -84,11 +84,10 @@ impl ModelFiles {
     pub fn checkpoint(&self, load_format: LoadFormat, overrides: &Map<String, Value>) -> Result<Checkpoint, LoadError> {
         match self {
             Self::Shipped => {
-                let mut config = embedded_object("config.json", shipped::CONFIG)?;
-                config.extend(overrides.clone());
+                let config = embedded_object("config.json", shipped::CONFIG)?;
                 let generation = embedded_object("generation_config.json", shipped::GENERATION_CONFIG)?;
                 let (config, generation) =
-                    (ModelConfig::from_json(&config)?, GenerationConfig::from_json(&generation)?);
+                    (ModelConfig::overridden(config, overrides)?, GenerationConfig::from_json(&generation)?);
                 match load_format {
                     LoadFormat::Safetensors | LoadFormat::Gguf => {
                         Checkpoint::embedded(shipped::NAME, config, generation, &shipped::weights())
@@ -107,9 +106,8 @@ impl ModelFiles {
             Self::Gguf(path) => {
                 let model = GgufModel::open(path)?;
                 if load_format == LoadFormat::Dummy {
-                    let mut config = model.config().clone();
-                    config.extend(overrides.clone());
-                    return Ok(Checkpoint::dummy(ModelConfig::from_json(&config)?, GenerationConfig::default()));
+                    let config = ModelConfig::overridden(model.config().clone(), overrides)?;
+                    return Ok(Checkpoint::dummy(config, GenerationConfig::default()));
                 }
                 Checkpoint::gguf(model, overrides)
             }
@@ -145,9 +143,8 @@ impl ModelFiles {
             (None, Self::Shipped) if name.is_none() => from_source(shipped::CHAT_TEMPLATE),
             (None, Self::Shipped) => Ok(None),
             (None, Self::Gguf(_)) => {
-                let template =
-                    tokenizer.config().chat_templates.iter().find(|(known, _)| known == name.unwrap_or("default"));
-                template.map_or(Ok(None), |(_, source)| from_source(source))
+                let config = tokenizer.config();
+                ChatTemplate::choose(&config.chat_templates, name, tokenizer.control_tokens(), &config.named_tokens)
             }
             (None, Self::Directory(dir)) => {
                 ChatTemplate::from_dir(dir, name, tokenizer.config(), tokenizer.control_tokens())
@@ -183,6 +180,11 @@ fn vocabulary(metadata: &BTreeMap<String, GgufValue>) -> Vocabulary<'_> {
     let texts = |name: &str| list(name).iter().filter_map(GgufValue::as_str).collect();
     let text = |name: &str| get(name).and_then(GgufValue::as_str).unwrap_or_default();
     let id = |name: &str| get(name).and_then(GgufValue::as_u64);
+    // `tokenizer.chat_template`, and `tokenizer.chat_template.NAME` of those that have one.
+    let templates = metadata.iter().filter_map(|(key, value)| {
+        let name = key.strip_prefix("tokenizer.chat_template")?;
+        Some((if name.is_empty() { "default" } else { name.strip_prefix('.')? }, value))
+    });
     Vocabulary {
         model: text("model"),
         pre: text("pre"),
@@ -191,7 +193,7 @@ fn vocabulary(metadata: &BTreeMap<String, GgufValue>) -> Vocabulary<'_> {
         merges: texts("merges"),
         eos: id("eos_token_id"),
         padding: id("padding_token_id"),
-        chat_template: metadata.get("tokenizer.chat_template").and_then(GgufValue::as_str),
+        chat_templates: templates.filter_map(|(name, value)| Some((name, value.as_str()?))).collect(),
     }
 }
 

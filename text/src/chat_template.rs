@@ -5,7 +5,13 @@
 //! a message (`<|im_end|>`) stays text. To tell the two apart, such spellings are marked in the input
 //! before rendering; whatever appears unmarked in the output was written by the template.
 
-use std::{io, ops::Range, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use minijinja::{
     Environment, ErrorKind, UndefinedBehavior,
@@ -81,10 +87,16 @@ pub enum TemplateError {
     OutOfFuel,
 }
 
-/// A compiled chat template.
+/// Names in the environment.
+const USUAL: &str = "chat_template";
+/// See [`USUAL`].
+const TOOL_USE: &str = "tool_use";
+
+/// A compiled chat template, and a second one for conversations with tools where the model has two.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    tool_use: Option<String>,
     /// Control tokens, longest first.
     control_tokens: Vec<String>,
 }
@@ -97,41 +109,82 @@ impl ChatTemplate {
         control_tokens: &[String],
         named_tokens: &[(&'static str, String)],
     ) -> Result<Self, TemplateError> {
+        let mut environment = environment();
+        for (name, token) in named_tokens {
+            environment.add_global(*name, Value::from(token.as_str()));
+        }
+        let control_tokens = control_tokens.to_vec();
+        let mut template = Self { environment, source: source.to_owned(), tool_use: None, control_tokens };
+        template.compile(USUAL, source)?;
+        Ok(template)
+    }
+
+    /// The same with `source` for conversations with tools.
+    pub fn with_tool_use(mut self, source: &str) -> Result<Self, TemplateError> {
+        self.compile(TOOL_USE, source)?;
+        Ok(Self { tool_use: Some(source.to_owned()), ..self })
+    }
+
+    fn compile(&mut self, name: &'static str, source: &str) -> Result<(), TemplateError> {
         if source.len() > MAX_SOURCE_BYTES {
             let bytes = source.len();
             return Err(TemplateError::Malformed(format!("{bytes} bytes; at most {MAX_SOURCE_BYTES} are read")));
         }
         refuse_deep_nesting(source)?;
-        let mut environment = environment();
-        for (name, token) in named_tokens {
-            environment.add_global(*name, Value::from(token.as_str()));
-        }
-        let added = environment.add_template_owned("chat_template", source.to_string());
-        added.map_err(|e| TemplateError::Malformed(describe(&e)))?;
-        Ok(Self { environment, source: source.to_string(), control_tokens: control_tokens.to_vec() })
+        let added = self.environment.add_template_owned(name, without_generation_tags(source));
+        added.map_err(|e| TemplateError::Malformed(describe(&e)))
     }
 
-    /// The template of a checkpoint's folder: `chat_template.jinja`, else the one named `name` (or
-    /// `default`) in `tokenizer_config.json`. `None` if there is none.
+    /// The template of a checkpoint's folder, of those in `chat_template.jinja` (`default`) and in
+    /// `additional_chat_templates/NAME.jinja`, else of those in `tokenizer_config.json`. `None` if there is none.
     pub fn from_dir(
         dir: &Path,
         name: Option<&str>,
         config: &TokenizerConfig,
         control_tokens: &[String],
     ) -> Result<Option<Self>, TemplateError> {
-        let file = dir.join("chat_template.jinja");
-        let source = if name.is_none() && file.exists() {
-            Some(read_source(&file)?)
-        } else {
-            let wanted = name.unwrap_or("default");
-            config.chat_templates.iter().find(|(name, _)| name == wanted).map(|(_, source)| source.clone())
+        let mut files = template_files(dir);
+        // Transformers does not look further where there are files.
+        let listed = config.chat_templates.iter().cloned();
+        let named_there = |name: &str| config.chat_templates.iter().any(|(known, _)| known == name);
+        if files.is_empty() || name.is_some_and(|name| !files.contains_key(name) && named_there(name)) {
+            return Self::choose(&listed.collect::<Vec<_>>(), name, control_tokens, &config.named_tokens);
+        }
+        files.retain(|known, _| name.is_none_or(|name| name == known));
+        let sources = files.into_iter().map(|(name, file)| Ok((name, read_source(&file)?)));
+        Self::choose(&sources.collect::<Result<Vec<_>, _>>()?, name, control_tokens, &config.named_tokens)
+    }
+
+    /// The template called `name` of `templates`, `(name, source)` of each. Without a name it is `default`, or the
+    /// only one, and `tool_use` for conversations with tools if there is one, as in transformers.
+    pub fn choose(
+        templates: &[(String, String)],
+        name: Option<&str>,
+        control_tokens: &[String],
+        named_tokens: &[(&'static str, String)],
+    ) -> Result<Option<Self>, TemplateError> {
+        let find = |wanted: &str| templates.iter().find(|(known, _)| known == wanted).map(|(_, source)| source);
+        let usual = match (name, templates) {
+            (Some(name), _) => find(name),
+            (None, [(_, only)]) => Some(only),
+            (None, _) => find("default"),
         };
-        source.map(|source| Self::from_source(&source, control_tokens, &config.named_tokens)).transpose()
+        let Some(usual) = usual else { return Ok(None) };
+        let template = Self::from_source(usual, control_tokens, named_tokens)?;
+        match find(TOOL_USE).filter(|source| name.is_none() && *source != usual) {
+            Some(source) => template.with_tool_use(source).map(Some),
+            None => Ok(Some(template)),
+        }
     }
 
     /// The source it was compiled from.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The source of the one for conversations with tools, if that is another.
+    pub fn tool_use_source(&self) -> Option<&str> {
+        self.tool_use.as_deref()
     }
 
     /// Render a conversation. If it raises with tools as `{type, function}` objects, it is tried once
@@ -167,7 +220,8 @@ impl ChatTemplate {
             variables.retain(|(name, _)| name != key);
             variables.push((key.clone(), to_template(&self.marked(value, marker))));
         }
-        let template = self.environment.get_template("chat_template").expect("added when compiled");
+        let name = if self.tool_use.is_some() && prompt.tools.is_some() { TOOL_USE } else { USUAL };
+        let template = self.environment.get_template(name).expect("added when compiled");
         let mut output = Bounded::default();
         match template.render_captured_to(Value::from_pairs(variables), &mut output) {
             Ok(_) => {}
@@ -224,6 +278,44 @@ pub fn read_source(file: &Path) -> Result<String, TemplateError> {
         return Err(TemplateError::Malformed(format!("{name} has {bytes} bytes; at most {MAX_SOURCE_BYTES} are read")));
     }
     std::fs::read_to_string(file).map_err(|cause| TemplateError::Io { file: name, cause })
+}
+
+/// The folder's templates by name.
+fn template_files(dir: &Path) -> BTreeMap<String, PathBuf> {
+    let more = std::fs::read_dir(dir.join("additional_chat_templates")).into_iter().flatten().flatten();
+    let more = more.map(|entry| entry.path()).filter(|file| file.extension().is_some_and(|suffix| suffix == "jinja"));
+    let mut files: BTreeMap<String, PathBuf> =
+        more.filter_map(|file| Some((file.file_stem()?.to_str()?.to_owned(), file))).collect();
+    let default = dir.join("chat_template.jinja");
+    if default.exists() {
+        files.insert("default".into(), default);
+    }
+    files
+}
+
+/// `source` without `{% generation %}` and its end, by which trainers mark what the model wrote: what lies between
+/// is rendered as if they were not there.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        out.push_str(before);
+        let Some(end) = tag.find("%}") else {
+            rest = tag;
+            break;
+        };
+        let inside = &tag[2..end];
+        let word = inside.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
+        match word {
+            // The signs beside the tag, which trim blanks, stay.
+            "generation" => out.push_str(&format!("{{%{}%}}", inside.replace(word, "if true"))),
+            "endgeneration" => out.push_str(&format!("{{%{}%}}", inside.replace(word, "endif"))),
+            _ => out.push_str(&tag[..end + 2]),
+        }
+        rest = &tag[end + 2..];
+    }
+    out + rest
 }
 
 /// A character that occurs nowhere in the input, put behind the first character of what must not be
@@ -289,7 +381,17 @@ fn environment() -> Environment<'static> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     env.add_function("range", bounded_range);
+    env.add_function("strftime_now", strftime_now);
     env
+}
+
+/// The local time by the signs of C's `strftime`, as transformers offers it to templates.
+fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
+    let mut text = String::new();
+    let written = write!(text, "{}", chrono::Local::now().format(format));
+    let refused =
+        |_| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: no format: {format:?}"));
+    written.map(|()| text).map_err(refused)
 }
 
 /// Longest `range` a template may ask for.

@@ -12,6 +12,7 @@ pub mod detokenizer;
 pub mod fim;
 pub mod grammar;
 pub mod json;
+mod older_files;
 pub mod stop;
 pub mod tokenizer;
 pub mod tool;

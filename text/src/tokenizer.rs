@@ -6,8 +6,9 @@
 use std::{collections::HashMap, path::Path};
 
 use serde_json::Value;
+use tokenizers::AddedToken;
 
-use crate::chat_template::Rendered;
+use crate::{chat_template::Rendered, older_files, vocabulary};
 
 /// Largest `tokenizer.json` that is read (Qwen3's has 11 MB).
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -50,6 +51,15 @@ pub enum TokenizerError {
         /// What is wrong, with its place where that is known.
         cause: String,
     },
+    /// No tokenizer.
+    #[error(
+        "{dir} holds no tokenizer.json (nor vocab.json and merges.txt); give the tokenizer of the model it was made \
+         from with --tokenizer-path, e.g. --tokenizer-path Qwen/Qwen3-Coder-30B-A3B-Instruct"
+    )]
+    Missing {
+        /// The folder.
+        dir: String,
+    },
     /// The vocabulary does not spell bytes.
     #[error("tokenizer.json: decoder {found} is not supported; supported: ByteLevel")]
     NotByteLevel {
@@ -80,18 +90,20 @@ pub struct TokenizerConfig {
     pub named_tokens: Vec<(&'static str, String)>,
     /// Chat templates by name; the unnamed one is `default`.
     pub chat_templates: Vec<(String, String)>,
+    /// `added_tokens_decoder`: added tokens that `tokenizer.json` may or may not know, by ascending id.
+    pub added_tokens: Vec<(u32, AddedToken)>,
+    /// `additional_special_tokens`.
+    pub control_tokens: Vec<String>,
 }
 
 impl TokenizerConfig {
     /// Interpret a `tokenizer_config.json`.
     pub fn from_json(text: &[u8]) -> Result<Self, TokenizerError> {
         let malformed = |cause: String| TokenizerError::Malformed { file: "tokenizer_config.json", cause };
-        let root: Value = serde_json::from_slice(text).map_err(|e| malformed(e.to_string()))?;
+        let root: Value = serde_json::from_slice(without_mark(text)).map_err(|e| malformed(e.to_string()))?;
         // A token is a string, or an object with the string as `content`.
-        let token = |name: &str| {
-            let value = root.get(name)?;
-            value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
-        };
+        let content = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string);
+        let token = |name: &str| content(root.get(name)?);
         let named = ["bos_token", "eos_token", "pad_token", "unk_token"];
         let chat_templates = match root.get("chat_template") {
             None | Some(Value::Null) => Vec::new(),
@@ -103,29 +115,56 @@ impl TokenizerConfig {
             }
             Some(_) => return Err(malformed("chat_template: expected a string or a list".into())),
         };
+        let mut added_tokens = Vec::new();
+        for (id, token) in root.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
+            let read = id.parse().ok().zip(added_token(token));
+            let expected = || malformed(format!("added_tokens_decoder: {id:?}: expected an added token's fields"));
+            added_tokens.push(read.ok_or_else(expected)?);
+        }
+        added_tokens.sort_by_key(|(id, _)| *id);
+        let additional = root.get("additional_special_tokens").and_then(Value::as_array);
         Ok(Self {
             eos_token: token("eos_token"),
             named_tokens: named.into_iter().filter_map(|name| Some((name, token(name)?))).collect(),
             chat_templates,
+            added_tokens,
+            control_tokens: additional.into_iter().flatten().filter_map(content).collect(),
         })
     }
 }
 
 impl Tokenizer {
-    /// Read `tokenizer.json` and, if there is one, `tokenizer_config.json`.
+    /// Read `tokenizer.json`, or else the `vocab.json` and `merges.txt` that it came from, and, if there is one,
+    /// `tokenizer_config.json`.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
-        let json = read(&dir.join("tokenizer.json"))?;
-        let config = dir.join("tokenizer_config.json");
-        let config = if config.exists() { Some(read(&config)?) } else { None };
+        let optional = |name: &str| Some(dir.join(name)).filter(|file| file.exists()).map(|file| read(&file));
+        let config = optional("tokenizer_config.json").transpose()?;
+        let json = match optional("tokenizer.json").transpose()? {
+            Some(json) => json,
+            None if dir.join("vocab.json").exists() && dir.join("merges.txt").exists() => {
+                let (vocab, merges) = (read(&dir.join("vocab.json"))?, read(&dir.join("merges.txt"))?);
+                let added = optional("added_tokens.json").transpose()?;
+                let (added, config) = (added.as_deref(), config.as_deref());
+                let files = older_files::OlderFiles { vocab: &vocab, merges: &merges, added, config };
+                vocabulary::bytes(&files.tokenizer_json()?)
+            }
+            None => return Err(TokenizerError::Missing { dir: dir.display().to_string() }),
+        };
         Self::from_bytes(&json, config.as_deref())
     }
 
     /// A tokenizer from the files' contents.
     pub fn from_bytes(tokenizer_json: &[u8], tokenizer_config_json: Option<&[u8]>) -> Result<Self, TokenizerError> {
         let malformed = |cause: String| TokenizerError::Malformed { file: "tokenizer.json", cause };
+        let tokenizer_json = without_mark(tokenizer_json);
         let root: Value = serde_json::from_slice(tokenizer_json).map_err(|e| malformed(e.to_string()))?;
         require_byte_level(&root)?;
-        let parsing = tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|e| malformed(e.to_string()))?;
+        let config = tokenizer_config_json.map_or(Ok(TokenizerConfig::default()), TokenizerConfig::from_json)?;
+        let mut parsing = tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|e| malformed(e.to_string()))?;
+        // What a trainer cut and filled its examples to; a prompt is neither.
+        parsing.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
+        parsing.with_padding(None);
+        add_missing(&mut parsing, &config)?;
         let mut as_text = parsing.clone();
         as_text.set_encode_special_tokens(true);
 
@@ -150,8 +189,7 @@ impl Tokenizer {
                 control_tokens.push(token.content.clone());
             }
         }
-        control_tokens.sort_by_key(|token| std::cmp::Reverse(token.len()));
-        let config = tokenizer_config_json.map_or(Ok(TokenizerConfig::default()), TokenizerConfig::from_json)?;
+        control_tokens.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         Ok(Self { parsing, as_text, bytes, special, ids, control_tokens, config })
     }
 
@@ -230,6 +268,46 @@ impl Tokenizer {
     pub fn config(&self) -> &TokenizerConfig {
         &self.config
     }
+}
+
+/// An entry of `added_tokens_decoder`. What it leaves out is as the `tokenizers` library has it.
+fn added_token(token: &Value) -> Option<AddedToken> {
+    let flag = |name: &str| token.get(name).and_then(Value::as_bool);
+    let plain = AddedToken::from(token.get("content")?.as_str()?, flag("special").unwrap_or(false));
+    Some(AddedToken {
+        single_word: flag("single_word").unwrap_or(plain.single_word),
+        lstrip: flag("lstrip").unwrap_or(plain.lstrip),
+        rstrip: flag("rstrip").unwrap_or(plain.rstrip),
+        normalized: flag("normalized").unwrap_or(plain.normalized),
+        ..plain
+    })
+}
+
+/// Add the tokens that only `tokenizer_config.json` lists, which transformers reads as well.
+fn add_missing(tokenizer: &mut tokenizers::Tokenizer, config: &TokenizerConfig) -> Result<(), TokenizerError> {
+    let malformed = |cause: String| TokenizerError::Malformed { file: "tokenizer_config.json", cause };
+    let known: Vec<String> = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    for (id, token) in config.added_tokens.iter().filter(|(_, token)| !known.contains(&token.content)) {
+        tokenizer.add_tokens([token.clone()]).map_err(|e| malformed(e.to_string()))?;
+        let content = &token.content;
+        match tokenizer.token_to_id(content) {
+            Some(found) if found == *id => {}
+            // The library numbers what it adds itself.
+            found => {
+                let found = found.map_or_else(|| "none".into(), |found| found.to_string());
+                return Err(malformed(format!(
+                    "added_tokens_decoder: {content:?} has the id {id}, and by tokenizer.json, which does not list it, \
+                     its id is {found}; the two files are of different tokenizers"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `text` without the byte-order mark that some editors write before UTF-8.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {

@@ -23,7 +23,7 @@ pub enum TokenKind {
 
 /// Tokens that Qwen's own tokenizers find in text, and that llama.cpp's converter takes for control tokens by their
 /// spelling.
-const NOT_CONTROL: [&str; 6] =
+pub(crate) const NOT_CONTROL: [&str; 6] =
     ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"];
 
 /// The lists of a file.
@@ -43,8 +43,8 @@ pub struct Vocabulary<'a> {
     pub eos: Option<u64>,
     /// The token that fills.
     pub padding: Option<u64>,
-    /// The chat template.
-    pub chat_template: Option<&'a str>,
+    /// Chat templates by name; the unnamed one is `default`.
+    pub chat_templates: Vec<(&'a str, &'a str)>,
 }
 
 impl Vocabulary<'_> {
@@ -77,25 +77,12 @@ impl Vocabulary<'_> {
                 }
             }
         }
-        let byte_level =
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-        let cut = json!({"type": "Split", "pattern": {"Regex": QWEN2_PIECES}, "behavior": "Isolated", "invert": false});
-        let file = json!({
-            "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": added,
-            "normalizer": {"type": "NFC"},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
-            "post_processor": null,
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-                "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                "vocab": vocab, "merges": self.merges,
-            },
-        });
+        let file = qwen2_json(&vocab, &json!(self.merges), added);
         let named = |id: Option<u64>| id.and_then(|id| self.tokens.get(usize::try_from(id).ok()?).copied());
+        let templates = self.chat_templates.iter().map(|(name, source)| json!({"name": name, "template": source}));
         let config = json!({
-            "eos_token": named(self.eos), "pad_token": named(self.padding), "chat_template": self.chat_template,
+            "eos_token": named(self.eos), "pad_token": named(self.padding),
+            "chat_template": templates.collect::<Vec<_>>(),
         });
         Tokenizer::from_bytes(&bytes(&file), Some(&bytes(&config)))
     }
@@ -140,6 +127,25 @@ impl TokenLists {
     }
 }
 
-fn bytes(value: &Value) -> Vec<u8> {
+/// The `tokenizer.json` of a byte-level tokenizer that cuts text as Qwen's do.
+pub(crate) fn qwen2_json(vocab: &Map<String, Value>, merges: &Value, added_tokens: Vec<Value>) -> Value {
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let cut = json!({"type": "Split", "pattern": {"Regex": QWEN2_PIECES}, "behavior": "Isolated", "invert": false});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added_tokens,
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+            "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab, "merges": merges,
+        },
+    })
+}
+
+pub(crate) fn bytes(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data")
 }

@@ -30,7 +30,7 @@ fn through_lists(tokenizer: &Tokenizer, size: usize) -> Tokenizer {
         merges: lists.merges.iter().map(String::as_str).collect(),
         eos,
         padding: None,
-        chat_template: Some("{{ messages }}"),
+        chat_templates: vec![("default", "{{ messages }}"), ("tool_use", "{{ tools }}")],
     };
     vocabulary.tokenizer().unwrap()
 }
@@ -48,7 +48,8 @@ fn same(dir: &Path, filler: usize) {
             assert_eq!(again.decode(&ids, true), original.decode(&ids, true));
         }
     }
-    assert_eq!(again.config().chat_templates, [("default".to_owned(), "{{ messages }}".to_owned())]);
+    let templates = [("default", "{{ messages }}"), ("tool_use", "{{ tools }}")].map(|(a, b)| (a.into(), b.into()));
+    assert_eq!(again.config().chat_templates, templates);
 }
 
 #[test]
