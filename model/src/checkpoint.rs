@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     config::ModelConfig,
+    foreign::Foreign,
     generation_config::GenerationConfig,
     gguf::GgufModel,
     weights::{
@@ -44,6 +45,7 @@ pub struct Checkpoint {
     generation: GenerationConfig,
     source: Source,
     recipe: Option<Recipe>,
+    notes: Vec<String>,
 }
 
 enum Source {
@@ -55,46 +57,60 @@ enum Source {
 impl Checkpoint {
     /// Read the configs of `dir` and verify that its files hold exactly the network's tensors.
     pub fn open(dir: &Path, options: &CheckpointOptions) -> Result<Self, LoadError> {
-        let config = ModelConfig::open(dir, options.config_overrides.as_ref())?;
+        if let Some(foreign) = Foreign::in_dir(dir) {
+            return Err(LoadError::Foreign { dir: dir.display().to_string(), foreign });
+        }
+        let mut config = ModelConfig::open(dir, options.config_overrides.as_ref())?;
         let generation = GenerationConfig::open(dir)?;
         let source = match options.load_format {
-            LoadFormat::Safetensors => Source::Files(Safetensors::open(dir, &config)?),
+            LoadFormat::Safetensors => Source::Files(Safetensors::open(dir, &mut config)?),
             LoadFormat::Dummy => Source::Dummy(DummyWeights::new(&config)),
         };
-        Ok(Self { dir: dir.to_path_buf(), config, generation, source, recipe: None })
+        Ok(Self::of(dir.to_path_buf(), config, generation, source))
     }
 
     /// The same for a model whose configs and safetensors files, `(name, bytes)` of each, are in memory
     /// already. `place` names it in errors.
     pub fn embedded(
         place: &str,
-        config: ModelConfig,
+        mut config: ModelConfig,
         generation: GenerationConfig,
         files: &[(&str, SharedBytes)],
     ) -> Result<Self, LoadError> {
-        let source = Source::Files(Safetensors::embedded(place, files, &config)?);
-        Ok(Self { dir: place.into(), config, generation, source, recipe: None })
+        let source = Source::Files(Safetensors::embedded(place, files, &mut config)?);
+        Ok(Self::of(place.into(), config, generation, source))
+    }
+
+    fn of(dir: PathBuf, config: ModelConfig, generation: GenerationConfig, source: Source) -> Self {
+        let notes = match &source {
+            Source::Files(files) => files.notes().to_vec(),
+            Source::Gguf(_) | Source::Dummy(_) => Vec::new(),
+        };
+        Self { dir, config, generation, source, recipe: None, notes }
     }
 
     /// A model in llama.cpp's format; `overrides` are merged over its configuration in `config.json`'s words.
     pub fn gguf(model: GgufModel, overrides: &Map<String, Value>) -> Result<Self, LoadError> {
-        let mut fields = model.config().clone();
-        fields.extend(overrides.clone());
-        let config = ModelConfig::from_json(&fields)?;
+        let config = ModelConfig::overridden(model.config().clone(), overrides)?;
         model.verify(&config)?;
         let generation = model.generation().clone();
-        Ok(Self { dir: PathBuf::new(), config, generation, source: Source::Gguf(Box::new(model)), recipe: None })
+        Ok(Self::of(PathBuf::new(), config, generation, Source::Gguf(Box::new(model))))
     }
 
     /// Random weights for configs that are already in memory.
     pub fn dummy(config: ModelConfig, generation: GenerationConfig) -> Self {
         let source = Source::Dummy(DummyWeights::new(&config));
-        Self { dir: PathBuf::new(), config, generation, source, recipe: None }
+        Self::of(PathBuf::new(), config, generation, source)
     }
 
     /// The same, to be quantised as it is loaded.
     pub fn quantised(self, recipe: Option<Recipe>) -> Self {
         Self { recipe, ..self }
+    }
+
+    /// Lines for the log about what was read otherwise than a user may think.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Its files in llama.cpp's format; none if it is of another kind, or in memory.

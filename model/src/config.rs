@@ -1,12 +1,17 @@
 //! `config.json`: what the network is. Every derived number is computed here, once.
 
+mod json;
+mod quantization;
+mod rope;
+
 use std::{fmt, path::Path};
 
 use quern_backend::{DType, HeadLayout, KvFormat};
 use serde_json::{Map, Value};
 
-/// Largest `config.json` that is read.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+use self::json::MAX_FILE_BYTES;
+pub(crate) use self::json::read_object;
+use crate::foreign::Foreign;
 
 /// Largest value of any size in a config; keeps every product of two of them inside 64 bits.
 const MAX_SIZE: u64 = 1 << 28;
@@ -76,6 +81,19 @@ pub enum ConfigError {
         /// What it should hold.
         expected: String,
     },
+    /// A field of generation_config.json.
+    #[error("generation_config.json: `{field}` is {found}; expected {expected}")]
+    Generation {
+        /// The field.
+        field: String,
+        /// What it holds.
+        found: String,
+        /// What it should hold.
+        expected: String,
+    },
+    /// Files of another program.
+    #[error("config.json: {0}")]
+    Foreign(#[from] Foreign),
     /// A field asks for something this crate does not implement.
     #[error("config.json: `{field}` = {value} is not supported; supported: {supported}")]
     Unsupported {
@@ -108,6 +126,21 @@ pub struct RopeConfig {
     pub theta: f64,
     /// Stretching for contexts longer than the trained one.
     pub yarn: Option<YarnConfig>,
+}
+
+impl fmt::Display for RopeConfig {
+    /// For the log: `rotary, theta 10000000, stretched 4 times from 262144 tokens by YaRN (…)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rotary, theta {}", self.theta)?;
+        match &self.yarn {
+            None => f.write_str(", not stretched"),
+            Some(yarn) => write!(
+                f,
+                ", stretched {} times from {} tokens by YaRN (attention factor {:.4}, beta {} to {})",
+                yarn.factor, yarn.original_context, yarn.attention_factor, yarn.beta_fast, yarn.beta_slow
+            ),
+        }
+    }
 }
 
 /// YaRN's numbers. Source: Peng et al. 2023, "YaRN: Efficient Context Window Extension".
@@ -165,17 +198,31 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Read `dir/config.json`, with `overrides` merged over its top level.
+    /// Read `dir/config.json`, with `overrides` laid over it.
     pub fn open(dir: &Path, overrides: Option<&Map<String, Value>>) -> Result<Self, ConfigError> {
-        let mut object = read_object(&dir.join("config.json"))?;
-        for (key, value) in overrides.into_iter().flatten() {
-            object.insert(key.clone(), value.clone());
+        let object = read_object(&dir.join("config.json"))?;
+        Self::overridden(object, overrides.unwrap_or(&Map::new()))
+    }
+
+    /// Interpret `object` with `overrides` laid over it: objects are merged key by key, other values replaced, and
+    /// what says positions in one spelling counts against what the file says in another.
+    pub fn overridden(mut object: Map<String, Value>, overrides: &Map<String, Value>) -> Result<Self, ConfigError> {
+        if overrides.is_empty() {
+            return Self::from_json(&object);
         }
+        let mut overrides = overrides.clone();
+        rope::fold(&mut object)?;
+        rope::fold(&mut overrides)?;
+        rope::lay_over(&mut object, &mut overrides);
+        merge(&mut object, overrides);
         Self::from_json(&object)
     }
 
     /// Interpret the fields of a `config.json`.
     pub fn from_json(object: &Map<String, Value>) -> Result<Self, ConfigError> {
+        let mut object = object.clone();
+        rope::fold(&mut object)?;
+        let object = &object;
         let fields = Fields(object);
         let architecture = architecture(&fields)?;
         refuse_unsupported(&fields)?;
@@ -203,7 +250,7 @@ impl ModelConfig {
         };
         let needs_dense = sparse_layers.contains(&false);
         let max_position_embeddings = fields.size("max_position_embeddings")?;
-        let (fp8, modules_to_not_convert) = quantization(&fields)?;
+        let (fp8, modules_to_not_convert) = quantization::read(&fields)?;
         Ok(Self {
             architecture,
             num_layers,
@@ -215,7 +262,7 @@ impl ModelConfig {
             vocab_size: fields.size("vocab_size")?,
             tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
             rms_norm_eps: fields.number("rms_norm_eps", 1e-6)? as f32,
-            rope: rope(&fields, max_position_embeddings)?,
+            rope: rope::read(&fields, max_position_embeddings)?,
             max_position_embeddings,
             eos_token_ids: token_ids(object.get("eos_token_id"), "eos_token_id")?,
             dtype: dtype(&fields)?,
@@ -278,24 +325,18 @@ impl ModelConfig {
     }
 }
 
-fn saturated(n: u128) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
+/// Lay `over` over `under`, key by key through objects in both.
+fn merge(under: &mut Map<String, Value>, over: Map<String, Value>) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(Value::Object(under)), Value::Object(over)) => merge(under, over),
+            (_, value) => drop(under.insert(key, value)),
+        }
+    }
 }
 
-/// A bounded read of a JSON object.
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let file = path.display().to_string();
-    let io = |cause| ConfigError::Io { file: file.clone(), cause };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(ConfigError::TooLarge { file, bytes });
-    }
-    let text = std::fs::read(path).map_err(io)?;
-    match serde_json::from_slice(&text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(ConfigError::Json { file, cause: "the top level is no object".into() }),
-        Err(cause) => Err(ConfigError::Json { file, cause: cause.to_string() }),
-    }
+fn saturated(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 /// One id, a list of ids, or nothing.
@@ -341,7 +382,9 @@ impl Fields<'_> {
     fn size(&self, field: &str) -> Result<usize, ConfigError> {
         let expected = format!("a whole number from 1 to {MAX_SIZE}");
         let Some(value) = self.present(field) else { return Err(self.wrong(field, "missing", expected)) };
-        match value.as_u64() {
+        // Python writes 4096.0 for what was computed.
+        let whole = value.as_f64().filter(|n| n.fract() == 0.0 && *n >= 0.0 && *n <= MAX_SIZE as f64);
+        match value.as_u64().or(whole.map(|n| n as u64)) {
             Some(n @ 1..=MAX_SIZE) => Ok(n as usize),
             _ => Err(self.wrong(field, shown(value), expected)),
         }
@@ -379,12 +422,17 @@ impl Fields<'_> {
 
 fn architecture(fields: &Fields<'_>) -> Result<Architecture, ConfigError> {
     let known = Architecture::ALL.map(|(name, _)| name).join(", ");
-    let name = match fields.present("architectures") {
-        Some(Value::Array(names)) if names.len() == 1 => names[0].as_str(),
-        _ => None,
-    };
-    let found = name.and_then(|name| Architecture::ALL.into_iter().find(|(known, _)| *known == name));
-    found.map(|(_, architecture)| architecture).ok_or_else(|| fields.unsupported("architectures", known))
+    let names = fields.present("architectures").and_then(Value::as_array).into_iter().flatten();
+    // Some files name a class of their own beside the usual one; two of ours would not be one network.
+    let mut found = Vec::new();
+    for name in names.filter_map(Value::as_str) {
+        found.extend(Architecture::ALL.into_iter().filter(|(known, _)| *known == name).map(|(_, known)| known));
+    }
+    found.dedup();
+    match found.as_slice() {
+        [architecture] => Ok(*architecture),
+        _ => Err(fields.unsupported("architectures", known)),
+    }
 }
 
 /// Switches whose other position is another network.
@@ -399,6 +447,9 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ConfigError> {
     }
     if fields.present("hidden_act").is_some_and(|v| v != "silu") {
         return Err(fields.unsupported("hidden_act", "\"silu\""));
+    }
+    if fields.present("partial_rotary_factor").is_some_and(|share| share.as_f64() != Some(1.0)) {
+        return Err(fields.unsupported("partial_rotary_factor", "1.0"));
     }
     if fields.present("shared_expert_intermediate_size").is_some_and(|v| v.as_u64() != Some(0)) {
         return Err(fields.unsupported("shared_expert_intermediate_size", "0"));
@@ -436,56 +487,6 @@ fn moe(fields: &Fields<'_>, num_layers: usize) -> Result<(Option<MoeConfig>, Vec
     Ok((sparse.contains(&true).then_some(config), sparse))
 }
 
-/// `rope_theta` and `rope_scaling`, or both inside `rope_parameters` as transformers 5 writes them.
-fn rope(fields: &Fields<'_>, max_position_embeddings: usize) -> Result<RopeConfig, ConfigError> {
-    let parameters = match fields.object("rope_parameters")? {
-        Some(parameters) => Some(parameters),
-        None => fields.object("rope_scaling")?,
-    };
-    let Some(parameters) = parameters.map(Fields) else {
-        return Ok(RopeConfig { theta: fields.number("rope_theta", 10_000.0)?, yarn: None });
-    };
-    let theta = parameters.number("rope_theta", fields.number("rope_theta", 10_000.0)?)?;
-    let kind = parameters.present("rope_type").or(parameters.present("type")).and_then(Value::as_str);
-    let yarn = match kind.unwrap_or("default") {
-        "default" => None,
-        "yarn" => Some(yarn(&parameters, max_position_embeddings)?),
-        other => {
-            return Err(ConfigError::Unsupported {
-                field: "rope_scaling.rope_type".into(),
-                value: other.into(),
-                supported: "default, yarn".into(),
-            });
-        }
-    };
-    Ok(RopeConfig { theta, yarn })
-}
-
-fn yarn(parameters: &Fields<'_>, max_position_embeddings: usize) -> Result<YarnConfig, ConfigError> {
-    let original_context = parameters.number("original_max_position_embeddings", max_position_embeddings as f64)?;
-    let factor = match parameters.present("factor") {
-        Some(_) => parameters.number("factor", 1.0)?,
-        None => max_position_embeddings as f64 / original_context,
-    };
-    let temperature = |scale: f64| yarn_temperature(factor, scale);
-    let both = parameters.present("mscale").is_some() && parameters.present("mscale_all_dim").is_some();
-    let attention_factor = match (parameters.present("attention_factor"), both) {
-        (Some(_), _) => parameters.number("attention_factor", 1.0)?,
-        (None, true) => {
-            temperature(parameters.number("mscale", 1.0)?) / temperature(parameters.number("mscale_all_dim", 1.0)?)
-        }
-        (None, false) => temperature(1.0),
-    };
-    Ok(YarnConfig {
-        factor,
-        original_context,
-        beta_fast: parameters.number("beta_fast", 32.0)?,
-        beta_slow: parameters.number("beta_slow", 1.0)?,
-        attention_factor,
-        truncate: parameters.flag("truncate", true)?,
-    })
-}
-
 /// The scale of cosines and sines that goes with a context `factor` times as long: the paper's temperature,
 /// 0.1 ln(s) + 1, of which `scale` is DeepSeek's multiplier where it gives one.
 pub(crate) fn yarn_temperature(factor: f64, scale: f64) -> f64 {
@@ -495,33 +496,10 @@ pub(crate) fn yarn_temperature(factor: f64, scale: f64) -> f64 {
 fn dtype(fields: &Fields<'_>) -> Result<DType, ConfigError> {
     let field = if fields.present("torch_dtype").is_some() { "torch_dtype" } else { "dtype" };
     match fields.present(field).map(|v| v.as_str().unwrap_or_default().trim_start_matches("torch.")) {
-        None | Some("bfloat16") => Ok(DType::BF16),
+        // The weights' own, which are read as they are stored.
+        None | Some("bfloat16" | "auto") => Ok(DType::BF16),
         Some("float16") => Ok(DType::F16),
         Some("float32") => Ok(DType::F32),
         Some(_) => Err(fields.unsupported(field, "bfloat16, float16, float32")),
     }
-}
-
-fn quantization(fields: &Fields<'_>) -> Result<(bool, Vec<String>), ConfigError> {
-    let Some(quantization) = fields.object("quantization_config")?.map(Fields) else { return Ok((false, Vec::new())) };
-    let named = |field: &str| quantization.present(field).and_then(Value::as_str);
-    let unsupported = |field: &str, supported: &str| ConfigError::Unsupported {
-        field: format!("quantization_config.{field}"),
-        value: quantization.present(field).map_or("absent".into(), shown),
-        supported: supported.into(),
-    };
-    if named("quant_method") != Some("fp8") {
-        return Err(unsupported("quant_method", "fp8 (e4m3 in blocks of 128 × 128)"));
-    }
-    if named("fmt").is_some_and(|fmt| fmt != "e4m3") {
-        return Err(unsupported("fmt", "e4m3"));
-    }
-    if quantization.present("weight_block_size") != Some(&serde_json::json!([128, 128])) {
-        return Err(unsupported("weight_block_size", "[128, 128]"));
-    }
-    let modules = match quantization.present("modules_to_not_convert") {
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_string).collect(),
-        _ => Vec::new(),
-    };
-    Ok((true, modules))
 }

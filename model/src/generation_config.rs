@@ -39,14 +39,17 @@ impl GenerationConfig {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_f64() {
                 Some(x) if range.contains(&x) => Ok(Some(x)),
-                _ => Err(ConfigError::Field {
-                    field: format!("{field} (generation_config.json)"),
+                _ => Err(ConfigError::Generation {
+                    field: field.into(),
                     found: value.to_string(),
                     expected: format!("a number from {} to {}", range.start(), range.end()),
                 }),
             },
         };
-        let eos_token_ids = token_ids(object.get("eos_token_id"), "eos_token_id (generation_config.json)")?;
+        let eos_token_ids = token_ids(object.get("eos_token_id"), "eos_token_id").map_err(|error| match error {
+            ConfigError::Field { field, found, expected } => ConfigError::Generation { field, found, expected },
+            other => other,
+        })?;
         Ok(Self { eos_token_ids, ..Self::of_numbers(number)? })
     }
 
@@ -58,7 +61,8 @@ impl GenerationConfig {
         Ok(Self {
             temperature: float(number("temperature", 0.0..=1e4)?),
             top_p: float(number("top_p", 0.0..=1.0)?),
-            top_k: number("top_k", 0.0..=f64::from(u32::MAX))?.map(|k| k as u32).filter(|&k| k > 0),
+            // Off is 0 for transformers, -1 for SGLang and vLLM.
+            top_k: number("top_k", -1.0..=f64::from(u32::MAX))?.map(|k| k as u32).filter(|&k| k > 0),
             min_p: float(number("min_p", 0.0..=1.0)?),
             repetition_penalty: float(number("repetition_penalty", 0.0..=2.0)?),
             eos_token_ids: Vec::new(),

@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod foreign;
 pub mod generation_config;
 pub mod gguf;
 pub mod layers;

@@ -10,7 +10,7 @@ use std::{
 use proptest::prelude::*;
 use quern_model::{
     Checkpoint, CheckpointOptions, LoadError,
-    weights::{Problem, safetensors::fuzz_header},
+    weights::{Problem, Remedy, safetensors::fuzz_header},
 };
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -101,7 +101,7 @@ fn problems(dir: &Path) -> Vec<Problem> {
 fn problem(dir: &Path) -> (String, String, String, String) {
     let mut problems = problems(dir);
     assert_eq!(problems.len(), 1, "{problems:#?}");
-    let Problem { file, tensor, expected, found } = problems.remove(0);
+    let Problem { file, tensor, expected, found, .. } = problems.remove(0);
     (file, tensor.unwrap_or_default(), expected, found)
 }
 
@@ -126,6 +126,7 @@ fn a_file_cut_anywhere_is_named_with_its_bytes() {
     for cut in cuts {
         fs::write(&path, &whole[..cut]).unwrap();
         let problems = problems(dir.path());
+        assert!(problems.iter().all(|p| p.remedy == Remedy::FetchAgain), "{cut}: {problems:?}");
         assert!(problems.iter().all(|p| p.file == "model-00002-of-00003.safetensors"), "{cut}: {problems:?}");
         assert!(problems[0].to_string().contains("expected"), "{problems:?}");
     }
@@ -186,7 +187,7 @@ fn missing_extra_and_misshapen_tensors_are_all_listed() {
     assert!(about("model.layers.0.self_attn.q_norms.weight").expected.contains("no such tensor"));
     assert!(about(GATE_PROJ).expected.starts_with("shape ["), "{problems:#?}");
     let error = open(dir.path()).err().expect("it is refused").to_string();
-    assert!(error.contains("Fetch the named files again"), "{error}");
+    assert!(error.contains("config.json belongs") && !error.contains("Fetch the named files again"), "{error}");
 }
 
 #[test]
@@ -299,6 +300,149 @@ fn hostile_headers_are_refused() {
         let problem = problems(dir.path()).remove(0).to_string();
         assert!(problem.contains(part) && problem.starts_with("model.safetensors: "), "{part}: {problem}");
     }
+}
+
+/// The notes of a checkpoint that must be read.
+fn notes(dir: &Path) -> Vec<String> {
+    open(dir).unwrap_or_else(|error| panic!("{error}")).notes().to_vec()
+}
+
+#[test]
+fn files_that_the_weights_do_without_are_not_read_and_named() {
+    assert!(notes(copy("tiny-dense").path()).is_empty());
+    for stray in ["model-00001-of-00007.safetensors", "model.safetensors", "adapter_model.safetensors"] {
+        let dir = copy("tiny-dense");
+        fs::write(dir.path().join(stray), "left over").unwrap();
+        let notes = notes(dir.path());
+        assert!(notes.len() == 1 && notes[0].contains(stray) && notes[0].contains(".index.json"), "{notes:?}");
+    }
+    let dir = changed("tiny-dense", |_| {});
+    fs::write(dir.path().join("consolidated.safetensors"), "left over").unwrap();
+    assert!(notes(dir.path())[0].contains("consolidated.safetensors"));
+
+    // Without an index nothing says which of two sets is meant, nor that a set is whole.
+    let dir = copy("tiny-dense");
+    fs::remove_file(dir.path().join("model.safetensors.index.json")).unwrap();
+    open(dir.path()).unwrap();
+    fs::copy(dir.path().join("model-00001-of-00003.safetensors"), dir.path().join("model-00001-of-00002.safetensors"))
+        .unwrap();
+    let error = open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("several sets") && error.contains("model-00001-of-00002"), "{error}");
+    fs::remove_file(dir.path().join("model-00001-of-00002.safetensors")).unwrap();
+    fs::remove_file(dir.path().join("model-00002-of-00003.safetensors")).unwrap();
+    assert!(problems(dir.path()).iter().any(|p| p.file == "model-00002-of-00003.safetensors"));
+}
+
+#[test]
+fn tensors_that_change_nothing_are_passed_over_and_named() {
+    let dir = changed("tiny-dense", |tensors| {
+        for name in ["self_attn.rotary_emb.inv_freq", "self_attn.k_scale", "self_attn.v_scale"] {
+            tensors.insert(format!("model.layers.0.{name}"), ("F32".into(), vec![1], vec![0; 4]));
+        }
+    });
+    let notes = notes(dir.path());
+    assert!(notes.len() == 2 && notes[0].contains("inv_freq") && notes[1].contains("k_scale"), "{notes:?}");
+}
+
+#[test]
+fn a_tied_head_that_differs_is_a_head_of_its_own() {
+    let tied = |change: fn(&mut Stored)| {
+        let dir = changed("tiny-dense", |tensors| {
+            let mut head = tensors["model.embed_tokens.weight"].clone();
+            change(&mut head);
+            tensors.insert("lm_head.weight".into(), head);
+        });
+        let file = dir.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        config["tie_word_embeddings"] = true.into();
+        fs::write(&file, config.to_string()).unwrap();
+        dir
+    };
+    let same = open(tied(|_| {}).path()).unwrap();
+    assert!(same.config().tie_word_embeddings && same.notes().is_empty());
+    let own = open(tied(|(_, _, bytes)| bytes[0] ^= 1).path()).unwrap();
+    assert!(!own.config().tie_word_embeddings);
+    let note = &own.notes()[0];
+    assert!(note.contains("lm_head.weight") && note.contains("tie_word_embeddings"), "{note}");
+}
+
+#[test]
+fn the_scales_names_of_compressed_tensors_are_known() {
+    let plain = open(&fixture("tiny-fp8-ragged")).unwrap();
+    let dir = changed("tiny-fp8-ragged", |tensors| {
+        let scales: Vec<String> = tensors.keys().filter(|name| name.ends_with("_scale_inv")).cloned().collect();
+        for name in scales {
+            let tensor = tensors.remove(&name).unwrap();
+            tensors.insert(name.trim_end_matches("_inv").to_owned(), tensor);
+        }
+    });
+    let file = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    config["quantization_config"] = json!({
+        "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+            "type": "float", "num_bits": 8, "strategy": "block", "block_structure": [128, 128], "symmetric": true}}},
+    });
+    fs::write(&file, config.to_string()).unwrap();
+    let renamed = open(dir.path()).unwrap();
+    for module in ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.o_proj"] {
+        let config = plain.config();
+        let (q, hidden) = (config.heads.q_dim(), config.hidden);
+        let (rows, cols) = if module.ends_with("q_proj") { (q, hidden) } else { (hidden, q) };
+        let rows_of = |checkpoint: &Checkpoint| {
+            let (matrix, mut row) = (checkpoint.weights().matrix(module, rows, cols).unwrap(), vec![0.0; cols]);
+            matrix.decode_row(rows - 1, &mut row);
+            row
+        };
+        assert_eq!(rows_of(&plain), rows_of(&renamed));
+    }
+}
+
+#[test]
+fn formats_of_others_are_named_with_what_works() {
+    let refused = |dir: &Path, parts: &[&str]| {
+        let error = open(dir).err().unwrap_or_else(|| panic!("{parts:?} is taken")).to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(!error.contains("Fetch the named files again") && error.lines().count() == 1, "{error}");
+    };
+    let remedies = ["FP8", "GGUF", "--quantization q4_k_m"];
+    for (sign, name) in [
+        ("q_proj.qweight", "AWQ"),
+        ("q_proj.weight_packed", "compressed-tensors"),
+        ("q_proj.weight_scale_2", "NVFP4"),
+        ("q_proj.biases", "MLX"),
+    ] {
+        let dir = changed("tiny-dense", |tensors| {
+            let tensor = tensors.remove("model.layers.0.self_attn.q_proj.weight").unwrap();
+            tensors.insert(format!("model.layers.0.self_attn.{sign}"), tensor);
+        });
+        refused(dir.path(), &[&[name, sign][..], &remedies].concat());
+    }
+    let write = |dir: &TempDir, name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let modelopt = copy("tiny-dense");
+    write(&modelopt, "hf_quant_config.json", r#"{"quantization": {"quant_algo": "NVFP4"}}"#);
+    refused(modelopt.path(), &["hf_quant_config.json", "NVFP4", "--quantization"]);
+    let pickled = tempfile::tempdir().unwrap();
+    write(&pickled, "config.json", "{}");
+    write(&pickled, "pytorch_model.bin", "");
+    refused(pickled.path(), &["pytorch_model.bin", "safetensors"]);
+    let adapter = tempfile::tempdir().unwrap();
+    write(&adapter, "adapter_config.json", r#"{"base_model_name_or_path": "Qwen/Qwen3-Coder-30B-A3B-Instruct"}"#);
+    refused(adapter.path(), &["adapter", "Qwen/Qwen3-Coder-30B-A3B-Instruct", "merge"]);
+}
+
+#[test]
+fn pointers_of_git_lfs_are_told_from_broken_files() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3999974400\n";
+    let dir = copy("tiny-dense");
+    fs::write(dir.path().join("model-00002-of-00003.safetensors"), pointer).unwrap();
+    let error = open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("model-00002-of-00003.safetensors") && error.contains("git lfs pull"), "{error}");
+    fs::write(dir.path().join("config.json"), pointer).unwrap();
+    let error = open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("config.json") && error.contains("git lfs pull"), "{error}");
 }
 
 proptest! {

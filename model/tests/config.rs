@@ -3,7 +3,10 @@
 
 use proptest::prelude::*;
 use quern_backend::KvFormat;
-use quern_model::{ModelConfig, config::ConfigError};
+use quern_model::{
+    GenerationConfig, ModelConfig,
+    config::{ConfigError, RopeConfig},
+};
 use serde_json::{Map, Value, json};
 
 /// Qwen3-Coder-30B-A3B-Instruct's numbers.
@@ -118,6 +121,170 @@ fn sizes_beyond_any_memory_are_counted_as_such() {
     let config = parse(&config).unwrap();
     assert_eq!(config.total_params(), u64::MAX);
     assert_eq!(config.kv_bytes_per_token(KvFormat::F32), u64::MAX);
+}
+
+/// The positions of a config with these fields, under these overrides.
+fn rope(fields: Value, overrides: Value) -> Result<RopeConfig, String> {
+    let mut config = coder_30b();
+    for name in ["rope_theta", "rope_scaling"] {
+        config.as_object_mut().unwrap().remove(name);
+    }
+    config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let config = ModelConfig::overridden(config.as_object().unwrap().clone(), overrides.as_object().unwrap());
+    config.map(|config| config.rope).map_err(|error| error.to_string())
+}
+
+#[test]
+fn positions_are_the_same_in_every_spelling_and_place() {
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 262_144});
+    let older = json!({"type": "yarn", "factor": 4, "original_max_position_embeddings": 262_144});
+    let with_theta = |theta: f64, object: &Value| {
+        let mut object = object.clone();
+        object["rope_theta"] = theta.into();
+        object
+    };
+    let wanted = rope(json!({"rope_theta": 1e7, "rope_scaling": yarn}), json!({})).unwrap();
+    assert!(wanted.theta == 1e7 && wanted.yarn.as_ref().is_some_and(|yarn| yarn.factor == 4.0));
+    let newer = json!({"rope_parameters": {"rope_theta": 1e7, "rope_type": "default"}});
+    let plain = json!({"rope_theta": 1e7, "rope_scaling": null});
+    for (file, overrides) in [
+        (json!({"rope_theta": 1e7, "rope_scaling": older}), json!({})),
+        (json!({"rope_parameters": with_theta(1e7, &yarn)}), json!({})),
+        (json!({"rope_theta": 1e7, "rope_scaling": older, "rope_parameters": with_theta(1e7, &yarn)}), json!({})),
+        // What guides print, over files of either age; the base of the frequencies stays.
+        (newer.clone(), json!({"rope_scaling": yarn})),
+        (newer.clone(), json!({"rope_parameters": yarn})),
+        (plain.clone(), json!({"rope_scaling": older})),
+        (plain.clone(), json!({"rope_parameters": yarn})),
+        (json!({"rope_parameters": with_theta(5e6, &yarn)}), json!({"rope_theta": 1e7})),
+        (json!({"rope_theta": 5e6, "rope_scaling": yarn}), json!({"rope_parameters": {"rope_theta": 1e7}})),
+        (json!({"rope_theta": 1e7, "rope_scaling": {"type": "yarn", "factor": 2.0}}), json!({"rope_scaling": yarn})),
+    ] {
+        assert_eq!(rope(file.clone(), overrides.clone()).as_ref(), Ok(&wanted), "{file} {overrides}");
+    }
+    let unstretched = rope(plain, json!({})).unwrap();
+    assert_eq!(rope(newer, json!({})).as_ref(), Ok(&unstretched));
+    for nothing in [json!({"rope_scaling": null}), json!({"rope_parameters": null})] {
+        let file = json!({"rope_theta": 1e7, "rope_scaling": yarn});
+        assert_eq!(rope(file, nothing).as_ref(), Ok(&unstretched), "null takes it away");
+    }
+    assert!(wanted.to_string().contains("stretched 4 times") && unstretched.to_string().contains("theta 10000000"));
+}
+
+#[test]
+fn positions_that_contradict_one_another_or_have_no_kind_are_refused() {
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0});
+    for (file, parts) in [
+        (
+            json!({"rope_scaling": yarn, "rope_parameters": {"rope_type": "default", "rope_theta": 1e7}}),
+            ["rope_scaling", "rope_parameters"],
+        ),
+        (
+            json!({"rope_scaling": yarn, "rope_parameters": {"rope_type": "yarn", "factor": 2.0}}),
+            ["rope_parameters.factor", "4.0"],
+        ),
+        (json!({"rope_scaling": yarn, "rope_parameters": {"rope_theta": 1e7}}), ["rope_scaling", "rope_parameters"]),
+        (json!({"rope_theta": 1e6, "rope_parameters": {"rope_theta": 1e7}}), ["rope_theta", "1000000"]),
+        (
+            json!({"rope_scaling": {"type": "yarn", "rope_type": "linear", "factor": 2.0}}),
+            ["rope_scaling.rope_type", "linear"],
+        ),
+        (json!({"rope_scaling": {"factor": 4.0}}), ["rope_scaling", "yarn"]),
+        (json!({"rope_parameters": {"rope_theta": 1e7, "original_max_position_embeddings": 4096}}), ["type", "yarn"]),
+        (
+            json!({"rope_parameters": {"rope_theta": 1e7, "partial_rotary_factor": 0.25}}),
+            ["partial_rotary_factor", "0.25"],
+        ),
+        (json!({"rope_scaling": [1]}), ["rope_scaling", "object"]),
+    ] {
+        let error = rope(file.clone(), json!({})).expect_err(&file.to_string());
+        assert!(parts.iter().all(|part| error.contains(part)) && error.lines().count() == 1, "{file}: {error}");
+    }
+    let error = rope(json!({"rope_theta": 1e7}), json!({"rope_scaling": {"factor": 4.0}})).unwrap_err();
+    assert!(error.contains("type"), "{error}");
+}
+
+#[test]
+fn overrides_are_merged_into_objects() {
+    let mut config = coder_30b();
+    config["quantization_config"] = json!({"quant_method": "fp8", "weight_block_size": [64, 64]});
+    let overridden =
+        |overrides: Value| ModelConfig::overridden(config.as_object().unwrap().clone(), overrides.as_object().unwrap());
+    assert!(overridden(json!({})).is_err());
+    assert!(overridden(json!({"quantization_config": {"weight_block_size": [128, 128]}})).unwrap().fp8);
+    assert!(!overridden(json!({"quantization_config": null})).unwrap().fp8);
+    assert_eq!(overridden(json!({"quantization_config": null, "vocab_size": 7})).unwrap().vocab_size, 7);
+}
+
+#[test]
+fn quantised_checkpoints_of_others_are_named_with_what_works() {
+    for (quantization, parts) in [
+        (json!({"quant_method": "awq", "bits": 4}), ["awq", "4 bits"]),
+        (json!({"quant_method": "gptq", "bits": 8}), ["gptq", "8 bits"]),
+        (json!({"quant_method": "auto-round", "bits": 4}), ["auto-round", "4 bits"]),
+        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), ["bitsandbytes", "quant_method"]),
+        (json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}), ["modelopt", "NVFP4"]),
+        (json!({"quant_method": "mxfp4"}), ["mxfp4", "quant_method"]),
+        (json!({"quant_method": "fp8"}), ["FP8", "weight_block_size"]),
+        (json!({"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e5m2"}), ["FP8", "e5m2"]),
+        (json!({"group_size": 64, "bits": 4}), ["4-bit MLX", "quant_method"]),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {
+            "weights": {"num_bits": 4, "type": "int", "strategy": "group"}}}}),
+            ["pack-quantized", "int of 4 bits"],
+        ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {
+            "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}}}),
+            ["compressed-tensors", "channel"],
+        ),
+    ] {
+        let error = parse(&with("quantization_config", quantization.clone())).expect_err("refused").to_string();
+        for part in parts.iter().chain(&["FP8", "GGUF", "--quantization q4_k_m"]) {
+            assert!(error.contains(part), "{quantization}: {part}: {error}");
+        }
+    }
+    let error = parse(&with("quantization", json!({"group_size": 64, "bits": 4}))).unwrap_err().to_string();
+    assert!(error.contains("4-bit MLX") && error.contains("`quantization`"), "{error}");
+}
+
+#[test]
+fn what_pythons_json_adds_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        ModelConfig::open(dir.path(), None).map_err(|error| error.to_string())
+    };
+    let text = coder_30b().to_string();
+    let plain = read(&text).unwrap();
+    assert_eq!(read(&format!("\u{feff}{text}")).as_ref(), Ok(&plain));
+    let more = format!("{{\"a\": NaN, \"b\": [-Infinity, Infinity], \"c\": \"NaN \\\" Infinity\", {}", &text[1..]);
+    assert_eq!(read(&more).as_ref(), Ok(&plain));
+    let error = read(&text.replace("1e-6", "NaN")).unwrap_err();
+    assert!(error.contains("rms_norm_eps") && error.contains("NaN"), "{error}");
+    assert!(read(&text.replace("262144", "262144.0")).unwrap() == plain);
+    assert!(
+        read(&text.replace("[\"Qwen3MoeForCausalLM\"]", "[\"MyModel\", \"Qwen3MoeForCausalLM\"]")).unwrap() == plain
+    );
+    let error = read(&text.replace("[\"Qwen3MoeForCausalLM\"]", "[\"Qwen3ForCausalLM\", \"Qwen3MoeForCausalLM\"]"));
+    assert!(error.unwrap_err().contains("architectures"));
+    assert!(read(&text.replace("\"bfloat16\"", "\"auto\"")).unwrap() == plain);
+    assert!(read("{\"a\": nan}").is_err());
+}
+
+#[test]
+fn no_limit_of_candidates_has_three_spellings() {
+    let read = |value: Value| GenerationConfig::from_json(json!({"top_k": value, "top_p": 0.5}).as_object().unwrap());
+    for off in [json!(-1), json!(0), Value::Null] {
+        assert_eq!(read(off).unwrap().top_k, None);
+    }
+    assert_eq!(read(json!(20)).unwrap().top_k, Some(20));
+    for wrong in [json!(-2), json!("20")] {
+        let error = read(wrong).unwrap_err().to_string();
+        assert!(error.starts_with("generation_config.json: `top_k`"), "{error}");
+    }
+    let eos = GenerationConfig::from_json(json!({"eos_token_id": "x"}).as_object().unwrap()).unwrap_err().to_string();
+    assert!(eos.starts_with("generation_config.json: `eos_token_id`"), "{eos}");
 }
 
 fn any_value() -> impl Strategy<Value = Value> {

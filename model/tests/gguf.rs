@@ -192,6 +192,53 @@ fn recommended_sampling_is_read_and_checked() {
     }
 }
 
+#[test]
+fn metadata_that_asks_for_another_computation_is_refused() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo");
+    let stored = Checkpoint::open(&dir, &CheckpointOptions::default()).unwrap();
+    let read = |key: &str, value: &GgufValue| {
+        let more = vec![(key.to_owned(), value.clone())];
+        let bytes = export(&stored, DType::BF16, more, Vec::new(), &mut |_| {}).unwrap();
+        let model = GgufModel::embedded("memory", &SharedBytes::new(Arc::new(bytes)));
+        model.and_then(|model| Checkpoint::gguf(model, &Map::new())).map(drop).map_err(|error| error.to_string())
+    };
+    let (count, float) = (GgufValue::Unsigned, GgufValue::Float);
+    let head = stored.config().heads.head_dim as u64;
+    for (key, neutral, refused) in [
+        ("rope.dimension_count", count(head), count(head / 2)),
+        ("expert_gating_func", count(1), count(2)),
+        ("expert_weights_scale", float(1.0), float(2.5)),
+        ("expert_weights_norm", GgufValue::Bool(true), GgufValue::Bool(false)),
+        ("expert_shared_count", count(0), count(1)),
+        ("attention.sliding_window", count(0), count(4096)),
+        ("final_logit_softcapping", float(0.0), float(30.0)),
+        ("logit_scale", float(1.0), GgufValue::Text("x".into())),
+    ] {
+        let key = format!("qwen3moe.{key}");
+        assert_eq!(read(&key, &neutral), Ok(()), "{key}");
+        let error = read(&key, &refused).unwrap_err();
+        assert!(error.contains(&format!("metadata `{key}`")) && !error.contains("Fetch"), "{error}");
+    }
+    for (kind, word) in [("adapter", "merge"), ("imatrix", "importance matrix"), ("mmproj", "images")] {
+        let error = read("general.type", &GgufValue::Text(kind.into())).unwrap_err();
+        assert!(error.contains(kind) && error.contains(word) && !error.contains("Fetch"), "{error}");
+    }
+}
+
+#[test]
+fn encodings_that_are_not_supported_are_named_as_ggml_names_them() {
+    for (number, name) in
+        [(16, "IQ2_XXS"), (19, "IQ1_S"), (34, "TQ1_0"), (40, "NVFP4"), (157, "IQ2_KL"), (99, "type 99, unknown")]
+    {
+        let bytes = SharedBytes::new(Arc::new(with("one", &[8, 0, 0, 0], &u32::to_le_bytes(number))));
+        let error = GgufModel::embedded("m.gguf", &bytes).err().unwrap().to_string();
+        for part in [name, "`one`", "Q4_K_M"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(!error.contains("Fetch the named files again"), "{error}");
+    }
+}
+
 /// A file with one key of each kind and two tensors.
 fn small() -> Vec<u8> {
     let metadata = [

@@ -81,11 +81,14 @@ impl Prepared {
             is_gguf: files.is_gguf(),
             model_dir: files.dir().map(Into::into),
             tokenizer_dir: tokenizer_files.dir().map(Into::into),
-            template_parser: template.as_ref().and_then(|template| ToolCallParser::of_template(template.source())),
+            template_parser: template.as_ref().and_then(|template| {
+                ToolCallParser::of_template(template.tool_use_source().unwrap_or(template.source()))
+            }),
             machine: Machine::probe(),
             allow_longer_context: resolve::longer_context_is_allowed(),
         };
         let Decision { config, mut notes } = resolve::resolve(args, &facts)?;
+        notes.extend_from_slice(checkpoint.notes());
         if template.is_none() {
             notes.push("The model has no chat template; chat requests are refused (--chat-template gives one).".into());
         }

@@ -20,6 +20,7 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
         model.vocab_size,
         model.max_position_embeddings,
     ));
+    lines.push(format!("Positions: {}.", model.rope));
     let formats: Vec<_> = checkpoint.formats().iter().map(ToString::to_string).collect();
     let formats = formats.join(", ");
     let format = checkpoint.recipe().map_or(formats.clone(), |recipe| format!("{recipe} ({formats})"));
@@ -119,14 +120,14 @@ mod tests {
         let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
         let lines = model_lines(&Config::default(), &checkpoint);
         assert!(lines[0].contains("quern-demo: Qwen3MoeForCausalLM"), "{lines:?}");
-        assert!(lines[1].contains("RANDOM") && lines[1].contains("no sense"), "{lines:?}");
+        assert!(lines[2].contains("RANDOM") && lines[2].contains("no sense"), "{lines:?}");
     }
 
     #[test]
     fn the_shipped_model_is_announced_as_a_demonstration() {
         let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Safetensors, &Map::new()).unwrap();
         let lines = model_lines(&Config::default(), &checkpoint);
-        assert!(lines[1].contains("DEMONSTRATION") && lines[1].contains("--model"), "{lines:?}");
+        assert!(lines[2].contains("DEMONSTRATION") && lines[2].contains("--model"), "{lines:?}");
     }
 
     #[test]

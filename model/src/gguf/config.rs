@@ -34,11 +34,13 @@ pub(super) fn config<'a>(
     let metadata = file.metadata();
     let shown = |value: Option<&GgufValue>| value.map_or_else(|| "nothing".to_owned(), GgufValue::shown);
     let text = |key: &str| metadata.get(key).and_then(GgufValue::as_str);
+    kind(file)?;
     let key = "general.architecture";
     let known = ARCHITECTURES.iter().find(|(ours, _)| Some(*ours) == text(key));
     let (prefix, name) = known.ok_or_else(|| {
         let list = ARCHITECTURES.map(|(name, _)| name).join(", ");
-        wrong(file, key, format!("one of {list}"), shown(metadata.get(key)))
+        let problem = wrong(file, key, format!("one of {list}"), shown(metadata.get(key)));
+        problem.mended_by("Only these networks are served; a Qwen3-Coder-30B-A3B file is of the second.")
     })?;
     let mut config = Map::new();
     config.insert("architectures".into(), json!([name]));
@@ -72,7 +74,88 @@ pub(super) fn config<'a>(
     if let Some(scaling) = rope::read(file, prefix)? {
         config.insert("rope_scaling".into(), scaling);
     }
+    neutral(file, prefix)?;
     Ok(config)
+}
+
+/// Refuse files that hold no model: adapters, importance matrices, projectors of images.
+fn kind(file: &GgufFile) -> Result<(), Problem> {
+    let key = "general.type";
+    let kind = file.metadata().get(key).and_then(GgufValue::as_str);
+    let remedy = match kind {
+        None | Some("model") => return Ok(()),
+        Some("adapter") => {
+            "An adapter (LoRA) is no model by itself: merge it into the model it was trained on (llama.cpp's \
+             llama-export-lora) and serve the result."
+        }
+        Some("imatrix") => "An importance matrix only helps to quantise a model: give the file of the model itself.",
+        Some("mmproj") => "A projector of images is a part of another model; this server reads text.",
+        Some(_) => "Give the file of a model.",
+    };
+    let found = kind.map_or_else(String::new, |kind| format!("{kind:?}"));
+    Err(wrong(file, key, "\"model\"", found).mended_by(remedy))
+}
+
+/// Keys behind the architecture's name that would make it another computation, and the values that leave it as it is.
+const NEUTRAL: [(&str, &[f64]); 24] = [
+    ("expert_gating_func", &[0.0, SOFTMAX]),
+    ("expert_weights_scale", &[0.0, 1.0]),
+    ("expert_weights_norm", &[1.0]),
+    ("expert_shared_count", &[0.0]),
+    ("expert_shared_feed_forward_length", &[0.0]),
+    ("expert_group_count", &[0.0, 1.0]),
+    ("expert_group_used_count", &[0.0, 1.0]),
+    ("expert_group_scale", &[0.0, 1.0]),
+    ("leading_dense_block_count", &[0.0]),
+    ("interleave_moe_layer_step", &[0.0, 1.0]),
+    ("moe_every_n_layers", &[0.0, 1.0]),
+    ("nextn_predict_layers", &[0.0]),
+    ("attention.sliding_window", &[0.0]),
+    ("attention.causal", &[1.0]),
+    ("attention.scale", &[0.0]),
+    ("attention.clamp_kqv", &[0.0]),
+    ("attention.max_alibi_bias", &[0.0]),
+    ("attn_logit_softcapping", &[0.0]),
+    ("final_logit_softcapping", &[0.0]),
+    ("logit_scale", &[0.0, 1.0]),
+    ("residual_scale", &[0.0, 1.0]),
+    ("embedding_scale", &[0.0, 1.0]),
+    ("rope.scale_linear", &[0.0, 1.0]),
+    ("use_parallel_residual", &[0.0]),
+];
+
+/// llama.cpp's number of the softmax over experts.
+const SOFTMAX: f64 = 1.0;
+
+/// Refuse values that ask for what this network does not do; llama.cpp would compute something else with them.
+fn neutral(file: &GgufFile, prefix: &str) -> Result<(), Problem> {
+    let value = |key: &str| file.metadata().get(key);
+    let number = |value: &GgufValue| match value {
+        GgufValue::Bool(flag) => Some(f64::from(u8::from(*flag))),
+        other => other.as_f64(),
+    };
+    let remedy = "The file asks for a computation that is not supported for this network; take one that llama.cpp's \
+                  converter wrote.";
+    for (name, values) in NEUTRAL {
+        let key = format!("{prefix}.{name}");
+        let Some(found) = value(&key) else { continue };
+        if !number(found).is_some_and(|found| values.contains(&found)) {
+            let expected: Vec<String> = values.iter().map(ToString::to_string).collect();
+            return Err(wrong(file, &key, expected.join(" or "), found.shown()).mended_by(remedy));
+        }
+    }
+    // All of a head is rotated, and values are as long as keys.
+    let head = value(&format!("{prefix}.attention.key_length")).and_then(GgufValue::as_u64);
+    for name in ["rope.dimension_count", "attention.value_length"] {
+        let key = format!("{prefix}.{name}");
+        if let (Some(found), Some(head)) = (value(&key), head)
+            && found.as_u64() != Some(head)
+        {
+            let expected = format!("{head}, as attention.key_length");
+            return Err(wrong(file, &key, expected, found.shown()).mended_by(remedy));
+        }
+    }
+    Ok(())
 }
 
 /// The number under `key`, if there is something.

@@ -1,15 +1,23 @@
 //! [`Cursor`]: a place in a file's bytes, and what is read from there.
 
+use crate::weights::Remedy;
+
 /// What a reader wanted and found instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) expected: String,
     pub(super) found: String,
+    pub(super) remedy: Remedy,
 }
 
 impl Fault {
     pub(super) fn new(expected: impl ToString, found: impl ToString) -> Self {
-        Self { expected: expected.to_string(), found: found.to_string() }
+        Self { expected: expected.to_string(), found: found.to_string(), remedy: Remedy::FetchAgain }
+    }
+
+    /// The same, mended by `what`: a sentence.
+    pub(super) fn mended_by(self, what: &str) -> Self {
+        Self { remedy: Remedy::Do(what.into()), ..self }
     }
 }
 

@@ -6,9 +6,13 @@ use quern_backend::{QuantFormat, SharedBytes};
 
 use super::{
     cursor::{Cursor, Fault},
+    types,
     value::{Elements, GgufValue},
 };
-use crate::weights::{Problem, scan::Scanned};
+use crate::{
+    foreign::OTHER_GGUF,
+    weights::{Problem, lfs, scan::Scanned},
+};
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const MAX_KEYS: u64 = 1 << 16;
@@ -55,23 +59,30 @@ impl GgufFile {
     pub fn parse(name: &str, bytes: &SharedBytes) -> Result<Self, Problem> {
         let mut part = Part::default();
         let parsed = Self::parse_parts(name, bytes, &mut part);
-        parsed.map_err(|Fault { expected, found }| match part {
-            Part::Header => Problem::file(name, expected, found),
-            Part::Key(key) => Problem::file(name, format!("{expected} (metadata `{key}`)"), found),
-            Part::Tensor(tensor) => Problem::tensor(name, &tensor, expected, found),
+        parsed.map_err(|Fault { expected, found, remedy }| {
+            let problem = match part {
+                Part::Header => Problem::file(name, expected, found),
+                Part::Key(key) => Problem::file(name, format!("{expected} (metadata `{key}`)"), found),
+                Part::Tensor(tensor) => Problem::tensor(name, &tensor, expected, found),
+            };
+            Problem { remedy, ..problem }
         })
     }
 
     fn parse_parts(name: &str, bytes: &SharedBytes, part: &mut Part) -> Result<Self, Fault> {
         let mut from = Cursor::new(bytes);
         let magic = from.take(4, "the header")?;
+        if lfs::is_pointer(bytes) {
+            return Err(Fault::new("a GGUF file", lfs::FOUND).mended_by(lfs::REMEDY));
+        }
         if magic != MAGIC {
             return Err(Fault::new("a GGUF file, which begins with \"GGUF\"", format!("{magic:?}")));
         }
         match from.u32("the version")? {
             2 | 3 => {}
             version if version.swap_bytes() <= 3 => {
-                return Err(Fault::new("a little-endian file", "a big-endian one"));
+                let fault = Fault::new("a little-endian file", "a big-endian one");
+                return Err(fault.mended_by("Take the file for little-endian machines."));
             }
             version => return Err(Fault::new("version 2 or 3", format!("version {version}"))),
         }
@@ -160,11 +171,11 @@ impl Described {
         let dims: Vec<u64> = (0..num_dims).map(|_| from.u64("a dimension")).collect::<Result<_, _>>()?;
         let number = from.u32("the type")?;
         let Some(format) = QuantFormat::from_ggml_type(number) else {
-            let known: Vec<String> = QuantFormat::ALL
-                .iter()
-                .filter_map(|format| Some(format!("{format} ({})", format.ggml_type()?)))
-                .collect();
-            return Err(Fault::new(format!("one of the types {}", known.join(", ")), format!("type {number}")));
+            let known = QuantFormat::ALL.iter();
+            let known = known.filter_map(|format| Some(format!("{format} ({})", format.ggml_type()?)));
+            let known: Vec<String> = known.collect();
+            let fault = Fault::new(format!("one of the types {}", known.join(", ")), types::named(number));
+            return Err(fault.mended_by(OTHER_GGUF));
         };
         let offset = from.u64("the offset")?;
         if !offset.is_multiple_of(alignment) {

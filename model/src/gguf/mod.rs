@@ -9,6 +9,7 @@ mod file;
 mod model;
 mod rope;
 mod sampling;
+mod types;
 mod value;
 mod writer;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use quern_backend::UploadError;
 
-use crate::config::ConfigError;
+use crate::{config::ConfigError, foreign::Foreign};
 
 /// Why a network could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -15,8 +15,16 @@ pub enum LoadError {
     /// The backend cannot hold a weight, or the pages of keys and values.
     #[error(transparent)]
     Upload(#[from] UploadError),
+    /// The files are no checkpoint, or one of another program.
+    #[error("{dir}: {foreign}")]
+    Foreign {
+        /// Their folder, or the file.
+        dir: String,
+        /// What they are.
+        foreign: Foreign,
+    },
     /// The files are not a whole checkpoint of this network: everything that is wrong with them.
-    #[error("the checkpoint in {dir} cannot be used:\n{}\n{}", Listed(.problems), HOW_TO_MEND)]
+    #[error("the checkpoint in {dir} cannot be used:\n{}\n{}", Listed(.problems), Remedies(.problems))]
     Checkpoint {
         /// Its folder.
         dir: String,
@@ -25,8 +33,32 @@ pub enum LoadError {
     },
 }
 
-const HOW_TO_MEND: &str = "Fetch the named files again (delete them first, so that the download starts anew), \
-                           or check that config.json belongs to these weights.";
+/// What mends a problem.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Remedy {
+    /// The files are whole, and not those of this network.
+    #[default]
+    OtherNetwork,
+    /// Bytes are missing or damaged.
+    FetchAgain,
+    /// Something else, in one sentence.
+    Do(String),
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OtherNetwork => {
+                "Check that config.json belongs to these weights: the files are whole, and hold another network."
+            }
+            Self::FetchAgain => {
+                "Fetch the named files again (delete them first, so that the download starts anew): they are \
+                 incomplete or damaged."
+            }
+            Self::Do(what) => what,
+        })
+    }
+}
 
 /// Most problems that are printed; the rest is counted.
 const SHOWN: usize = 20;
@@ -42,12 +74,25 @@ pub struct Problem {
     pub expected: String,
     /// What is there.
     pub found: String,
+    /// What mends it.
+    pub remedy: Remedy,
 }
 
 impl Problem {
     /// A problem of a whole file.
     pub fn file(file: &str, expected: impl ToString, found: impl ToString) -> Self {
-        Self { file: file.into(), tensor: None, expected: expected.to_string(), found: found.to_string() }
+        let (expected, found) = (expected.to_string(), found.to_string());
+        Self { file: file.into(), tensor: None, expected, found, remedy: Remedy::default() }
+    }
+
+    /// The same, of bytes that are missing or damaged.
+    pub fn broken(self) -> Self {
+        Self { remedy: Remedy::FetchAgain, ..self }
+    }
+
+    /// The same, mended by `what`: a sentence.
+    pub fn mended_by(self, what: impl Into<String>) -> Self {
+        Self { remedy: Remedy::Do(what.into()), ..self }
     }
 
     /// A problem of one tensor.
@@ -77,5 +122,21 @@ impl fmt::Display for Listed<'_> {
             0 => Ok(()),
             more => write!(f, "\n  … and {more} more"),
         }
+    }
+}
+
+/// The remedies of what is printed, each once.
+struct Remedies<'a>(&'a [Problem]);
+
+impl fmt::Display for Remedies<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said: Vec<&Remedy> = Vec::new();
+        for Problem { remedy, .. } in self.0.iter().take(SHOWN) {
+            if !said.contains(&remedy) {
+                write!(f, "{}{remedy}", if said.is_empty() { "" } else { "\n" })?;
+                said.push(remedy);
+            }
+        }
+        Ok(())
     }
 }

@@ -2,7 +2,9 @@
 
 pub mod dummy;
 pub mod error;
+mod files;
 mod fill;
+pub(crate) mod lfs;
 pub mod manifest;
 pub mod mapping;
 pub mod quantised;
@@ -10,7 +12,7 @@ pub mod recipe;
 pub mod safetensors;
 pub mod scan;
 
-pub use error::{LoadError, Problem};
+pub use error::{LoadError, Problem, Remedy};
 pub(crate) use fill::filled;
 pub use quantised::Quantised;
 pub use recipe::Recipe;

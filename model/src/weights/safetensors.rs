@@ -5,7 +5,7 @@
 //! data without gaps. Source: huggingface/safetensors, "Format".
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     path::Path,
     sync::Arc,
@@ -20,17 +20,32 @@ use serde::{
 
 use super::{
     LoadError, Problem, Weights,
+    files::{Files, READABLE},
+    lfs,
     manifest::{Module, Shape, modules},
     mapping,
     scan::Scanned,
 };
-use crate::config::ModelConfig;
+use crate::{config::ModelConfig, foreign::Foreign};
 
 /// Longest header that is read; the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Most dimensions of a tensor.
 const MAX_DIMS: usize = 8;
+
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Behind the name of an FP8 matrix: its scales, by DeepSeek's and Qwen's name and by that of compressed-tensors.
+const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
+
+/// Ends of names of tensors that are passed over, and why they change nothing.
+const SET_ASIDE: [(&[&str], &str); 3] = [
+    (&["rotary_emb.inv_freq"], "the angles of positions follow from config.json"),
+    (&[".k_scale", ".v_scale"], "keys and values are stored without scales"),
+    (&[".input_scale"], "inputs of products are not rounded to FP8"),
+];
 
 /// One stored tensor.
 #[derive(Clone, Debug)]
@@ -66,37 +81,38 @@ impl Tensor {
 #[derive(Debug)]
 pub struct Safetensors {
     tensors: BTreeMap<String, Tensor>,
+    notes: Vec<String>,
 }
 
 impl Safetensors {
     /// Map the files of `dir` and check that together they hold exactly the tensors of `config`'s
-    /// network. Lists everything that is wrong.
-    pub fn open(dir: &Path, config: &ModelConfig) -> Result<Self, LoadError> {
+    /// network. Lists everything that is wrong. A head that is stored beside a tied embedding and differs from it
+    /// counts, as in transformers 5: `config` says so afterwards.
+    pub fn open(dir: &Path, config: &mut ModelConfig) -> Result<Self, LoadError> {
         let mut problems = Vec::new();
-        let files = list_files(dir, &mut problems);
+        let files = Files::list(dir, &mut problems);
         let map = |file: &str| mapping::map(&dir.join(file));
-        Self::gather(&files, map, problems, config)
-            .map_err(|problems| LoadError::Checkpoint { dir: dir.display().to_string(), problems })
+        Self::gather(&dir.display().to_string(), &files, map, problems, config)
     }
 
     /// The same for files that are in memory already: `(name, bytes)` of each. `place` names them in errors.
-    pub fn embedded(place: &str, files: &[(&str, SharedBytes)], config: &ModelConfig) -> Result<Self, LoadError> {
+    pub fn embedded(place: &str, files: &[(&str, SharedBytes)], config: &mut ModelConfig) -> Result<Self, LoadError> {
         let names = files.iter().map(|(name, _)| (*name).to_owned()).collect();
         let find = |file: &str| {
             let found = files.iter().find(|(name, _)| *name == file);
             Ok(found.expect("names come from the same list").1.clone())
         };
-        Self::gather(&Files { names, index: HashMap::new() }, find, Vec::new(), config)
-            .map_err(|problems| LoadError::Checkpoint { dir: place.to_owned(), problems })
+        Self::gather(place, &Files { names, ..Files::default() }, find, Vec::new(), config)
     }
 
     /// Read all files, `bytes` giving the contents of each, and check what they hold.
     fn gather(
+        place: &str,
         files: &Files,
         bytes: impl Fn(&str) -> io::Result<SharedBytes>,
         mut problems: Vec<Problem>,
-        config: &ModelConfig,
-    ) -> Result<Self, Vec<Problem>> {
+        config: &mut ModelConfig,
+    ) -> Result<Self, LoadError> {
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
         for file in &files.names {
             for (name, tensor) in read_file(file, bytes(file), &mut problems) {
@@ -115,11 +131,54 @@ impl Safetensors {
                 problems.push(Problem::tensor(file, name, "the tensor, as the index says", "nothing"));
             }
         }
-        let opened = Self { tensors };
+        let mut opened = Self { tensors, notes: files.notes.clone() };
+        let dir = place.to_owned();
         if problems.is_empty() {
-            opened.verify(config, &mut problems);
+            opened.untie(config);
+            opened.set_aside();
+            let unexpected = opened.verify(config, &mut problems);
+            // One line says more than a thousand tensors that are missing and as many that are not known.
+            if let Some(foreign) = Foreign::of_tensors(unexpected.iter().map(String::as_str)) {
+                return Err(LoadError::Foreign { dir, foreign });
+            }
         }
-        if problems.is_empty() { Ok(opened) } else { Err(problems) }
+        if problems.is_empty() { Ok(opened) } else { Err(LoadError::Checkpoint { dir, problems }) }
+    }
+
+    /// Lines about what was read otherwise than a user may think.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Some exporters write a tied head a second time; only one that differs from the embedding is a head of its own.
+    fn untie(&mut self, config: &mut ModelConfig) {
+        let (Some(head), Some(embedding)) = (self.tensors.get(HEAD), self.tensors.get(EMBEDDING)) else { return };
+        if !config.tie_word_embeddings {
+            return;
+        }
+        if (&head.dtype, &head.shape, &*head.bytes) == (&embedding.dtype, &embedding.shape, &*embedding.bytes) {
+            self.tensors.remove(HEAD);
+            return;
+        }
+        config.tie_word_embeddings = false;
+        self.notes.push(format!(
+            "{HEAD} is stored and differs from the embedding although config.json says tie_word_embeddings: the stored \
+             head is used, as transformers 5 does."
+        ));
+    }
+
+    /// Take out tensors that some programs store and that change nothing here.
+    fn set_aside(&mut self) {
+        for (suffixes, why) in SET_ASIDE {
+            let is = |name: &String| suffixes.iter().any(|suffix| name.ends_with(suffix));
+            let before = self.tensors.len();
+            let first = self.tensors.keys().find(|name| is(name)).cloned();
+            self.tensors.retain(|name, _| !is(name));
+            if let Some(first) = first {
+                let count = before - self.tensors.len();
+                self.notes.push(format!("{count} tensors such as {first} are not used: {why}."));
+            }
+        }
     }
 
     /// Every tensor by its full name.
@@ -127,7 +186,8 @@ impl Safetensors {
         &self.tensors
     }
 
-    fn verify(&self, config: &ModelConfig, problems: &mut Vec<Problem>) {
+    /// Check names, types and shapes. Returns the names that the network does not have.
+    fn verify(&self, config: &ModelConfig, problems: &mut Vec<Problem>) -> Vec<String> {
         let mut wanted = BTreeSet::new();
         for module in modules(config) {
             let weight = format!("{}.weight", module.name);
@@ -138,25 +198,31 @@ impl Safetensors {
                 }
                 Some(tensor) => self.verify_module(config, &module, tensor, problems),
             }
-            wanted.insert(format!("{weight}_scale_inv"));
+            wanted.extend(SCALES.map(|suffix| format!("{weight}{suffix}")));
             wanted.insert(weight);
         }
-        // Some exporters write the tied head a second time; it is the embedding and is not used.
-        if config.tie_word_embeddings {
-            wanted.insert("lm_head.weight".into());
+        let unexpected = self.tensors.iter().filter(|(name, _)| !wanted.contains(*name));
+        for (name, tensor) in unexpected.clone() {
+            let expected = format!("no such tensor in {}", config.architecture);
+            problems.push(Problem::tensor(&tensor.file, name, expected, tensor.found()));
         }
-        for (name, tensor) in &self.tensors {
-            if !wanted.contains(name) {
-                let expected = format!("no such tensor in {}", config.architecture);
-                problems.push(Problem::tensor(&tensor.file, name, expected, tensor.found()));
-            }
-        }
+        unexpected.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The scales of the FP8 matrix `weight`, with their name.
+    fn scales(&self, weight: &str) -> Option<(String, &Tensor)> {
+        SCALES.into_iter().find_map(|suffix| {
+            let name = format!("{weight}{suffix}");
+            let tensor = self.tensors.get(&name)?;
+            Some((name, tensor))
+        })
     }
 
     fn verify_module(&self, config: &ModelConfig, module: &Module, tensor: &Tensor, problems: &mut Vec<Problem>) {
         let weight = format!("{}.weight", module.name);
-        let scale_name = format!("{weight}_scale_inv");
-        let scales = self.tensors.get(&scale_name);
+        let found = self.scales(&weight);
+        let scale_name = found.as_ref().map_or_else(|| format!("{weight}{}", SCALES[0]), |(name, _)| name.clone());
+        let scales = found.map(|(_, tensor)| tensor);
         let dims: Vec<u64> = module.shape.dims().iter().map(|&d| d as u64).collect();
         let mut problem = |name: &str, of: &Tensor, expected: String| {
             problems.push(Problem::tensor(&of.file, name, expected, of.found()));
@@ -208,7 +274,8 @@ impl Weights for Safetensors {
             DType::BF16 => plain(QuantFormat::BF16),
             DType::F8E4M3 => {
                 let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK));
-                let scales = self.tensor(&format!("{name}.weight_scale_inv"), &blocks)?;
+                let (scales, _) = self.scales(&format!("{name}.weight")).expect("verified when opened");
+                let scales = self.tensor(&scales, &blocks)?;
                 PackedMatrix::fp8(rows, cols, tensor.bytes.clone(), floats(scales).into())
             }
         })
@@ -255,73 +322,20 @@ fn element_bytes(dtype: &str) -> Option<u64> {
     }
 }
 
-/// The files of a checkpoint and, if it has an index, the file of each tensor.
-#[derive(Default)]
-struct Files {
-    names: BTreeSet<String>,
-    index: HashMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: HashMap<String, String>,
-}
-
-const INDEX: &str = "model.safetensors.index.json";
-
-fn list_files(dir: &Path, problems: &mut Vec<Problem>) -> Files {
-    let mut present = BTreeSet::new();
-    match std::fs::read_dir(dir) {
-        Ok(entries) => {
-            let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-            present.extend(names.filter(|n| n.ends_with(".safetensors")));
-        }
-        Err(cause) => problems.push(Problem::file(&dir.display().to_string(), "a readable folder", cause)),
-    }
-    if !dir.join(INDEX).exists() {
-        if present.is_empty() && problems.is_empty() {
-            problems.push(Problem::file(
-                "model.safetensors",
-                "the weights (or an index and its shards)",
-                "no such file",
-            ));
-        }
-        return Files { names: present, index: HashMap::new() };
-    }
-    let read = std::fs::read(dir.join(INDEX)).map_err(|e| e.to_string());
-    let index: Index = match read.and_then(|text| serde_json::from_slice(&text).map_err(|e| e.to_string())) {
-        Ok(index) => index,
-        Err(cause) => {
-            problems.push(Problem::file(INDEX, "a JSON object with a `weight_map`", cause));
-            return Files::default();
-        }
-    };
-    let names: BTreeSet<String> = index.weight_map.values().cloned().collect();
-    for name in &names {
-        if name.contains(['/', '\\', '\0']) || !name.ends_with(".safetensors") {
-            problems.push(Problem::file(INDEX, "names of .safetensors files in the same folder", format!("{name:?}")));
-        } else if !present.contains(name) {
-            problems.push(Problem::file(name, "a shard that the index names", "no such file"));
-        }
-    }
-    for name in present.iter().filter(|n| n.starts_with("model") && !names.contains(*n)) {
-        problems.push(Problem::file(name, "only shards that the index names", "a shard it does not name"));
-    }
-    Files { names: names.intersection(&present).cloned().collect(), index: index.weight_map }
-}
-
 /// The tensors of one file; what is wrong with it goes to `problems` and yields no tensors.
 fn read_file(file: &str, bytes: io::Result<SharedBytes>, problems: &mut Vec<Problem>) -> Vec<(String, Tensor)> {
     let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(cause) => {
-            problems.push(Problem::file(file, "a readable file", cause));
+            problems.push(Problem::file(file, "a readable file", cause).mended_by(READABLE));
             return Vec::new();
         }
     };
     match parse(&bytes) {
         Err(found) => {
-            problems.push(Problem { file: file.into(), ..found });
+            let pointer =
+                lfs::is_pointer(&bytes).then(|| Problem::file(file, "weights", lfs::FOUND).mended_by(lfs::REMEDY));
+            problems.push(pointer.unwrap_or(Problem { file: file.into(), ..found }.broken()));
             Vec::new()
         }
         Ok((data, entries)) => {

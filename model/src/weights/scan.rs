@@ -48,7 +48,7 @@ pub fn non_finite(tensors: &[Scanned<'_>], threads: usize, advanced: &mut dyn Fn
                 while let Some(&(tensor, first, bytes)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let problem = first_non_finite(tensor.format, bytes).map(|index| {
                         let found = format!("a value that is no number at element {}", first + index);
-                        Problem::tensor(tensor.file, tensor.name, "finite values", found)
+                        Problem::tensor(tensor.file, tensor.name, "finite values", found).broken()
                     });
                     // The receiver lives as long as the scope; a failed send would only lose progress.
                     let _ = report.send((bytes.len() as u64, problem));

@@ -1,0 +1,67 @@
+//! JSON as Python writes it: with `NaN` and `Infinity`, and perhaps a byte-order mark.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::ConfigError;
+use crate::weights::lfs;
+
+/// Largest `config.json` that is read.
+pub(super) const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// A bounded read of a JSON object.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let file = path.display().to_string();
+    let io = |cause| ConfigError::Io { file: file.clone(), cause };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_FILE_BYTES {
+        return Err(ConfigError::TooLarge { file, bytes });
+    }
+    let text = std::fs::read(path).map_err(io)?;
+    match parse(&text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(ConfigError::Json { file, cause: "the top level is no object".into() }),
+        Err(_) if lfs::is_pointer(&text) => {
+            Err(ConfigError::Json { file, cause: format!("it is {}. {}", lfs::FOUND, lfs::REMEDY) })
+        }
+        Err(cause) => Err(ConfigError::Json { file, cause: cause.to_string() }),
+    }
+}
+
+/// The value in `text`. Numbers that JSON has no way to write become texts, so that a field that needs a number is
+/// refused by its name and any other is passed over.
+fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    serde_json::from_slice(text).or_else(|error| {
+        let quoted = quote_non_finite(text);
+        if quoted.len() == text.len() { Err(error) } else { serde_json::from_slice(&quoted) }
+    })
+}
+
+/// `text` with quotes around `NaN`, `Infinity` and `-Infinity` where they stand outside of strings.
+fn quote_non_finite(text: &[u8]) -> Vec<u8> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut out = Vec::with_capacity(text.len() + 16);
+    let (mut at, mut in_string) = (0, false);
+    while at < text.len() {
+        let rest = &text[at..];
+        if in_string && rest[0] == b'\\' {
+            out.extend_from_slice(&rest[..rest.len().min(2)]);
+            at += 2;
+            continue;
+        }
+        in_string ^= rest[0] == b'"';
+        match WORDS.into_iter().find(|word| !in_string && rest.starts_with(word)) {
+            Some(word) => {
+                out.extend_from_slice(&[b"\"", word, b"\""].concat());
+                at += word.len();
+            }
+            None => {
+                out.push(rest[0]);
+                at += 1;
+            }
+        }
+    }
+    out
+}
