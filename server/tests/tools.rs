@@ -32,7 +32,9 @@ fn fold(frames: &[Value]) -> (String, Vec<(String, String, String)>, Value) {
         let choice = &frame["choices"][0];
         content += choice["delta"]["content"].as_str().unwrap_or("");
         for call in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
-            assert_eq!(call["type"], "function");
+            // Clients add up the texts of a field, this one's too.
+            assert_eq!(call["type"] == "function", call["id"].is_string(), "{call}");
+            assert_eq!(call.get("type").is_some(), call["id"].is_string(), "{call}");
             let index = call["index"].as_u64().unwrap() as usize;
             if let Some(id) = call["id"].as_str() {
                 assert_eq!(index, calls.len(), "calls come one after the other");

@@ -133,15 +133,16 @@ pub struct Delta {
     pub tool_calls: Vec<ToolCallDelta>,
 }
 
-/// What is new of a call: its id and name come with its first words only.
+/// What is new of a call: its id, type and name come with its first words only. Clients add the texts of
+/// one field up, whichever it is.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "OpenAI's names")]
 pub struct ToolCallDelta {
     pub index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    #[serde(rename = "type")]
-    pub kind: &'static str,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
     pub function: FunctionDelta,
 }
 

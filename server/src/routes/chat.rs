@@ -220,9 +220,10 @@ pub fn matched_stop(matched: &Matched) -> Value {
 /// What a stream says of an event. A call's end needs no words: `finish_reason` follows, and of a call
 /// that was cut it is `length`.
 fn delta(said: ToolEvent) -> Option<Delta> {
-    let call = |index, id, name, arguments| {
+    let call = |index, id: Option<String>, name, arguments| {
         let function = FunctionDelta { name, arguments };
-        let call = ToolCallDelta { index, id, kind: "function", function };
+        let kind = id.is_some().then_some("function");
+        let call = ToolCallDelta { index, id, kind, function };
         Some(Delta { tool_calls: vec![call], ..Delta::default() })
     };
     match said {
