@@ -42,7 +42,12 @@ impl Conversation {
             return Err(ApiError::invalid("Messages cannot be empty.").about("messages"));
         }
         let refused = |cause: conversation::ConversationError| ApiError::render(cause.to_string());
-        let mut messages = conversation::messages(&self.messages).map_err(refused)?;
+        let conversation::Messages { list: mut messages, notes } =
+            conversation::messages(&self.messages).map_err(refused)?;
+        if let Some(first) = notes.first() {
+            // One line a request: a history comes back with every turn.
+            tracing::warn!("{first} ({} places of this conversation in all)", notes.len());
+        }
         let tools = conversation::tools(&self.tools).map_err(refused)?;
         let mut begun = None;
         if let Some(last) = messages.last_mut().filter(|last| last["role"] == "assistant") {

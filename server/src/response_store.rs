@@ -34,6 +34,8 @@ pub struct StoredResponse {
     /// The conversation as chat messages, this answer included, instructions excluded: those are said anew
     /// with every request.
     pub messages: Vec<Value>,
+    /// Tools that came with the conversation rather than with a request.
+    pub tools: Vec<Value>,
 }
 
 impl ResponseStore {
@@ -95,7 +97,7 @@ impl StoredResponse {
     /// Its size as JSON.
     fn bytes(&self) -> usize {
         let json = |value: &Value| serde_json::to_vec(value).map_or(0, |json| json.len());
-        json(&self.object) + self.messages.iter().map(json).sum::<usize>()
+        json(&self.object) + self.messages.iter().chain(&self.tools).map(json).sum::<usize>()
     }
 }
 
@@ -107,7 +109,7 @@ mod tests {
 
     fn response(bytes: usize) -> StoredResponse {
         // Two quotes belong to it.
-        StoredResponse { object: "x".repeat(bytes - 2).into(), messages: Vec::new() }
+        StoredResponse { object: "x".repeat(bytes - 2).into(), messages: Vec::new(), tools: Vec::new() }
     }
 
     #[test]
@@ -135,7 +137,10 @@ mod tests {
     fn parts_of_answers_are_found_by_their_ids() {
         let store = ResponseStore::new(3, 1000);
         let item = json!({"id": "msg_1", "type": "message"});
-        store.insert("a".into(), StoredResponse { object: json!({"output": [item]}), messages: Vec::new() });
+        store.insert(
+            "a".into(),
+            StoredResponse { object: json!({"output": [item]}), messages: Vec::new(), tools: Vec::new() },
+        );
         assert_eq!(store.item("msg_1"), Some(item));
         assert_eq!(store.item("msg_2"), None);
     }

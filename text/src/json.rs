@@ -8,6 +8,45 @@ use std::fmt::Write;
 use minijinja::value::{Value, ValueKind};
 use serde_json::Value as Json;
 
+/// Parse JSON whose strings may hold halves of UTF-16 pairs, escaped (`\ud83d`) or encoded as if they were
+/// characters. Clients that cut a text inside an emoji send them, and go on sending them with their history;
+/// each half becomes U+FFFD.
+pub fn parse(text: &[u8]) -> serde_json::Result<Json> {
+    serde_json::from_slice(text).or_else(|cause| match without_lone_surrogates(text) {
+        Some(mended) => serde_json::from_slice(&mended),
+        None => Err(cause),
+    })
+}
+
+/// `None` where there is none.
+fn without_lone_surrogates(text: &[u8]) -> Option<Vec<u8>> {
+    let escaped = |at: usize| -> Option<u16> {
+        let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let is_low = |unit: u16| (0xdc00..0xe000).contains(&unit);
+    let mut out = Vec::with_capacity(text.len());
+    let (mut at, mut mended) = (0, false);
+    while at < text.len() {
+        let (kept, length) = match (text[at], escaped(at)) {
+            (b'\\', Some(0xd800..0xdc00)) if escaped(at + 6).is_some_and(is_low) => (true, 12),
+            (b'\\', Some(0xd800..0xe000)) => (false, 6),
+            (b'\\', _) => (true, 2.min(text.len() - at)),
+            // UTF-8's bytes of U+D800 to U+DFFF, which are no characters.
+            (0xed, _) if matches!(text.get(at + 1..at + 3), Some([0xa0..0xc0, 0x80..0xc0])) => (false, 3),
+            _ => (true, 1),
+        };
+        match kept {
+            true => out.extend_from_slice(&text[at..at + length]),
+            false => out.extend_from_slice("\u{fffd}".as_bytes()),
+        }
+        mended |= !kept;
+        at += length;
+    }
+    mended.then_some(out)
+}
+
 /// A JSON value for templates: object keys keep their order, numbers their kind.
 pub fn to_template(json: &Json) -> Value {
     match json {
@@ -239,6 +278,24 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn halves_of_pairs_become_replacement_characters() {
+        let wtf8 = [b"\"a", &[0xed, 0xa0, 0xbd][..], b"b\""].concat();
+        for (text, wanted) in [
+            (&br#""a\ud83d\u2026 b""#[..], "a\u{fffd}… b"),
+            (br#""\udc00\uD83D""#, "\u{fffd}\u{fffd}"),
+            (br#""\ud83d\ud83d\ude00\\ud83d""#, "\u{fffd}😀\\ud83d"),
+            (br#""\ud83d""#, "\u{fffd}"),
+            (&wtf8, "a\u{fffd}b"),
+        ] {
+            assert_eq!(parse(text).expect("JSON"), wanted);
+        }
+        assert_eq!(parse(br#"{"a\ud83d": "\ud83d\ude00"}"#).expect("JSON"), serde_json::json!({"a\u{fffd}": "😀"}));
+        for wrong in [&br#""\ud83d"#[..], br#""\ud83x""#, br#""\u""#, b"\"\\", b"\"\xff\"", b"{"] {
+            assert!(parse(wrong).is_err());
+        }
+    }
 
     #[test]
     fn floats_print_as_python_prints_them() {

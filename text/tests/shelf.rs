@@ -64,7 +64,7 @@ fn the_official_templates_render_every_conversation_exactly() {
                     assert_eq!(got.text, rendered, "{name}");
                     assert_eq!(tokenizer.encode_rendered(&got), ids(&want["ids"]), "{name}");
                     if let Some(request) = case.get("openai").and_then(Value::as_array) {
-                        let messages = conversation::messages(request).expect("a valid request");
+                        let messages = conversation::messages(request).expect("a valid request").list;
                         let got = template.render(&ChatPrompt { messages, ..prompt }).expect("renders");
                         assert_eq!(got.text, rendered, "{name}, as requested over HTTP");
                     }

@@ -56,7 +56,7 @@ impl Body {
     async fn parse(bytes: Bytes) -> Result<Self, ApiError> {
         // A later key of the same name wins, as in Python.
         let is_long = bytes.len() > LONG_BODY;
-        let parse = move || serde_json::from_slice(&bytes);
+        let parse = move || quern_text::json::parse(&bytes);
         let parsed = if is_long {
             let parsed = tokio::task::spawn_blocking(parse).await;
             parsed.map_err(|_| ApiError::internal("the body could not be parsed"))?

@@ -1,6 +1,7 @@
 //! What goes over the wire: bodies in, bodies out, and what an error looks like. Nothing here knows the
 //! engine.
 
+pub mod blocks;
 pub mod body;
 pub mod chat;
 pub mod completions;
@@ -9,6 +10,7 @@ pub mod infill;
 pub mod messages;
 pub mod native;
 pub mod ollama;
+pub mod response_input;
 pub mod responses;
 pub mod sampling;
 pub mod scalar;

@@ -1,6 +1,7 @@
 //! Wire types of `/api/…`, Ollama's.
 
 use axum::response::{IntoResponse, Response};
+use quern_text::conversation::part;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -90,6 +91,28 @@ impl OllamaFields {
             Some(_) => Err(ApiError::schema("format: \"json\" or a JSON schema is wanted.").about("format")),
         }
     }
+}
+
+/// Messages whose pictures are lines of text. Only those of a new message are refused: a history comes back
+/// with every later turn.
+pub fn without_pictures(messages: &mut [Value]) -> Result<(), ApiError> {
+    let last = messages.len().saturating_sub(1);
+    for (index, message) in messages.iter_mut().enumerate() {
+        let Some(fields) = message.as_object_mut() else { continue };
+        let Some(Value::Array(pictures)) = fields.remove("images") else { continue };
+        if pictures.is_empty() {
+            continue;
+        }
+        if index == last && fields.get("role").is_some_and(|role| role == "user") {
+            let message = format!("messages[{index}].images: not supported: the model reads text.");
+            return Err(ApiError::unsupported("messages", message));
+        }
+        let said = part::history_text(fields.get("content").unwrap_or(&Value::Null));
+        let lines = std::iter::repeat_n(part::omitted("image"), pictures.len());
+        let texts: Vec<_> = std::iter::once(said).filter(|text| !text.is_empty()).chain(lines).collect();
+        fields.insert("content".into(), texts.join("\n").into());
+    }
+    Ok(())
 }
 
 /// A piece of an answer, or all of it.

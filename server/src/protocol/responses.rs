@@ -89,28 +89,39 @@ pub struct FunctionName {
 impl Functions {
     /// Functions, those in namespaces too. Kinds of tools that OpenAI's service runs itself
     /// (`web_search`, `file_search` …) and unknown ones are not offered to the model: nobody runs them
-    /// here, and agents send them whatever the server.
+    /// here, and agents send them whatever the server. Of two with one name the first counts.
     pub fn of(tools: &[Value]) -> Result<Self, ApiError> {
         let mut this = Self::default();
         for (index, tool) in tools.iter().enumerate() {
-            match tool.get("type").and_then(Value::as_str) {
-                Some("function") => this.push(tool, None, &format!("tools[{index}]"))?,
-                Some("namespace") => {
-                    let namespace = tool.get("name").and_then(Value::as_str);
-                    for (inner, tool) in tool["tools"].as_array().into_iter().flatten().enumerate() {
-                        if tool["type"] == "function" {
-                            this.push(tool, namespace, &format!("tools[{index}].tools[{inner}]"))?;
-                        }
-                    }
-                }
-                Some(_) => {}
-                None => {
-                    let message = format!("tools[{index}].type: a string is wanted.");
-                    return Err(ApiError::schema(message).about("tools"));
-                }
-            }
+            this.add(tool, &format!("tools[{index}]"))?;
         }
         Ok(this)
+    }
+
+    /// Add tools that came with the items of the conversation. What is no tool is read over: it is history.
+    pub fn extend(&mut self, tools: &[Value]) {
+        for tool in tools {
+            if let Err(cause) = self.add(tool, "a tool of the conversation") {
+                tracing::warn!("{cause}");
+            }
+        }
+    }
+
+    fn add(&mut self, tool: &Value, path: &str) -> Result<(), ApiError> {
+        match tool.get("type").and_then(Value::as_str) {
+            Some("function") => self.push(tool, None, path)?,
+            Some("namespace") => {
+                let namespace = tool.get("name").and_then(Value::as_str);
+                for (inner, tool) in tool["tools"].as_array().into_iter().flatten().enumerate() {
+                    if tool["type"] == "function" {
+                        self.push(tool, namespace, &format!("{path}.tools[{inner}]"))?;
+                    }
+                }
+            }
+            Some(_) => {}
+            None => return Err(ApiError::schema(format!("{path}.type: a string is wanted.")).about("tools")),
+        }
+        Ok(())
     }
 
     fn push(&mut self, tool: &Value, namespace: Option<&str>, path: &str) -> Result<(), ApiError> {
@@ -119,6 +130,10 @@ impl Functions {
         let Some(name) = given.get("name").and_then(Value::as_str) else {
             return Err(ApiError::schema(format!("{path}.name: a string is wanted.")).about("tools"));
         };
+        let is_it = |known: &FunctionName| known.of_client == name && known.namespace.as_deref() == namespace;
+        if self.names.iter().any(is_it) {
+            return Ok(());
+        }
         let taken = self.names.iter().any(|known| known.of_model == name);
         let of_model = match namespace.filter(|_| taken) {
             Some(namespace) => format!("{namespace}__{name}"),
@@ -148,7 +163,7 @@ impl Functions {
     }
 
     /// The model's name of what a client says was called.
-    fn of_model<'a>(&'a self, of_client: &'a str, namespace: Option<&str>) -> &'a str {
+    pub fn of_model<'a>(&'a self, of_client: &'a str, namespace: Option<&str>) -> &'a str {
         let is_it = |known: &&FunctionName| known.of_client == of_client && known.namespace.as_deref() == namespace;
         self.names.iter().find(is_it).map_or(of_client, |known| &known.of_model)
     }
@@ -181,109 +196,6 @@ impl Functions {
                 "tool_choice: {} is not supported; auto, none, required, a function and allowed_tools are.",
                 shown(choice)
             )),
-        }
-    }
-
-    /// Append what `input` says to `messages`, in chat's words. Calls belong to the assistant's message
-    /// before them. `find` looks up an item by its id.
-    pub fn read_input(
-        &self,
-        input: &Value,
-        find: impl Fn(&str) -> Option<Value>,
-        messages: &mut Vec<Value>,
-    ) -> Result<(), ApiError> {
-        match input {
-            Value::String(text) => messages.push(json!({ "role": "user", "content": text })),
-            Value::Array(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    let path = format!("input[{index}]");
-                    if item["type"] == "item_reference" {
-                        let id = item["id"].as_str().unwrap_or_default();
-                        let found = find(id).ok_or_else(|| {
-                            let message = format!("{path}: Item with id '{id}' not found.");
-                            ApiError::invalid(message).about("input")
-                        })?;
-                        self.read_item(&found, &path, messages)?;
-                    } else {
-                        self.read_item(item, &path, messages)?;
-                    }
-                }
-            }
-            other => {
-                let message = format!("input: a string or a list of items is wanted, not {}.", shown(other));
-                return Err(ApiError::schema(message).about("input"));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_item(&self, item: &Value, path: &str, messages: &mut Vec<Value>) -> Result<(), ApiError> {
-        let field = |name: &str| item.get(name).and_then(Value::as_str);
-        let wanted = |name: &str| {
-            field(name).ok_or_else(|| ApiError::schema(format!("{path}.{name}: a string is wanted.")).about("input"))
-        };
-        match field("type").unwrap_or("message") {
-            "message" => {
-                let role = wanted("role")?;
-                let content = text(item.get("content").unwrap_or(&Value::Null), &format!("{path}.content"))?;
-                messages.push(json!({ "role": role, "content": content }));
-            }
-            kind @ ("function_call" | "custom_tool_call") => {
-                let name = self.of_model(wanted("name")?, field("namespace"));
-                let arguments = match kind {
-                    "function_call" => item.get("arguments").cloned().unwrap_or_else(|| "".into()),
-                    _ => json!({ "input": item["input"] }),
-                };
-                let function = json!({ "name": name, "arguments": arguments });
-                let call = json!({ "id": item["call_id"], "type": "function", "function": function });
-                match messages.last_mut().filter(|last| last["role"] == "assistant").and_then(Value::as_object_mut) {
-                    Some(last) => {
-                        let calls = last.entry("tool_calls").or_insert_with(|| Value::Array(Vec::new()));
-                        calls.as_array_mut().expect("only calls are put there").push(call);
-                    }
-                    None => messages.push(json!({ "role": "assistant", "content": "", "tool_calls": [call] })),
-                }
-            }
-            "function_call_output" | "custom_tool_call_output" => {
-                let content = text(item.get("output").unwrap_or(&Value::Null), &format!("{path}.output"))?;
-                messages.push(json!({ "role": "tool", "tool_call_id": item["call_id"], "content": content }));
-            }
-            // Thoughts of another model, mostly encrypted, and notes that a service's own tool has run.
-            "reasoning" | "web_search_call" | "file_search_call" => {}
-            other => {
-                let message = format!(
-                    "{path}.type: {other:?} is not supported; message, function_call, function_call_output, \
-                     custom_tool_call, custom_tool_call_output, reasoning and item_reference are."
-                );
-                return Err(ApiError::unsupported("input", message));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Text of a content: a string, or parts.
-fn text(content: &Value, path: &str) -> Result<String, ApiError> {
-    let part = |(index, part): (usize, &Value)| {
-        let field = |name: &str| part.get(name).and_then(Value::as_str);
-        let text = match field("type") {
-            Some("input_text" | "output_text" | "text" | "summary_text" | "reasoning_text") => field("text"),
-            Some("refusal") => field("refusal"),
-            _ => None,
-        };
-        text.map(str::to_owned).ok_or_else(|| {
-            let kind = field("type").unwrap_or("(none)");
-            let message = format!("{path}[{index}]: type {kind:?} is not supported; supported: text");
-            ApiError::unsupported("input", message)
-        })
-    };
-    match content {
-        Value::Null => Ok(String::new()),
-        Value::String(text) => Ok(text.clone()),
-        Value::Array(parts) => Ok(parts.iter().enumerate().map(part).collect::<Result<Vec<_>, _>>()?.join("\n")),
-        other => {
-            let message = format!("{path}: a string or a list of parts is wanted, not {}.", shown(other));
-            Err(ApiError::schema(message).about("input"))
         }
     }
 }
@@ -439,46 +351,6 @@ mod tests {
         assert_eq!(called("agents__ls"), ("ls".into(), Some("agents".into())));
         assert_eq!(called("rm"), ("rm".into(), None));
         assert!(Functions::of(&[json!({"type": "function"})]).is_err());
-    }
-
-    #[test]
-    fn calls_join_the_message_before_them() {
-        let mut messages = Vec::new();
-        let input = json!([
-            {"role": "user", "content": [{"type": "input_text", "text": "go"}, {"type": "input_text", "text": "on"}]},
-            {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "…"},
-            {"type": "item_reference", "id": "msg_1"},
-            {"type": "function_call", "call_id": "a", "name": "ls", "arguments": "{}"},
-            {"type": "function_call", "call_id": "b", "name": "ls", "namespace": "agents", "arguments": "{\"x\":1}"},
-            {"type": "function_call_output", "call_id": "a", "output": "x"},
-            {"type": "function_call_output", "call_id": "b", "output": [{"type": "input_text", "text": "y"}]},
-            {"type": "function_call", "call_id": "c", "name": "spawn", "namespace": "agents", "arguments": ""},
-        ]);
-        let find = |id: &str| {
-            let content = json!([{"type": "output_text", "text": "Two."}]);
-            (id == "msg_1").then(|| json!({"type": "message", "role": "assistant", "content": content}))
-        };
-        functions().read_input(&input, find, &mut messages).unwrap();
-        let call = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
-        let wanted = json!([
-            {"role": "user", "content": "go\non"},
-            {"role": "assistant", "content": "Two.",
-             "tool_calls": [call("a", "ls", "{}"), call("b", "agents__ls", "{\"x\":1}")]},
-            {"role": "tool", "tool_call_id": "a", "content": "x"},
-            {"role": "tool", "tool_call_id": "b", "content": "y"},
-            {"role": "assistant", "content": "", "tool_calls": [call("c", "spawn", "")]},
-        ]);
-        assert_eq!(json!(messages), wanted);
-        for (input, part) in [
-            (json!(3), "input: a string"),
-            (json!([{"type": "computer_call"}]), "input[0].type"),
-            (json!([{"type": "item_reference", "id": "x"}]), "'x' not found"),
-            (json!([{"role": "user", "content": [{"type": "input_image"}]}]), "input[0].content[0]"),
-            (json!([{"content": "x"}]), "input[0].role"),
-        ] {
-            let error = functions().read_input(&input, find, &mut Vec::new()).unwrap_err();
-            assert!(error.message.contains(part), "{error}");
-        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
         body::ContentType,
         ollama::{
             OllamaCall, OllamaEnd, OllamaError, OllamaFields, OllamaFunction, OllamaMessage, OllamaPiece, OllamaSaid,
-            rfc3339,
+            rfc3339, without_pictures,
         },
         scalar::Int,
     },
@@ -56,15 +56,11 @@ pub fn routes() -> Router<Arc<AppState>> {
 
 async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, OllamaError> {
     let fields = read(&state, request).await?;
-    let messages = fields.messages.clone().unwrap_or_default();
+    let mut messages = fields.messages.clone().unwrap_or_default();
     if messages.is_empty() {
         return Ok(loaded(&state, &fields, Form::Chat));
     }
-    let pictures = |message: &Value| message["images"].as_array().is_some_and(|images| !images.is_empty());
-    if let Some(index) = messages.iter().position(pictures) {
-        let message = format!("messages[{index}].images: not supported: the model reads text.");
-        return Err(ApiError::unsupported("messages", message).into());
-    }
+    without_pictures(&mut messages)?;
     let asked = Translated {
         messages,
         tools: fields.tools.clone().unwrap_or_default(),

@@ -26,6 +26,7 @@ use crate::{
     protocol::{
         ApiError, Body,
         body::ContentType,
+        response_input::{read_input, tools_of_input},
         responses::{Functions, InputTokensDetails, ResponseObject, ResponsesError, ResponsesFields, ResponsesUsage},
         sampling::SamplingFields,
         scalar::Int,
@@ -69,6 +70,14 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
     }
     let tools = fields.tools.as_deref().unwrap_or_default();
     let mut functions = Functions::of(tools)?;
+    let input = fields.input.as_ref().ok_or_else(|| ApiError::schema("missing field `input`").about("input"))?;
+    let previous = match &fields.previous_response_id {
+        None => None,
+        Some(id) => Some(state.responses.get(id).ok_or_else(|| previous_not_found(id))?),
+    };
+    let mut brought = previous.as_ref().map(|previous| previous.tools.clone()).unwrap_or_default();
+    brought.extend(tools_of_input(input));
+    functions.extend(&brought);
     let tool_choice = functions.choose(fields.tool_choice.as_ref())?;
     let response_format = fields.chat_response_format();
     if !functions.chat_tools.is_empty() && response_format.as_ref().is_some_and(|f| f["type"] == "json_schema") {
@@ -84,12 +93,8 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
         }
     };
 
-    let mut history = match &fields.previous_response_id {
-        None => Vec::new(),
-        Some(id) => state.responses.get(id).ok_or_else(|| previous_not_found(id))?.messages.clone(),
-    };
-    let input = fields.input.as_ref().ok_or_else(|| ApiError::schema("missing field `input`").about("input"))?;
-    functions.read_input(input, |id| state.responses.item(id), &mut history)?;
+    let mut history = previous.map(|previous| previous.messages.clone()).unwrap_or_default();
+    read_input(&functions, input, |id| state.responses.item(id), &mut history)?;
     let instructions = fields.instructions.iter().map(|text| json!({ "role": "system", "content": text }));
     let wants_logprobs =
         fields.top_logprobs.is_some() || fields.include.iter().flatten().any(|include| include == LOGPROBS);
@@ -110,7 +115,8 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
     let id = format!("resp_{}", new_id());
     let streams = fields.stream.unwrap_or(false);
     let dialogue = begin(conversation, &state, &id, streams, truncates).await.map_err(named)?;
-    let answer = Answer { items: Items::new(functions), created: unix_seconds(), id, fields, history, dialogue, state };
+    let answer =
+        Answer { items: Items::new(functions), created: unix_seconds(), id, fields, history, brought, dialogue, state };
     if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }
 }
 
@@ -177,6 +183,8 @@ struct Answer {
     fields: ResponsesFields,
     /// The conversation before the answer, without instructions.
     history: Vec<Value>,
+    /// Tools that came with it.
+    brought: Vec<Value>,
     items: Items,
     dialogue: Dialogue,
     state: Arc<AppState>,
@@ -305,9 +313,10 @@ impl Answer {
         }
         let mut messages = self.history.clone();
         let output = object.get("output").expect("an answer has it");
-        let read = self.items.functions().read_input(output, |_| None, &mut messages);
+        let read = read_input(self.items.functions(), output, |_| None, &mut messages);
         read.expect("what was written here can be read here");
-        self.state.responses.insert(self.id.clone(), StoredResponse { object: object.clone(), messages });
+        let response = StoredResponse { object: object.clone(), messages, tools: self.brought.clone() };
+        self.state.responses.insert(self.id.clone(), response);
     }
 }
 

@@ -1,10 +1,16 @@
-//! From the messages and tools of a chat request to what templates expect.
+//! [`messages`] and [`tools`] of a chat request, as templates expect them.
 //!
 //! The rules are SGLang's (0.5.23, `serving_chat.py`): content parts become text, `null` content becomes
 //! `""`, other nulls are dropped, the arguments of earlier tool calls are objects again, and tools always
 //! carry `description` and `parameters`.
+//!
+//! Only what is new is refused: the tools, and the last message. What stands in the history comes back with
+//! every later turn, so a refusal would end the conversation; what cannot be read there becomes a line of
+//! text ([`Part::in_history`]), and [`Messages::notes`] says so.
 
 use serde_json::{Map, Value};
+
+use super::{part::Part, past_call};
 
 /// A conversation that cannot be rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,26 +43,6 @@ pub enum ConversationError {
         /// Which.
         index: usize,
     },
-    /// Arguments that are no JSON.
-    #[error(
-        "Assistant tool call function.arguments must be valid JSON. (messages[{index}].tool_calls[{call}]: {cause})"
-    )]
-    ArgumentsNotJson {
-        /// Which message.
-        index: usize,
-        /// Which call.
-        call: usize,
-        /// The parser's words.
-        cause: String,
-    },
-    /// Arguments that are JSON but no object.
-    #[error("Assistant tool call function.arguments must be a JSON object. (messages[{index}].tool_calls[{call}])")]
-    ArgumentsNotObject {
-        /// Which message.
-        index: usize,
-        /// Which call.
-        call: usize,
-    },
     /// A tool without a named function.
     #[error("tools[{index}].function.name: expected a string")]
     Tool {
@@ -66,8 +52,23 @@ pub enum ConversationError {
 }
 
 /// Messages as templates expect them.
-pub fn messages(request: &[Value]) -> Result<Vec<Value>, ConversationError> {
-    request.iter().enumerate().map(|(index, message)| self::message(index, message)).collect()
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Messages {
+    /// `{role, content, …}`.
+    pub list: Vec<Value>,
+    /// What of the history was read otherwise than it stands there, with its place.
+    pub notes: Vec<String>,
+}
+
+/// Messages as templates expect them.
+pub fn messages(request: &[Value]) -> Result<Messages, ConversationError> {
+    let mut out = Messages::default();
+    for (index, message) in request.iter().enumerate() {
+        let is_last = index + 1 == request.len();
+        let read = self::message(index, message, is_last, &mut out.notes)?;
+        out.list.extend(read);
+    }
+    Ok(out)
 }
 
 /// Tools as templates expect them: `{type, function: {…, description, parameters}}`.
@@ -75,72 +76,120 @@ pub fn tools(request: &[Value]) -> Result<Vec<Value>, ConversationError> {
     request.iter().enumerate().map(|(index, tool)| self::tool(index, tool)).collect()
 }
 
-fn message(index: usize, message: &Value) -> Result<Value, ConversationError> {
-    let Value::Object(fields) = message else { return Err(ConversationError::NotAnObject { index }) };
-    let Some(role) = fields.get("role").and_then(Value::as_str) else { return Err(ConversationError::Role { index }) };
+fn message(
+    index: usize,
+    message: &Value,
+    is_last: bool,
+    notes: &mut Vec<String>,
+) -> Result<Option<Value>, ConversationError> {
+    let fields = match message {
+        Value::Object(fields) => fields,
+        _ if is_last => return Err(ConversationError::NotAnObject { index }),
+        _ => {
+            notes.push(format!("messages[{index}]: not an object; read over"));
+            return Ok(None);
+        }
+    };
+    let role = match fields.get("role").and_then(Value::as_str) {
+        Some(role) => template_role(&role.to_lowercase()).to_owned(),
+        None if is_last => return Err(ConversationError::Role { index }),
+        None => {
+            notes.push(format!("messages[{index}]: no role; read as the user's"));
+            "user".to_owned()
+        }
+    };
+    let is_new = is_last && role == "user";
     let mut out = Map::new();
+    let mut thoughts = Vec::new();
     for (key, value) in fields {
         match (key.as_str(), value) {
-            ("role", _) => out.insert(key.clone(), template_role(&role.to_lowercase()).into()),
-            ("content", _) => out.insert(key.clone(), content(index, value)?.into()),
-            (_, Value::Null) => None,
-            ("tool_calls", Value::Array(calls)) => out.insert(key.clone(), tool_calls(index, calls)?),
+            ("role", _) => out.insert(key.clone(), role.as_str().into()),
+            ("content", _) => out.insert(key.clone(), content(index, value, is_new, &mut thoughts, notes)?.into()),
+            (_, Value::Null) | ("tool_calls" | "function_call", _) => None,
             _ => out.insert(key.clone(), value.clone()),
         };
     }
-    // Assistants that only called tools often leave it out.
-    out.entry("content").or_insert_with(|| "".into());
-    Ok(out.into())
+    out.entry("role").or_insert_with(|| role.into());
+    // Assistants that only called tools often leave it out, and those that refused say so elsewhere.
+    let said = out.entry("content").or_insert_with(|| "".into());
+    if let (Some(""), Some(refusal)) = (said.as_str(), fields.get("refusal").and_then(Value::as_str)) {
+        *said = refusal.into();
+    }
+    if !thoughts.is_empty() {
+        out.entry("reasoning_content").or_insert_with(|| thoughts.join("\n").into());
+    }
+    let calls = tool_calls(index, fields, notes);
+    if !calls.is_empty() {
+        out.insert("tool_calls".into(), calls.into());
+    }
+    Ok(Some(out.into()))
 }
 
-/// OpenAI renamed the system's role; models know the old name.
+/// OpenAI renamed the system's role and that of results; models know the one's old name and the other's new.
 fn template_role(role: &str) -> &str {
-    if role == "developer" { "system" } else { role }
-}
-
-/// Text of a message's content; parts are joined by a space.
-fn content(index: usize, content: &Value) -> Result<String, ConversationError> {
-    match content {
-        Value::Null => Ok(String::new()),
-        Value::String(text) => Ok(text.clone()),
-        Value::Array(parts) => {
-            let texts = parts.iter().enumerate().map(|(part, value)| match value {
-                Value::String(text) => Ok(text.clone()),
-                _ => match (value.get("type").and_then(Value::as_str), value.get("text").and_then(Value::as_str)) {
-                    (Some("text" | "input_text" | "output_text") | None, Some(text)) => Ok(text.to_string()),
-                    (kind, _) => {
-                        let kind = kind.unwrap_or("(none)").to_string();
-                        Err(ConversationError::Part { index, part, kind })
-                    }
-                },
-            });
-            Ok(texts.collect::<Result<Vec<_>, _>>()?.join(" "))
-        }
-        _ => Err(ConversationError::Content { index }),
+    match role {
+        "developer" => "system",
+        "function" => "tool",
+        other => other,
     }
 }
 
-fn tool_calls(index: usize, calls: &[Value]) -> Result<Value, ConversationError> {
-    let parsed = calls.iter().enumerate().map(|(call, value)| {
-        let mut value = value.clone();
-        let Some(arguments) = value.pointer_mut("/function/arguments") else { return Ok(value) };
-        if let Value::String(text) = arguments {
-            // Clients send "" for a call without arguments.
-            let text = if text.trim().is_empty() { "{}" } else { text };
-            let parsed = serde_json::from_str(text);
-            *arguments =
-                parsed.map_err(|e| ConversationError::ArgumentsNotJson { index, call, cause: e.to_string() })?;
-        }
-        match arguments {
-            Value::Object(_) => Ok(value),
-            Value::Null => {
-                *arguments = Value::Object(Map::new());
-                Ok(value)
+/// Text of a message's content; parts are joined by a space.
+fn content(
+    index: usize,
+    content: &Value,
+    is_new: bool,
+    thoughts: &mut Vec<String>,
+    notes: &mut Vec<String>,
+) -> Result<String, ConversationError> {
+    let parts = match content {
+        Value::Null => return Ok(String::new()),
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts.as_slice(),
+        Value::Object(_) => std::slice::from_ref(content),
+        _ if is_new => return Err(ConversationError::Content { index }),
+        _ => return Ok(content.to_string()),
+    };
+    let mut texts = Vec::new();
+    for (part, value) in parts.iter().enumerate() {
+        match Part::read(value) {
+            Part::Text(text) => texts.push(text),
+            Part::Thought(thought) => thoughts.push(thought),
+            Part::Nothing => {}
+            Part::Unreadable { kind, .. } if is_new => return Err(ConversationError::Part { index, part, kind }),
+            unreadable @ Part::Unreadable { .. } => {
+                notes.push(format!("messages[{index}].content[{part}]: no text; a line says what it was"));
+                texts.extend(unreadable.in_history());
             }
-            _ => Err(ConversationError::ArgumentsNotObject { index, call }),
         }
-    });
-    parsed.collect()
+    }
+    Ok(texts.join(" "))
+}
+
+/// The calls of a message, those of the time before tools too.
+fn tool_calls(index: usize, fields: &Map<String, Value>, notes: &mut Vec<String>) -> Vec<Value> {
+    let mut out = Vec::new();
+    let mut take = |path: String, call: Option<(Value, bool)>| match call {
+        Some((call, was_object)) => {
+            if !was_object {
+                notes.push(format!("{path}: the arguments are no JSON object; the model reads them as they are"));
+            }
+            out.push(call);
+        }
+        None => notes.push(format!("{path}: no function's name; read over")),
+    };
+    let calls = match fields.get("tool_calls") {
+        Some(Value::Array(calls)) => calls.as_slice(),
+        Some(call @ Value::Object(_)) => std::slice::from_ref(call),
+        _ => &[],
+    };
+    for (call, value) in calls.iter().enumerate() {
+        take(format!("messages[{index}].tool_calls[{call}]"), past_call::read(value));
+    }
+    if let Some(call) = fields.get("function_call").filter(|call| call.is_object()) {
+        take(format!("messages[{index}].function_call"), past_call::legacy(call));
+    }
+    out
 }
 
 fn tool(index: usize, tool: &Value) -> Result<Value, ConversationError> {
@@ -155,4 +204,52 @@ fn tool(index: usize, tool: &Value) -> Result<Value, ConversationError> {
     }
     let kind = tool.get("type").filter(|kind| kind.is_string()).cloned().unwrap_or_else(|| "function".into());
     Ok(serde_json::json!({ "type": kind, "function": function }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_history_is_read_and_only_what_is_new_refused() {
+        let image = json!({"type": "image_url", "image_url": {"url": "…"}});
+        let request = [
+            json!({"role": "developer", "content": null}),
+            json!(null),
+            json!({"content": ["See", image]}),
+            json!({"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, {"type": "refusal", "refusal": "No."}]}),
+            json!({"role": "assistant", "function_call": {"name": "f", "arguments": "{\"a\":"}, "tool_calls": [null, 3]}),
+            json!({"role": "function", "name": "f", "content": image}),
+            json!({"role": "assistant", "content": null, "refusal": "I cannot."}),
+            json!({"role": "user", "content": 3}),
+            json!({"role": "user", "content": ["never", {"type": "text", "text": null}, {"type": "text", "text": "mind"}]}),
+        ];
+        let line = "[image omitted: this model reads text only]";
+        let call = json!({"type": "function", "function": {"name": "f", "arguments": {"arguments": "{\"a\":"}}});
+        let read = messages(&request).expect("readable");
+        let wanted = json!([
+            {"role": "system", "content": ""},
+            {"content": format!("See {line}"), "role": "user"},
+            {"role": "assistant", "content": "No.", "reasoning_content": "Hm."},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": "f", "content": line},
+            {"role": "assistant", "content": "I cannot.", "refusal": "I cannot."},
+            {"role": "user", "content": "3"},
+            {"role": "user", "content": "never mind"},
+        ]);
+        assert_eq!(json!(read.list), wanted);
+        assert_eq!(read.notes.len(), 7, "{:#?}", read.notes);
+        let refused = |last: Value| messages(&[request[0].clone(), last]).unwrap_err().to_string();
+        assert_eq!(
+            refused(json!({"role": "user", "content": ["See", image]})),
+            "messages[1].content[1]: type \"image_url\" is not supported; supported: text"
+        );
+        assert_eq!(refused(json!({"content": "x"})), "messages[1].role: expected a string");
+        assert_eq!(refused(json!("x")), "messages[1] is not an object");
+        assert!(refused(json!({"role": "user", "content": 3})).contains("messages[1].content"));
+        let result = json!({"role": "tool", "tool_call_id": "c", "content": [image]});
+        assert_eq!(messages(&[request[0].clone(), result]).expect("a tool's").list[1]["content"], line);
+    }
 }

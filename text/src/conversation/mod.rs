@@ -1,0 +1,8 @@
+//! From the messages and tools of a chat request to what templates expect.
+
+mod messages;
+pub mod part;
+pub mod past_call;
+
+pub use messages::{ConversationError, Messages, messages, tools};
+pub use part::Part;
