@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("engine", &["backend", "model"]),
     ("text", &[]),
     ("bench", &[]),
-    ("server", &["backend", "cpu", "model", "engine", "text", "bench"]),
+    ("quern", &["backend", "cpu", "model", "engine", "text", "bench"]),
 ];
 
 /// Third-party crates that only `server` and its black-box client `bench` may use (I2: HTTP, tokio and wire
@@ -33,7 +33,7 @@ const FILE_LINES: usize = 700;
 const LARGE: &[(&str, usize, &str)] = &[];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the server crate lies in the workspace").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the program's crate lies in the workspace").to_path_buf()
 }
 
 /// Every file below `dir` with one of `extensions`, as (path relative to the root, text).
@@ -128,11 +128,11 @@ fn i1_dependencies_follow_the_drawing() {
 
 #[test]
 fn i2_only_the_server_and_its_client_know_http_and_tokio() {
-    for (krate, _) in ARROWS.iter().filter(|(name, _)| !["server", "bench"].contains(name)) {
+    for (krate, _) in ARROWS.iter().filter(|(name, _)| !["quern", "bench"].contains(name)) {
         for dependency in dependencies(krate, "dependencies") {
             assert!(
                 !SERVER_ONLY.contains(&dependency.as_str()),
-                "`{krate}` depends on `{dependency}`; only `server` and `bench` may"
+                "`{krate}` depends on `{dependency}`; only `quern` and `bench` may"
             );
         }
     }
@@ -151,7 +151,7 @@ fn i3_unsafe_stays_in_its_rooms() {
             }
         }
     }
-    for krate in ["backend", "engine", "text", "bench", "server"] {
+    for krate in ["backend", "engine", "text", "bench", "quern"] {
         let lib = fs::read_to_string(root().join(krate).join("src/lib.rs")).expect("a lib.rs");
         assert!(lib.contains("#![forbid(unsafe_code)]"), "{krate}/src/lib.rs must forbid unsafe code");
     }
@@ -252,8 +252,8 @@ fn files_stay_one_noun_long() {
 
 #[test]
 fn main_is_a_table_of_contents() {
-    let main = fs::read_to_string(root().join("server/src/main.rs")).expect("main.rs");
-    assert!(main.lines().count() <= 100, "server/src/main.rs has {} lines; at most 100", main.lines().count());
+    let main = fs::read_to_string(root().join("quern/src/main.rs")).expect("main.rs");
+    assert!(main.lines().count() <= 100, "quern/src/main.rs has {} lines; at most 100", main.lines().count());
 }
 
 #[test]

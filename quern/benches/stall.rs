@@ -1,6 +1,6 @@
 //! What a prompt of 100,000 tokens does to streams beside it and to a short request behind it.
 //!
-//! `cargo bench -p quern-server --bench stall [-- --tokens N --threads N --unweighed]`. A small network
+//! `cargo bench -p quern --bench stall [-- --tokens N --threads N --unweighed]`. A small network
 //! with random weights whose attention weighs against its matrix products as in Qwen3-Coder-30B-A3B
 //! (equal at about 8,000 tokens of context). Four streams write; the table holds the times between their
 //! tokens without the prompt and while it is read. `--unweighed` shows chunks that do not get shorter

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, ffi::OsString};
 
 use clap::CommandFactory;
-use quern_server::{
+use quern::{
     cli::{
         Cli, CliError, Job, ServeArgs,
         compat::{Otherwise, TABLE, Takes},

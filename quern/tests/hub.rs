@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use quern_server::hub::{Hub, HubError, HubOptions, RepoId, Wanted};
+use quern::hub::{Hub, HubError, HubOptions, RepoId, Wanted};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},

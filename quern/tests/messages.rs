@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::StreamExt;
 use quern_model::ForwardError;
-use quern_server::config::{Config, Secret};
+use quern::config::{Config, Secret};
 use serde_json::{Value, json};
 use support::{CALL, Server, arguments, config, functions, parsing, user, with};
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use quern_server::config::Config;
+use quern::config::Config;
 use support::{CALL, Server, parsing};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},

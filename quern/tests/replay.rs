@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use quern_server::config::Config;
+use quern::config::Config;
 use serde_json::{Value, json};
 use support::{Server, parsing};
 

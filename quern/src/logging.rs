@@ -33,7 +33,7 @@ pub fn init(level: LogLevel, level_http: LogLevel) {
 /// Our own crates at `level`, the access log at `level_http`, libraries only where they warn.
 fn rules(level: LogLevel, level_http: LogLevel) -> String {
     let (others, own) = (name(level.max(LogLevel::Warning)), name(level));
-    let crates = ["", "_server", "_engine", "_model", "_text", "_cpu", "_backend"];
+    let crates = ["", "_engine", "_model", "_text", "_cpu", "_backend"];
     let own: Vec<_> = crates.iter().map(|part| format!("quern{part}={own}")).collect();
     format!("{others},{ACCESS}={},{}", name(level_http), own.join(","))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 use quern_cpu::{Compute, CpuBackend, CpuConfig};
 use quern_model::{Checkpoint, StepLimits};
-use quern_server::{
+use quern::{
     config::{Config, LoadFormat},
     start::Started,
 };

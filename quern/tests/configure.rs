@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use clap::ValueEnum;
 use quern_model::weights::Recipe as Mixture;
-use quern_server::{
+use quern::{
     config::LoadFormat,
     configure::{
         cookbook::{Platform, Quantization, Recipe, Size, Tools},

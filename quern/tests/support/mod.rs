@@ -10,7 +10,7 @@ use quern_engine::{
     EngineHandle,
     fake::{FakeModel, StepHook},
 };
-use quern_server::{
+use quern::{
     app::{self, AppState},
     config::{Config, LoadFormat, ToolCallParser},
     connection,

@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use futures_util::StreamExt;
-use quern_server::config::Config;
+use quern::config::Config;
 use serde_json::{Value, json};
 use support::{CALL, Server, arguments, config, functions, parsing, with};
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use quern_server::{
+use quern::{
     config::{Config, Secret},
     configure::table::Table,
     machine::Machine,

@@ -4,7 +4,7 @@
 
 mod support;
 
-use quern_server::config::{Config, ToolCallParser};
+use quern::config::{Config, ToolCallParser};
 use serde_json::{Value, json};
 use support::{Server, config, user, with};
 

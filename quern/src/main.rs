@@ -4,7 +4,7 @@
 
 use std::{env, process::ExitCode, sync::Arc, time::Instant};
 
-use quern_server::{
+use quern::{
     app::{self, AppState},
     bench, ceiling,
     cli::{Cli, CliError, Job, ServeArgs, configure},

@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use quern_server::config::{Config, Secret};
+use quern::config::{Config, Secret};
 use serde_json::{Value, json};
 use support::{Server, config, user, with};
 

@@ -3,7 +3,7 @@
 
 mod support;
 
-use quern_server::config::Config;
+use quern::config::Config;
 use serde_json::{Value, json};
 use support::{CALL, Server, functions, parsing, user, with};
 

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{StreamExt, future::join_all};
 use quern_model::ForwardError;
-use quern_server::config::Config;
+use quern::config::Config;
 use serde_json::{Value, json};
 use support::{Server, config, frames, user, with};
 use tokio::{

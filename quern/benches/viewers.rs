@@ -1,6 +1,6 @@
 //! What viewers of the live view cost a server under load: its throughput with and without them, in turn.
 //!
-//! `cargo bench -p quern-server --bench viewers`: the shipped model on one thread, so that the viewers' own work
+//! `cargo bench -p quern --bench viewers`: the shipped model on one thread, so that the viewers' own work
 //! has a core elsewhere.
 
 use std::{
