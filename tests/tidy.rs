@@ -16,15 +16,34 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("engine", &["backend", "model"]),
     ("text", &[]),
     ("bench", &[]),
-    ("quern", &["backend", "cpu", "model", "engine", "text", "bench"]),
+    ("api", &["engine", "text"]),
+    ("quern", &["backend", "cpu", "model", "engine", "text", "api", "bench"]),
 ];
 
-/// Third-party crates that only `server` and its black-box client `bench` may use (I2: HTTP, tokio and wire
-/// types live in one room).
-const SERVER_ONLY: &[&str] = &["tokio", "axum", "hyper", "tower", "tower-http", "reqwest", "hf-hub", "clap"];
+/// Third-party crates and who may use them (I2): the wire in `api`, the command line in the program, and both in its
+/// black-box client `bench`.
+const ONLY_IN: &[(&str, &[&str])] = &[
+    ("tokio", &["api", "quern", "bench"]),
+    ("axum", &["api"]),
+    ("hyper", &["api"]),
+    ("hyper-util", &["api"]),
+    ("tower", &["api"]),
+    ("tower-http", &["api"]),
+    ("reqwest", &["quern", "bench"]),
+    ("clap", &["quern", "bench"]),
+];
+
+/// Modules of `api` in which the wire is known; the program names none of them.
+const WIRE: &[&str] = &["protocol", "routes"];
+
+/// Crates whose modules form no circle; the list may only grow.
+const WITHOUT_CIRCLES: &[&str] = &["backend", "engine", "api", "quern"];
 
 /// The files in which `unsafe` may be written besides the `cpu` crate (I3).
 const UNSAFE_OUTSIDE_CPU: &[&str] = &["model/src/weights/mapping.rs"];
+
+/// ARCHITECTURE.md is read in seven minutes.
+const ARCHITECTURE_LINES: usize = 180;
 
 /// Past this many lines a file must be listed in `LARGE` with the reason it is one noun.
 const FILE_LINES: usize = 700;
@@ -101,6 +120,152 @@ fn code(line: &str) -> String {
     out
 }
 
+/// A line's comment, if it has one.
+fn comment(line: &str) -> &str {
+    let mut in_string = false;
+    let mut chars = line.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' if in_string => {
+                chars.next();
+            }
+            '"' => in_string = !in_string,
+            '/' if !in_string && chars.peek().is_some_and(|(_, next)| *next == '/') => return &line[at..],
+            _ => {}
+        }
+    }
+    ""
+}
+
+/// Lines that say of themselves that something is missing, with their numbers: macros in the code, words in comments.
+fn undone(text: &str) -> Vec<(usize, &str)> {
+    let is_undone = |line: &str| {
+        ["todo!", "unimplemented!", "dbg!"].iter().any(|mark| code(line).contains(mark))
+            || words(comment(line)).any(|word| ["TODO", "FIXME", "XXX"].contains(&word))
+    };
+    text.lines().enumerate().filter(|(_, line)| is_undone(line)).map(|(at, line)| (at + 1, line.trim())).collect()
+}
+
+/// The first sentence of a file's `//!` documentation, its links as plain code.
+fn first_sentence(text: &str) -> Option<String> {
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let paragraph = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    let end = paragraph.match_indices(". ").map(|(at, _)| at + 1).find(|&at| {
+        let next = paragraph[at..].trim_start().chars().next();
+        !paragraph[..at].ends_with("e.g.") && next.is_some_and(|c| c.is_uppercase() || c == '`' || c == '[')
+    });
+    let mut sentence = paragraph[..end.unwrap_or(paragraph.len())].to_owned();
+    while let Some(at) = sentence.find("`](") {
+        let close = sentence[at..].find(')').map(|length| at + length)?;
+        sentence.replace_range(at + 1..=close, "");
+    }
+    sentence = sentence.replace("[`", "`").replace("`]", "`").replace('|', "\\|");
+    (!sentence.is_empty()).then_some(sentence)
+}
+
+/// What stands before the unit tests of a file, without comments and strings.
+fn code_of(text: &str) -> String {
+    let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
+    lines.map(code).collect::<Vec<_>>().join("\n")
+}
+
+/// The names that stand behind `root::` in the code of a file: those of `root::{a, b::c}` are `a` and `b`.
+fn modules_named(text: &str, root: &str) -> BTreeSet<String> {
+    let code = code_of(text);
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices(root) {
+        let before = code[..at].chars().next_back();
+        let Some(rest) = code[at + root.len()..].trim_start().strip_prefix("::") else { continue };
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = rest.trim_start();
+        let Some(list) = rest.strip_prefix('{') else {
+            names.extend(words(rest).next().map(str::to_owned));
+            continue;
+        };
+        let mut depth = 0;
+        let mut wanted = true;
+        let mut name = String::new();
+        for c in list.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => wanted = true,
+                c if wanted && (c.is_alphanumeric() || c == '_') => {
+                    name.push(c);
+                    continue;
+                }
+                _ => {}
+            }
+            if !name.is_empty() {
+                names.insert(std::mem::take(&mut name));
+                wanted = c == ',' && depth == 0;
+            }
+        }
+        names.extend(Some(name).filter(|name| !name.is_empty()));
+    }
+    names
+}
+
+/// Which modules at the top of a crate use which others. What the crate's root re-exports counts as its module's.
+fn module_graph(krate: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let source = format!("{krate}/src/");
+    let texts = files(&source, &["rs"]);
+    let module_of = |path: &str| {
+        let inside = path.strip_prefix(&source).expect("walked from there");
+        inside.split('/').next().expect("split yields one part").trim_end_matches(".rs").to_owned()
+    };
+    let modules: BTreeSet<String> = texts.iter().map(|(path, _)| module_of(path)).collect();
+    let mut home = BTreeMap::new();
+    let root = texts.iter().find(|(path, _)| path.ends_with("src/lib.rs")).map_or("", |(_, text)| text);
+    for line in code_of(root).split("pub use ").skip(1).filter_map(|rest| rest.split(';').next()) {
+        let (module, names) = line.split_once("::").unwrap_or((line, ""));
+        home.extend(words(names).filter(|name| !name.is_empty()).map(|name| (name.to_owned(), module.to_owned())));
+    }
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in &texts {
+        let from = module_of(path);
+        if from == "lib" || from == "main" {
+            continue;
+        }
+        let mut named = modules_named(text, "crate");
+        match path.strip_prefix(&source).expect("walked from there").matches('/').count() {
+            0 => named.extend(modules_named(text, "super")),
+            1 if !path.ends_with("/mod.rs") => named.extend(modules_named(text, "super::super")),
+            1 => named.extend(modules_named(text, "super")),
+            _ => {}
+        }
+        let to = named.into_iter().map(|name| home.get(&name).cloned().unwrap_or(name));
+        graph.entry(from.clone()).or_default().extend(to.filter(|to| modules.contains(to) && *to != from));
+    }
+    graph
+}
+
+/// Nodes that reach themselves, in order, if there are any.
+fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn walk<'a>(
+        node: &'a str,
+        graph: &'a BTreeMap<String, BTreeSet<String>>,
+        way: &mut Vec<&'a str>,
+        done: &mut BTreeSet<&'a str>,
+    ) -> Option<Vec<String>> {
+        if let Some(at) = way.iter().position(|other| *other == node) {
+            return Some(way[at..].iter().map(|name| (*name).to_owned()).collect());
+        }
+        if !done.insert(node) {
+            return None;
+        }
+        way.push(node);
+        let found = graph.get(node).into_iter().flatten().find_map(|next| walk(next, graph, way, done));
+        way.pop();
+        found
+    }
+    let mut done = BTreeSet::new();
+    graph.keys().find_map(|node| walk(node, graph, &mut Vec::new(), &mut done))
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
 }
@@ -127,14 +292,25 @@ fn i1_dependencies_follow_the_drawing() {
 }
 
 #[test]
-fn i2_only_the_server_and_its_client_know_http_and_tokio() {
-    for (krate, _) in ARROWS.iter().filter(|(name, _)| !["quern", "bench"].contains(name)) {
+fn i2_the_wire_and_the_command_line_have_their_crates() {
+    for (krate, _) in ARROWS {
         for dependency in dependencies(krate, "dependencies") {
-            assert!(
-                !SERVER_ONLY.contains(&dependency.as_str()),
-                "`{krate}` depends on `{dependency}`; only `quern` and `bench` may"
-            );
+            if let Some((_, allowed)) = ONLY_IN.iter().find(|(name, _)| *name == dependency) {
+                assert!(allowed.contains(krate), "`{krate}` depends on `{dependency}`; only {allowed:?} may");
+            }
         }
+    }
+    for (path, text) in files("quern/src", &["rs"]) {
+        let named = modules_named(&text, "quern_api");
+        let wire = WIRE.iter().find(|module| named.contains(**module));
+        assert!(wire.is_none(), "{path} names `quern_api::{}`: the program sees no wire type", wire.unwrap_or(&""));
+    }
+}
+
+#[test]
+fn modules_of_a_crate_form_no_circle() {
+    for krate in WITHOUT_CIRCLES {
+        assert_eq!(circle(&module_graph(krate)), None, "modules of `{krate}` use one another in a circle");
     }
 }
 
@@ -151,7 +327,7 @@ fn i3_unsafe_stays_in_its_rooms() {
             }
         }
     }
-    for krate in ["backend", "engine", "text", "bench", "quern"] {
+    for krate in ["backend", "engine", "text", "bench", "api", "quern"] {
         let lib = fs::read_to_string(root().join(krate).join("src/lib.rs")).expect("a lib.rs");
         assert!(lib.contains("#![forbid(unsafe_code)]"), "{krate}/src/lib.rs must forbid unsafe code");
     }
@@ -173,35 +349,43 @@ fn intrinsics_live_in_cpu_arch() {
 }
 
 #[test]
-fn the_code_map_names_every_module_and_every_named_file_exists() {
+fn every_file_that_the_architecture_names_exists() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    let named: BTreeSet<&str> = architecture
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter(|s| {
-            s.contains('/') && (s.ends_with(".rs") || s.contains("/src/") && s.ends_with('/')) && !s.contains(' ')
-        })
-        .collect();
-    for path in &named {
+    let named = architecture.split('`').skip(1).step_by(2).filter(|s| s.contains('/') && !s.contains([' ', '*']));
+    for path in named.filter(|s| ARROWS.iter().any(|(krate, _)| s.starts_with(&format!("{krate}/")))) {
         assert!(root().join(path).exists(), "ARCHITECTURE.md names `{path}`, which does not exist");
     }
-    // A folder of one kind of thing (a file an endpoint, a file a wire format) may have one line.
-    let folder = |path: &str| format!("{}/", path.rsplit_once('/').expect("a file lies in a folder").0);
-    let mut missing = Vec::new();
+    let lines = architecture.lines().count();
+    assert!(lines < ARCHITECTURE_LINES, "ARCHITECTURE.md has {lines} lines; keep it under {ARCHITECTURE_LINES}");
+}
+
+#[test]
+fn the_code_map_says_what_the_files_say() {
+    let mut map = String::from(
+        "# Code map\n\nA line a file: the first sentence of its own documentation. `UPDATE_CODE_MAP=1 cargo test --test tidy` \
+         writes this page anew;\n[ARCHITECTURE.md](../ARCHITECTURE.md) says what the crates are for.\n",
+    );
     for (krate, _) in ARROWS {
-        for (path, _) in files(&format!("{krate}/src"), &["rs"]) {
-            let table_of_contents = path.ends_with("/lib.rs") || path.ends_with("/mod.rs");
-            if !table_of_contents && !named.contains(path.as_str()) && !named.contains(folder(&path).as_str()) {
-                missing.push(path);
-            }
+        map += &format!("\n## {krate}\n\n| file | what it is |\n|---|---|\n");
+        for (path, text) in files(&format!("{krate}/src"), &["rs"]) {
+            let sentence =
+                first_sentence(&text).unwrap_or_else(|| panic!("{path} does not begin by saying what it is (//!)"));
+            map += &format!("| `{path}` | {sentence} |\n");
         }
     }
-    assert!(missing.is_empty(), "the code map of ARCHITECTURE.md lacks {missing:#?}");
+    let page = root().join("docs/code-map.md");
+    if std::env::var_os("UPDATE_CODE_MAP").is_some() {
+        fs::write(&page, &map).expect("docs/code-map.md can be written");
+    }
+    let written = fs::read_to_string(&page).unwrap_or_default();
+    let (lacks, has): (Vec<_>, Vec<_>) = (
+        map.lines().filter(|line| !written.lines().any(|other| other == *line)).collect(),
+        written.lines().filter(|line| !map.lines().any(|other| other == *line)).collect(),
+    );
     assert!(
-        architecture.lines().count() < 300,
-        "ARCHITECTURE.md has {} lines; keep it under 300",
-        architecture.lines().count()
+        written == map,
+        "docs/code-map.md is not what the files say; UPDATE_CODE_MAP=1 cargo test --test tidy writes it. It lacks {lacks:#?} \
+         and has {has:#?}"
     );
 }
 
@@ -220,12 +404,7 @@ fn nothing_is_left_undone() {
     let mut found = Vec::new();
     for (krate, _) in ARROWS {
         for (path, text) in files(krate, &["rs"]) {
-            for (number, line) in text.lines().enumerate() {
-                let line = code(line);
-                if ["todo!", "unimplemented!", "dbg!", "FIXME", "XXX"].iter().any(|mark| line.contains(mark)) {
-                    found.push(format!("{path}:{}: {}", number + 1, line.trim()));
-                }
-            }
+            found.extend(undone(&text).into_iter().map(|(number, line)| format!("{path}:{number}: {line}")));
         }
     }
     assert!(found.is_empty(), "left in the code: {found:#?}");
@@ -266,4 +445,32 @@ fn no_path_of_a_builders_machine_is_left() {
             assert!(!text.contains(mark), "{path} names a folder of some machine ({mark}…)");
         }
     }
+}
+
+#[test]
+fn the_rules_see_what_they_look_for() {
+    let text =
+        "let url = \"http://FIXME\"; // fine\n/// FIXME: wrong\nlet x = 1; // XXX later\n    todo!()\n// A TODO\n";
+    assert_eq!(undone(text).iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 3, 4, 5]);
+    assert_eq!(undone("let name = \"todo!\"; // the word todo and XXXL\n"), []);
+
+    let text = "use crate::{\n    a::B,\n    c::{D, e::F},\n    g,\n};\nfn f() -> crate::h::I { my_crate::x() } // crate::j\n\
+                #[cfg(test)]\nmod tests { use crate::k; }\n";
+    assert_eq!(modules_named(text, "crate").into_iter().collect::<Vec<_>>(), ["a", "c", "g", "h"]);
+    assert_eq!(modules_named("use quern_api::{AppState, protocol::Body};", "quern_api").len(), 2);
+
+    let graph = |arrows: &[(&str, &str)]| {
+        let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (from, to) in arrows {
+            graph.entry((*from).to_owned()).or_default().insert((*to).to_owned());
+        }
+        graph
+    };
+    assert_eq!(circle(&graph(&[("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")])), None);
+    let found = circle(&graph(&[("a", "b"), ("b", "c"), ("c", "d"), ("d", "b")]));
+    assert_eq!(found, Some(["b", "c", "d"].map(String::from).to_vec()));
+
+    let text = "//! [`Thing`](crate::thing): what\n//! it is. [`Other`] things.\n//!\n//! More.\n";
+    assert_eq!(first_sentence(text).as_deref(), Some("`Thing`: what it is."));
+    assert_eq!(first_sentence("use std::fs;\n"), None);
 }

@@ -18,6 +18,10 @@ pub mod reserve;
 pub mod scheduler;
 pub mod sequence;
 
+// What this crate's interface speaks of and others define, for those who see no backend and no checkpoint.
+pub use quern_backend::{LogitRow, RowOutput, RowTask, SamplingParams, TokenMask};
+pub use quern_model::{ForwardBatch, ForwardError, Model, StepCost, StepOutput, Work};
+
 pub use config::{EngineConfig, Policy};
 pub use engine::{EngineHandle, RequestHandle, start};
 pub use metrics::{EngineMetrics, Snapshot};

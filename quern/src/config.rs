@@ -5,8 +5,11 @@
 
 use std::{fmt, path::PathBuf};
 
+use quern_api::{
+    ApiConfig,
+    config::{GrammarBackend, SamplingDefaults, Secret, ToolCallParser},
+};
 use quern_backend::KvFormat;
-use quern_text::tool::ToolFormat;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -237,6 +240,45 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The API's part of it.
+    pub fn api(&self) -> ApiConfig {
+        ApiConfig {
+            served_model_name: self.served_model_name.clone(),
+            weight_version: self.weight_version.clone(),
+            context_length: self.context_length,
+            context_length_is_explicit: self.context_length_is_explicit,
+            sampling_defaults: self.sampling_defaults,
+            preferred_sampling_params: self.preferred_sampling_params.clone(),
+            random_seed: self.random_seed,
+            default_chat_template_kwargs: self.default_chat_template_kwargs.clone(),
+            tool_call_parser: self.tool_call_parser,
+            grammar_backend: self.grammar_backend,
+            allow_auto_truncate: self.allow_auto_truncate,
+            stream_interval: self.stream_interval,
+            incremental_streaming_output: self.incremental_streaming_output,
+            stream_response_default_include_usage: self.stream_response_default_include_usage,
+            fastapi_root_path: self.fastapi_root_path.clone(),
+            api_key: self.api_key.clone(),
+            admin_api_key: self.admin_api_key.clone(),
+            no_ui: self.no_ui,
+            max_request_bytes: self.max_request_bytes,
+            response_store_entries: self.response_store_entries,
+            response_store_bytes: self.response_store_bytes,
+            max_connections: self.max_connections,
+            request_read_timeout: self.request_read_timeout,
+            slow_client_timeout: self.slow_client_timeout,
+            stream_keep_alive: self.stream_keep_alive,
+            drain_timeout: self.drain_timeout,
+            enable_metrics: self.enable_metrics,
+            extra_metric_labels: self.extra_metric_labels.clone(),
+            bucket_time_to_first_token: self.bucket_time_to_first_token.clone(),
+            bucket_inter_token_latency: self.bucket_inter_token_latency.clone(),
+            bucket_e2e_request_latency: self.bucket_e2e_request_latency.clone(),
+        }
+    }
+}
+
 /// Where weights come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -247,6 +289,17 @@ pub enum LoadFormat {
     Gguf,
     /// Random numbers.
     Dummy,
+}
+
+impl LoadFormat {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::Gguf => "gguf",
+            Self::Dummy => "dummy",
+        }
+    }
 }
 
 /// What matrix products are computed in.
@@ -270,63 +323,6 @@ impl fmt::Display for ComputeDtype {
 
 fn shown<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
-}
-
-/// Where a chat request's missing sampling parameters come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SamplingDefaults {
-    /// The model's `generation_config.json`.
-    Model,
-    /// OpenAI's fixed values.
-    Openai,
-}
-
-/// What constrains outputs to schemas and grammars.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GrammarBackend {
-    /// The llguidance library.
-    Llguidance,
-}
-
-/// How tool calls are found in the output, by one of SGLang's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct ToolCallParser {
-    name: &'static str,
-    #[serde(skip)]
-    format: ToolFormat,
-}
-
-impl ToolCallParser {
-    /// The parser of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        let (name, format) = ToolFormat::NAMES.iter().find(|(known, _)| *known == name)?;
-        Some(Self { name, format: *format })
-    }
-
-    /// The parser for the calls that a chat template writes into a conversation's history.
-    pub fn of_template(source: &str) -> Option<Self> {
-        let name = if source.contains("<function=") {
-            "qwen3_coder"
-        } else if source.contains("<tool_call>") {
-            "hermes"
-        } else {
-            return None;
-        };
-        Self::from_name(name)
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        self.name
-    }
-
-    /// What it understands.
-    pub fn format(self) -> ToolFormat {
-        self.format
-    }
 }
 
 /// Order of the waiting requests.
@@ -353,32 +349,4 @@ pub enum LogLevel {
     Warning,
     /// What failed.
     Error,
-}
-
-/// A key that is compared but never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keep `key`.
-    pub fn new(key: impl Into<String>) -> Self {
-        Self(key.into())
-    }
-
-    /// The key itself, to compare with.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
 }

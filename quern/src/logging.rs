@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use quern_api::{access_log::ACCESS, recent_log::KeptStderr};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
@@ -13,10 +14,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::{config::LogLevel, recent_log::KeptStderr};
-
-/// The target of the access log: one event per answered request.
-pub const ACCESS: &str = "access";
+use crate::config::LogLevel;
 
 /// Begin to log. `RUST_LOG` goes before the flags.
 pub fn init(level: LogLevel, level_http: LogLevel) {
@@ -33,7 +31,7 @@ pub fn init(level: LogLevel, level_http: LogLevel) {
 /// Our own crates at `level`, the access log at `level_http`, libraries only where they warn.
 fn rules(level: LogLevel, level_http: LogLevel) -> String {
     let (others, own) = (name(level.max(LogLevel::Warning)), name(level));
-    let crates = ["", "_engine", "_model", "_text", "_cpu", "_backend"];
+    let crates = ["", "_api", "_engine", "_model", "_text", "_cpu", "_backend"];
     let own: Vec<_> = crates.iter().map(|part| format!("quern{part}={own}")).collect();
     format!("{others},{ACCESS}={},{}", name(level_http), own.join(","))
 }

@@ -5,17 +5,15 @@
 use std::{env, process::ExitCode, sync::Arc, time::Instant};
 
 use quern::{
-    app::{self, AppState},
     bench, ceiling,
     cli::{Cli, CliError, Job, ServeArgs, configure},
-    connection, convert, doctor,
-    listen::BoundAddress,
-    logging, resolve,
+    convert, doctor, logging, resolve,
     shutdown::{self, Signals},
     start::{self, Prepared},
     start_error::StartError,
     summary, warmup,
 };
+use quern_api::{AppState, app, connection, listen::BoundAddress};
 use tokio::{runtime::Runtime, sync::watch};
 
 fn main() -> ExitCode {
@@ -70,12 +68,13 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
     for line in summary::kernel_lines(&backend, &prepared.checkpoint, config) {
         tracing::info!("{line}");
     }
+    let skip_warmup = config.skip_server_warmup;
     let ceiling = ceiling::at_start(&backend, &prepared.checkpoint, config);
-    let started = prepared.start(Arc::new(backend))?;
+    let service = prepared.start(Arc::new(backend), ceiling)?;
     if let Some(ceiling) = ceiling {
-        tracing::info!("{}", summary::speed_line(ceiling, &started.engine));
+        tracing::info!("{}", summary::speed_line(ceiling, &service.engine));
     }
-    let state = Arc::new(AppState::new(started, ceiling, began));
+    let state = Arc::new(AppState::new(service, began));
 
     runtime.block_on(async {
         let signals = Signals::listen().map_err(StartError::Thread)?;
@@ -86,7 +85,7 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
         let server =
             tokio::spawn(connection::serve(listener, app::router(Arc::clone(&state)), Arc::clone(&state), stopped));
         let drained = tokio::spawn(shutdown::run(Arc::clone(&state), signals, stop));
-        if !state.config.skip_server_warmup {
+        if !skip_warmup {
             warmup::run(&state.engine, &state.tokenizer).await?;
         }
         state.set_ready(true);

@@ -6,16 +6,15 @@ use std::{
     path::PathBuf,
 };
 
+use quern_api::config::{GrammarBackend, SamplingDefaults, Secret, ToolCallParser};
 use quern_backend::{DType, KvFormat};
 use quern_cpu::Compute;
 use quern_model::{ModelConfig, weights::Recipe};
 
 use crate::{
     cli::{RefusedFlag, ServeArgs},
-    config::{
-        ComputeDtype, Config, GrammarBackend, LoadFormat, LogLevel, SamplingDefaults, SchedulePolicy, Secret,
-        ToolCallParser,
-    },
+    config::{ComputeDtype, Config, LoadFormat, LogLevel, SchedulePolicy},
+    defaults::{MAX_RUNNING_REQUESTS, MEM_FRACTION},
     machine::Machine,
     memory::{PoolDemand, PoolError},
     shipped,
@@ -24,11 +23,6 @@ use crate::{
 /// Environment variables of SGLang that are honoured. Any other `SGLANG_*` gets a line in the log.
 const LONGER_CONTEXT: &str = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN";
 
-/// Share of the available memory for weights and pool. The rest is for activations, the page cache and
-/// the operating system.
-pub(crate) const MEM_FRACTION: f64 = 0.8;
-/// Rows of a step fill the matrix units long before this; more only costs memory and latency.
-pub(crate) const MAX_RUNNING_REQUESTS: usize = 256;
 /// Tokens of a step: enough for matrix products to be bound by arithmetic, and little enough that the
 /// requests that decode beside a long prompt are not held up for long.
 const CHUNK_TOKENS: usize = 512;

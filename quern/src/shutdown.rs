@@ -2,13 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use quern_api::AppState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::{Instant, sleep, timeout},
 };
-
-use crate::app::AppState;
 
 /// How often a drain looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

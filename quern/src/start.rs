@@ -1,16 +1,19 @@
-//! The way from a command line to an engine that runs: [`Prepared`], then [`Started`].
+//! The way from a command line to an engine that runs: [`Prepared`], then a [`Service`].
 
 use std::{sync::Arc, time::Instant};
 
+use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended, state::Peaks};
 use quern_backend::Backend;
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_engine::{EngineConfig, EngineHandle, Policy};
-use quern_model::{Checkpoint, StepCost, StepLimits};
+use quern_model::{Checkpoint, StepCost, StepLimits, config::Architecture};
 use quern_text::{ChatTemplate, Tokenizer};
 
 use crate::{
+    ceiling::Ceiling,
     cli::ServeArgs,
-    config::{Config, LoadFormat, SchedulePolicy, ToolCallParser},
+    config::{Config, LoadFormat, SchedulePolicy},
+    configure::table::Table,
     hub::Wanted,
     machine::Machine,
     memory::gib,
@@ -95,8 +98,9 @@ impl Prepared {
         Ok(Self { config, notes, checkpoint, tokenizer, template })
     }
 
-    /// Read the weights into `backend` and start the engine.
-    pub fn start<B: Backend>(self, backend: Arc<B>) -> Result<Started, StartError> {
+    /// Read the weights into `backend` and start the engine. `ceiling`: what the machine allows the model, where it
+    /// was measured.
+    pub fn start<B: Backend>(self, backend: Arc<B>, ceiling: Option<Ceiling>) -> Result<Service, StartError> {
         let Self { config, checkpoint, tokenizer, template, .. } = self;
         let begin = Instant::now();
         let available = || Machine::probe().available_bytes;
@@ -116,7 +120,17 @@ impl Prepared {
         tracing::info!("{}", summary::pool_line(&config, kv_bytes_per_token));
         tracing::info!("Memory pool end. avail mem={}", shown(available()));
         tracing::info!("{}", summary::limits_line(&config, available()));
-        Ok(Started { config, engine, tokenizer, template, checkpoint })
+        let peaks = ceiling.map(|Ceiling { read_bytes_per_s, ops_per_s }| Peaks { read_bytes_per_s, ops_per_s });
+        Ok(Service {
+            config: config.api(),
+            model: model_card(&config, &checkpoint),
+            engine,
+            tokenizer,
+            template,
+            settings: serde_json::to_value(&config).expect("a config is plain data"),
+            peaks,
+            configure_table: Table::json,
+        })
     }
 }
 
@@ -177,18 +191,34 @@ pub fn chosen_cpu(threads: Option<usize>, isa: Option<&str>) -> Result<CpuBacken
     Ok(CpuBackend::new(CpuConfig { threads: Some(threads), isa, ..CpuConfig::default() })?)
 }
 
-/// An engine that runs, and what a door to it needs.
-pub struct Started {
-    /// What was decided.
-    pub config: Config,
-    /// The engine.
-    pub engine: EngineHandle,
-    /// The tokenizer.
-    pub tokenizer: Tokenizer,
-    /// The chat template, if the model has one.
-    pub template: Option<ChatTemplate>,
-    /// The model's numbers and recommended sampling.
-    pub checkpoint: Checkpoint,
+/// What the API is told of the model.
+pub fn model_card(config: &Config, checkpoint: &Checkpoint) -> ModelCard {
+    let (network, generation) = (checkpoint.config(), checkpoint.generation());
+    let (model_type, family) = match network.architecture {
+        Architecture::Qwen3 => ("qwen3", "qwen3"),
+        Architecture::Qwen3Moe => ("qwen3_moe", "qwen3moe"),
+    };
+    ModelCard {
+        path: config.model_path.clone(),
+        tokenizer_path: config.tokenizer_path.clone(),
+        load_format: config.load_format.name(),
+        device: config.device,
+        architecture: network.architecture.to_string(),
+        model_type,
+        family,
+        vocab_size: network.vocab_size,
+        eos_token_ids: checkpoint.eos_token_ids(),
+        parameters: network.total_params(),
+        weight_bytes: checkpoint.weight_bytes(),
+        encoding: checkpoint.formats().first().map(ToString::to_string),
+        recommended: Recommended {
+            temperature: generation.temperature,
+            top_p: generation.top_p,
+            top_k: generation.top_k,
+            min_p: generation.min_p,
+            repetition_penalty: generation.repetition_penalty,
+        },
+    }
 }
 
 impl Config {

@@ -1,10 +1,11 @@
 //! [`StartError`]: why the server did not start.
 
+use quern_api::listen::ListenError;
 use quern_cpu::CpuError;
 use quern_model::LoadError;
 use quern_text::{TemplateError, TokenizerError};
 
-use crate::{cli::RefusedFlag, hub::HubError, listen::ListenError, resolve::ResolveError};
+use crate::{cli::RefusedFlag, hub::HubError, resolve::ResolveError};
 
 /// Why the server did not start, or stopped with a failure. One line (a checkpoint's problems: one line
 /// each) that names the thing and the remedy; the exit status is 1.

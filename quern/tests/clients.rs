@@ -1,6 +1,7 @@
 //! Real clients against a server whose model follows a script; template, parser, stream and cache are
 //! real. They are installed by `./test clients`, which names their folder in `QUERN_CLIENTS`.
 
+#[path = "../../api/tests/support/mod.rs"]
 mod support;
 
 use std::{
@@ -10,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use quern::config::Config;
-use support::{CALL, Server, parsing};
+use quern_api::ApiConfig;
+use quern_engine::EngineConfig;
+use support::{CALL, Server, Setup, parsing, small_engine};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -20,16 +22,16 @@ use tokio::{
 /// A client that has not come to its end by then never will.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-fn roomy() -> Config {
-    let (page_size, num_pages) = (32, 8192);
-    Config {
-        page_size,
-        num_pages,
-        max_total_num_tokens: page_size * num_pages,
-        context_length: 200_000,
-        chunked_prefill_size: 8192,
-        max_prefill_tokens: 200_000,
-        ..parsing()
+fn roomy(context_length: usize) -> Setup {
+    Setup {
+        api: ApiConfig { context_length, ..parsing() },
+        engine: EngineConfig {
+            page_size: 32,
+            num_pages: 8192,
+            chunk_tokens: 8192,
+            max_prefill_tokens: 200_000,
+            ..small_engine()
+        },
     }
 }
 
@@ -59,7 +61,7 @@ async fn run(command: &mut Command) -> String {
 
 async fn sdk(program: Option<PathBuf>, name: &str) {
     let Some(program) = program else { return };
-    let server = Server::saying(CALL, Config { context_length: 60_000, ..roomy() }).await;
+    let server = Server::saying(CALL, roomy(60_000)).await;
     let text = run(Command::new(program).arg(script(name)).arg(server.url("")).current_dir(
         // JavaScript looks for packages from here.
         std::env::var_os("QUERN_CLIENTS").expect("something is installed"),
@@ -158,7 +160,7 @@ async fn agent(tools: Tools, command: impl FnOnce(&str, &Path) -> Command) {
             }
         }
     };
-    let server = Server::answering(script, roomy()).await;
+    let server = Server::answering(script, roomy(200_000)).await;
     let text = run(&mut command(&server.url(""), home.path())).await;
     assert!(text.contains("It is one more now"), "{text}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "The number is 4712.\n");

@@ -3,7 +3,6 @@
 use std::process::{Command, Output};
 
 use clap::ValueEnum;
-use quern_model::weights::Recipe as Mixture;
 use quern::{
     config::LoadFormat,
     configure::{
@@ -12,6 +11,7 @@ use quern::{
     },
     model_files::ModelFiles,
 };
+use quern_model::weights::Recipe as Mixture;
 use serde_json::{Map, json};
 
 const AMD: &[&str] = &["MI300X", "MI325X", "MI355X"];

@@ -1,48 +1,42 @@
 //! SGLang's own benchmark client, by its requests: three endpoints, 1, 16 and 64 at once, on the real
 //! kernels. No errors, exact counts, and every answer is what it would have been alone.
 
+#[path = "../../api/tests/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use quern::{config::LoadFormat, model_files::ModelFiles};
+use quern_backend::KvFormat;
 use quern_cpu::{Compute, CpuBackend, CpuConfig};
-use quern_model::{Checkpoint, StepLimits};
-use quern::{
-    config::{Config, LoadFormat},
-    start::Started,
-};
+use quern_engine::EngineConfig;
+use quern_model::StepLimits;
 use serde_json::{Map, Value, json};
-use support::Server;
+use support::{BYTE_MODEL, Server, Setup, config, service, small_engine};
 
-fn config() -> Config {
-    Config {
-        page_size: 32,
-        num_pages: 1024,
-        max_total_num_tokens: 32_768,
-        chunked_prefill_size: 128,
-        ..support::config()
+fn setup() -> Setup {
+    Setup {
+        api: config(),
+        engine: EngineConfig { page_size: 32, num_pages: 1024, chunk_tokens: 128, ..small_engine() },
     }
 }
 
 /// Random weights in a small shape, on this CPU.
 async fn server() -> Server {
-    let config = config();
-    let files = support::byte_model();
-    let checkpoint: Checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
-    let tokenizer = files.tokenizer().unwrap();
-    let template = files.chat_template(&tokenizer, None, None).unwrap();
+    let setup = setup();
+    let files = ModelFiles::Directory(BYTE_MODEL.into());
+    let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
     let backend = CpuBackend::new(CpuConfig { threads: Some(2), isa: None, compute: Compute::Bf16 }).unwrap();
     let limits = StepLimits {
-        max_tokens: config.engine().step_tokens(),
+        max_tokens: setup.engine.step_tokens(),
         max_logit_rows: 64,
-        page_size: config.page_size,
-        num_pages: config.num_pages,
-        kv_format: config.kv_cache_dtype,
+        page_size: setup.engine.page_size,
+        num_pages: setup.engine.num_pages,
+        kv_format: KvFormat::BF16,
     };
     let model = quern_model::load(&checkpoint, Arc::new(backend), limits, &mut |_| {}).unwrap();
-    let engine = quern_engine::start(model, config.engine()).unwrap();
-    Server::over(Started { config, engine, tokenizer, template, checkpoint }).await
+    Server::over(service(setup, model)).await
 }
 
 /// Request `i` of a benchmark run, as `sglang.bench_serving` sends it to this endpoint.

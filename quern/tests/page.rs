@@ -2,6 +2,7 @@
 //!
 //! What it does in a browser is tested in `web/test` (`./test web`).
 
+#[path = "../../api/tests/support/mod.rs"]
 mod support;
 
 use std::{
@@ -13,15 +14,11 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use quern::{
-    config::{Config, Secret},
-    configure::table::Table,
-    machine::Machine,
-    page,
-};
+use quern::{configure::table::Table, machine::Machine};
+use quern_api::{ApiConfig, Service, config::Secret, page};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use support::{Server, config};
+use support::{Server, config, fake};
 
 const BROWSER: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 
@@ -126,7 +123,7 @@ async fn browsers_get_the_page_and_programs_what_they_always_got() {
 
 #[tokio::test]
 async fn the_table_is_the_rules_own() {
-    let server = Server::new().await;
+    let server = Server::over(Service { configure_table: Table::json, ..fake(config(), None) }).await;
     let served: Value = serde_json::from_str(&server.get("/configure/table").await.1).unwrap();
     let own = serde_json::to_value(Table::of(&Machine::probe())).unwrap();
     assert_eq!(served["forms"][1], own["forms"][1]);
@@ -135,7 +132,7 @@ async fn the_table_is_the_rules_own() {
 
 #[tokio::test]
 async fn with_a_key_the_files_are_open_and_the_rest_is_not() {
-    let server = Server::with(Config { api_key: Some(Secret::new("s3cret")), ..config() }, None).await;
+    let server = Server::with(ApiConfig { api_key: Some(Secret::new("s3cret")), ..config() }, None).await;
     for path in ["/", "/configure", "/configure/table", "/dashboard", "/ui/app.js"] {
         assert_eq!(get(&server, path, BROWSER).await.status(), 200, "{path}");
     }
@@ -148,12 +145,12 @@ async fn with_a_key_the_files_are_open_and_the_rest_is_not() {
 
 #[tokio::test]
 async fn no_ui_leaves_the_api_alone() {
-    let server = Server::with(Config { no_ui: true, ..config() }, None).await;
+    let server = Server::with(ApiConfig { no_ui: true, ..config() }, None).await;
     assert_eq!(get(&server, "/", BROWSER).await.text().await.unwrap(), "\"SGLang is running\"");
     for path in ["/configure", "/configure/table", "/dashboard", "/dashboard/events", "/ui/app.js"] {
         assert_eq!(get(&server, path, BROWSER).await.status(), 404, "{path}");
     }
-    let closed = Config { no_ui: true, api_key: Some(Secret::new("s3cret")), ..config() };
+    let closed = ApiConfig { no_ui: true, api_key: Some(Secret::new("s3cret")), ..config() };
     let server = Server::with(closed, None).await;
     assert_eq!(get(&server, "/", BROWSER).await.status(), 401);
 }

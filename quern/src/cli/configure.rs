@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
+use quern_api::page;
 
 use super::human::parse_count;
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
         table::Table,
     },
     machine::Machine,
-    page,
 };
 
 /// What was typed after `quern configure`.
@@ -109,12 +109,12 @@ pub fn run(args: &ConfigureArgs) -> ExitCode {
             if output.starts_with('#') { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
         Some(Form::Table) => {
-            println!("{}", serde_json::to_string(&Table::of(&Machine::probe())).expect("a table is plain data"));
+            println!("{}", Table::json());
             ExitCode::SUCCESS
         }
         Some(Form::Quern(args)) => quern(args),
         None => match &args.html {
-            Some(file) => match fs::write(file, page::standalone(&Table::of(&Machine::probe()))) {
+            Some(file) => match fs::write(file, page::standalone(&Table::json())) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("quern: error: --html {}: {error}", file.display());

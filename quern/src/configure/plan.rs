@@ -11,9 +11,9 @@ use super::{
     network::{FP8_BLOCK, Network, Split, Weights},
 };
 use crate::{
+    defaults::{MAX_RUNNING_REQUESTS, MEM_FRACTION},
     machine::Machine,
     memory::gib,
-    resolve::{MAX_RUNNING_REQUESTS, MEM_FRACTION},
 };
 
 /// How a sentence is meant.

@@ -104,6 +104,11 @@ impl Table {
     pub fn of(machine: &Machine) -> Self {
         Self { forms: vec![quern(machine), sglang()] }
     }
+
+    /// All answers for the machine this is, as JSON.
+    pub fn json() -> String {
+        serde_json::to_string(&Self::of(&Machine::probe())).expect("a table is plain data")
+    }
 }
 
 impl Form {

@@ -1,0 +1,198 @@
+//! [`ApiConfig`]: what was decided for the API before it began, as plain data.
+
+use std::fmt;
+
+use quern_text::tool::ToolFormat;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+/// Everything that was decided for the API. Field names are those of the flags.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiConfig {
+    /// The name shown by `/v1/models`.
+    pub served_model_name: String,
+    /// Echoed in responses.
+    pub weight_version: String,
+    /// Most tokens of a sequence, prompt and output together.
+    pub context_length: usize,
+    /// Whether `context_length` was typed. A chat request's own limit may not exceed a typed one.
+    pub context_length_is_explicit: bool,
+    /// Where a chat request's missing sampling parameters come from.
+    pub sampling_defaults: SamplingDefaults,
+    /// Defaults for keys that a `/generate` request leaves out of `sampling_params`.
+    pub preferred_sampling_params: Option<Map<String, Value>>,
+    /// Seeds the requests that bring no seed.
+    pub random_seed: u64,
+    /// Template variables, overridden by a request's `chat_template_kwargs`.
+    pub default_chat_template_kwargs: Map<String, Value>,
+    /// How tool calls are found in the output; `None`: they stay text.
+    pub tool_call_parser: Option<ToolCallParser>,
+    /// What constrains outputs; `None`: requests that ask for it are refused.
+    pub grammar_backend: Option<GrammarBackend>,
+    /// Cut prompts that are too long, instead of refusing them.
+    pub allow_auto_truncate: bool,
+    /// Send a stream's text every so many tokens; the first token is always sent.
+    pub stream_interval: usize,
+    /// `/generate` streams send differences instead of the text so far.
+    pub incremental_streaming_output: bool,
+    /// Streams end with usage even when the request does not ask for it.
+    pub stream_response_default_include_usage: bool,
+    /// Path prefix a reverse proxy puts before every route.
+    pub fastapi_root_path: String,
+    /// Key of ordinary endpoints.
+    pub api_key: Option<Secret>,
+    /// Key of administrative endpoints.
+    pub admin_api_key: Option<Secret>,
+    /// Serve only the API, not the page.
+    pub no_ui: bool,
+    /// Largest request body, bytes.
+    pub max_request_bytes: usize,
+    /// Most answers of `/v1/responses` that are kept for requests that go on from them; 0: none.
+    pub response_store_entries: usize,
+    /// Their size at most, bytes of JSON.
+    pub response_store_bytes: usize,
+    /// Most connections at once; further ones wait to be accepted.
+    pub max_connections: usize,
+    /// A request's head and body must arrive within this time, seconds.
+    pub request_read_timeout: f64,
+    /// A client that reads nothing of its stream for this time is cut off, seconds.
+    pub slow_client_timeout: f64,
+    /// A stream that has nothing to say for this time sends an empty piece, seconds.
+    pub stream_keep_alive: f64,
+    /// After SIGTERM, running requests may go on for this time, seconds.
+    pub drain_timeout: f64,
+    /// Serve `/metrics`.
+    pub enable_metrics: bool,
+    /// Labels added to every metric.
+    pub extra_metric_labels: Vec<(String, String)>,
+    /// Upper bounds of the histogram's buckets, seconds, ascending; `None`: the usual ones.
+    pub bucket_time_to_first_token: Option<Vec<f64>>,
+    /// The same for the time between tokens.
+    pub bucket_inter_token_latency: Option<Vec<f64>>,
+    /// The same for whole requests.
+    pub bucket_e2e_request_latency: Option<Vec<f64>>,
+}
+
+impl Default for ApiConfig {
+    /// What `quern serve` decides when nothing is typed, for a model of 4096 tokens of context and seed 0.
+    fn default() -> Self {
+        Self {
+            served_model_name: "quern-demo".into(),
+            weight_version: "default".into(),
+            context_length: 4096,
+            context_length_is_explicit: false,
+            sampling_defaults: SamplingDefaults::Model,
+            preferred_sampling_params: None,
+            random_seed: 0,
+            default_chat_template_kwargs: Map::new(),
+            tool_call_parser: None,
+            grammar_backend: Some(GrammarBackend::Llguidance),
+            allow_auto_truncate: false,
+            stream_interval: 1,
+            incremental_streaming_output: false,
+            stream_response_default_include_usage: false,
+            fastapi_root_path: String::new(),
+            api_key: None,
+            admin_api_key: None,
+            no_ui: false,
+            max_request_bytes: 32 << 20,
+            response_store_entries: 1024,
+            response_store_bytes: 64 << 20,
+            max_connections: 1024,
+            request_read_timeout: 60.0,
+            slow_client_timeout: 60.0,
+            stream_keep_alive: 10.0,
+            drain_timeout: 60.0,
+            enable_metrics: false,
+            extra_metric_labels: Vec::new(),
+            bucket_time_to_first_token: None,
+            bucket_inter_token_latency: None,
+            bucket_e2e_request_latency: None,
+        }
+    }
+}
+
+/// Where a chat request's missing sampling parameters come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SamplingDefaults {
+    /// The model's `generation_config.json`.
+    Model,
+    /// OpenAI's fixed values.
+    Openai,
+}
+
+/// What constrains outputs to schemas and grammars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GrammarBackend {
+    /// The llguidance library.
+    Llguidance,
+}
+
+/// How tool calls are found in the output, by one of SGLang's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct ToolCallParser {
+    name: &'static str,
+    #[serde(skip)]
+    format: ToolFormat,
+}
+
+impl ToolCallParser {
+    /// The parser of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (name, format) = ToolFormat::NAMES.iter().find(|(known, _)| *known == name)?;
+        Some(Self { name, format: *format })
+    }
+
+    /// The parser for the calls that a chat template writes into a conversation's history.
+    pub fn of_template(source: &str) -> Option<Self> {
+        let name = if source.contains("<function=") {
+            "qwen3_coder"
+        } else if source.contains("<tool_call>") {
+            "hermes"
+        } else {
+            return None;
+        };
+        Self::from_name(name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// What it understands.
+    pub fn format(self) -> ToolFormat {
+        self.format
+    }
+}
+
+/// A key that is compared but never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keep `key`.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self(key.into())
+    }
+
+    /// The key itself, to compare with.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}

@@ -1,0 +1,365 @@
+//! [`Generations`]: from prompts to pieces of text, for every endpoint alike.
+//!
+//! The async world ends and begins again here. Jobs go to the engine; token events come back, become text,
+//! are searched for stops, and leave as [`Piece`]s. Answers that stream and answers that do not fold the
+//! same pieces, so they cannot differ.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::http::StatusCode;
+use quern_engine::{
+    FailCause, FinishReason, GenerateRequest, Grammar, LogprobRequest, PromptReport, RequestHandle, SubmitError,
+    TokenEvent, TokenLogprobs,
+};
+use quern_text::{Detokenizer, StopMatcher};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use crate::{grammars::Compiled, live_ids::ClaimedIds, protocol::ApiError, sampling::Sampling, state::AppState};
+
+/// One output to generate.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its id; aborts match it by prefix.
+    pub id: String,
+    /// The prompt; at least one token.
+    pub prompt: Vec<u32>,
+    /// How to choose tokens and where to stop.
+    pub sampling: Arc<Sampling>,
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Which log-probabilities to report.
+    pub logprobs: Option<LogprobRequest>,
+    /// Prefixes are shared only within it.
+    pub namespace: Option<Arc<str>>,
+    /// Which of its prompt's outputs this is: each draws its own tokens.
+    pub sample_index: usize,
+}
+
+/// Outputs in progress. Dropping them aborts what has not ended.
+pub struct Generations {
+    state: Arc<AppState>,
+    /// The events of all outputs, each with its output's index. Bounded by what was asked for: an output
+    /// has at most `max_new_tokens` of them.
+    inbox: UnboundedReceiver<(usize, TokenEvent)>,
+    outputs: Vec<Output>,
+    num_running: usize,
+    streams: bool,
+    began: Instant,
+    _ids: ClaimedIds,
+}
+
+/// What has become of one output so far.
+pub struct Output {
+    handle: Option<RequestHandle>,
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    stop_token_ids: Arc<[u32]>,
+    ignore_eos: bool,
+    no_stop_trim: bool,
+    max_new_tokens: usize,
+    /// Text and scores that wait for the next piece.
+    unsent: Piece,
+    interval: usize,
+    first_token: Option<Duration>,
+    last_token: Duration,
+    /// Its id.
+    pub id: String,
+    /// Tokens of its prompt.
+    pub prompt_tokens: usize,
+    /// What is known of the prompt once it is computed.
+    pub prompt: PromptReport,
+    /// How often its pages were taken for others.
+    pub num_retractions: usize,
+    /// The tokens so far, the one that ended it included.
+    pub tokens: Vec<u32>,
+    /// How it ended, once it has.
+    pub finish: Option<Finish>,
+    /// Time from its submission to its end; 0 before.
+    pub seconds: f64,
+}
+
+/// What an output says next.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Piece {
+    /// Text, possibly empty.
+    pub text: String,
+    /// The tokens since the last piece. Their text may be held back for a later one.
+    pub tokens: Vec<u32>,
+    /// Their scores, if asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Present on the last piece.
+    pub finish: Option<Finish>,
+}
+
+/// How an output ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finish {
+    /// At a stop.
+    Stop(Matched),
+    /// As long as it was allowed to get.
+    Length,
+    /// Somebody aborted it, or the server is going down.
+    Abort(String),
+    /// It failed.
+    Failed(ApiError),
+}
+
+/// What stopped an output.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Matched {
+    /// A stop token.
+    Token(u32),
+    /// A stop string or pattern.
+    Text(String),
+}
+
+impl Generations {
+    /// Compile the grammars of `jobs` and submit them, all or none.
+    pub async fn submit(state: &Arc<AppState>, jobs: Vec<Job>, streams: bool) -> Result<Self, ApiError> {
+        let grammars = grammars(state, &jobs).await?;
+        let (events, inbox) = mpsc::unbounded_channel();
+        let ids = ClaimedIds::claim(&state.ids, jobs.iter().map(|job| job.id.clone()))?;
+        let num_running = jobs.len();
+        let mut outputs = Vec::with_capacity(num_running);
+        for (index, (job, grammar)) in jobs.into_iter().zip(grammars).enumerate() {
+            let events = events.clone();
+            // Nobody listens any more once the client has gone.
+            let sink = Box::new(move |event| drop(events.send((index, event))));
+            let (mut output, request) = Output::of(state, job)?;
+            let request = GenerateRequest { grammar, ..request };
+            output.handle = Some(state.engine.submit(request, sink).map_err(submit_error)?);
+            outputs.push(output);
+        }
+        Ok(Self { state: Arc::clone(state), inbox, outputs, num_running, streams, began: Instant::now(), _ids: ids })
+    }
+
+    /// The next piece and the index of its output; `None` when all have ended.
+    pub async fn next(&mut self) -> Option<(usize, Piece)> {
+        while self.num_running > 0 {
+            let (index, event) = self.inbox.recv().await?;
+            if let Some(piece) = self.take(index, event) {
+                return Some((index, piece));
+            }
+        }
+        None
+    }
+
+    /// Wait for the ends; one piece an output, with all its text.
+    pub async fn whole(&mut self) -> Result<Vec<Piece>, ApiError> {
+        let mut whole = vec![Piece::default(); self.outputs.len()];
+        while let Some((index, piece)) = self.next().await {
+            if let Some(Finish::Failed(error)) = piece.finish {
+                return Err(error);
+            }
+            whole[index].append(piece);
+        }
+        Ok(whole)
+    }
+
+    /// What has become of an output.
+    pub fn output(&self, index: usize) -> &Output {
+        &self.outputs[index]
+    }
+
+    /// All of them.
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    fn take(&mut self, index: usize, event: TokenEvent) -> Option<Piece> {
+        let now = self.began.elapsed();
+        let output = &mut self.outputs[index];
+        if output.finish.is_some() {
+            // The engine was some tokens ahead of a stop in the text.
+            return None;
+        }
+        let piece = match event {
+            TokenEvent::Prefilled(report) => {
+                output.prompt = report;
+                return None;
+            }
+            TokenEvent::Retracted => {
+                output.num_retractions += 1;
+                return None;
+            }
+            TokenEvent::Token { id, logprobs } => {
+                match output.first_token {
+                    None => self.state.metrics.first_token(self.streams, now),
+                    Some(_) => self.state.metrics.next_token(now - output.last_token),
+                }
+                output.first_token.get_or_insert(now);
+                output.last_token = now;
+                output.push(id, logprobs)?
+            }
+            TokenEvent::Finished(FinishReason::StopToken(id) | FinishReason::GrammarEnd(id)) => {
+                output.end(Finish::Stop(Matched::Token(id)))
+            }
+            TokenEvent::Finished(FinishReason::Length) => output.end(Finish::Length),
+            TokenEvent::Failed(cause) => output.end(failure(cause)),
+        };
+        if piece.finish.is_some() {
+            output.handle = None;
+            output.seconds = now.as_secs_f64();
+            self.num_running -= 1;
+            let (prompt, cached, tokens) = (output.prompt_tokens, output.prompt.cached_tokens, output.tokens.len());
+            self.state.metrics.ended(self.streams, prompt, cached, tokens, output.first_token, now);
+        }
+        Some(piece)
+    }
+}
+
+impl Output {
+    fn of(state: &AppState, job: Job) -> Result<(Self, GenerateRequest), ApiError> {
+        let Job { id, prompt, sampling, max_new_tokens, logprobs, namespace, sample_index } = job;
+        if prompt.is_empty() {
+            return Err(ApiError::invalid("The prompt is empty."));
+        }
+        let stop_token_ids: Arc<[u32]> = state.eos_token_ids.iter().chain(&sampling.stop_token_ids).copied().collect();
+        let stops = StopMatcher::new(&sampling.stop, &sampling.stop_regex, sampling.no_stop_trim);
+        let output = Self {
+            handle: None,
+            detokenizer: Detokenizer::new(Arc::clone(&state.tokenizer), sampling.skip_special_tokens),
+            stops: stops.expect("stops are checked when sampling is"),
+            stop_token_ids: Arc::clone(&stop_token_ids),
+            ignore_eos: sampling.ignore_eos,
+            no_stop_trim: sampling.no_stop_trim,
+            max_new_tokens,
+            unsent: Piece::default(),
+            interval: sampling.stream_interval.unwrap_or(state.config.stream_interval),
+            first_token: None,
+            last_token: Duration::ZERO,
+            id: id.clone(),
+            prompt_tokens: prompt.len(),
+            prompt: PromptReport::default(),
+            num_retractions: 0,
+            tokens: Vec::new(),
+            finish: None,
+            seconds: 0.0,
+        };
+        let seed = sampling.seed.unwrap_or_else(|| state.next_seed());
+        let request = GenerateRequest {
+            id,
+            prompt,
+            sampling: sampling.params.clone(),
+            // Far apart, so that request 1's second sample is not request 2's first.
+            seed: seed.wrapping_add((sample_index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            max_new_tokens,
+            min_new_tokens: sampling.min_new_tokens.min(max_new_tokens),
+            stop_token_ids: stop_token_ids.to_vec(),
+            ignore_eos: sampling.ignore_eos,
+            logprobs,
+            namespace,
+            grammar: None,
+        };
+        Ok((output, request))
+    }
+
+    /// Take a token. A piece leaves every `interval` tokens, the first at once.
+    fn push(&mut self, id: u32, logprobs: Option<TokenLogprobs>) -> Option<Piece> {
+        self.tokens.push(id);
+        self.unsent.tokens.push(id);
+        self.unsent.logprobs.extend(logprobs);
+        let ends = !self.ignore_eos && self.stop_token_ids.contains(&id);
+        if ends && !self.no_stop_trim {
+            // Its text is not part of the answer; `Finished` follows.
+            return None;
+        }
+        let text = self.detokenizer.push(id);
+        let step = self.stops.push(&text);
+        self.unsent.text += &step.text;
+        if let Some(stop) = step.matched {
+            return Some(self.end(Finish::Stop(Matched::Text(stop))));
+        }
+        // The engine's `Finished` follows the last token and leaves in one piece with it.
+        let last = ends || self.tokens.len() == self.max_new_tokens;
+        let due = !last && (self.tokens.len() == 1 || self.tokens.len().is_multiple_of(self.interval));
+        due.then(|| std::mem::take(&mut self.unsent))
+    }
+
+    /// The last piece, with everything that was held back.
+    fn end(&mut self, finish: Finish) -> Piece {
+        let mut finish = finish;
+        if !matches!(finish, Finish::Stop(Matched::Text(_))) {
+            let tail = self.detokenizer.finish();
+            let step = self.stops.push(&tail);
+            self.unsent.text += &step.text;
+            self.unsent.text += &self.stops.finish();
+            if let (Some(stop), false) = (step.matched, matches!(finish, Finish::Failed(_))) {
+                finish = Finish::Stop(Matched::Text(stop));
+            }
+        }
+        self.finish = Some(finish.clone());
+        Piece { finish: Some(finish), ..std::mem::take(&mut self.unsent) }
+    }
+
+    /// Tokens generated.
+    pub fn completion_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+impl Piece {
+    fn append(&mut self, next: Self) {
+        self.text += &next.text;
+        self.tokens.extend(next.tokens);
+        self.logprobs.extend(next.logprobs);
+        self.finish = next.finish;
+    }
+}
+
+/// A grammar for each job that wants one; jobs of one prompt share the compiled form.
+async fn grammars(state: &AppState, jobs: &[Job]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
+    let mut last: Option<(&Arc<Sampling>, Compiled)> = None;
+    let mut grammars = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let Some(spec) = &job.sampling.constraint else {
+            grammars.push(None);
+            continue;
+        };
+        let compiled = match last.take() {
+            Some((sampling, compiled)) if Arc::ptr_eq(sampling, &job.sampling) => compiled,
+            _ => {
+                let _waits = state.metrics.waits_for_grammar();
+                state.grammars.compile(spec).await?
+            }
+        };
+        grammars.push(Some(compiled.begin()));
+        last = Some((&job.sampling, compiled));
+    }
+    Ok(grammars)
+}
+
+/// Prefixes are shared among requests of the same salt and key only.
+pub fn namespace(cache_salt: Option<&str>, extra_key: Option<&str>) -> Option<Arc<str>> {
+    match (cache_salt.unwrap_or(""), extra_key.unwrap_or("")) {
+        ("", "") => None,
+        // Lengths first, so that no two pairs make one name.
+        (salt, key) => Some(format!("{}:{salt}{key}", salt.len()).into()),
+    }
+}
+
+fn submit_error(error: SubmitError) -> ApiError {
+    match error {
+        SubmitError::QueueFull { .. } | SubmitError::Unhealthy | SubmitError::ShuttingDown => {
+            ApiError::unavailable(error.to_string())
+        }
+        SubmitError::PromptTooLong { .. } => ApiError::too_long(error.to_string()),
+    }
+}
+
+fn failure(cause: FailCause) -> Finish {
+    match cause {
+        FailCause::Aborted => Finish::Abort("The request was aborted.".into()),
+        FailCause::ShuttingDown => Finish::Abort("The server is shutting down.".into()),
+        FailCause::OutOfPages { .. } => Finish::Failed(ApiError {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            ..ApiError::invalid(format!("Out of memory even after retracting all other requests: {cause}"))
+        }),
+        FailCause::NumericalFault { .. } | FailCause::Grammar(_) | FailCause::Engine(_) => {
+            Finish::Failed(ApiError::internal(cause))
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The HTTP API over an engine: wire types, routes, conversations, streams, the page.
+
+#![forbid(unsafe_code)]
+
+pub mod access_log;
+pub mod app;
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod constraint;
+pub mod dialogue;
+pub mod generate;
+pub mod grammars;
+pub mod latency;
+pub mod limits;
+pub mod listen;
+pub mod live_ids;
+pub mod logprobs;
+pub mod metrics;
+pub mod model_card;
+pub mod page;
+pub mod prompt;
+pub mod protocol;
+pub mod recent_log;
+pub mod request_id;
+pub mod response_store;
+pub mod root_path;
+pub mod routes;
+pub mod sampling;
+pub mod state;
+pub mod stopwatch;
+pub mod stream;
+pub mod translated;
+
+pub use config::ApiConfig;
+pub use model_card::ModelCard;
+pub use state::{AppState, Service};

@@ -1,0 +1,201 @@
+//! [`Body`]: a request's JSON object, read within bounds of size and time.
+
+use std::time::Duration;
+
+use axum::{
+    body::Bytes,
+    extract::Request,
+    http::{StatusCode, header},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{error::ApiError, scalar::shown};
+use crate::config::ApiConfig;
+
+/// A body longer than this is parsed off the threads that serve sockets: it takes milliseconds.
+const LONG_BODY: usize = 256 << 10;
+
+/// Whether an endpoint insists on `application/json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// As on `/v1/…`.
+    Json,
+    /// As on `/generate`.
+    Any,
+}
+
+/// A JSON object. Endpoints read it field group by field group ([`Body::read`]); fields that none of
+/// them names are ignored, as clients expect.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Body(Value);
+
+impl Body {
+    /// Read a request's body: at most `max_request_bytes`, within `request_read_timeout`.
+    pub async fn receive(request: Request, config: &ApiConfig, wanted: ContentType) -> Result<Self, ApiError> {
+        if wanted == ContentType::Json {
+            require_json(&request)?;
+        }
+        let bytes = Self::receive_bytes(request, config).await?;
+        if bytes.is_empty() {
+            return Err(ApiError::schema("The body is empty; a JSON object is wanted."));
+        }
+        Self::parse(bytes).await
+    }
+
+    /// The same for endpoints whose body may be left out.
+    pub async fn receive_optional(request: Request, config: &ApiConfig) -> Result<Self, ApiError> {
+        let bytes = Self::receive_bytes(request, config).await?;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self(Map::new().into()));
+        }
+        Self::parse(bytes).await
+    }
+
+    async fn parse(bytes: Bytes) -> Result<Self, ApiError> {
+        // A later key of the same name wins, as in Python.
+        let is_long = bytes.len() > LONG_BODY;
+        let parse = move || quern_text::json::parse(&bytes);
+        let parsed = if is_long {
+            let parsed = tokio::task::spawn_blocking(parse).await;
+            parsed.map_err(|_| ApiError::internal("the body could not be parsed"))?
+        } else {
+            parse()
+        };
+        Self::from_value(parsed.map_err(|cause: serde_json::Error| ApiError::schema(format!("Invalid JSON: {cause}")))?)
+    }
+
+    async fn receive_bytes(request: Request, config: &ApiConfig) -> Result<Bytes, ApiError> {
+        let limit = config.max_request_bytes;
+        let too_large = |bytes: String| {
+            let message = format!("The body has {bytes} bytes; at most {limit} are read (--max-request-bytes).");
+            ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, message)
+        };
+        let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        if let Some(bytes) = declared.and_then(|text| text.parse::<u64>().ok()).filter(|&n| n > limit as u64) {
+            return Err(too_large(bytes.to_string()));
+        }
+        let seconds = config.request_read_timeout;
+        let bounded = Limited::new(request.into_body(), limit);
+        let whole = tokio::time::timeout(Duration::from_secs_f64(seconds), bounded.collect());
+        match whole.await {
+            Ok(Ok(bytes)) => Ok(bytes.to_bytes()),
+            Ok(Err(cause)) if cause.is::<LengthLimitError>() => Err(too_large(format!("more than {limit}"))),
+            Ok(Err(cause)) => Err(ApiError::schema(format!("The body did not arrive whole: {cause}"))),
+            Err(_) => {
+                let message = format!("The body did not arrive within {seconds} s (--request-read-timeout).");
+                Err(ApiError::status(StatusCode::REQUEST_TIMEOUT, message))
+            }
+        }
+    }
+
+    /// A body that is known already.
+    pub fn from_value(value: Value) -> Result<Self, ApiError> {
+        match value {
+            Value::Object(_) => Ok(Self(value)),
+            other => Err(ApiError::schema(format!("A JSON object is wanted, not {}.", shown(&other)))),
+        }
+    }
+
+    /// A group of fields. The error names the field.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        serde_path_to_error::deserialize(&self.0).map_err(|error| {
+            let path = error.path().to_string();
+            let message = error.into_inner().to_string();
+            // A missing field is named by its message and has no path.
+            if path == "." {
+                ApiError::schema(message)
+            } else {
+                ApiError::schema(format!("{path}: {message}")).about(&path)
+            }
+        })
+    }
+
+    /// One field; `None` if it is absent or null.
+    pub fn get(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    /// Refuse fields that ask for what is not built. A field that is absent, null, false, empty or one of
+    /// `harmless` asks for nothing.
+    pub fn refuse(&self, fields: &[(&'static str, &'static str)]) -> Result<(), ApiError> {
+        let asks = |value: &Value| match value {
+            Value::Bool(on) => *on,
+            Value::String(text) => !text.is_empty(),
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+            _ => true,
+        };
+        let asked =
+            fields.iter().find_map(|(field, reason)| Some((field, reason, self.get(field).filter(|v| asks(v))?)));
+        match asked {
+            None => Ok(()),
+            Some((field, reason, value)) => {
+                Err(ApiError::unsupported(field, format!("{field}: {} is not supported: {reason}.", shown(value))))
+            }
+        }
+    }
+}
+
+fn require_json(request: &Request) -> Result<(), ApiError> {
+    let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let media_type = given.split(';').next().unwrap_or("").trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let given = if given.is_empty() { "no Content-Type" } else { given };
+    let message = format!("Unsupported Media Type: Only 'application/json' is allowed (the request has {given}).");
+    Err(ApiError::schema(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+    use crate::protocol::scalar::Int;
+
+    #[derive(Debug, Deserialize)]
+    struct Fields {
+        #[serde(default)]
+        n: Option<Int>,
+        #[serde(default)]
+        temperature: Option<f64>,
+        wanted: Vec<String>,
+    }
+
+    fn read(value: Value) -> Result<Fields, ApiError> {
+        Body::from_value(value).and_then(|body| body.read())
+    }
+
+    #[test]
+    fn errors_name_the_field_and_the_value() {
+        let error = read(json!({"wanted": [], "temperature": "hot"})).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("temperature"));
+        assert!(error.message.contains("temperature") && error.message.contains("hot"), "{error}");
+        let error = read(json!({"wanted": [1]})).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("wanted[0]"));
+        assert!(read(json!({})).unwrap_err().message.contains("wanted"));
+        assert!(read(json!({"wanted": [], "n": 1.5})).unwrap_err().message.contains("n: a whole number"));
+    }
+
+    #[test]
+    fn numbers_survive_and_nulls_are_absent() {
+        let fields = read(json!({"wanted": ["a"], "n": 3.0, "temperature": 0.7, "unknown": {}})).unwrap();
+        assert_eq!((fields.n, fields.temperature, fields.wanted), (Some(Int(3)), Some(0.7), vec!["a".to_owned()]));
+        assert!(read(json!({"wanted": [], "n": null})).unwrap().n.is_none());
+    }
+
+    #[test]
+    fn only_what_asks_for_something_is_refused() {
+        let refused = |value: Value| {
+            Body::from_value(json!({ "lora_path": value })).unwrap().refuse(&[("lora_path", "no adapters")]).is_err()
+        };
+        for harmless in [Value::Null, json!(false), json!(""), json!([]), json!({})] {
+            assert!(!refused(harmless.clone()), "{harmless}");
+        }
+        assert!(refused(json!("adapter")) && refused(json!(1)));
+    }
+}

@@ -1,0 +1,22 @@
+//! What goes over the wire: bodies in, bodies out, and what an error looks like. Nothing here knows the
+//! engine.
+
+pub mod blocks;
+pub mod body;
+pub mod chat;
+pub mod completions;
+pub mod error;
+pub mod infill;
+pub mod messages;
+pub mod native;
+pub mod ollama;
+pub mod response_input;
+pub mod responses;
+pub mod sampling;
+pub mod scalar;
+pub mod score;
+pub mod unbuilt;
+pub mod usage;
+
+pub use body::Body;
+pub use error::{ApiError, NativeError};

@@ -1,0 +1,81 @@
+//! What changes the server for everybody: `/flush_cache` and `/abort_request`.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Query, Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    protocol::{ApiError, Body},
+    request_id::check_id,
+    state::AppState,
+};
+
+/// Longest time that a flush may be asked to wait, seconds.
+const MAX_FLUSH_WAIT: f64 = 3600.0;
+
+/// How often a waiting flush tries.
+const TRY_EVERY: Duration = Duration::from_millis(50);
+
+/// Their routes.
+pub fn routes() -> Router<Arc<AppState>> {
+    Router::new().route("/flush_cache", get(flush_cache).post(flush_cache)).route("/abort_request", post(abort_request))
+}
+
+#[derive(Deserialize)]
+struct FlushQuery {
+    timeout: Option<f64>,
+}
+
+/// Forget all cached prefixes, waiting up to `?timeout=` seconds for the engine to be idle.
+async fn flush_cache(State(state): State<Arc<AppState>>, Query(query): Query<FlushQuery>) -> Response {
+    let seconds = query.timeout.filter(|t| t.is_finite()).unwrap_or(0.0).clamp(0.0, MAX_FLUSH_WAIT);
+    let until = Instant::now() + Duration::from_secs_f64(seconds);
+    loop {
+        let engine = state.engine.clone();
+        // Waits for the engine to end its step.
+        if tokio::task::spawn_blocking(move || engine.flush_cache()).await.unwrap_or(false) {
+            let words = "Cache flushed.\nPlease check backend logs for more details. (When there are running or waiting \
+                         requests, the operation will not be performed.)\n";
+            return words.into_response();
+        }
+        if Instant::now() >= until {
+            let alive = state.engine.num_alive();
+            let words = format!("The cache is not flushed: {alive} requests are running or waiting.\n");
+            return (StatusCode::BAD_REQUEST, words).into_response();
+        }
+        sleep(TRY_EVERY).await;
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AbortFields {
+    rid: Option<String>,
+    abort_all: Option<bool>,
+}
+
+/// Abort the requests whose id begins with `rid`, or all of them.
+async fn abort_request(State(state): State<Arc<AppState>>, request: Request) -> Result<StatusCode, ApiError> {
+    let body = Body::receive_optional(request, &state.config).await?;
+    let AbortFields { rid, abort_all } = body.read()?;
+    match (rid, abort_all.unwrap_or(false)) {
+        (_, true) => state.engine.abort(""),
+        (Some(rid), false) if !rid.is_empty() => {
+            check_id(&rid)?;
+            state.engine.abort(&rid);
+        }
+        // An empty prefix would abort everybody's requests; that must be said.
+        _ => {
+            return Err(ApiError::invalid("rid: an id, or its beginning, is wanted (or abort_all: true).").about("rid"));
+        }
+    }
+    Ok(StatusCode::OK)
+}

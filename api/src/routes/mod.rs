@@ -1,0 +1,50 @@
+//! The endpoints, one file each, or one for a few that belong together.
+
+pub mod admin;
+pub mod chat;
+pub mod completions;
+pub mod generate;
+pub mod health;
+pub mod infill;
+pub mod info;
+pub mod messages;
+pub mod metrics;
+pub mod models;
+pub mod ollama;
+pub mod page;
+pub mod parse;
+pub mod response_items;
+pub mod responses;
+pub mod score;
+pub mod tokenize;
+pub mod unbuilt;
+
+use std::sync::Arc;
+
+use axum::{Router, http::StatusCode, routing::get};
+
+use crate::{protocol::error::detail, state::AppState};
+
+/// Every endpoint, with those of the page if there is one.
+pub fn all(page: bool) -> Router<Arc<AppState>> {
+    let start = if page { page::routes() } else { Router::new().route("/", get(page::banner)) };
+    start
+        .merge(chat::routes())
+        .merge(completions::routes())
+        .merge(messages::routes())
+        .merge(generate::routes())
+        .merge(responses::routes())
+        .merge(ollama::routes())
+        .merge(infill::routes())
+        .merge(score::routes())
+        .merge(parse::routes())
+        .merge(models::routes())
+        .merge(tokenize::routes())
+        .merge(health::routes())
+        .merge(info::routes())
+        .merge(metrics::routes())
+        .merge(admin::routes())
+        .merge(unbuilt::routes())
+        .fallback(|| async { detail(StatusCode::NOT_FOUND, "Not Found") })
+        .method_not_allowed_fallback(|| async { detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
+}

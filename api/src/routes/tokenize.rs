@@ -1,0 +1,104 @@
+//! `/tokenize` and `/detokenize`, with `/v1` before them or not.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    routing::post,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    constraint::ToolUse,
+    prompt::{Conversation, off_thread, tokenise},
+    protocol::{
+        ApiError, Body,
+        body::ContentType,
+        completions::{Prompt, Prompts},
+    },
+    state::AppState,
+};
+
+/// Their routes.
+pub fn routes() -> Router<Arc<AppState>> {
+    Router::new()
+        .route("/tokenize", post(tokenize))
+        .route("/v1/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .route("/v1/detokenize", post(detokenize))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TokenizeFields {
+    prompt: Option<Value>,
+    messages: Option<Vec<Value>>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+    chat_template_kwargs: Option<Map<String, Value>>,
+    add_generation_prompt: Option<bool>,
+}
+
+async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ApiError> {
+    let body = Body::receive(request, &state.config, ContentType::Json).await?;
+    let fields: TokenizeFields = body.read()?;
+    let max_model_len = state.config.context_length;
+    match (fields.prompt, fields.messages) {
+        (Some(prompt), None) => {
+            let wrong = || ApiError::schema("prompt: a string or a list of strings is wanted.").about("prompt");
+            let prompts = Prompts::from_value(prompt).map_err(|_| wrong())?;
+            if prompts.list.iter().any(|prompt| matches!(prompt, Prompt::Ids(_))) {
+                return Err(wrong());
+            }
+            let ids = tokenise(&state, prompts.list).await?;
+            Ok(Json(match (prompts.is_batch, ids.first()) {
+                (false, Some(ids)) => json!({ "tokens": ids, "count": ids.len(), "max_model_len": max_model_len }),
+                _ => {
+                    let counts: Vec<_> = ids.iter().map(Vec::len).collect();
+                    json!({ "tokens": ids, "count": counts, "max_model_len": max_model_len })
+                }
+            }))
+        }
+        (None, Some(messages)) => {
+            let tools = fields.tools.unwrap_or_default();
+            let conversation = Conversation {
+                messages,
+                tools: ToolUse::new(&tools, fields.tool_choice.as_ref(), true)?.tools,
+                kwargs: fields.chat_template_kwargs.unwrap_or_default(),
+                add_generation_prompt: fields.add_generation_prompt.unwrap_or(true),
+                continue_final_message: false,
+            };
+            let ids = conversation.tokenise(&state).await?;
+            Ok(Json(json!({ "tokens": ids, "count": ids.len(), "max_model_len": max_model_len })))
+        }
+        _ => Err(ApiError::invalid("Exactly one of prompt and messages must be given.")),
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DetokenizeFields {
+    tokens: Option<Prompts>,
+    skip_special_tokens: Option<bool>,
+}
+
+async fn detokenize(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ApiError> {
+    let body = Body::receive(request, &state.config, ContentType::Json).await?;
+    let fields: DetokenizeFields = body.read()?;
+    let wrong = || ApiError::schema("tokens: a list of token ids, or a list of such lists, is wanted.").about("tokens");
+    let tokens = fields.tokens.ok_or_else(wrong)?;
+    if tokens.list.iter().any(|list| matches!(list, Prompt::Text(_))) {
+        return Err(wrong());
+    }
+    let skip_special = fields.skip_special_tokens.unwrap_or(true);
+    let lists = tokenise(&state, tokens.list).await?;
+    let texts = off_thread(&state, move |state| {
+        Ok(lists.iter().map(|ids| state.tokenizer.decode(ids, skip_special)).collect::<Vec<_>>())
+    });
+    let mut texts = texts.await?;
+    // `[]` is an empty list of tokens, not an empty list of lists.
+    let text = if tokens.is_batch && !texts.is_empty() { json!(texts) } else { json!(texts.pop().unwrap_or_default()) };
+    Ok(Json(json!({ "text": text })))
+}

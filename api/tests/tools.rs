@@ -1,0 +1,209 @@
+//! Calls of tools over HTTP: out of a scripted answer, through the real parser and stream.
+
+mod support;
+
+use quern_api::{ApiConfig, config::ToolCallParser};
+use serde_json::{Value, json};
+use support::{Server, config, user, with};
+
+const CALL: &str = "Let me look.\n<tool_call>\n<function=read_file>\n<parameter=path>\n/tmp/a \"b\".txt\n</parameter>\n<parameter=lines>\n12\n</parameter>\n</function>\n</tool_call>";
+
+fn parsing() -> ApiConfig {
+    ApiConfig { tool_call_parser: ToolCallParser::from_name("qwen3_coder"), ..config() }
+}
+
+fn tools() -> Value {
+    let parameters =
+        json!({"type": "object", "properties": {"path": {"type": "string"}, "lines": {"type": "integer"}}});
+    json!([
+        {"type": "function", "function": {"name": "read_file", "description": "Read.", "parameters": parameters}},
+        {"type": "function", "function": {"name": "ls"}},
+    ])
+}
+
+fn ask() -> Value {
+    json!({"messages": user("Read it"), "tools": tools(), "temperature": 0})
+}
+
+/// Content, calls as (id, name, arguments) and finish reason of a stream.
+fn fold(frames: &[Value]) -> (String, Vec<(String, String, String)>, Value) {
+    let (mut content, mut calls, mut finish) = (String::new(), Vec::<(String, String, String)>::new(), Value::Null);
+    for frame in frames {
+        let choice = &frame["choices"][0];
+        content += choice["delta"]["content"].as_str().unwrap_or("");
+        for call in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+            // Clients add up the texts of a field, this one's too.
+            assert_eq!(call["type"] == "function", call["id"].is_string(), "{call}");
+            assert_eq!(call.get("type").is_some(), call["id"].is_string(), "{call}");
+            let index = call["index"].as_u64().unwrap() as usize;
+            if let Some(id) = call["id"].as_str() {
+                assert_eq!(index, calls.len(), "calls come one after the other");
+                calls.push((id.into(), call["function"]["name"].as_str().unwrap().into(), String::new()));
+            }
+            calls[index].2 += call["function"]["arguments"].as_str().unwrap();
+        }
+        if !choice["finish_reason"].is_null() {
+            assert!(finish.is_null(), "one end only");
+            finish = choice["finish_reason"].clone();
+        }
+    }
+    (content, calls, finish)
+}
+
+#[tokio::test]
+async fn a_call_is_parsed_whole_and_streamed() {
+    let server = Server::saying(CALL, parsing()).await;
+    let whole = server.ok("/v1/chat/completions", ask()).await;
+    let choice = &whole["choices"][0];
+    let message = &choice["message"];
+    assert_eq!(message["content"], "Let me look.\n");
+    let call = &message["tool_calls"][0];
+    assert_eq!(
+        (&call["type"], &call["index"], &call["function"]["name"]),
+        (&json!("function"), &json!(0), &json!("read_file"))
+    );
+    assert_eq!(call["function"]["arguments"], r#"{"path": "/tmp/a \"b\".txt", "lines": 12}"#);
+    let id = call["id"].as_str().unwrap();
+    assert!(id.starts_with("call_") && id.len() == 29, "{id}");
+    assert_eq!((&choice["finish_reason"], &choice["matched_stop"]), (&json!("tool_calls"), &Value::Null));
+
+    let frames = server.frames("/v1/chat/completions", with(&ask(), json!({"stream": true}))).await;
+    let (content, calls, finish) = fold(&frames);
+    assert_eq!(content, "Let me look.\n");
+    assert_eq!((calls.len(), calls[0].1.as_str(), finish), (1, "read_file", json!("tool_calls")));
+    assert_eq!(calls[0].2, call["function"]["arguments"].as_str().unwrap());
+    assert_ne!(calls[0].0, id, "every call has an id of its own");
+    let strings = frames.iter().filter(|frame| frame.to_string().contains("arguments")).count();
+    assert!(strings > 10, "a text arrives as it is written, not at its end: {strings} frames");
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn several_calls_have_indices_and_text_around_them_stays() {
+    let text = "<tool_call>\n<function=ls>\n</function>\n</tool_call>\n<tool_call>\n<function=read_file>\n<parameter=path>\nx\n</parameter>\n</function>\n</tool_call>";
+    let server = Server::saying(text, parsing()).await;
+    let whole = server.ok("/v1/chat/completions", ask()).await;
+    let message = &whole["choices"][0]["message"];
+    assert_eq!(message["content"], "");
+    let names: Vec<_> =
+        message["tool_calls"].as_array().unwrap().iter().map(|c| c["function"]["name"].clone()).collect();
+    assert_eq!(json!(names), json!(["ls", "read_file"]));
+    let (content, calls, _) = fold(&server.frames("/v1/chat/completions", with(&ask(), json!({"stream": true}))).await);
+    assert_eq!(content, "");
+    let folded: Vec<_> = calls.iter().map(|call| (call.1.as_str(), call.2.as_str())).collect();
+    assert_eq!(folded, [("ls", "{}"), ("read_file", r#"{"path": "x"}"#)]);
+}
+
+#[tokio::test]
+async fn a_call_that_was_cut_is_not_reported_as_one() {
+    let server = Server::saying(CALL, parsing()).await;
+    for (max_tokens, stop) in [(60, json!(null)), (70, json!(null)), (500, json!("lines"))] {
+        let body = with(&ask(), json!({"max_tokens": max_tokens, "stop": stop}));
+        let whole = server.ok("/v1/chat/completions", body.clone()).await;
+        let choice = &whole["choices"][0];
+        assert!(choice["message"].get("tool_calls").is_none(), "{choice}");
+        assert_eq!(choice["finish_reason"], if stop.is_null() { "length" } else { "stop" });
+        assert!(!choice["message"]["content"].as_str().unwrap().contains('<'), "no markup leaks: {choice}");
+        let frames = server.frames("/v1/chat/completions", with(&body, json!({"stream": true}))).await;
+        let (_, calls, finish) = fold(&frames);
+        assert_eq!(finish, choice["finish_reason"]);
+        assert!(calls.iter().all(|call| serde_json::from_str::<Value>(&call.2).is_err()), "{calls:?} looks complete");
+    }
+}
+
+#[tokio::test]
+async fn text_stays_text_where_no_calls_are_wanted() {
+    let server = Server::saying(CALL, parsing()).await;
+    for body in [
+        json!({"messages": user("x")}),
+        with(&ask(), json!({"tool_choice": "none"})),
+        json!({"messages": user("x"), "tools": []}),
+    ] {
+        let whole = server.ok("/v1/chat/completions", with(&body, json!({"skip_special_tokens": false}))).await;
+        assert!(
+            whole["choices"][0]["message"]["content"].as_str().unwrap().contains("<function=read_file>"),
+            "{whole}"
+        );
+        assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    }
+    let unparsed = Server::saying(CALL, config()).await;
+    let whole = unparsed.ok("/v1/chat/completions", ask()).await;
+    assert!(whole["choices"][0]["message"]["content"].as_str().unwrap().contains("<function=read_file>"));
+}
+
+#[tokio::test]
+async fn the_model_is_told_of_the_tools_it_may_call() {
+    let server = Server::saying("ok", parsing()).await;
+    let tokens =
+        async |body: Value| server.ok("/v1/chat/completions", body).await["usage"]["prompt_tokens"].as_u64().unwrap();
+    let without = tokens(json!({"messages": user("Read it")})).await;
+    assert!(tokens(ask()).await > without + 100);
+    assert_eq!(tokens(with(&ask(), json!({"tool_choice": "none"}))).await, without);
+    let counted = server.ok("/tokenize", json!({"messages": user("Read it"), "tools": tools()})).await;
+    assert_eq!(counted["count"], tokens(ask()).await);
+}
+
+#[tokio::test]
+async fn a_gap_is_filled_and_ends_where_the_model_says() {
+    let server = Server::saying("return 1<|fim_prefix|>def g():", config()).await;
+    let body = json!({"prompt": "def f():\n    ", "suffix": "\n\nf()", "max_tokens": 40, "temperature": 0});
+    let whole = server.ok("/v1/completions", body.clone()).await;
+    assert_eq!(whole["choices"][0]["text"], "return 1");
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    assert_eq!(whole["usage"]["prompt_tokens"], 3 + 13 + 5);
+    let echoed = server.ok("/v1/completions", with(&body, json!({"echo": true}))).await;
+    assert_eq!(echoed["choices"][0]["text"], "def f():\n    return 1");
+    let (status, answer) = server.post("/v1/completions", with(&body, json!({"prompt": [1, 2]}))).await;
+    assert!(status == 400 && answer.to_string().contains("suffix"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_says_so_with_data() {
+    let gate = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let held = std::sync::Arc::clone(&gate);
+    let hook = Box::new(move |_| {
+        while held.load(std::sync::atomic::Ordering::Acquire) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(())
+    });
+    let server = Server::with(ApiConfig { stream_keep_alive: 0.02, ..config() }, Some(hook)).await;
+    for (path, body, empty) in [
+        ("/v1/chat/completions", json!({"messages": user("x")}), "\"delta\":{\"content\":\"\""),
+        ("/v1/completions", json!({"prompt": "x"}), "\"text\":\"\""),
+        ("/generate", json!({"text": "x"}), ": keep-alive"),
+    ] {
+        gate.store(true, std::sync::atomic::Ordering::Release);
+        let body = with(&body, json!({"stream": true, "max_tokens": 2, "ignore_eos": true}));
+        let answer = server.client.post(server.url(path)).json(&body).send().await.unwrap();
+        let mut stream = answer.bytes_stream();
+        // Pieces of a socket may end inside a character.
+        let mut bytes = Vec::new();
+        while String::from_utf8_lossy(&bytes).matches(empty).count() < 3 {
+            bytes.extend(futures_util::StreamExt::next(&mut stream).await.expect("it goes on").unwrap());
+        }
+        gate.store(false, std::sync::atomic::Ordering::Release);
+        while let Some(piece) = futures_util::StreamExt::next(&mut stream).await {
+            bytes.extend(piece.unwrap());
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn calls_are_found_in_a_text_from_elsewhere() {
+    let server = Server::saying("ok", config()).await;
+    let body = json!({"text": CALL, "tool_call_parser": "qwen3_coder", "tools": tools()});
+    let parsed = server.ok("/parse_function_call", body.clone()).await;
+    let call =
+        json!({"tool_index": 0, "name": "read_file", "parameters": r#"{"path": "/tmp/a \"b\".txt", "lines": 12}"#});
+    assert_eq!(parsed, json!({"normal_text": "Let me look.\n", "calls": [call]}));
+    let hermes = r#"<tool_call>{"name": "ls", "arguments": {}}</tool_call>"#;
+    let parsed =
+        server.ok("/parse_function_call", with(&body, json!({"text": hermes, "tool_call_parser": "hermes"}))).await;
+    assert_eq!(parsed["calls"][0]["tool_index"], 1);
+    for more in [json!({"tool_call_parser": "other"}), json!({"tool_call_parser": null}), json!({"text": null})] {
+        assert_eq!(server.post("/parse_function_call", with(&body, more)).await.0, 400);
+    }
+}
