@@ -28,7 +28,8 @@ pub(crate) fn filled(shapes: &[(usize, usize)], fill: impl Fn(usize, usize, &mut
         }
     };
     thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        // Where the system refuses a thread, the others do its part.
+        (1..threads).for_each(|_| drop(thread::Builder::new().spawn_scoped(scope, work)));
         work();
     });
     buffers

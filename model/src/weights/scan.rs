@@ -1,9 +1,12 @@
 //! One pass over all weights for values that are no numbers: a flipped bit or a broken download shows
 //! here rather than as "!!!!" in an answer.
 
-use std::sync::{
-    atomic::{AtomicUsize, Ordering},
-    mpsc,
+use std::{
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
 };
 
 use quern_backend::{DType, QuantFormat};
@@ -28,8 +31,8 @@ pub struct Scanned<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Look at every element of `tensors` (of blocks, at their scales) with `threads` threads; `advanced` hears
-/// of every chunk's bytes.
+/// Look at every element of `tensors` (of blocks, at their scales) with `threads` threads, or with as many as
+/// the system lets us start; `advanced` hears of every chunk's bytes.
 pub fn non_finite(tensors: &[Scanned<'_>], threads: usize, advanced: &mut dyn FnMut(u64)) -> Vec<Problem> {
     let mut chunks: Vec<(&Scanned<'_>, usize, &[u8])> = Vec::new();
     for tensor in tensors {
@@ -41,19 +44,23 @@ pub fn non_finite(tensors: &[Scanned<'_>], threads: usize, advanced: &mut dyn Fn
     let next = AtomicUsize::new(0);
     let (report, reports) = mpsc::channel();
     let mut problems = Vec::new();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            let (report, next, chunks) = (report.clone(), &next, &chunks);
-            scope.spawn(move || {
-                while let Some(&(tensor, first, bytes)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let problem = first_non_finite(tensor.format, bytes).map(|index| {
-                        let found = format!("a value that is no number at element {}", first + index);
-                        Problem::tensor(tensor.file, tensor.name, "finite values", found).broken()
-                    });
-                    // The receiver lives as long as the scope; a failed send would only lose progress.
-                    let _ = report.send((bytes.len() as u64, problem));
-                }
+    let look = |report: &mpsc::Sender<_>| {
+        while let Some(&(tensor, first, bytes)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let problem = first_non_finite(tensor.format, bytes).map(|index| {
+                let found = format!("a value that is no number at element {}", first + index);
+                Problem::tensor(tensor.file, tensor.name, "finite values", found).broken()
             });
+            // The receiver lives as long as the scope; a failed send would only lose progress.
+            let _ = report.send((bytes.len() as u64, problem));
+        }
+    };
+    thread::scope(|scope| {
+        let spawned = (0..threads.max(1)).map(|_| {
+            let (report, look) = (report.clone(), &look);
+            thread::Builder::new().spawn_scoped(scope, move || look(&report))
+        });
+        if spawned.filter(Result::is_ok).count() == 0 {
+            look(&report);
         }
         drop(report);
         for (bytes, problem) in reports {
