@@ -602,6 +602,17 @@ async fn metrics_have_sglangs_names_and_true_figures() {
     {
         value(gauge, "model_name=\"quern-demo\"");
     }
+    // Prometheus' classic form, unless the other is asked for.
+    assert!(text.contains("# TYPE sglang:cached_tokens_total counter\n") && !text.contains("# EOF"), "{text}");
+    for (accept, kind) in [
+        ("*/*", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0"),
+    ] {
+        let answer = server.client.get(server.url("/metrics")).header("accept", accept).send().await.unwrap();
+        let given = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        assert!(given.starts_with(kind), "{accept}: {given}");
+        assert_eq!(answer.text().await.unwrap().ends_with("# EOF\n"), kind.contains("openmetrics"));
+    }
     let off = Server::with(ApiConfig { enable_metrics: false, ..config() }, None).await;
     assert_eq!(off.get("/metrics").await.0, 404);
 }
