@@ -7,10 +7,20 @@ use tower_http::cors::CorsLayer;
 
 use crate::{access_log, auth, routes, state::AppState};
 
-/// All routes and the layers around them, the outermost last.
+/// All routes and the layers around them.
 pub fn router(state: Arc<AppState>) -> Router {
-    let routes = routes::all(!state.config.no_ui).with_state(Arc::clone(&state));
+    layered(routes::all(!state.config.no_ui), state)
+}
+
+/// Those of probes alone, which have a thread of their own.
+pub fn probe_router(state: Arc<AppState>) -> Router {
+    layered(routes::health::routes(), state)
+}
+
+/// The layers, the outermost last.
+fn layered(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
     routes
+        .with_state(Arc::clone(&state))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(CorsLayer::permissive())
         .layer(middleware::from_fn_with_state(state, access_log::record))

@@ -53,6 +53,8 @@ pub struct ApiConfig {
     pub response_store_bytes: usize,
     /// Most connections at once; further ones wait to be accepted.
     pub max_connections: usize,
+    /// Most connections of one address; `None`: no limit of its own.
+    pub max_connections_per_address: Option<usize>,
     /// A request's head and body must arrive within this time, seconds.
     pub request_read_timeout: f64,
     /// A client that reads nothing of its stream for this time is cut off, seconds.
@@ -99,6 +101,7 @@ impl Default for ApiConfig {
             response_store_entries: 1024,
             response_store_bytes: 64 << 20,
             max_connections: 1024,
+            max_connections_per_address: None,
             request_read_timeout: 60.0,
             slow_client_timeout: 60.0,
             stream_keep_alive: 10.0,

@@ -16,6 +16,7 @@ pub mod latency;
 pub mod limits;
 pub mod listen;
 pub mod live_ids;
+pub mod log_queue;
 pub mod logprobs;
 pub mod metrics;
 pub mod model_card;

@@ -12,6 +12,7 @@ use quern_engine::EngineHandle;
 use crate::{
     config::ApiConfig,
     latency::{Counts, Latencies},
+    log_queue::LOG,
 };
 
 /// SGLang's buckets, seconds.
@@ -77,6 +78,7 @@ pub struct Metrics {
     http_answers: Family<Answer, Counter>,
     http_active: Gauge,
     grammar_queue: Gauge,
+    log_lines_dropped: Counter,
     engine: EngineFigures,
     /// For the live view, which wants percentiles of a second.
     first_tokens: Latencies,
@@ -121,6 +123,7 @@ impl Metrics {
             http_answers: Family::default(),
             http_active: Gauge::default(),
             grammar_queue: Gauge::default(),
+            log_lines_dropped: Counter::default(),
             engine: EngineFigures::register(&mut registry),
             registry: Registry::default(),
             first_tokens: Latencies::default(),
@@ -148,6 +151,11 @@ impl Metrics {
         add("http_responses", "Answered HTTP requests", Box::new(this.http_answers.clone()));
         add("num_grammar_queue_reqs", "Requests that wait for a grammar", Box::new(this.grammar_queue.clone()));
         add("http_requests_active", "HTTP requests in progress", Box::new(this.http_active.clone()));
+        add(
+            "log_lines_dropped",
+            "Lines of the log that could not be written",
+            Box::new(this.log_lines_dropped.clone()),
+        );
         Self { registry, ..this }
     }
 
@@ -218,6 +226,7 @@ impl Metrics {
     /// The text that Prometheus reads.
     pub fn text(&self, engine: &EngineHandle) -> String {
         self.engine.read(engine);
+        self.log_lines_dropped.inner().store(LOG.num_dropped(), Ordering::Relaxed);
         let mut out = String::new();
         encode(&mut out, &self.registry).expect("writing to a string succeeds");
         out

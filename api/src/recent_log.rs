@@ -1,10 +1,10 @@
 //! [`RecentLog`]: the last lines of the log, for the live view.
 //!
-//! Lines go to standard error first; keeping them costs a copy each, and there are a few a second at most.
+//! Keeping them costs a copy each, and there are a few a second at most. They are kept whether or not they can be
+//! written.
 
 use std::{
     collections::VecDeque,
-    io::{self, Write},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -33,7 +33,7 @@ impl RecentLog {
     }
 
     /// Keep a line.
-    fn push(&self, line: &str) {
+    pub(crate) fn push(&self, line: &str) {
         let end = line.floor_char_boundary(MOST_BYTES);
         let mut lines = self.lines();
         if lines.kept.len() == MOST_LINES {
@@ -54,22 +54,6 @@ impl RecentLog {
     /// Lines are whole whenever the lock is free.
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Writes to standard error and keeps what it wrote. The subscriber hands over whole lines.
-#[derive(Clone, Copy, Debug)]
-pub struct KeptStderr;
-
-impl Write for KeptStderr {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().write_all(bytes)?;
-        RECENT.push(String::from_utf8_lossy(bytes).trim_end());
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -20,6 +20,7 @@ use crate::{
     metrics::Metrics,
     model_card::ModelCard,
     response_store::ResponseStore,
+    routes::health::HealthCheck,
     sampling::Defaults,
 };
 
@@ -37,8 +38,6 @@ pub struct Service {
     pub template: Option<ChatTemplate>,
     /// All that was decided at start, as `/server_info` shows it: an object.
     pub settings: Value,
-    /// What the machine allows the model, where it was measured.
-    pub peaks: Option<Peaks>,
     /// Makes the table of the command generator, as JSON; takes some tens of milliseconds.
     pub configure_table: fn() -> String,
 }
@@ -87,8 +86,10 @@ pub struct AppState {
     pub responses: ResponseStore,
     /// All that was decided at start, as `/server_info` shows it.
     pub settings: Value,
-    /// What the machine allows the model, where it was measured.
-    pub peaks: Option<Peaks>,
+    /// What the machine allows the model, once it is measured.
+    pub peaks: OnceLock<Peaks>,
+    /// What `/health` finds out.
+    pub health: HealthCheck,
     /// Makes the table of the command generator, as JSON.
     pub configure_table: fn() -> String,
     /// When the server started.
@@ -102,7 +103,7 @@ pub struct AppState {
 impl AppState {
     /// Share `service`, whose start began at `began`; not ready yet.
     pub fn new(service: Service, began: Instant) -> Self {
-        let Service { config, model, engine, tokenizer, template, settings, peaks, configure_table } = service;
+        let Service { config, model, engine, tokenizer, template, settings, configure_table } = service;
         let mut eos_token_ids = model.eos_token_ids.clone();
         eos_token_ids.extend(tokenizer.eos_id().filter(|id| !eos_token_ids.contains(id)));
         let chat_defaults = match config.sampling_defaults {
@@ -128,7 +129,8 @@ impl AppState {
             ids: Arc::default(),
             responses: ResponseStore::new(config.response_store_entries, config.response_store_bytes),
             settings,
-            peaks,
+            peaks: OnceLock::new(),
+            health: HealthCheck::default(),
             configure_table,
             started: SystemTime::now(),
             startup: began.elapsed(),

@@ -184,6 +184,49 @@ async fn a_full_queue_refuses_with_503_and_says_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn health_checks_take_no_place_from_requests() {
+    let engine = EngineConfig { max_queued: Some(1), max_running: 1, ..small_engine() };
+    let (server, held) = held_server(Setup { api: config(), engine }).await;
+    held.store(true, Ordering::Release);
+    let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
+    let send = || tokio::spawn(server.client.post(server.url("/generate")).json(&body).send());
+    let running = send();
+    until("the first runs", || server.engine().num_alive() == 1 && server.engine().num_queued() == 0).await;
+    let probes: Vec<_> = (0..16)
+        .map(|i| tokio::spawn(server.client.get(server.url(["/health", "/health_generate"][i % 2])).send()))
+        .collect();
+    // Time for them to come, if they would.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!((server.engine().num_alive(), server.engine().num_queued()), (1, 0));
+    let waiting = send();
+    until("another waits", || server.engine().num_queued() == 1).await;
+    held.store(false, Ordering::Release);
+    for answer in probes.into_iter().chain([running, waiting]) {
+        assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap().status(), 200);
+    }
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn health_checks_of_an_idle_server_share_one_request() {
+    let engine = EngineConfig { max_queued: Some(1), ..small_engine() };
+    let (server, held) = held_server(Setup { api: config(), engine }).await;
+    let before = server.engine().metrics().snapshot().scheduler.steps;
+    held.store(true, Ordering::Release);
+    let probes: Vec<_> = (0..16).map(|_| tokio::spawn(server.client.get(server.url("/health")).send())).collect();
+    until("one checks", || server.engine().num_alive() == 1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(server.engine().num_alive(), 1);
+    held.store(false, Ordering::Release);
+    for answer in probes {
+        assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap().status(), 200);
+    }
+    let steps = server.engine().metrics().snapshot().scheduler.steps - before;
+    assert!(steps <= 3, "{steps} steps for sixteen who asked at once");
+    server.is_clean().await;
+}
+
+#[tokio::test]
 async fn aborts_reach_the_requests_they_name() {
     let (server, held) = held_server(config()).await;
     held.store(true, Ordering::Release);
@@ -403,17 +446,6 @@ async fn a_head_or_a_body_that_dribbles_in_is_given_up() {
     let n = timeout(PATIENCE, body.read(&mut answer)).await.expect("the body's time is up").unwrap();
     let answer = String::from_utf8_lossy(&answer[..n]).into_owned();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("--request-read-timeout"), "{answer}");
-}
-
-#[tokio::test]
-async fn connections_beyond_the_bound_wait_their_turn() {
-    let server = Server::with(ApiConfig { max_connections: 2, ..config() }, None).await;
-    let idle = [TcpStream::connect(server.address).await.unwrap(), TcpStream::connect(server.address).await.unwrap()];
-    let third = tokio::spawn(server.client.get(server.url("/live")).send());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(!third.is_finished());
-    drop(idle);
-    assert_eq!(timeout(PATIENCE, third).await.unwrap().unwrap().unwrap().status(), 200);
 }
 
 #[tokio::test]

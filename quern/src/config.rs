@@ -84,6 +84,8 @@ pub struct Config {
     pub admin_api_key: Option<Secret>,
     /// Skip the request the server sends itself before it is ready.
     pub skip_server_warmup: bool,
+    /// Do not measure what this machine can do at best.
+    pub skip_peak_measurement: bool,
     /// Serve only the API, not the page.
     pub no_ui: bool,
     /// Largest request body, bytes.
@@ -92,8 +94,10 @@ pub struct Config {
     pub response_store_entries: usize,
     /// Their size at most, bytes of JSON.
     pub response_store_bytes: usize,
-    /// Most connections at once; further ones wait to be accepted.
+    /// Most connections at once; idle ones give way to further ones, which wait where there are none.
     pub max_connections: usize,
+    /// Most connections of one address; `None`: no limit of its own.
+    pub max_connections_per_address: Option<usize>,
     /// A request's head and body must arrive within this time, seconds.
     pub request_read_timeout: f64,
     /// A client that reads nothing of its stream for this time is cut off, seconds.
@@ -200,11 +204,13 @@ impl Default for Config {
             api_key: None,
             admin_api_key: None,
             skip_server_warmup: false,
+            skip_peak_measurement: false,
             no_ui: false,
             max_request_bytes: 32 << 20,
             response_store_entries: 1024,
             response_store_bytes: 64 << 20,
             max_connections: 1024,
+            max_connections_per_address: None,
             request_read_timeout: 60.0,
             slow_client_timeout: 60.0,
             stream_keep_alive: 10.0,
@@ -266,6 +272,7 @@ impl Config {
             response_store_entries: self.response_store_entries,
             response_store_bytes: self.response_store_bytes,
             max_connections: self.max_connections,
+            max_connections_per_address: self.max_connections_per_address,
             request_read_timeout: self.request_read_timeout,
             slow_client_timeout: self.slow_client_timeout,
             stream_keep_alive: self.stream_keep_alive,

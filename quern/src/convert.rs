@@ -52,10 +52,10 @@ pub enum ConvertError {
 /// If the checkpoint cannot be read or the file cannot be written.
 pub fn run(args: &ConvertArgs) -> Result<(), ConvertError> {
     let level = resolve::log_level("info");
-    logging::init(level, level);
+    logging::init(level, level).map_err(StartError::Thread)?;
     let runtime = Runtime::new().map_err(StartError::Thread)?;
-    println!("{}", runtime.block_on(convert(args))?);
-    Ok(())
+    let done = runtime.block_on(convert(args))?;
+    Ok(writeln!(io::stdout(), "{done}").map_err(StartError::Output)?)
 }
 
 /// Read, encode and write; what was done, for the user.

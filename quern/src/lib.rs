@@ -17,6 +17,7 @@ pub mod memory;
 pub mod model_files;
 pub mod progress;
 pub mod resolve;
+pub mod serve;
 pub mod shipped;
 pub mod shutdown;
 pub mod start;

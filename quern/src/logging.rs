@@ -1,8 +1,11 @@
 //! Log lines: `[YYYY-MM-DD HH:MM:SS] message` on standard error, in local time, as SGLang writes them.
 
-use std::fmt;
+use std::{backtrace::Backtrace, backtrace::BacktraceStatus, fmt, io, io::Write, panic, thread, time::Duration};
 
-use quern_api::{access_log::ACCESS, recent_log::KeptStderr};
+use quern_api::{
+    access_log::ACCESS,
+    log_queue::{LOG, LogLine},
+};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
@@ -16,16 +19,48 @@ use tracing_subscriber::{
 
 use crate::config::LogLevel;
 
-/// Begin to log. `RUST_LOG` goes before the flags.
-pub fn init(level: LogLevel, level_http: LogLevel) {
+/// Time for the last lines to be written before the process ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Begin to log. `RUST_LOG` goes before the flags. Panics are logged as well: the standard hook writes to standard
+/// error itself, and would wait there for a reader that has paused.
+///
+/// # Errors
+/// If the thread that writes cannot be started.
+pub fn init(level: LogLevel, level_http: LogLevel) -> io::Result<()> {
+    LOG.start()?;
     let filter = std::env::var("RUST_LOG").ok().filter(|rules| !rules.is_empty());
     let filter = filter.unwrap_or_else(|| rules(level, level_http));
     // A second call, from tests in one process, keeps the first's settings.
     let _ = tracing_subscriber::fmt()
+        // They would be printed by `eprintln!`, which panics where standard error is what has failed.
+        .log_internal_errors(false)
         .with_env_filter(EnvFilter::new(filter))
         .event_format(Line { clock: ChronoLocal::new("%Y-%m-%d %H:%M:%S".into()) })
-        .with_writer(|| KeptStderr)
+        .with_writer(|| LogLine)
         .try_init();
+    panic::set_hook(Box::new(|info| {
+        let backtrace = Backtrace::capture();
+        let thread = thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        match backtrace.status() {
+            BacktraceStatus::Captured => tracing::error!("thread '{name}' {info}\n{backtrace}"),
+            _ => tracing::error!("thread '{name}' {info}"),
+        }
+    }));
+    Ok(())
+}
+
+/// A last word that is no line of the log: why the program ends with a failure.
+pub fn say(message: fmt::Arguments<'_>) {
+    LOG.push(format!("{message}\n").as_bytes());
+}
+
+/// Wait for what is logged to be written, within a bound: a reader that has paused does not keep the process.
+pub fn flush() {
+    LOG.flush(FLUSH_TIMEOUT);
+    // Whoever reads tables through `head` has seen enough.
+    let _ = io::stdout().flush();
 }
 
 /// Our own crates at `level`, the access log at `level_http`, libraries only where they warn.

@@ -1,13 +1,17 @@
-//! [`Machine`]: the memory and the cores this process may use.
+//! [`Machine`]: the memory, the cores and the threads this process may use.
 //!
 //! Containers are limited by control groups, not by what `/proc/meminfo` says of the host; both are
 //! read, every ancestor group included, and the smallest answer counts.
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    sync::RwLock,
+    thread,
 };
+
+use rustix::process::{Resource, getrlimit};
 
 /// What this process may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,73 @@ pub fn cpu_name() -> Option<String> {
 /// Cores that were busy over the last minute, where the system tells (Linux).
 pub fn busy_cores() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// What the processors of the machine have done since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuTicks {
+    busy: u64,
+    all: u64,
+}
+
+impl CpuTicks {
+    /// Where the system tells (Linux).
+    pub fn now() -> Option<Self> {
+        Self::of(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    fn of(stat: &str) -> Option<Self> {
+        let ticks: Vec<u64> =
+            stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|t| t.parse().ok()).collect();
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests are counted in the first two.
+        let all = ticks.iter().take(8).sum();
+        let idle: u64 = ticks.iter().skip(3).take(2).sum();
+        Some(Self { busy: all - idle, all })
+    }
+
+    /// The share of all processors that was busy between `earlier` and this.
+    pub fn busy_since(self, earlier: Self) -> f64 {
+        let all = self.all.saturating_sub(earlier.all).max(1);
+        self.busy.saturating_sub(earlier.busy) as f64 / all as f64
+    }
+}
+
+/// Fewer threads than are needed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{wanted} threads are needed and the system starts {started} ({cause}): raise the limit of processes (ulimit -u, \
+     now {limit}) or the container's (pids.max, --pids-limit), or ask for fewer --cpu-threads"
+)]
+pub struct ThreadLimit {
+    wanted: usize,
+    started: usize,
+    limit: String,
+    cause: io::Error,
+}
+
+/// Start `wanted` threads at once, and end them.
+///
+/// # Errors
+/// If the system does not let us.
+pub fn check_threads(wanted: usize) -> Result<(), ThreadLimit> {
+    /// They do nothing.
+    const STACK_BYTES: usize = 16 << 10;
+    let all = RwLock::new(());
+    let hold = all.write();
+    let outcome = thread::scope(|scope| {
+        // In here, so that the threads are let go before the scope waits for them.
+        let hold = hold;
+        let outcome = (0..wanted).try_for_each(|started| {
+            let spawned = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || drop(all.read()));
+            spawned.map(drop).map_err(|cause| (started, cause))
+        });
+        drop(hold);
+        outcome
+    });
+    outcome.map_err(|(started, cause)| {
+        let limit = getrlimit(Resource::Nproc).current.map_or("unlimited".into(), |limit| limit.to_string());
+        ThreadLimit { wanted, started, limit, cause }
+    })
 }
 
 /// `MemAvailable` of `/proc/meminfo`: free memory and caches that can be dropped, bytes.
@@ -167,6 +238,20 @@ mod tests {
     }
 
     const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:  16000 kB\nMemFree: 1 kB\nMemAvailable:  8000 kB\n");
+
+    #[test]
+    fn busy_processors_are_told_from_idle_ones() {
+        let before = CpuTicks::of("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n").unwrap();
+        let after = CpuTicks::of("cpu  130 10 60 900 100 5 5 0 99 0\n").unwrap();
+        assert_eq!(after.busy_since(before), 0.285_714_285_714_285_7);
+        assert_eq!(before.busy_since(before), 0.0);
+        assert_eq!(CpuTicks::of("intr 1"), None);
+    }
+
+    #[test]
+    fn threads_are_tried() {
+        check_threads(3).unwrap();
+    }
 
     #[test]
     fn without_a_group_the_host_decides() {

@@ -1,6 +1,6 @@
 //! The end: from the first signal to the last answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use quern_api::AppState;
 use tokio::{
@@ -16,24 +16,44 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Signals that end the server.
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
+pub struct Signals(Vec<(&'static str, Signal)>);
 
 impl Signals {
-    /// Listen for SIGTERM and SIGINT from now on.
+    /// Listen for SIGTERM, SIGINT, SIGQUIT and SIGHUP from now on. A SIGHUP that is ignored stays so: that is what
+    /// `nohup` is for.
+    ///
+    /// # Errors
+    /// If the system lets us hear none.
     pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let kinds = [
+            ("SIGTERM", SignalKind::terminate()),
+            ("SIGINT", SignalKind::interrupt()),
+            ("SIGQUIT", SignalKind::quit()),
+            ("SIGHUP", SignalKind::hangup()),
+        ];
+        let heard = kinds.into_iter().filter(|(_, kind)| *kind != SignalKind::hangup() || !is_ignored(*kind));
+        heard.map(|(name, kind)| Ok((name, signal(kind)?))).collect::<std::io::Result<_>>().map(Self)
     }
 
     /// The next one's name.
     pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+        std::future::poll_fn(|context| {
+            let mut heard = self.0.iter_mut().filter_map(|(name, signal)| match signal.poll_recv(context) {
+                Poll::Ready(_) => Some(*name),
+                Poll::Pending => None,
+            });
+            heard.next().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
+}
+
+/// Whether this process was started with the signal ignored, as far as the system tells.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
 /// Wait for a signal, then drain: no new requests, the running ones may go on for `--drain-timeout`, what

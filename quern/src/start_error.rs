@@ -5,7 +5,7 @@ use quern_cpu::CpuError;
 use quern_model::LoadError;
 use quern_text::{TemplateError, TokenizerError};
 
-use crate::{cli::RefusedFlag, hub::HubError, resolve::ResolveError};
+use crate::{cli::RefusedFlag, hub::HubError, machine::ThreadLimit, resolve::ResolveError};
 
 /// Why the server did not start, or stopped with a failure. One line (a checkpoint's problems: one line
 /// each) that names the thing and the remedy; the exit status is 1.
@@ -76,6 +76,15 @@ pub enum StartError {
     /// A thread or the runtime cannot be started.
     #[error("the system refuses to start a thread: {0}")]
     Thread(std::io::Error),
+    /// Too few threads may be started.
+    #[error(transparent)]
+    Threads(#[from] ThreadLimit),
+    /// What was asked for cannot be printed.
+    #[error("standard output cannot be written: {0}")]
+    Output(std::io::Error),
+    /// An error of ours.
+    #[error("the start failed for a reason of our own; the log has it")]
+    Panicked,
     /// The first request failed.
     #[error("the first request to ourselves failed: {0} (--skip-server-warmup leaves it out)")]
     Warmup(String),

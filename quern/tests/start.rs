@@ -119,6 +119,7 @@ fn the_shipped_model_is_served_and_the_log_tells_the_story() {
     }
     assert!(server.get("/ready").starts_with("HTTP/1.1 200"));
     assert!(server.get("/server_info").contains("\"page_size\":16"));
+    assert!(!server.log.iter().any(|line| line.contains("Roof: ")), "nothing is measured before it listens");
 }
 
 #[test]
@@ -188,6 +189,50 @@ fn a_drain_that_takes_too_long_ends_streams_with_an_end() {
     }
 }
 
+/// What the process ends with; it must end.
+fn status(process: &mut Child) -> Option<i32> {
+    let begin = std::time::Instant::now();
+    loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status.code();
+        }
+        assert!(begin.elapsed().as_secs() < 60, "it does not end");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn every_signal_that_asks_for_the_end_lets_streams_finish() {
+    for name in ["INT", "QUIT", "HUP"] {
+        let mut server = Server::start(&["--skip-server-warmup"]);
+        let mut stream = begin_stream(&server, 100);
+        signal(&server, name);
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("data: [DONE]"), "SIG{name}: {rest}");
+        assert_eq!(status(&mut server.process), Some(0), "SIG{name}");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_start_that_waits_for_its_model() {
+    // A hub that accepts and says nothing.
+    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    for name in ["TERM", "INT"] {
+        let mut command = quern(&["serve", "--port", "0", "--model", "owner/name"]);
+        command.env("HF_HOME", cache.path()).env("HF_ENDPOINT", format!("http://{}", hub.local_addr().unwrap()));
+        let process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let _asked = hub.accept().unwrap();
+        let mut server = Server { process, address: hub.local_addr().unwrap(), log: Vec::new() };
+        signal(&server, name);
+        assert_eq!(status(&mut server.process), Some(0), "SIG{name}");
+        let mut log = String::new();
+        server.process.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert!(log.contains(&format!("SIG{name}: the server ends before it was ready")), "{log}");
+    }
+}
+
 /// More context than any test generates, so that only a signal ends a stream.
 const LONG: &str = r#"{"max_position_embeddings": 1000000}"#;
 
@@ -210,6 +255,22 @@ fn a_busy_port_is_named() {
     let port = taken.local_addr().unwrap().port().to_string();
     let error = failure(&["serve", "--port", &port, "--max-total-tokens", "2048"]);
     assert!(error.contains(&format!("--port {port}")) && error.contains("another program"), "{error}");
+}
+
+#[test]
+fn a_limit_of_threads_is_named() {
+    // `prlimit` and another user are what the limit needs: root is not held to it.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--clear-groups", "sh", "-c", "ulimit -u 6 && exec \"$@\"", "sh"]);
+    let output = match command.arg(env!("CARGO_BIN_EXE_quern")).args(["serve", "--port", "0"]).output() {
+        Ok(output) if output.status.code() == Some(1) && !output.stderr.starts_with(b"setpriv") => output,
+        outcome => return eprintln!("SKIPPED: no other user can be had: {outcome:?}"),
+    };
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("quern: error: ") && error.contains("ulimit -u, now 6") && !error.contains("panicked"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -4,10 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use quern_engine::{GenerateRequest, SamplingParams, TokenEvent};
+use quern_engine::{EngineHandle, GenerateRequest, TokenEvent};
 use serde_json::json;
 use tokio::{
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::{Instant, sleep},
 };
 
@@ -45,43 +45,65 @@ async fn ready(State(state): State<Arc<AppState>>) -> StatusCode {
     status(state.is_ready() && engine.metrics().is_healthy() && room)
 }
 
-/// Generate one token, or see a busy engine compute a step, whichever comes first.
+/// A token is generated, or the requests that are there get their step.
 async fn health(State(state): State<Arc<AppState>>) -> StatusCode {
     let engine = &state.engine;
-    if !state.is_ready() || !engine.metrics().is_healthy() {
-        return StatusCode::SERVICE_UNAVAILABLE;
+    status(state.is_ready() && engine.metrics().is_healthy() && state.health.passes(engine).await)
+}
+
+/// Whether the engine answers, checked once for all who ask at the same time: probes take one place of the queue
+/// together, and none where clients' requests tell as much.
+#[derive(Debug, Default)]
+pub struct HealthCheck(Mutex<Option<Outcome>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    began: Instant,
+    passed: bool,
+}
+
+impl HealthCheck {
+    async fn passes(&self, engine: &EngineHandle) -> bool {
+        let asked = Instant::now();
+        let mut last = self.0.lock().await;
+        if let Some(outcome) = last.filter(|outcome| outcome.began >= asked) {
+            return outcome.passed;
+        }
+        let began = Instant::now();
+        let passed = answers(engine).await;
+        *last = Some(Outcome { began, passed });
+        passed
     }
-    let (events, mut inbox) = mpsc::unbounded_channel();
-    let request = GenerateRequest {
-        id: "HEALTH_CHECK".into(),
-        prompt: vec![0],
-        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-        seed: 0,
-        max_new_tokens: 1,
-        min_new_tokens: 0,
-        stop_token_ids: Vec::new(),
-        ignore_eos: true,
-        logprobs: None,
-        namespace: Some("health".into()),
-        grammar: None,
-    };
-    // A full queue refuses it; then the engine's steps tell.
-    let handle = engine.submit(request, Box::new(move |event: TokenEvent| drop(events.send(event)))).ok();
+}
+
+/// See a step computed: one for the requests that are there, or one for a request of our own.
+async fn answers(engine: &EngineHandle) -> bool {
     let steps = || engine.metrics().snapshot().scheduler.steps;
     let (before, until) = (steps(), Instant::now() + TIMEOUT);
-    while Instant::now() < until {
-        match inbox.try_recv() {
-            Ok(TokenEvent::Failed(_)) => return StatusCode::SERVICE_UNAVAILABLE,
-            Ok(TokenEvent::Token { .. } | TokenEvent::Finished(_)) => return StatusCode::OK,
-            Ok(TokenEvent::Prefilled(_) | TokenEvent::Retracted) | Err(_) => {}
+    let mut own = None;
+    while Instant::now() < until && engine.metrics().is_healthy() {
+        if own.is_none() && engine.num_alive() == 0 {
+            let (events, inbox) = mpsc::unbounded_channel();
+            let request = GenerateRequest {
+                id: "HEALTH_CHECK".into(),
+                namespace: Some("health".into()),
+                ..GenerateRequest::greedy(vec![0], 1)
+            };
+            // Refused where others were quicker; then their steps tell.
+            let handle = engine.submit(request, Box::new(move |event: TokenEvent| drop(events.send(event))));
+            own = handle.ok().map(|handle| (handle, inbox));
+        }
+        match own.as_mut().map(|(_, inbox)| inbox.try_recv()) {
+            Some(Ok(TokenEvent::Failed(_))) => return false,
+            Some(Ok(TokenEvent::Token { .. } | TokenEvent::Finished(_))) => return true,
+            Some(Ok(TokenEvent::Prefilled(_) | TokenEvent::Retracted) | Err(_)) | None => {}
         }
         if steps() > before {
-            return StatusCode::OK;
+            return true;
         }
         sleep(LOOK_EVERY).await;
     }
-    drop(handle);
-    StatusCode::SERVICE_UNAVAILABLE
+    false
 }
 
 /// Whether the engine has begun or ended a step lately, or has nothing to do. Takes no part in its work.

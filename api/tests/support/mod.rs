@@ -7,7 +7,7 @@ mod scripted;
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use quern_api::{
-    ApiConfig, AppState, ModelCard, Service, app, config::ToolCallParser, connection, model_card::Recommended,
+    ApiConfig, AppState, ModelCard, Service, config::ToolCallParser, connection, model_card::Recommended,
 };
 use quern_engine::{
     EngineConfig, EngineHandle, Model, Policy, StepCost,
@@ -16,7 +16,7 @@ use quern_engine::{
 use quern_text::{ChatTemplate, Tokenizer};
 use scripted::{Script, Scripted};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
 /// A server that ends with the test.
 pub(crate) struct Server {
@@ -105,7 +105,6 @@ pub(crate) fn service(setup: Setup, model: Box<dyn Model>) -> Service {
         engine: quern_engine::start(model, engine).unwrap(),
         template,
         tokenizer,
-        peaks: None,
         configure_table: || "{}".to_owned(),
     }
 }
@@ -161,7 +160,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(connection::serve(listener, app::router(Arc::clone(&state)), Arc::clone(&state), stopped));
+        tokio::spawn(connection::serve(listener, &state, Handle::current(), stopped));
         Self { address, state, client: reqwest::Client::builder().no_proxy().build().unwrap(), stop }
     }
 

@@ -78,7 +78,7 @@ pub fn run(job: &BenchJob) -> Result<ExitCode, MeasureError> {
         BenchJob::Client(command) => return Ok(quern_bench::run(&Command::Bench(command.clone()))?),
         BenchJob::Kernels(args) => kernels(args)?,
         BenchJob::Offline(args) => {
-            logging::init(level, level);
+            logging::init(level, level).map_err(StartError::Thread)?;
             Runtime::new().map_err(StartError::Thread)?.block_on(offline::run(args))?;
         }
     }

@@ -112,9 +112,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_count, default_value = "64Mi", help_heading = "Server")]
     pub response_store_bytes: u64,
 
-    /// Most connections at once; further ones wait
+    /// Most connections at once. Idle ones give way to further ones, the oldest first; where none is idle, they wait
     #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Server")]
     pub max_connections: usize,
+
+    /// Most connections of one client's address, its idle ones giving way too; further ones are answered 503. Not
+    /// behind a reverse proxy, whose clients all have its address [default: no limit]
+    #[arg(long, value_name = "N", help_heading = "Server")]
+    pub max_connections_per_address: Option<usize>,
 
     /// Time in which a request's head and body must arrive
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, help_heading = "Server")]
@@ -136,6 +141,11 @@ pub struct ServeArgs {
     /// Do not send the first request to ourselves before reporting ready
     #[arg(long, help_heading = "Server")]
     pub skip_server_warmup: bool,
+
+    /// Do not measure what this machine can do at best, which the live view compares with (half a second, while no
+    /// request runs)
+    #[arg(long, help_heading = "Server")]
+    pub skip_peak_measurement: bool,
 
     /// Do not serve the page (playground, live view, command generator), only the API
     #[arg(long, help_heading = "Server")]

@@ -1,0 +1,147 @@
+//! A server, from the command line to the last request.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use quern_cpu::CpuBackend;
+use tokio::{
+    runtime::{self, Handle, Runtime},
+    sync::{oneshot, watch},
+};
+
+use crate::{
+    app::AppState,
+    ceiling,
+    cli::ServeArgs,
+    connection,
+    listen::BoundAddress,
+    logging,
+    machine::{self, Machine},
+    resolve,
+    shutdown::{self, Signals},
+    start::{self, Prepared},
+    start_error::StartError,
+    summary, warmup,
+};
+
+/// Time for threads that still compute when all is over; what they do is for nobody.
+const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Threads beside those of the runtime of requests (one a core) and the two teams that check and multiply weights: the
+/// log's, the front's, the start's, the engine's, the peaks'; three of grammars, two of their compilers, four that render.
+const FIXED_THREADS: usize = 14;
+
+/// Reading a model walks templates and schemas of any depth.
+const START_STACK_BYTES: usize = 16 << 20;
+
+/// Serve until a signal ends it.
+///
+/// # Errors
+/// If the server does not start, or stops with a failure.
+pub fn run(args: ServeArgs) -> Result<(), StartError> {
+    let began = Instant::now();
+    check_threads(&args)?;
+    logging::init(resolve::log_level(&args.log_level), resolve::log_level_http(&args)).map_err(StartError::Thread)?;
+    // Hears signals, accepts connections and answers probes, whatever happens on the threads of requests.
+    let mut front = runtime::Builder::new_multi_thread();
+    let front = front.worker_threads(1).thread_name("front").enable_all().build().map_err(StartError::Thread)?;
+    let requests = Runtime::new().map_err(StartError::Thread)?;
+    let outcome = front.block_on(live(args, requests.handle().clone(), began));
+    requests.shutdown_timeout(LEFTOVERS_TIMEOUT);
+    front.shutdown_timeout(LEFTOVERS_TIMEOUT);
+    outcome
+}
+
+/// Threads are started deep inside libraries, some of which panic where the system refuses one: try it first.
+fn check_threads(args: &ServeArgs) -> Result<(), StartError> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let workers = args.cpu_threads.unwrap_or_else(|| Machine::probe().cores);
+    Ok(machine::check_threads(FIXED_THREADS + cores + 2 * workers)?)
+}
+
+/// From the first signal that could come to the last answer.
+async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), StartError> {
+    let mut signals = Signals::listen().map_err(StartError::Thread)?;
+    let (report, started) = oneshot::channel();
+    let handle = requests.clone();
+    let begin = move || {
+        let _inside = handle.enter();
+        // Nobody listens any more after a signal.
+        let _ = report.send(start(&args, &handle, began));
+    };
+    thread::Builder::new()
+        .name("start".into())
+        .stack_size(START_STACK_BYTES)
+        .spawn(begin)
+        .map_err(StartError::Thread)?;
+    let started = tokio::select! {
+        started = started => started.map_err(|_| StartError::Panicked)??,
+        name = signals.next() => {
+            tracing::info!("{name}: the server ends before it was ready.");
+            return Ok(());
+        }
+    };
+    let Some(Loaded { state, address, backend }) = started else { return Ok(()) };
+
+    let listener = address.listen()?;
+    let address = listener.local_addr().map_err(StartError::Serve)?;
+    tracing::info!("Listening on http://{address} (press CTRL+C to stop)");
+    let (stop, stopped) = watch::channel(false);
+    let server = tokio::spawn(connection::serve(listener, &state, requests, stopped));
+    let mut drained = tokio::spawn(shutdown::run(Arc::clone(&state), signals, stop));
+    let panicked = |panic| StartError::Serve(io::Error::other(panic));
+    let warm_up = async {
+        match state.config.skip_server_warmup {
+            true => Ok(()),
+            false => warmup::run(&state.engine, &state.tokenizer).await,
+        }
+    };
+    tokio::select! {
+        warm = warm_up => {
+            warm?;
+            state.set_ready(true);
+            tracing::info!("The server is fired up and ready to roll!");
+            ceiling::measure_beside(&state, backend).map_err(StartError::Thread)?;
+            drained.await.map_err(panicked)?;
+        }
+        ended = &mut drained => ended.map_err(panicked)?,
+    }
+    server.await.map_err(panicked)?;
+    tracing::info!("The server has shut down.");
+    Ok(())
+}
+
+/// A server whose model is in memory.
+struct Loaded {
+    state: Arc<AppState>,
+    address: BoundAddress,
+    backend: Arc<CpuBackend>,
+}
+
+/// Find, read and load the model; `None` if all that was asked for is what was decided.
+fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<Loaded>, StartError> {
+    let prepared = requests.block_on(Prepared::new(args))?;
+    let shown = serde_json::to_string_pretty(&prepared.config).expect("a config is plain data");
+    if args.print_config {
+        writeln!(io::stdout(), "{shown}").map_err(StartError::Output)?;
+        return Ok(None);
+    }
+    let config = &prepared.config;
+    tracing::info!("server_args={}", serde_json::to_string(config).expect("a config is plain data"));
+    for line in prepared.notes.iter().chain(&summary::model_lines(config, &prepared.checkpoint)) {
+        tracing::info!("{line}");
+    }
+    let address = BoundAddress::bind(&config.host, config.port)?;
+    // The only place that chooses a backend.
+    let backend = start::cpu_backend(config, &prepared.checkpoint)?;
+    for line in summary::kernel_lines(&backend, &prepared.checkpoint, config) {
+        tracing::info!("{line}");
+    }
+    let backend = Arc::new(backend);
+    let state = AppState::new(prepared.start(Arc::clone(&backend))?, began);
+    Ok(Some(Loaded { state: Arc::new(state), address, backend }))
+}
