@@ -106,7 +106,9 @@ impl Works {
             drop(permit);
         };
         let thread = thread::Builder::new().name("grammar-compiler".into()).stack_size(COMPILER_STACK_BYTES);
-        thread.spawn(compile).map_err(ApiError::internal)?;
+        let refused =
+            |cause| ApiError::unavailable(format!("No thread can be started to compile the grammar: {cause}"));
+        thread.spawn(compile).map_err(refused)?;
         answered.await.unwrap_or_else(|_| Err(ApiError::internal("the grammar's compiler failed")))
     }
 }

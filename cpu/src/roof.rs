@@ -20,6 +20,9 @@ const ROUNDS: usize = 1 << 20;
 /// Memory read by one measurement; far past any last-level cache of a machine this size.
 const READ_BYTES: usize = 512 << 20;
 
+/// Part of it that one worker reads in a piece: a millisecond or a few, long against the barrier behind it.
+const READ_PIECE_BYTES: usize = 16 << 20;
+
 /// The machine's ceilings with all workers at work.
 #[derive(Clone, Copy, Debug)]
 pub struct Roof {
@@ -41,40 +44,58 @@ impl Roof {
     ///
     /// Returns `None` if the memory cannot be had.
     pub fn measure(backend: &CpuBackend) -> Option<Self> {
+        Self::measure_while(backend, &|| true)
+    }
+
+    /// The same in pieces of some milliseconds, between which `go_on` is asked; `None` also where it says no.
+    pub fn measure_while(backend: &CpuBackend, go_on: &dyn Fn() -> bool) -> Option<Self> {
         let workers = backend.threads();
+        let piece = (READ_PIECE_BYTES * workers).min(READ_BYTES);
         let mut memory = Region::zeroed(READ_BYTES)?;
         let words = memory.words();
         // Zeros as mapped are one shared page; written they are memory.
-        words.fill(1.0);
+        for words in words.chunks_mut(READ_PIECE_BYTES / size_of::<f32>()) {
+            go_on().then(|| words.fill(1.0))?;
+        }
         let words = &*words;
-        let best = |f: &dyn Fn()| {
-            let seconds = |_| {
-                let start = Instant::now();
-                f();
-                start.elapsed().as_secs_f64()
-            };
-            (0..5).map(seconds).fold(f64::INFINITY, f64::min)
+        let timed = |f: &dyn Fn()| {
+            let start = Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        };
+        let best = |seconds: &dyn Fn() -> Option<f64>| {
+            (0..5).try_fold(f64::INFINITY, |best, _| seconds().map(|seconds| best.min(seconds)))
         };
         let read = best(&|| {
-            backend.pool.for_each(words.len(), 1 << 18, |_, range| {
-                black_box(backend.kernels.peak(&words[range]));
+            let pieces = words.chunks(piece / size_of::<f32>()).map(|words| {
+                let read = || {
+                    backend.pool.for_each(words.len(), 1 << 18, |_, range| {
+                        black_box(backend.kernels.peak(&words[range]));
+                    });
+                };
+                go_on().then(|| timed(&read))
             });
-        });
+            pieces.sum()
+        })?;
         let flops = |chains: unsafe fn(usize, f32) -> f32, per_step: usize| {
-            let seconds = best(&|| {
+            let compute = || {
                 backend.pool.run(&|_| {
                     // SAFETY: the entry is of the instruction set that detection chose.
                     black_box(unsafe { chains(ROUNDS, black_box(1.0)) });
                 });
-            });
-            (workers * ROUNDS * CHAINS * per_step) as f64 / seconds
+            };
+            let seconds = best(&|| go_on().then(|| timed(&compute)))?;
+            Some((workers * ROUNDS * CHAINS * per_step) as f64 / seconds)
         };
         let (f32_chains, bf16_chains, int8_chains) = backend.kernels.chains();
         Some(Self {
             read_bytes_per_s: size_of_val(words) as f64 / read,
-            f32_flops: flops(f32_chains, 2 * LANES),
-            bf16_flops: bf16_chains.map(|chains| flops(chains, 4 * LANES)),
-            int8_ops: flops(int8_chains, 8 * LANES),
+            f32_flops: flops(f32_chains, 2 * LANES)?,
+            bf16_flops: match bf16_chains {
+                Some(chains) => Some(flops(chains, 4 * LANES)?),
+                None => None,
+            },
+            int8_ops: flops(int8_chains, 8 * LANES)?,
         })
     }
 }

@@ -1,13 +1,24 @@
 //! [`Ceiling`]: how fast this machine could run a model at best.
 
+use std::{sync::Arc, thread, time::Duration};
+
+use quern_api::{AppState, state::Peaks};
 use quern_backend::QuantFormat;
 use quern_cpu::{Compute, CpuBackend, Roof};
-use quern_model::{Checkpoint, StepCost, StepShape, Work};
+use quern_engine::EngineHandle;
+use quern_model::{StepCost, StepShape, Work};
 
-use crate::{config::Config, machine::Machine};
+use crate::machine::{CpuTicks, Machine};
 
 /// Memory that must be available beside what a measurement takes.
 const SPARE_BYTES: u64 = 1 << 30;
+
+/// Time without requests before the machine is measured, and how often that is looked at meanwhile.
+const QUIET: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 20;
+
+/// Other programs' share of the processors from which on the figures are said to be too low.
+const BUSY: f64 = 0.1;
 
 /// What a model on this machine is measured against.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,16 +57,72 @@ impl Ceiling {
 
 /// Measure what `backend` could do; `None` where memory is too scarce for it.
 pub fn measure(backend: &CpuBackend) -> Option<Roof> {
-    let available = Machine::probe().available_bytes.unwrap_or(u64::MAX);
-    (available > Roof::BYTES + SPARE_BYTES).then(|| Roof::measure(backend)).flatten()
+    memory_suffices().then(|| Roof::measure(backend)).flatten()
 }
 
-/// Measure at the start of a server, for the live view, before anything else computes.
-pub fn at_start(backend: &CpuBackend, checkpoint: &Checkpoint, config: &Config) -> Option<Ceiling> {
-    let roof = (!config.no_ui).then(|| measure(backend)).flatten()?;
-    let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype.compute());
-    tracing::info!("{}", line(&roof, backend));
-    Some(ceiling)
+fn memory_suffices() -> bool {
+    Machine::probe().available_bytes.unwrap_or(u64::MAX) > Roof::BYTES + SPARE_BYTES
+}
+
+/// A machine that is yet to be measured, and the model that its figures are for.
+pub struct Unmeasured {
+    /// What computes the model.
+    pub backend: Arc<CpuBackend>,
+    /// The encodings of its matrices.
+    pub formats: Vec<QuantFormat>,
+    /// What they are multiplied in.
+    pub compute: Compute,
+}
+
+/// Measure for the live view, on a thread of its own and only while no request is alive: a request that comes ends the
+/// attempt. Until that is done nothing is shown as a share of what the machine can do.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn measure_beside(state: Arc<AppState>, machine: Unmeasured) -> std::io::Result<()> {
+    tracing::info!("This machine's peaks are measured when no request runs (--skip-peak-measurement leaves it out).");
+    let work = move || {
+        let Unmeasured { backend, formats, compute } = machine;
+        let idle = || state.engine.num_alive() == 0;
+        loop {
+            let before = CpuTicks::now();
+            if !stays(QUIET, &idle) {
+                continue;
+            }
+            let others = before.zip(CpuTicks::now()).map(|(before, after)| after.busy_since(before));
+            if !memory_suffices() {
+                return tracing::info!("This machine's peaks are not measured: that takes 1.5 GB of free memory.");
+            }
+            let Some(roof) = Roof::measure_while(&backend, &idle) else { continue };
+            let ceiling = Ceiling::of(&roof, &formats, compute);
+            tracing::info!("{}", line(&roof, &backend));
+            tracing::info!("{}", speed_line(ceiling, &state.engine));
+            if let Some(share) = others.filter(|share| *share > BUSY) {
+                tracing::warn!(
+                    "These figures are too low: other programs kept {:.0} % of this machine's processors busy.",
+                    100.0 * share
+                );
+            }
+            let Ceiling { read_bytes_per_s, ops_per_s } = ceiling;
+            let _ = state.peaks.set(Peaks { read_bytes_per_s, ops_per_s });
+            return;
+        }
+    };
+    thread::Builder::new().name("peaks".into()).spawn(work).map(drop)
+}
+
+/// Whether `state` holds for all of `time`; where it does not, that is known after as long.
+fn stays(time: Duration, state: &dyn Fn() -> bool) -> bool {
+    (0..LOOKS).fold(true, |held, _| {
+        thread::sleep(time / LOOKS);
+        held & state()
+    })
+}
+
+/// How fast the machine allows it to be.
+fn speed_line(ceiling: Ceiling, engine: &EngineHandle) -> String {
+    let speed = ceiling.decode(&engine.config().cost, 1, 0);
+    format!("One sequence is decoded at {speed:.1} tokens/s at most (projected from the roof).")
 }
 
 /// `Roof: reads 31.2 GB/s; int8 1531, bf16 173, f32 353 GFLOP/s (2 threads, avx512bf16).`

@@ -7,18 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quern_cpu::CpuBackend;
+use quern_api::{AppState, connection, listen::BoundAddress};
 use tokio::{
     runtime::{self, Handle, Runtime},
     sync::{oneshot, watch},
 };
 
 use crate::{
-    app::AppState,
-    ceiling,
+    ceiling::{self, Unmeasured},
     cli::ServeArgs,
-    connection,
-    listen::BoundAddress,
     logging,
     machine::{self, Machine},
     resolve,
@@ -85,7 +82,7 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
             return Ok(());
         }
     };
-    let Some(Loaded { state, address, backend }) = started else { return Ok(()) };
+    let Some(Loaded { state, address, skip_warmup, unmeasured }) = started else { return Ok(()) };
 
     let listener = address.listen()?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
@@ -95,7 +92,7 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
     let mut drained = tokio::spawn(shutdown::run(Arc::clone(&state), signals, stop));
     let panicked = |panic| StartError::Serve(io::Error::other(panic));
     let warm_up = async {
-        match state.config.skip_server_warmup {
+        match skip_warmup {
             true => Ok(()),
             false => warmup::run(&state.engine, &state.tokenizer).await,
         }
@@ -105,7 +102,9 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
             warm?;
             state.set_ready(true);
             tracing::info!("The server is fired up and ready to roll!");
-            ceiling::measure_beside(&state, backend).map_err(StartError::Thread)?;
+            if let Some(machine) = unmeasured {
+                ceiling::measure_beside(Arc::clone(&state), machine).map_err(StartError::Thread)?;
+            }
             drained.await.map_err(panicked)?;
         }
         ended = &mut drained => ended.map_err(panicked)?,
@@ -119,7 +118,8 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
 struct Loaded {
     state: Arc<AppState>,
     address: BoundAddress,
-    backend: Arc<CpuBackend>,
+    skip_warmup: bool,
+    unmeasured: Option<Unmeasured>,
 }
 
 /// Find, read and load the model; `None` if all that was asked for is what was decided.
@@ -142,6 +142,12 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
         tracing::info!("{line}");
     }
     let backend = Arc::new(backend);
-    let state = AppState::new(prepared.start(Arc::clone(&backend))?, began);
-    Ok(Some(Loaded { state: Arc::new(state), address, backend }))
+    let skip_warmup = config.skip_server_warmup;
+    let unmeasured = (!config.no_ui && !config.skip_peak_measurement).then(|| Unmeasured {
+        backend: Arc::clone(&backend),
+        formats: prepared.checkpoint.formats(),
+        compute: config.dtype.compute(),
+    });
+    let state = Arc::new(AppState::new(prepared.start(backend)?, began));
+    Ok(Some(Loaded { state, address, skip_warmup, unmeasured }))
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended, state::Peaks};
+use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
 use quern_backend::Backend;
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_engine::{EngineConfig, EngineHandle, Policy};
@@ -10,7 +10,6 @@ use quern_model::{Checkpoint, StepCost, StepLimits, config::Architecture};
 use quern_text::{ChatTemplate, Tokenizer};
 
 use crate::{
-    ceiling::Ceiling,
     cli::ServeArgs,
     config::{Config, LoadFormat, SchedulePolicy},
     configure::table::Table,
@@ -98,9 +97,8 @@ impl Prepared {
         Ok(Self { config, notes, checkpoint, tokenizer, template })
     }
 
-    /// Read the weights into `backend` and start the engine. `ceiling`: what the machine allows the model, where it
-    /// was measured.
-    pub fn start<B: Backend>(self, backend: Arc<B>, ceiling: Option<Ceiling>) -> Result<Service, StartError> {
+    /// Read the weights into `backend` and start the engine.
+    pub fn start<B: Backend>(self, backend: Arc<B>) -> Result<Service, StartError> {
         let Self { config, checkpoint, tokenizer, template, .. } = self;
         let begin = Instant::now();
         let available = || Machine::probe().available_bytes;
@@ -120,7 +118,6 @@ impl Prepared {
         tracing::info!("{}", summary::pool_line(&config, kv_bytes_per_token));
         tracing::info!("Memory pool end. avail mem={}", shown(available()));
         tracing::info!("{}", summary::limits_line(&config, available()));
-        let peaks = ceiling.map(|Ceiling { read_bytes_per_s, ops_per_s }| Peaks { read_bytes_per_s, ops_per_s });
         Ok(Service {
             config: config.api(),
             model: model_card(&config, &checkpoint),
@@ -128,7 +125,6 @@ impl Prepared {
             tokenizer,
             template,
             settings: serde_json::to_value(&config).expect("a config is plain data"),
-            peaks,
             configure_table: Table::json,
         })
     }

@@ -1,10 +1,9 @@
 //! What an operator reads at start: the model, its weights, the pool, the kernels, the limits.
 
 use quern_cpu::CpuBackend;
-use quern_engine::EngineHandle;
 use quern_model::Checkpoint;
 
-use crate::{ceiling::Ceiling, config::Config, memory::gib};
+use crate::{config::Config, memory::gib};
 
 /// The lines about the model, before its weights are read.
 pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
@@ -84,12 +83,6 @@ pub fn limits_line(config: &Config, available_bytes: Option<u64>) -> String {
         config.max_running_requests,
         config.context_length,
     )
-}
-
-/// How fast the machine allows it to be.
-pub fn speed_line(ceiling: Ceiling, engine: &EngineHandle) -> String {
-    let speed = ceiling.decode(&engine.config().cost, 1, 0);
-    format!("One sequence is decoded at {speed:.1} tokens/s at most (projected from the roof).")
 }
 
 /// `30.5 B`, `412.3 M`, `98 k`.

@@ -81,7 +81,7 @@ struct Sample {
     /// Share of the time in which a step was computed.
     busy: f64,
     /// The least time that the machine would have needed for those steps, as a share of what they took; nothing
-    /// where no step was computed or the machine was not measured.
+    /// where no step was computed or the machine is not measured, or not yet.
     of_roof: Option<f64>,
     finished: u64,
     aborted: u64,
@@ -174,7 +174,7 @@ fn sample(state: &AppState, before: &Reading, now: &Reading, log: Vec<String>) -
         itl: percentiles(&now.itl.since(&before.itl)),
         // A step counts when it ends, so that one which began before this second may fill more than all of it.
         busy: if seconds > 0.0 { (busy_s / seconds).min(1.0) } else { 0.0 },
-        of_roof: state.peaks.filter(|_| busy_s > 0.0).map(|peaks| peaks.least_s(work) / busy_s),
+        of_roof: state.peaks.get().filter(|_| busy_s > 0.0).map(|peaks| peaks.least_s(work) / busy_s),
         finished: scheduler.finished,
         aborted: scheduler.aborted,
         failed: scheduler.failed,

@@ -6,9 +6,7 @@ mod scripted;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use quern_api::{
-    ApiConfig, AppState, ModelCard, Service, config::ToolCallParser, connection, model_card::Recommended,
-};
+use quern_api::{ApiConfig, AppState, ModelCard, Service, config::ToolCallParser, connection, model_card::Recommended};
 use quern_engine::{
     EngineConfig, EngineHandle, Model, Policy, StepCost,
     fake::{FakeModel, StepHook},
