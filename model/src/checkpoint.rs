@@ -11,6 +11,7 @@ use crate::{
     foreign::Foreign,
     generation_config::GenerationConfig,
     gguf::GgufModel,
+    network::NetworkSpec,
     weights::{
         LoadError, Quantised, Recipe, Weights,
         dummy::DummyWeights,
@@ -42,6 +43,7 @@ pub struct CheckpointOptions {
 pub struct Checkpoint {
     dir: PathBuf,
     config: ModelConfig,
+    network: NetworkSpec,
     generation: GenerationConfig,
     source: Source,
     recipe: Option<Recipe>,
@@ -64,7 +66,7 @@ impl Checkpoint {
         let generation = GenerationConfig::open(dir)?;
         let source = match options.load_format {
             LoadFormat::Safetensors => Source::Files(Safetensors::open(dir, &mut config)?),
-            LoadFormat::Dummy => Source::Dummy(DummyWeights::new(&config)),
+            LoadFormat::Dummy => Source::Dummy(DummyWeights::new(&config.network(), &config)),
         };
         Ok(Self::of(dir.to_path_buf(), config, generation, source))
     }
@@ -86,20 +88,21 @@ impl Checkpoint {
             Source::Files(files) => files.notes().to_vec(),
             Source::Gguf(_) | Source::Dummy(_) => Vec::new(),
         };
-        Self { dir, config, generation, source, recipe: None, notes }
+        let network = config.network();
+        Self { dir, config, network, generation, source, recipe: None, notes }
     }
 
     /// A model in llama.cpp's format; `overrides` are merged over its configuration in `config.json`'s words.
     pub fn gguf(model: GgufModel, overrides: &Map<String, Value>) -> Result<Self, LoadError> {
         let config = ModelConfig::overridden(model.config().clone(), overrides)?;
-        model.verify(&config)?;
+        model.verify(&config.network(), &config)?;
         let generation = model.generation().clone();
         Ok(Self::of(PathBuf::new(), config, generation, Source::Gguf(Box::new(model))))
     }
 
     /// Random weights for configs that are already in memory.
     pub fn dummy(config: ModelConfig, generation: GenerationConfig) -> Self {
-        let source = Source::Dummy(DummyWeights::new(&config));
+        let source = Source::Dummy(DummyWeights::new(&config.network(), &config));
         Self::of(PathBuf::new(), config, generation, source)
     }
 
@@ -129,6 +132,11 @@ impl Checkpoint {
     /// The network's numbers.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Its tensors.
+    pub fn network(&self) -> &NetworkSpec {
+        &self.network
     }
 
     /// The recommended sampling.
@@ -165,7 +173,7 @@ impl Checkpoint {
 
     /// The weights as they are to be held, if that is not as they are stored.
     pub fn quantised_weights(&self) -> Option<Quantised<'_>> {
-        self.recipe.map(|recipe| Quantised::new(self.weights(), recipe, &self.config))
+        self.recipe.map(|recipe| Quantised::new(self.weights(), recipe, &self.network, &self.config))
     }
 
     /// Where the weights come from, as they are stored.

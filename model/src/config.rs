@@ -1,5 +1,6 @@
-//! `config.json`: what the network is. Every derived number is computed here, once.
+//! `config.json`: what the network is.
 
+mod fields;
 mod json;
 mod quantization;
 mod rope;
@@ -9,40 +10,19 @@ use std::{fmt, path::Path};
 use quern_backend::{DType, HeadLayout, KvFormat};
 use serde_json::{Map, Value};
 
-use self::json::MAX_FILE_BYTES;
-pub(crate) use self::json::read_object;
-use crate::foreign::Foreign;
-
-/// Largest value of any size in a config; keeps every product of two of them inside 64 bits.
-const MAX_SIZE: u64 = 1 << 28;
+use self::{fields::shown, json::MAX_FILE_BYTES};
+pub(crate) use self::{
+    fields::{Fields, token_ids},
+    json::read_object,
+};
+pub use crate::architecture::Architecture;
+use crate::{foreign::Foreign, network::NetworkSpec};
 
 /// Most layers, and most experts of one: the tensors of a network are listed by name before anything is
 /// read, and a config must not make that list as long as it likes.
 const MAX_LAYERS: usize = 1024;
 /// See [`MAX_LAYERS`].
 const MAX_EXPERTS: usize = 2048;
-
-/// Networks this crate can build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// `Qwen3MoeForCausalLM`: mixture-of-experts layers, dense ones where the config says so.
-    Qwen3Moe,
-    /// `Qwen3ForCausalLM`: dense layers only.
-    Qwen3,
-}
-
-impl Architecture {
-    /// Every architecture by its name in `config.json`.
-    pub const ALL: [(&'static str, Architecture); 2] =
-        [("Qwen3MoeForCausalLM", Architecture::Qwen3Moe), ("Qwen3ForCausalLM", Architecture::Qwen3)];
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = Self::ALL.iter().find(|(_, a)| a == self);
-        f.write_str(named.expect("ALL lists every architecture").0)
-    }
-}
 
 /// Why a config cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +205,7 @@ impl ModelConfig {
         let object = &object;
         let fields = Fields(object);
         let architecture = architecture(&fields)?;
-        refuse_unsupported(&fields)?;
+        architecture.check(&fields)?;
 
         let hidden = fields.size("hidden_size")?;
         let num_heads = fields.size("num_attention_heads")?;
@@ -244,10 +224,8 @@ impl ModelConfig {
         if num_layers > MAX_LAYERS {
             return Err(fields.wrong("num_hidden_layers", num_layers, format!("at most {MAX_LAYERS}")));
         }
-        let (moe, sparse_layers) = match architecture {
-            Architecture::Qwen3 => (None, vec![false; num_layers]),
-            Architecture::Qwen3Moe => moe(&fields, num_layers)?,
-        };
+        let (moe, sparse_layers) =
+            if architecture.has_experts() { moe(&fields, num_layers)? } else { (None, vec![false; num_layers]) };
         let needs_dense = sparse_layers.contains(&false);
         let max_position_embeddings = fields.size("max_position_embeddings")?;
         let (fp8, modules_to_not_convert) = quantization::read(&fields)?;
@@ -271,52 +249,16 @@ impl ModelConfig {
         })
     }
 
-    /// Parameters of one layer's attention, norms included. In 128 bits, as below: the product of a
-    /// hostile config's sizes must not wrap around to one that fits.
-    fn attention_params(&self) -> u128 {
-        let (hidden, q, kv) = (self.hidden as u128, self.heads.q_dim() as u128, self.heads.kv_dim() as u128);
-        hidden * (q + 2 * kv) + q * hidden + 2 * self.heads.head_dim as u128 + 2 * hidden
-    }
-
-    /// Parameters of a layer's MLP of which `experts` are counted, router included.
-    fn mlp_params(&self, sparse: bool, experts: impl Fn(&MoeConfig) -> usize) -> u128 {
-        let hidden = self.hidden as u128;
-        match (&self.moe, sparse) {
-            (Some(moe), true) => {
-                hidden * moe.num_experts as u128 + experts(moe) as u128 * 3 * hidden * moe.inner as u128
-            }
-            _ => 3 * hidden * self.intermediate as u128,
-        }
-    }
-
-    fn params(&self, experts: impl Fn(&MoeConfig) -> usize, embeddings: u128) -> u64 {
-        let layers: u128 =
-            self.sparse_layers.iter().map(|&sparse| self.attention_params() + self.mlp_params(sparse, &experts)).sum();
-        saturated(layers + self.hidden as u128 + embeddings * self.vocab_size as u128 * self.hidden as u128)
-    }
-
-    /// Parameters stored.
-    pub fn total_params(&self) -> u64 {
-        self.params(|moe| moe.num_experts, if self.tie_word_embeddings { 1 } else { 2 })
-    }
-
-    /// Parameters one token multiplies with: its experts only, the head but not the embedding.
-    pub fn active_params(&self) -> u64 {
-        self.params(|moe| moe.top_k, 1)
-    }
-
-    /// Positions of context whose attention costs a token as many operations as its matrix products, the
-    /// head left out: 2 a parameter against 4 a query feature and position in each layer.
-    pub fn balanced_context(&self) -> usize {
-        let products = 2 * u128::from(self.params(|moe| moe.top_k, 0));
-        let attention = 4 * self.heads.q_dim() as u128 * self.num_layers as u128;
-        usize::try_from(products / attention.max(1)).unwrap_or(usize::MAX).max(1)
+    /// Every tensor of the network.
+    pub fn network(&self) -> NetworkSpec {
+        self.architecture.network(self)
     }
 
     /// Bytes of keys and values of one token over all layers.
     pub fn kv_bytes_per_token(&self, format: KvFormat) -> u64 {
         let head = format.head_bytes(self.heads.head_dim) as u128;
-        saturated((self.num_layers as u128 * 2 * self.heads.num_kv_heads as u128).saturating_mul(head))
+        let bytes = (self.num_layers as u128 * 2 * self.heads.num_kv_heads as u128).saturating_mul(head);
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
     /// Whether the module `name` (without `.weight`) stays unquantised in an FP8 checkpoint.
@@ -335,126 +277,19 @@ fn merge(under: &mut Map<String, Value>, over: Map<String, Value>) {
     }
 }
 
-fn saturated(n: u128) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
-}
-
-/// One id, a list of ids, or nothing.
-pub(crate) fn token_ids(value: Option<&Value>, field: &str) -> Result<Vec<u32>, ConfigError> {
-    let wrong = |found: &Value| ConfigError::Field {
-        field: field.into(),
-        found: shown(found),
-        expected: "a token id or a list of token ids".into(),
-    };
-    let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong(v));
-    match value {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(ids)) if ids.len() <= 1024 => ids.iter().map(id).collect(),
-        Some(one) => Ok(vec![id(one)?]),
-    }
-}
-
-fn shown(value: &Value) -> String {
-    let mut text = value.to_string();
-    if text.len() > 80 {
-        text = text.chars().take(77).collect::<String>() + "...";
-    }
-    text
-}
-
-/// Typed access to the fields of an object.
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl Fields<'_> {
-    fn wrong(&self, field: &str, found: impl ToString, expected: impl ToString) -> ConfigError {
-        ConfigError::Field { field: field.into(), found: found.to_string(), expected: expected.to_string() }
-    }
-
-    fn unsupported(&self, field: &str, supported: impl ToString) -> ConfigError {
-        let value = self.0.get(field).map_or("absent".into(), shown);
-        ConfigError::Unsupported { field: field.into(), value, supported: supported.to_string() }
-    }
-
-    fn present(&self, field: &str) -> Option<&Value> {
-        self.0.get(field).filter(|v| !v.is_null())
-    }
-
-    fn size(&self, field: &str) -> Result<usize, ConfigError> {
-        let expected = format!("a whole number from 1 to {MAX_SIZE}");
-        let Some(value) = self.present(field) else { return Err(self.wrong(field, "missing", expected)) };
-        // Python writes 4096.0 for what was computed.
-        let whole = value.as_f64().filter(|n| n.fract() == 0.0 && *n >= 0.0 && *n <= MAX_SIZE as f64);
-        match value.as_u64().or(whole.map(|n| n as u64)) {
-            Some(n @ 1..=MAX_SIZE) => Ok(n as usize),
-            _ => Err(self.wrong(field, shown(value), expected)),
-        }
-    }
-
-    fn size_or(&self, field: &str, default: usize) -> Result<usize, ConfigError> {
-        self.present(field).map_or(Ok(default), |_| self.size(field))
-    }
-
-    fn number(&self, field: &str, default: f64) -> Result<f64, ConfigError> {
-        match self.present(field) {
-            None => Ok(default),
-            Some(value) => match value.as_f64() {
-                Some(x) if x.is_finite() && x > 0.0 => Ok(x),
-                _ => Err(self.wrong(field, shown(value), "a positive number")),
-            },
-        }
-    }
-
-    fn flag(&self, field: &str, default: bool) -> Result<bool, ConfigError> {
-        match self.present(field) {
-            None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| self.wrong(field, shown(value), "true or false")),
-        }
-    }
-
-    fn object(&self, field: &str) -> Result<Option<&Map<String, Value>>, ConfigError> {
-        match self.present(field) {
-            None => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(object)),
-            Some(value) => Err(self.wrong(field, shown(value), "an object")),
-        }
-    }
-}
-
 fn architecture(fields: &Fields<'_>) -> Result<Architecture, ConfigError> {
-    let known = Architecture::ALL.map(|(name, _)| name).join(", ");
+    let known = Architecture::ALL.map(Architecture::name).join(", ");
     let names = fields.present("architectures").and_then(Value::as_array).into_iter().flatten();
     // Some files name a class of their own beside the usual one; two of ours would not be one network.
     let mut found = Vec::new();
     for name in names.filter_map(Value::as_str) {
-        found.extend(Architecture::ALL.into_iter().filter(|(known, _)| *known == name).map(|(_, known)| known));
+        found.extend(Architecture::ALL.into_iter().filter(|known| known.name() == name));
     }
     found.dedup();
     match found.as_slice() {
         [architecture] => Ok(*architecture),
         _ => Err(fields.unsupported("architectures", known)),
     }
-}
-
-/// Switches whose other position is another network.
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ConfigError> {
-    for switch in ["attention_bias", "qkv_bias", "use_sliding_window", "mlp_bias"] {
-        if fields.flag(switch, false)? {
-            return Err(fields.unsupported(switch, "false"));
-        }
-    }
-    if !fields.flag("use_qk_norm", true)? {
-        return Err(fields.unsupported("use_qk_norm", "true"));
-    }
-    if fields.present("hidden_act").is_some_and(|v| v != "silu") {
-        return Err(fields.unsupported("hidden_act", "\"silu\""));
-    }
-    if fields.present("partial_rotary_factor").is_some_and(|share| share.as_f64() != Some(1.0)) {
-        return Err(fields.unsupported("partial_rotary_factor", "1.0"));
-    }
-    if fields.present("shared_expert_intermediate_size").is_some_and(|v| v.as_u64() != Some(0)) {
-        return Err(fields.unsupported("shared_expert_intermediate_size", "0"));
-    }
-    Ok(())
 }
 
 fn moe(fields: &Fields<'_>, num_layers: usize) -> Result<(Option<MoeConfig>, Vec<bool>), ConfigError> {

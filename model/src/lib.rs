@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod architecture;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod gguf;
 pub mod layers;
 pub mod load;
 pub mod model;
+pub mod network;
 pub mod qwen3;
 pub mod rope;
 pub mod step_cost;
@@ -25,5 +27,6 @@ pub use config::ModelConfig;
 pub use generation_config::GenerationConfig;
 pub use load::{StepLimits, load};
 pub use model::{ForwardError, Model};
+pub use network::{NetworkSpec, Role, TensorSpec};
 pub use step_cost::{StepCost, StepShape, Work};
 pub use weights::LoadError;

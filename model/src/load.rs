@@ -39,7 +39,7 @@ pub fn load<B: Backend>(
     let shared = Arc::clone(&backend);
     let quantised = checkpoint.quantised_weights();
     let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
-    let from = Loading { backend: &*shared, weights, config };
+    let from = Loading { backend: &*shared, weights, config, network: checkpoint.network() };
     let model: Box<dyn Model> = match config.architecture {
         Architecture::Qwen3Moe | Architecture::Qwen3 => Box::new(Qwen3::load(&from, backend, limits, loaded)?),
     };

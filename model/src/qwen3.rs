@@ -8,15 +8,58 @@ use quern_backend::{Backend, KvSpec, LogitRow, RowOutput};
 
 use crate::{
     ForwardBatch, ForwardError, Model, StepOutput,
-    config::ModelConfig,
+    config::{ConfigError, Fields, ModelConfig},
     layers::{
         Attention, Experts, Linear, Loading, Mlp, RmsNorm, attention::AttentionScratch, experts::ExpertsScratch,
         mlp::MlpScratch,
     },
     load::StepLimits,
+    network::{MlpPart, NetworkSpec, Role},
     rope::Rope,
     weights::LoadError,
 };
+
+/// Every tensor of the network that `config` describes.
+pub(crate) fn network(config: &ModelConfig) -> NetworkSpec {
+    NetworkSpec::decoder(config, |layer| {
+        layer.norms();
+        layer.attention();
+        layer.vector(Role::QueryNorm, "model.layers.{layer}.self_attn.q_norm.weight", config.heads.head_dim);
+        layer.vector(Role::KeyNorm, "model.layers.{layer}.self_attn.k_norm.weight", config.heads.head_dim);
+        let Some(moe) = config.moe.filter(|_| config.sparse_layers[layer.index]) else { return layer.mlp() };
+        let (count, inner, hidden) = (moe.num_experts, moe.inner, config.hidden);
+        layer.matrix(Role::Router, "model.layers.{layer}.mlp.gate.weight", count, hidden);
+        for (part, pattern, [rows, cols]) in [
+            (MlpPart::Gate, "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight", [inner, hidden]),
+            (MlpPart::Up, "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight", [inner, hidden]),
+            (MlpPart::Down, "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight", [hidden, inner]),
+        ] {
+            layer.experts(part, pattern, count, rows, cols);
+        }
+    })
+}
+
+/// Refuse switches whose other position is another network.
+pub(crate) fn check(fields: &Fields<'_>) -> Result<(), ConfigError> {
+    for switch in ["attention_bias", "qkv_bias", "use_sliding_window", "mlp_bias"] {
+        if fields.flag(switch, false)? {
+            return Err(fields.unsupported(switch, "false"));
+        }
+    }
+    if !fields.flag("use_qk_norm", true)? {
+        return Err(fields.unsupported("use_qk_norm", "true"));
+    }
+    if fields.present("hidden_act").is_some_and(|v| v != "silu") {
+        return Err(fields.unsupported("hidden_act", "\"silu\""));
+    }
+    if fields.present("partial_rotary_factor").is_some_and(|share| share.as_f64() != Some(1.0)) {
+        return Err(fields.unsupported("partial_rotary_factor", "1.0"));
+    }
+    if fields.present("shared_expert_intermediate_size").is_some_and(|v| v.as_u64() != Some(0)) {
+        return Err(fields.unsupported("shared_expert_intermediate_size", "0"));
+    }
+    Ok(())
+}
 
 /// The network, its pages of keys and values, and the buffers of a step.
 pub struct Qwen3<B: Backend> {
@@ -77,16 +120,15 @@ impl<B: Backend> Qwen3<B> {
         loaded: &mut dyn FnMut(usize),
     ) -> Result<Self, LoadError> {
         let config = from.config;
-        let embed_tokens = Linear::load(from, "model.embed_tokens", config.vocab_size, config.hidden)?;
+        let embed_tokens = Linear::load(from, &[from.network.embedding()])?;
         let mut layers = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
             layers.push(Layer::load(from, index)?);
             loaded(index + 1);
         }
-        let lm_head = if config.tie_word_embeddings {
-            embed_tokens.share()
-        } else {
-            Linear::load(from, "lm_head", config.vocab_size, config.hidden)?
+        let lm_head = match from.network.head() {
+            head if head.role == Role::TiedEmbedding => embed_tokens.share(),
+            head => Linear::load(from, &[head])?,
         };
         let kv = backend.alloc_kv(&KvSpec {
             num_layers: config.num_layers,
@@ -96,7 +138,7 @@ impl<B: Backend> Qwen3<B> {
             format: limits.kv_format,
         })?;
         Ok(Self {
-            norm: RmsNorm::load(from, "model.norm", config.hidden)?,
+            norm: RmsNorm::load(from, from.network.tensor(None, Role::FinalNorm))?,
             rope: Rope::new(&config.rope, config.heads.head_dim),
             scratch: Scratch::new(&*backend, config, &limits),
             backend,
@@ -147,17 +189,14 @@ impl<B: Backend> Model for Qwen3<B> {
 
 impl<B: Backend> Layer<B> {
     fn load(from: &Loading<'_, B>, index: usize) -> Result<Self, LoadError> {
-        let name = format!("model.layers.{index}");
         let mlp = match &from.config.moe {
-            Some(moe) if from.config.sparse_layers[index] => {
-                Feed::Sparse(Experts::load(from, &format!("{name}.mlp"), moe)?)
-            }
-            _ => Feed::Dense(Mlp::load(from, &format!("{name}.mlp"))?),
+            Some(moe) if from.config.sparse_layers[index] => Feed::Sparse(Experts::load(from, index, moe)?),
+            _ => Feed::Dense(Mlp::load(from, index)?),
         };
         Ok(Self {
-            input_norm: RmsNorm::load(from, &format!("{name}.input_layernorm"), from.config.hidden)?,
-            attention: Attention::load(from, &format!("{name}.self_attn"))?,
-            post_norm: RmsNorm::load(from, &format!("{name}.post_attention_layernorm"), from.config.hidden)?,
+            input_norm: RmsNorm::load(from, from.network.tensor(Some(index), Role::AttentionNorm))?,
+            attention: Attention::load(from, index)?,
+            post_norm: RmsNorm::load(from, from.network.tensor(Some(index), Role::MlpNorm))?,
             mlp,
         })
     }

@@ -7,10 +7,8 @@ use quern_backend::KvFormat;
 use crate::{
     ForwardBatch,
     checkpoint::Checkpoint,
-    weights::{
-        LoadError, Weights,
-        manifest::{self, Shape},
-    },
+    network::{Role, Shape},
+    weights::{LoadError, Weights},
 };
 
 /// What the steps of one network are charged: bytes by what must be read, operations by what is multiplied.
@@ -118,7 +116,7 @@ impl StepCost {
     /// # Errors
     /// If a matrix is missing.
     pub fn of(checkpoint: &Checkpoint, kv_format: KvFormat) -> Result<Self, LoadError> {
-        let config = checkpoint.config();
+        let (config, network) = (checkpoint.config(), checkpoint.network());
         let quantised = checkpoint.quantised_weights();
         let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
         let moe = config.moe.as_ref();
@@ -126,20 +124,18 @@ impl StepCost {
             num_experts: moe.map_or(0, |moe| moe.num_experts),
             top_k: moe.map_or(0, |moe| moe.top_k),
             kv_bytes: config.kv_bytes_per_token(kv_format),
-            pair_ops: 4 * (config.heads.q_dim() * config.num_layers) as u64,
+            pair_ops: u64::try_from(network.pair_ops()).unwrap_or(u64::MAX),
             ..Self::default()
         };
-        let embedding_is_head = config.tie_word_embeddings;
-        for module in manifest::modules(config) {
-            let Shape::Matrix(rows, cols) = module.shape else { continue };
-            let part = match module.name.as_str() {
-                "model.embed_tokens" if !embedding_is_head => continue,
-                "model.embed_tokens" | "lm_head" => &mut cost.head,
-                name if name.contains(".experts.") => &mut cost.experts,
+        for tensor in network.tensors() {
+            let part = match (tensor.role, tensor.shape) {
+                (_, Shape::Vector(_)) | (Role::Embedding, _) => continue,
+                (Role::Head | Role::TiedEmbedding, _) => &mut cost.head,
+                (Role::Expert(_), _) => &mut cost.experts,
                 _ => &mut cost.dense,
             };
-            part.bytes += weights.matrix_bytes(&module.name, rows, cols)?;
-            part.params += (rows * cols) as u64;
+            part.bytes += weights.matrix_bytes(tensor)?;
+            part.params += tensor.params() as u64;
         }
         Ok(cost)
     }

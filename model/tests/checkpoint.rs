@@ -9,7 +9,7 @@ use std::{
 
 use proptest::prelude::*;
 use quern_model::{
-    Checkpoint, CheckpointOptions, LoadError,
+    Checkpoint, CheckpointOptions, LoadError, Role,
     weights::{Problem, Remedy, safetensors::fuzz_header},
 };
 use serde_json::{Map, Value, json};
@@ -385,12 +385,11 @@ fn the_scales_names_of_compressed_tensors_are_known() {
     });
     fs::write(&file, config.to_string()).unwrap();
     let renamed = open(dir.path()).unwrap();
-    for module in ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.o_proj"] {
-        let config = plain.config();
-        let (q, hidden) = (config.heads.q_dim(), config.hidden);
-        let (rows, cols) = if module.ends_with("q_proj") { (q, hidden) } else { (hidden, q) };
+    for role in [Role::Query, Role::AttentionOutput] {
+        let tensor = plain.network().tensor(Some(0), role);
+        let (rows, cols) = tensor.matrix();
         let rows_of = |checkpoint: &Checkpoint| {
-            let (matrix, mut row) = (checkpoint.weights().matrix(module, rows, cols).unwrap(), vec![0.0; cols]);
+            let (matrix, mut row) = (checkpoint.weights().matrix(tensor).unwrap(), vec![0.0; cols]);
             matrix.decode_row(rows - 1, &mut row);
             row
         };

@@ -35,8 +35,8 @@ fn with(field: &str, value: Value) -> Value {
 #[test]
 fn derived_numbers_are_the_published_ones() {
     let small = parse(&coder_30b()).unwrap();
-    assert_eq!(small.total_params(), 30_532_122_624);
-    assert_eq!(small.active_params() / 10_000_000, 304, "3.04 B, the head among them");
+    assert_eq!(small.network().total_params(), 30_532_122_624);
+    assert_eq!(small.network().active_params() / 10_000_000, 304, "3.04 B, the head among them");
     assert_eq!(small.kv_bytes_per_token(KvFormat::BF16), 98_304);
     assert_eq!((small.heads.q_dim(), small.heads.kv_dim()), (4096, 512));
 
@@ -53,7 +53,7 @@ fn derived_numbers_are_the_published_ones() {
         large[field] = value.into();
     }
     let large = parse(&large).unwrap();
-    assert_eq!(large.total_params() / 10_000_000, 48_015, "480.15 B");
+    assert_eq!(large.network().total_params() / 10_000_000, 48_015, "480.15 B");
     assert_eq!(large.kv_bytes_per_token(KvFormat::BF16), 253_952);
 }
 
@@ -119,7 +119,7 @@ fn sizes_beyond_any_memory_are_counted_as_such() {
     config["num_experts"] = 2048.into();
     config["num_key_value_heads"] = (1u64 << 28).into();
     let config = parse(&config).unwrap();
-    assert_eq!(config.total_params(), u64::MAX);
+    assert_eq!(config.network().total_params(), u64::MAX);
     assert_eq!(config.kv_bytes_per_token(KvFormat::F32), u64::MAX);
 }
 
@@ -313,7 +313,9 @@ proptest! {
             config.insert(index.get(&names).clone(), value);
         }
         if let Ok(config) = ModelConfig::from_json(&config) {
-            let _ = (config.total_params(), config.active_params(), config.kv_bytes_per_token(KvFormat::F32));
+            let network = config.network();
+            let _ = (network.total_params(), network.active_params(), network.balanced_context());
+            let _ = config.kv_bytes_per_token(KvFormat::F32);
         }
     }
 }

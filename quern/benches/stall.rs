@@ -80,7 +80,7 @@ fn engine(backend: CpuBackend, tokens: usize, weighed: bool) -> EngineHandle {
         "tie_word_embeddings": true, "attention_bias": false, "eos_token_id": 8191, "torch_dtype": "bfloat16",
     });
     let config = ModelConfig::from_json(config.as_object().expect("an object")).unwrap_or_else(|e| panic!("{e}"));
-    let balanced_context = config.balanced_context();
+    let balanced_context = config.network().balanced_context();
     println!("attention weighs as much as the rest at {balanced_context} tokens of context");
     let engine = EngineConfig {
         page_size: PAGE,

@@ -6,7 +6,7 @@ use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommen
 use quern_backend::Backend;
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_engine::{EngineConfig, EngineHandle, Policy};
-use quern_model::{Checkpoint, StepCost, StepLimits, config::Architecture};
+use quern_model::{Checkpoint, StepCost, StepLimits};
 use quern_text::{ChatTemplate, Tokenizer};
 
 use crate::{
@@ -142,7 +142,7 @@ pub fn engine<B: Backend>(
     let network = checkpoint.config();
     let kv_format = config.kv_cache_dtype;
     let engine_config = EngineConfig {
-        balanced_context: network.balanced_context(),
+        balanced_context: checkpoint.network().balanced_context(),
         cost: StepCost::of(checkpoint, kv_format)?,
         ..config.engine()
     };
@@ -190,21 +190,17 @@ pub fn chosen_cpu(threads: Option<usize>, isa: Option<&str>) -> Result<CpuBacken
 /// What the API is told of the model.
 pub fn model_card(config: &Config, checkpoint: &Checkpoint) -> ModelCard {
     let (network, generation) = (checkpoint.config(), checkpoint.generation());
-    let (model_type, family) = match network.architecture {
-        Architecture::Qwen3 => ("qwen3", "qwen3"),
-        Architecture::Qwen3Moe => ("qwen3_moe", "qwen3moe"),
-    };
     ModelCard {
         path: config.model_path.clone(),
         tokenizer_path: config.tokenizer_path.clone(),
         load_format: config.load_format.name(),
         device: config.device,
         architecture: network.architecture.to_string(),
-        model_type,
-        family,
+        model_type: network.architecture.model_type(),
+        family: network.architecture.gguf_name(),
         vocab_size: network.vocab_size,
         eos_token_ids: checkpoint.eos_token_ids(),
-        parameters: network.total_params(),
+        parameters: checkpoint.network().total_params(),
         weight_bytes: checkpoint.weight_bytes(),
         encoding: checkpoint.formats().first().map(ToString::to_string),
         recommended: Recommended {

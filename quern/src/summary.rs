@@ -7,15 +7,15 @@ use crate::{config::Config, memory::gib};
 
 /// The lines about the model, before its weights are read.
 pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
-    let model = checkpoint.config();
+    let (model, network) = (checkpoint.config(), checkpoint.network());
     let mut lines = Vec::new();
     lines.push(format!(
         "Model {}: {}, {} layers, {} parameters, {} of them active per token, vocabulary {}, context {}.",
         config.model_path,
         model.architecture,
         model.num_layers,
-        count(model.total_params()),
-        count(model.active_params()),
+        count(network.total_params()),
+        count(network.active_params()),
         model.vocab_size,
         model.max_position_embeddings,
     ));

@@ -5,10 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use super::{GgufFile, GgufValue, TensorInfo, rope};
-use crate::weights::Problem;
-
-/// `general.architecture` and the name that Transformers has for it.
-const ARCHITECTURES: [(&str, &str); 2] = [("qwen3", "Qwen3ForCausalLM"), ("qwen3moe", "Qwen3MoeForCausalLM")];
+use crate::{architecture::Architecture, weights::Problem};
 
 /// llama.cpp's key behind the architecture's name, and `config.json`'s.
 const NUMBERS: [(&str, &str); 12] = [
@@ -36,14 +33,15 @@ pub(super) fn config<'a>(
     let text = |key: &str| metadata.get(key).and_then(GgufValue::as_str);
     kind(file)?;
     let key = "general.architecture";
-    let known = ARCHITECTURES.iter().find(|(ours, _)| Some(*ours) == text(key));
-    let (prefix, name) = known.ok_or_else(|| {
-        let list = ARCHITECTURES.map(|(name, _)| name).join(", ");
+    let known = Architecture::ALL.into_iter().find(|known| Some(known.gguf_name()) == text(key));
+    let architecture = known.ok_or_else(|| {
+        let list = Architecture::ALL.map(Architecture::gguf_name).join(", ");
         let problem = wrong(file, key, format!("one of {list}"), shown(metadata.get(key)));
-        problem.mended_by("Only these networks are served; a Qwen3-Coder-30B-A3B file is of the second.")
+        problem.mended_by("Only these networks are served; a Qwen3-Coder-30B-A3B file is of the last.")
     })?;
+    let prefix = architecture.gguf_name();
     let mut config = Map::new();
-    config.insert("architectures".into(), json!([name]));
+    config.insert("architectures".into(), json!([architecture.name()]));
     for (theirs, ours) in NUMBERS {
         let key = format!("{prefix}.{theirs}");
         let value = match metadata.get(&key) {

@@ -5,15 +5,12 @@ use std::io::{self, Write};
 use half::{bf16, f16};
 use quern_backend::{DType, PackedMatrix, QuantFormat};
 
-use super::{Announced, GgufValue, GgufWriter, model::Place, rope, sampling};
+use super::{Announced, GgufValue, GgufWriter, names, rope, sampling};
 use crate::{
     Checkpoint, LoadError,
-    config::{Architecture, ModelConfig},
-    weights::{
-        filled,
-        manifest::{Shape, modules},
-        quantised::encoded,
-    },
+    config::ModelConfig,
+    network::{Role, Shape, TensorSpec},
+    weights::{filled, quantised::encoded},
 };
 
 /// Why a file could not be written.
@@ -55,30 +52,25 @@ pub fn export<W: Write>(
     metadata.extend(sampling::written(checkpoint.generation()).into_iter().map(|(key, value)| (key.to_owned(), value)));
     metadata.extend(more);
     let tensors = announce(checkpoint, plain);
-    let announced: Vec<Announced> = tensors.iter().map(|tensor| tensor.announced.clone()).collect();
+    let announced: Vec<Announced> = tensors.iter().map(|(_, announced)| announced.clone()).collect();
     let mut writer = GgufWriter::begin(out, &metadata, &announced)?;
-    for Tensor { announced, names, shape } in &tensors {
+    for (spec, announced) in tensors {
         let mut put = |bytes: &[u8]| {
             writer.put(bytes)?;
             advanced(bytes.len() as u64);
             io::Result::Ok(())
         };
-        match *shape {
-            Shape::Matrix(rows, cols) => {
-                let matrices = checkpoint.weights().matrices(names, rows, cols)?;
-                match announced.format.blocks() {
-                    Some(_) => {
-                        let pairs: Vec<_> = matrices.into_iter().map(|matrix| (matrix, announced.format)).collect();
-                        encoded(&pairs).iter().try_for_each(|matrix| put(matrix.bytes()))?;
-                    }
-                    None => decoded(&matrices, announced.format).iter().try_for_each(|bytes| put(bytes))?,
+        match spec.shape {
+            Shape::Matrix(..) => {
+                let (matrices, format) = (checkpoint.weights().matrices(spec)?, announced.format);
+                match format.blocks() {
+                    Some(_) => encoded(&matrices, format).iter().try_for_each(|matrix| put(matrix.bytes()))?,
+                    None => decoded(&matrices, format).iter().try_for_each(|bytes| put(bytes))?,
                 }
             }
-            Shape::Vector(len) => {
-                for name in names {
-                    let values = checkpoint.weights().vector(name, len)?;
-                    put(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())?;
-                }
+            Shape::Vector(_) => {
+                let values = checkpoint.weights().vector(spec)?;
+                put(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())?;
             }
         }
         writer.align()?;
@@ -106,45 +98,22 @@ fn check_sayable(config: &ModelConfig) -> Result<(), ExportError> {
 
 /// Bytes of all tensors that [`export`] will write.
 pub fn exported_bytes(checkpoint: &Checkpoint, plain: DType) -> u64 {
-    announce(checkpoint, plain).iter().map(|tensor| tensor.announced.len()).sum()
+    announce(checkpoint, plain).iter().map(|(_, announced)| announced.len()).sum()
 }
 
-/// A tensor of the file and the modules that it holds, all of one shape: a tensor of experts has many.
-struct Tensor {
-    announced: Announced,
-    names: Vec<String>,
-    shape: Shape,
-}
-
-/// Tensors in the order of the network.
-fn announce(checkpoint: &Checkpoint, plain: DType) -> Vec<Tensor> {
-    let config = checkpoint.config();
-    let head = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-    let mut tensors: Vec<Tensor> = Vec::new();
-    for module in modules(config) {
-        let Place { name, expert } = Place::of(&module.name);
-        let mut dims: Vec<u64> = module.shape.dims().iter().rev().map(|&n| n as u64).collect();
-        let format = match module.shape {
-            Shape::Vector(_) => QuantFormat::F32,
-            Shape::Matrix(..) if module.name.ends_with("mlp.gate") => QuantFormat::F32,
-            Shape::Matrix(_, cols) => {
-                let recipe = checkpoint.recipe();
-                let format = recipe.and_then(|r| r.format(&module.name, module.name == head, cols, config.num_layers));
-                format.unwrap_or_else(|| QuantFormat::plain(plain))
-            }
-        };
-        if let (Some(_), Some(moe)) = (expert, &config.moe) {
-            dims.push(moe.num_experts as u64);
+/// What of the network each tensor of the file holds, in the order of the network.
+fn announce(checkpoint: &Checkpoint, plain: DType) -> Vec<(&TensorSpec, Announced)> {
+    let network = checkpoint.network();
+    let format = |spec: &TensorSpec| match spec.shape {
+        Shape::Vector(_) => QuantFormat::F32,
+        Shape::Matrix(..) if spec.role == Role::Router => QuantFormat::F32,
+        Shape::Matrix(_, cols) => {
+            let format = checkpoint.recipe().and_then(|r| r.format(spec.role, spec.layer, cols, network.num_layers()));
+            format.unwrap_or_else(|| QuantFormat::plain(plain))
         }
-        match tensors.iter_mut().rev().find(|tensor| tensor.announced.name == name) {
-            Some(tensor) => tensor.names.push(module.name),
-            None => {
-                let announced = Announced { name, dims, format };
-                tensors.push(Tensor { announced, names: vec![module.name], shape: module.shape });
-            }
-        }
-    }
-    tensors
+    };
+    let announced = |spec| Announced { name: names::of(spec), dims: names::dims(spec), format: format(spec) };
+    network.tensors().iter().map(|spec| (spec, announced(spec))).collect()
 }
 
 /// Each matrix in a plain format.
@@ -169,10 +138,7 @@ fn put_each<const N: usize>(bytes: &mut [u8], values: &[f32], stored: impl Fn(f3
 
 /// The network's numbers under llama.cpp's keys.
 fn describe(config: &ModelConfig) -> Vec<(String, GgufValue)> {
-    let name = match config.architecture {
-        Architecture::Qwen3 => "qwen3",
-        Architecture::Qwen3Moe => "qwen3moe",
-    };
+    let name = config.architecture.gguf_name();
     let mut list = vec![("general.architecture".to_owned(), GgufValue::Text(name.into()))];
     let mut put = |key: &str, value: GgufValue| list.push((format!("{name}.{key}"), value));
     let count = |n: usize| GgufValue::Unsigned(n as u64);

@@ -7,6 +7,7 @@ mod cursor;
 mod export;
 mod file;
 mod model;
+mod names;
 mod rope;
 mod sampling;
 mod types;

@@ -8,15 +8,12 @@ use std::{
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes};
 use serde_json::{Map, Value};
 
-use super::{GgufFile, GgufValue, TensorInfo, config, sampling};
+use super::{GgufFile, GgufValue, TensorInfo, config, names, sampling};
 use crate::{
     GenerationConfig,
     config::ModelConfig,
-    weights::{
-        LoadError, Problem, Weights,
-        manifest::{Shape, modules},
-        mapping,
-    },
+    network::{NetworkSpec, Shape, TensorSpec},
+    weights::{LoadError, Problem, Weights, mapping},
 };
 
 /// Most files of one model.
@@ -117,22 +114,19 @@ impl GgufModel {
         self.tensors.values().map(|(file, tensor)| (file.as_str(), tensor))
     }
 
-    /// Check that the files hold exactly the tensors of `config`'s network. Lists everything that is wrong.
-    pub fn verify(&self, config: &ModelConfig) -> Result<(), LoadError> {
+    /// Check that the files hold exactly the tensors of `network`, which `config` describes. Lists everything that is
+    /// wrong.
+    pub fn verify(&self, network: &NetworkSpec, config: &ModelConfig) -> Result<(), LoadError> {
         let mut problems = Vec::new();
         let mut wanted: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for module in modules(config) {
-            let Place { name, expert } = Place::of(&module.name);
-            let mut dims: Vec<u64> = module.shape.dims().iter().rev().map(|&n| n as u64).collect();
-            if let (Some(_), Some(moe)) = (expert, &config.moe) {
-                dims.push(moe.num_experts as u64);
-            }
-            if let (Shape::Vector(_), Some((file, tensor))) = (module.shape, self.tensors.get(&name))
+        for spec in network.tensors() {
+            let name = names::of(spec);
+            if let (Shape::Vector(_), Some((file, tensor))) = (spec.shape, self.tensors.get(&name))
                 && tensor.format.element().is_none()
             {
                 problems.push(Problem::tensor(file, &name, "one of f32, f16, bf16", tensor.found()));
             }
-            wanted.insert(name, dims);
+            wanted.insert(name, names::dims(spec));
         }
         for (name, dims) in &wanted {
             match self.tensors.get(name) {
@@ -166,36 +160,35 @@ impl GgufModel {
         formats
     }
 
-    /// The part of a tensor that is module `name`, of the sizes that were verified.
-    fn find(&self, name: &str, dims: &[usize]) -> Result<(QuantFormat, SharedBytes), LoadError> {
-        let Place { name, expert } = Place::of(name);
-        let missing = |found: String| LoadError::Checkpoint {
-            dir: self.place.clone(),
-            problems: vec![Problem::tensor("(no file)", &name, format!("{dims:?}"), found)],
-        };
-        let (_, tensor) = self.tensors.get(&name).ok_or_else(|| missing("nothing".into()))?;
-        let stored = tensor.dims.iter().take(dims.len());
-        if !dims.iter().rev().map(|&n| n as u64).eq(stored.copied()) {
-            return Err(missing(tensor.found()));
-        }
-        let rows: usize = dims[..dims.len() - 1].iter().product();
-        let len = rows * tensor.format.row_bytes(dims[dims.len() - 1]);
-        let start = expert.unwrap_or(0) * len;
-        let bytes = tensor.bytes.slice(start..start + len).ok_or_else(|| missing(tensor.found()))?;
-        Ok((tensor.format, bytes))
+    /// The tensor that is `spec`, of the sizes that were verified.
+    fn find(&self, spec: &TensorSpec) -> Result<&TensorInfo, LoadError> {
+        let (name, dims) = (names::of(spec), names::dims(spec));
+        let found = self.tensors.get(&name).map(|(_, tensor)| tensor);
+        found.filter(|tensor| tensor.dims == dims).ok_or_else(|| {
+            let found = found.map_or_else(|| "nothing".into(), TensorInfo::found);
+            let problem = Problem::tensor("(no file)", &name, format!("a tensor {dims:?}"), found);
+            LoadError::Checkpoint { dir: self.place.clone(), problems: vec![problem] }
+        })
     }
 }
 
 impl Weights for GgufModel {
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError> {
-        let (format, bytes) = self.find(name, &[rows, cols])?;
-        Ok(PackedMatrix::plain(format, rows, cols, bytes))
+    fn matrices(&self, spec: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
+        let tensor = self.find(spec)?;
+        let (rows, cols) = spec.matrix();
+        let len = rows * tensor.format.row_bytes(cols);
+        let part = |index: usize| {
+            let bytes = tensor.bytes.slice(index * len..(index + 1) * len).expect("sizes that were verified");
+            PackedMatrix::plain(tensor.format, rows, cols, bytes)
+        };
+        Ok((0..spec.count).map(part).collect())
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        let (format, bytes) = self.find(name, &[len])?;
+    fn vector(&self, spec: &TensorSpec) -> Result<Vec<f32>, LoadError> {
+        let tensor = self.find(spec)?;
+        let len = spec.shape.dims()[0];
         let mut values = vec![0.0; len];
-        PackedMatrix::plain(format, 1, len, bytes).decode_row(0, &mut values);
+        PackedMatrix::plain(tensor.format, 1, len, tensor.bytes.clone()).decode_row(0, &mut values);
         Ok(values)
     }
 
@@ -215,47 +208,4 @@ fn split_path(first: &Path, number: u64, count: u64) -> Option<PathBuf> {
     let name = first.file_name()?.to_str()?;
     let stem = name.strip_suffix(&format!("-00001-of-{count:05}.gguf"))?;
     Some(first.with_file_name(format!("{stem}-{number:05}-of-{count:05}.gguf")))
-}
-
-/// Where a module lies: llama.cpp's name of the tensor and, in a tensor of all experts, which one it is.
-pub(super) struct Place {
-    pub(super) name: String,
-    pub(super) expert: Option<usize>,
-}
-
-/// Our names of a layer's modules and llama.cpp's (`gguf-py/gguf/tensor_mapping.py`).
-const LAYER_MODULES: [(&str, &str); 12] = [
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate", "ffn_gate_inp"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-impl Place {
-    pub(super) fn of(module: &str) -> Self {
-        let whole = |name: &str| Self { name: format!("{name}.weight"), expert: None };
-        match module {
-            "model.embed_tokens" => return whole("token_embd"),
-            "model.norm" => return whole("output_norm"),
-            "lm_head" => return whole("output"),
-            _ => {}
-        }
-        let Some((layer, module)) = module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
-            return whole(module);
-        };
-        if let Some((expert, part)) = module.strip_prefix("mlp.experts.").and_then(|rest| rest.split_once('.')) {
-            let part = part.trim_end_matches("_proj");
-            return Self { name: format!("blk.{layer}.ffn_{part}_exps.weight"), expert: expert.parse().ok() };
-        }
-        let theirs = LAYER_MODULES.iter().find(|(ours, _)| *ours == module).map_or(module, |(_, theirs)| theirs);
-        whole(&format!("blk.{layer}.{theirs}"))
-    }
 }

@@ -3,7 +3,7 @@
 use quern_backend::{Backend, HeadLayout, PagedBatch};
 
 use super::{Linear, Loading, RmsNorm};
-use crate::weights::LoadError;
+use crate::{network::Role, weights::LoadError};
 
 /// One layer's attention.
 pub struct Attention<B: Backend> {
@@ -23,17 +23,15 @@ pub struct AttentionScratch<B: Backend> {
 }
 
 impl<B: Backend> Attention<B> {
-    /// The modules below `name` (`model.layers.N.self_attn`).
-    pub fn load(from: &Loading<'_, B>, name: &str) -> Result<Self, LoadError> {
-        let (config, heads) = (from.config, from.config.heads);
-        let [q, k, v] = ["q_proj", "k_proj", "v_proj"].map(|part| format!("{name}.{part}"));
-        let merged = [(q.as_str(), heads.q_dim()), (k.as_str(), heads.kv_dim()), (v.as_str(), heads.kv_dim())];
+    /// That of `layer`.
+    pub fn load(from: &Loading<'_, B>, layer: usize) -> Result<Self, LoadError> {
+        let tensor = |role| from.tensor(layer, role);
         Ok(Self {
-            heads,
-            qkv_proj: Linear::load_merged(from, &merged, config.hidden)?,
-            q_norm: RmsNorm::load(from, &format!("{name}.q_norm"), heads.head_dim)?,
-            k_norm: RmsNorm::load(from, &format!("{name}.k_norm"), heads.head_dim)?,
-            o_proj: Linear::load(from, &format!("{name}.o_proj"), config.hidden, heads.q_dim())?,
+            heads: from.config.heads,
+            qkv_proj: Linear::load(from, &[Role::Query, Role::Key, Role::Value].map(tensor))?,
+            q_norm: RmsNorm::load(from, tensor(Role::QueryNorm))?,
+            k_norm: RmsNorm::load(from, tensor(Role::KeyNorm))?,
+            o_proj: Linear::load(from, &[tensor(Role::AttentionOutput)])?,
         })
     }
 

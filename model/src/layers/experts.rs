@@ -3,7 +3,11 @@
 use quern_backend::Backend;
 
 use super::{Linear, Loading};
-use crate::{config::MoeConfig, weights::LoadError};
+use crate::{
+    config::MoeConfig,
+    network::{MlpPart, Role},
+    weights::LoadError,
+};
 
 /// A router and the experts it chooses from.
 pub struct Experts<B: Backend> {
@@ -21,18 +25,12 @@ pub struct ExpertsScratch<B: Backend> {
 }
 
 impl<B: Backend> Experts<B> {
-    /// The modules below `name` (`model.layers.N.mlp`): `gate`, and `experts.E.{gate,up,down}_proj`.
-    pub fn load(from: &Loading<'_, B>, name: &str, moe: &MoeConfig) -> Result<Self, LoadError> {
-        let hidden = from.config.hidden;
-        let all = |part: &str, rows: usize, cols: usize| {
-            let names: Vec<_> = (0..moe.num_experts).map(|e| format!("{name}.experts.{e}.{part}")).collect();
-            from.weights.matrices(&names, rows, cols)
-        };
-        let gates = all("gate_proj", moe.inner, hidden)?;
-        let ups = all("up_proj", moe.inner, hidden)?;
-        let downs = all("down_proj", hidden, moe.inner)?;
+    /// Those of `layer`.
+    pub fn load(from: &Loading<'_, B>, layer: usize, moe: &MoeConfig) -> Result<Self, LoadError> {
+        let all = |part| from.weights.matrices(from.tensor(layer, Role::Expert(part)));
+        let (gates, ups, downs) = (all(MlpPart::Gate)?, all(MlpPart::Up)?, all(MlpPart::Down)?);
         Ok(Self {
-            gate: Linear::load(from, &format!("{name}.gate"), moe.num_experts, hidden)?,
+            gate: Linear::load(from, &[from.tensor(layer, Role::Router)])?,
             experts: from.backend.upload_experts(&gates, &ups, &downs)?,
             renormalise: moe.renormalise,
         })

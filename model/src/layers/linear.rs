@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quern_backend::Backend;
 
 use super::Loading;
-use crate::weights::LoadError;
+use crate::{network::TensorSpec, weights::LoadError};
 
 /// A projection without bias.
 pub struct Linear<B: Backend> {
@@ -13,15 +13,9 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
-    /// The module `name`, `[rows, cols]`.
-    pub fn load(from: &Loading<'_, B>, name: &str, rows: usize, cols: usize) -> Result<Self, LoadError> {
-        Self::load_merged(from, &[(name, rows)], cols)
-    }
-
-    /// Several modules of `cols` input features as one, their outputs side by side.
-    pub fn load_merged(from: &Loading<'_, B>, modules: &[(&str, usize)], cols: usize) -> Result<Self, LoadError> {
-        let parts: Result<Vec<_>, _> =
-            modules.iter().map(|(name, rows)| from.weights.matrix(name, *rows, cols)).collect();
+    /// The matrices of `tensors`, which share their input features, as one: their outputs lie side by side.
+    pub fn load(from: &Loading<'_, B>, tensors: &[&TensorSpec]) -> Result<Self, LoadError> {
+        let parts: Result<Vec<_>, _> = tensors.iter().map(|tensor| from.weights.matrix(tensor)).collect();
         Ok(Self { weight: Arc::new(from.backend.upload_weight(&parts?)?) })
     }
 

@@ -3,7 +3,10 @@
 use quern_backend::Backend;
 
 use super::{Linear, Loading};
-use crate::weights::LoadError;
+use crate::{
+    network::{MlpPart, Role},
+    weights::LoadError,
+};
 
 /// `down(silu(gate(x)) * up(x))`.
 pub struct Mlp<B: Backend> {
@@ -20,13 +23,12 @@ pub struct MlpScratch<B: Backend> {
 }
 
 impl<B: Backend> Mlp<B> {
-    /// The modules below `name` (`model.layers.N.mlp`).
-    pub fn load(from: &Loading<'_, B>, name: &str) -> Result<Self, LoadError> {
-        let (hidden, inner) = (from.config.hidden, from.config.intermediate);
-        let [gate, up] = ["gate_proj", "up_proj"].map(|part| format!("{name}.{part}"));
+    /// That of `layer`.
+    pub fn load(from: &Loading<'_, B>, layer: usize) -> Result<Self, LoadError> {
+        let part = |part| from.tensor(layer, Role::Mlp(part));
         Ok(Self {
-            gate_up: Linear::load_merged(from, &[(&gate, inner), (&up, inner)], hidden)?,
-            down: Linear::load(from, &format!("{name}.down_proj"), hidden, inner)?,
+            gate_up: Linear::load(from, &[part(MlpPart::Gate), part(MlpPart::Up)])?,
+            down: Linear::load(from, &[part(MlpPart::Down)])?,
         })
     }
 

@@ -14,7 +14,11 @@ pub use norm::RmsNorm;
 
 use quern_backend::Backend;
 
-use crate::{config::ModelConfig, weights::Weights};
+use crate::{
+    config::ModelConfig,
+    network::{NetworkSpec, Role, TensorSpec},
+    weights::Weights,
+};
 
 /// What a layer needs to load itself.
 pub struct Loading<'a, B: Backend> {
@@ -24,4 +28,13 @@ pub struct Loading<'a, B: Backend> {
     pub weights: &'a dyn Weights,
     /// The network's numbers.
     pub config: &'a ModelConfig,
+    /// Its tensors.
+    pub network: &'a NetworkSpec,
+}
+
+impl<'a, B: Backend> Loading<'a, B> {
+    /// The tensor of this role in `layer`.
+    fn tensor(&self, layer: usize, role: Role) -> &'a TensorSpec {
+        self.network.tensor(Some(layer), role)
+    }
 }

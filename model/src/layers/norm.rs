@@ -3,7 +3,7 @@
 use quern_backend::Backend;
 
 use super::Loading;
-use crate::weights::LoadError;
+use crate::{network::TensorSpec, weights::LoadError};
 
 /// A norm's gain and epsilon.
 pub struct RmsNorm<B: Backend> {
@@ -14,10 +14,11 @@ pub struct RmsNorm<B: Backend> {
 }
 
 impl<B: Backend> RmsNorm<B> {
-    /// The module `name`, `[len]`.
-    pub fn load(from: &Loading<'_, B>, name: &str, len: usize) -> Result<Self, LoadError> {
-        let mut gain = from.backend.alloc(1, len);
-        from.backend.write(&mut gain, &from.weights.vector(name, len)?);
+    /// The norm whose gain `tensor` is.
+    pub fn load(from: &Loading<'_, B>, tensor: &TensorSpec) -> Result<Self, LoadError> {
+        let values = from.weights.vector(tensor)?;
+        let mut gain = from.backend.alloc(1, values.len());
+        from.backend.write(&mut gain, &values);
         Ok(Self { gain, eps: from.config.rms_norm_eps })
     }
 

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use half::bf16;
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes, quant::fp8::encode_e4m3};
 
-use super::{LoadError, Weights, fill::filled, manifest};
-use crate::config::ModelConfig;
+use super::{LoadError, Weights, fill::filled};
+use crate::{
+    config::ModelConfig,
+    network::{NetworkSpec, Role, Shape, TensorSpec, module},
+};
 
 /// Half the width of the uniform distribution of every matrix: standard deviation 0.02, as networks of
 /// this kind are initialised.
@@ -16,7 +19,7 @@ const WIDTH: f32 = 0.034_641;
 /// A multiple of [`WIDTH`] that spreads fp8 codes over most of their range.
 const FP8_SCALE: f32 = WIDTH / 256.0;
 
-/// Weights drawn from the names of their modules.
+/// Weights drawn from the names of their tensors.
 #[derive(Debug)]
 pub struct DummyWeights {
     fp8: bool,
@@ -25,36 +28,36 @@ pub struct DummyWeights {
 }
 
 impl DummyWeights {
-    /// Weights of the network that `config` describes, in bf16 or, if the config says so, fp8 blocks.
-    pub fn new(config: &ModelConfig) -> Self {
+    /// Weights of `network`, which `config` describes, in bf16 or, if the config says so, fp8 blocks.
+    pub fn new(network: &NetworkSpec, config: &ModelConfig) -> Self {
         let plain = config.modules_to_not_convert.clone();
         let mut weights = Self { fp8: config.fp8, plain, num_bytes: 0 };
-        let bytes = |module: manifest::Module| match module.shape {
-            manifest::Shape::Matrix(rows, cols) => weights.format(&module.name).row_bytes(cols).saturating_mul(rows),
-            manifest::Shape::Vector(len) => 2 * len,
+        let bytes = |tensor: &TensorSpec| match tensor.shape {
+            Shape::Matrix(rows, cols) => {
+                let one = |index| weights.format(tensor, index).row_bytes(cols).saturating_mul(rows) as u64;
+                (0..tensor.count).map(one).fold(0, u64::saturating_add)
+            }
+            Shape::Vector(len) => 2 * len as u64,
         };
-        weights.num_bytes = manifest::modules(config).into_iter().map(|m| bytes(m) as u64).fold(0, u64::saturating_add);
+        weights.num_bytes = network.tensors().iter().map(bytes).fold(0, u64::saturating_add);
         weights
     }
 
-    fn format(&self, name: &str) -> QuantFormat {
-        let plain = !self.fp8
-            || name == "lm_head"
-            || name == "model.embed_tokens"
-            || name.ends_with("mlp.gate")
-            || self.plain.iter().any(|p| p == name);
-        if plain { QuantFormat::BF16 } else { QuantFormat::Fp8Block128 }
+    fn format(&self, tensor: &TensorSpec, index: usize) -> QuantFormat {
+        let role = tensor.role;
+        let stays = || self.plain.iter().any(|plain| plain == module(&tensor.name(index)));
+        if !self.fp8 || role.is_head() || role.is_embedding() || role == Role::Router || stays() {
+            QuantFormat::BF16
+        } else {
+            QuantFormat::Fp8Block128
+        }
     }
 }
 
 impl Weights for DummyWeights {
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError> {
-        let mut one = self.matrices(&[name.to_owned()], rows, cols)?;
-        Ok(one.pop().expect("as many matrices as names"))
-    }
-
-    fn matrices(&self, names: &[String], rows: usize, cols: usize) -> Result<Vec<PackedMatrix>, LoadError> {
-        let kinds: Vec<_> = names.iter().map(|name| (seed(name), self.format(name))).collect();
+    fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
+        let (rows, cols) = tensor.matrix();
+        let kinds: Vec<_> = tensor.names().zip(0..).map(|(name, i)| (seed(&name), self.format(tensor, i))).collect();
         let shapes: Vec<_> = kinds.iter().map(|(_, format)| (rows, format.row_bytes(cols))).collect();
         let buffers = filled(&shapes, |index, first, bytes| {
             let (seed, format) = kinds[index];
@@ -79,12 +82,19 @@ impl Weights for DummyWeights {
         Ok(kinds.into_iter().zip(buffers).map(packed).collect())
     }
 
-    fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, LoadError> {
-        Ok(rows as u64 * self.format(name).row_bytes(cols) as u64)
+    fn matrix_bytes(&self, tensor: &TensorSpec) -> Result<u64, LoadError> {
+        let (rows, cols) = tensor.matrix();
+        Ok((0..tensor.count).map(|i| rows as u64 * self.format(tensor, i).row_bytes(cols) as u64).sum())
     }
 
-    fn vector(&self, _name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        Ok(vec![1.0; len])
+    /// Norms leave what they scale alone; a bias is as random as a matrix.
+    fn vector(&self, tensor: &TensorSpec) -> Result<Vec<f32>, LoadError> {
+        let len = tensor.shape.dims()[0];
+        if !tensor.role.is_bias() {
+            return Ok(vec![1.0; len]);
+        }
+        let seed = seed(&tensor.name(0));
+        Ok((0..len as u64).map(|i| uniform(seed, i)).collect())
     }
 
     fn num_bytes(&self) -> u64 {
@@ -92,9 +102,12 @@ impl Weights for DummyWeights {
     }
 }
 
-/// FNV-1a.
+/// FNV-1a of a tensor's name; a bias must not repeat the matrix beside it.
 fn seed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+    name.strip_suffix(".weight")
+        .unwrap_or(name)
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Number `i` of the stream that begins at `seed`, of [-WIDTH, WIDTH) (SplitMix64).

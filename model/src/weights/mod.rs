@@ -5,7 +5,6 @@ pub mod error;
 mod files;
 mod fill;
 pub(crate) mod lfs;
-pub mod manifest;
 pub mod mapping;
 pub mod quantised;
 pub mod recipe;
@@ -19,23 +18,26 @@ pub use recipe::Recipe;
 
 use quern_backend::PackedMatrix;
 
-/// A source of weights. Modules are named as in the checkpoint, without the final `.weight`.
-pub trait Weights: Send + Sync {
-    /// The matrix of module `name`, `[rows, cols]`, in the encoding it is stored in.
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError>;
+use crate::network::TensorSpec;
 
-    /// The matrices of modules `names`, all of `[rows, cols]`. Sources that make them override this, so that many
-    /// small ones keep all cores busy.
-    fn matrices(&self, names: &[String], rows: usize, cols: usize) -> Result<Vec<PackedMatrix>, LoadError> {
-        names.iter().map(|name| self.matrix(name, rows, cols)).collect()
+/// A source of the tensors of a network's description.
+pub trait Weights: Send + Sync {
+    /// All matrices of `tensor`, in the encoding they are stored in: each expert's, or one.
+    fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError>;
+
+    /// The matrix of a `tensor` that is no expert's.
+    fn matrix(&self, tensor: &TensorSpec) -> Result<PackedMatrix, LoadError> {
+        let mut matrices = self.matrices(tensor)?;
+        assert_eq!(matrices.len(), 1, "{:?} of layer {:?}", tensor.role, tensor.layer);
+        Ok(matrices.remove(0))
     }
 
-    /// The vector of module `name`, `[len]`, as f32.
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError>;
+    /// The vector `tensor`, as f32.
+    fn vector(&self, tensor: &TensorSpec) -> Result<Vec<f32>, LoadError>;
 
-    /// Bytes of that matrix. Sources that make it when asked override this.
-    fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, LoadError> {
-        Ok(self.matrix(name, rows, cols)?.num_bytes() as u64)
+    /// Bytes of all matrices of `tensor`. Sources that make them when asked override this.
+    fn matrix_bytes(&self, tensor: &TensorSpec) -> Result<u64, LoadError> {
+        Ok(self.matrices(tensor)?.iter().map(|matrix| matrix.num_bytes() as u64).sum())
     }
 
     /// Bytes of all weights as stored.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use quern_backend::QuantFormat;
 
+use crate::network::{MlpPart, Role};
+
 /// A mixture of encodings, by llama.cpp's names where it has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipe {
@@ -32,35 +34,35 @@ impl Recipe {
     pub const NAMES: [(&str, Recipe); 4] =
         [("q8_0", Recipe::Q8_0), ("q4_0", Recipe::Q4_0), ("q4_k_m", Recipe::Q4KM), ("q4_best", Recipe::Q4Best)];
 
-    /// The encoding of module `name` with rows of `cols` elements in a network of `num_layers` layers;
-    /// `None` leaves it as it is stored. `is_head`: it makes the logits, be it the embedding too.
+    /// The encoding of the matrix of this `role` in `layer`, with rows of `cols` elements in a network of `num_layers`
+    /// layers; `None` leaves it as it is stored.
     ///
     /// Routers stay: they are small, and a token that goes to another expert is not a rounding error.
     /// Where rows are no whole number of blocks, Q8_0 takes the place of wider blocks.
-    pub fn format(self, name: &str, is_head: bool, cols: usize, num_layers: usize) -> Option<QuantFormat> {
-        let module = name.rsplit('.').next().unwrap_or(name);
-        if module == "gate" {
+    pub fn format(self, role: Role, layer: Option<usize>, cols: usize, num_layers: usize) -> Option<QuantFormat> {
+        if role == Role::Router {
             return None;
         }
         let wanted = match self {
             Recipe::Q8_0 => QuantFormat::Q8_0,
-            Recipe::Q4_0 | Recipe::Q4KM | Recipe::Q4Best if is_head => QuantFormat::Q6K,
+            Recipe::Q4_0 | Recipe::Q4KM | Recipe::Q4Best if role.is_head() => QuantFormat::Q6K,
             Recipe::Q4_0 => QuantFormat::Q4_0,
-            Recipe::Q4Best if matches!(module, "q_proj" | "k_proj" | "v_proj" | "o_proj" | "embed_tokens") => {
+            Recipe::Q4Best
+                if matches!(role, Role::Query | Role::Key | Role::Value | Role::AttentionOutput | Role::Embedding) =>
+            {
                 QuantFormat::Q6K
             }
-            Recipe::Q4KM | Recipe::Q4Best => match (module, layer(name)) {
-                ("v_proj" | "down_proj", Some(layer)) if gets_more_bits(layer, num_layers) => QuantFormat::Q6K,
+            Recipe::Q4KM | Recipe::Q4Best => match (role, layer) {
+                (Role::Value | Role::Mlp(MlpPart::Down) | Role::Expert(MlpPart::Down), Some(layer))
+                    if gets_more_bits(layer, num_layers) =>
+                {
+                    QuantFormat::Q6K
+                }
                 _ => QuantFormat::Q4K,
             },
         };
         [wanted, QuantFormat::Q8_0].into_iter().find(|format| cols.is_multiple_of(format.block_elements()))
     }
-}
-
-/// `model.layers.N.…`
-fn layer(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// The first and the last eighth of the layers, and every third between.
@@ -82,35 +84,41 @@ mod tests {
 
     #[test]
     fn the_mixture_is_llama_quantizes() {
-        let format = |name: &str| Recipe::Q4KM.format(name, false, 2048, 48);
-        let six: Vec<usize> = (0..48)
-            .filter(|layer| format(&format!("model.layers.{layer}.mlp.experts.5.down_proj")) == Some(QuantFormat::Q6K))
-            .collect();
+        let format = |role, layer| Recipe::Q4KM.format(role, layer, 2048, 48);
+        let down = Role::Expert(MlpPart::Down);
+        let six: Vec<usize> = (0..48).filter(|&layer| format(down, Some(layer)) == Some(QuantFormat::Q6K)).collect();
         // What llama-quantize makes of the 48 layers of 30B-A3B.
         assert_eq!(six, [0, 1, 2, 3, 4, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35, 38, 41, 42, 43, 44, 45, 46, 47]);
-        assert_eq!(format("model.layers.0.self_attn.q_proj"), Some(QuantFormat::Q4K));
-        assert_eq!(format("model.layers.0.mlp.gate"), None);
-        assert_eq!(Recipe::Q4KM.format("lm_head", true, 2048, 48), Some(QuantFormat::Q6K));
+        assert_eq!(format(Role::Query, Some(0)), Some(QuantFormat::Q4K));
+        assert_eq!(format(Role::Router, Some(0)), None);
+        for (role, wanted) in [
+            (Role::Head, QuantFormat::Q6K),
+            (Role::TiedEmbedding, QuantFormat::Q6K),
+            (Role::Embedding, QuantFormat::Q4K),
+        ] {
+            assert_eq!(format(role, None), Some(wanted), "{role:?}");
+        }
     }
 
     #[test]
     fn the_best_mixture_gives_attention_and_the_embedding_more_bits() {
-        let formats = |name: &str| [Recipe::Q4KM, Recipe::Q4Best].map(|r| r.format(name, false, 2048, 48).unwrap());
-        for name in ["self_attn.q_proj", "self_attn.k_proj", "self_attn.o_proj"] {
-            assert_eq!(formats(&format!("model.layers.6.{name}")), [QuantFormat::Q4K, QuantFormat::Q6K], "{name}");
+        let formats = |role, layer| [Recipe::Q4KM, Recipe::Q4Best].map(|r| r.format(role, layer, 2048, 48).unwrap());
+        for role in [Role::Query, Role::Key, Role::AttentionOutput] {
+            assert_eq!(formats(role, Some(6)), [QuantFormat::Q4K, QuantFormat::Q6K], "{role:?}");
         }
-        assert_eq!(formats("model.embed_tokens"), [QuantFormat::Q4K, QuantFormat::Q6K]);
-        for (layer, part) in [(6, "gate_proj"), (6, "up_proj"), (6, "down_proj"), (8, "down_proj")] {
-            let [theirs, ours] = formats(&format!("model.layers.{layer}.mlp.experts.5.{part}"));
-            assert_eq!(theirs, ours, "{part} of layer {layer}");
+        assert_eq!(formats(Role::Embedding, None), [QuantFormat::Q4K, QuantFormat::Q6K]);
+        for (layer, part) in [(6, MlpPart::Gate), (6, MlpPart::Up), (6, MlpPart::Down), (8, MlpPart::Down)] {
+            let [theirs, ours] = formats(Role::Expert(part), Some(layer));
+            assert_eq!(theirs, ours, "{part:?} of layer {layer}");
         }
-        assert_eq!(Recipe::Q4Best.format("model.layers.0.mlp.gate", false, 2048, 48), None);
+        assert_eq!(Recipe::Q4Best.format(Role::Router, Some(0), 2048, 48), None);
     }
 
     #[test]
     fn rows_that_are_not_whole_blocks_get_smaller_blocks() {
-        assert_eq!(Recipe::Q4KM.format("model.layers.0.mlp.up_proj", false, 96, 5), Some(QuantFormat::Q8_0));
-        assert_eq!(Recipe::Q4_0.format("model.layers.0.mlp.up_proj", false, 96, 5), Some(QuantFormat::Q4_0));
-        assert_eq!(Recipe::Q8_0.format("model.layers.0.mlp.up_proj", false, 100, 5), None);
+        let format = |recipe: Recipe, cols| recipe.format(Role::Mlp(MlpPart::Up), Some(0), cols, 5);
+        assert_eq!(format(Recipe::Q4KM, 96), Some(QuantFormat::Q8_0));
+        assert_eq!(format(Recipe::Q4_0, 96), Some(QuantFormat::Q4_0));
+        assert_eq!(format(Recipe::Q8_0, 100), None);
     }
 }

@@ -21,21 +21,20 @@ use serde::{
 use super::{
     LoadError, Problem, Weights,
     files::{Files, READABLE},
-    lfs,
-    manifest::{Module, Shape, modules},
-    mapping,
+    lfs, mapping,
     scan::Scanned,
 };
-use crate::{config::ModelConfig, foreign::Foreign};
+use crate::{
+    config::ModelConfig,
+    foreign::Foreign,
+    network::{HEAD, Shape, TensorSpec, module},
+};
 
 /// Longest header that is read; the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Most dimensions of a tensor.
 const MAX_DIMS: usize = 8;
-
-const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Behind the name of an FP8 matrix: its scales, by DeepSeek's and Qwen's name and by that of compressed-tensors.
 const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
@@ -152,10 +151,11 @@ impl Safetensors {
 
     /// Some exporters write a tied head a second time; only one that differs from the embedding is a head of its own.
     fn untie(&mut self, config: &mut ModelConfig) {
-        let (Some(head), Some(embedding)) = (self.tensors.get(HEAD), self.tensors.get(EMBEDDING)) else { return };
         if !config.tie_word_embeddings {
             return;
         }
+        let embedding = self.tensors.get(&config.network().embedding().name(0));
+        let (Some(head), Some(embedding)) = (self.tensors.get(HEAD), embedding) else { return };
         if (&head.dtype, &head.shape, &*head.bytes) == (&embedding.dtype, &embedding.shape, &*embedding.bytes) {
             self.tensors.remove(HEAD);
             return;
@@ -189,17 +189,18 @@ impl Safetensors {
     /// Check names, types and shapes. Returns the names that the network does not have.
     fn verify(&self, config: &ModelConfig, problems: &mut Vec<Problem>) -> Vec<String> {
         let mut wanted = BTreeSet::new();
-        for module in modules(config) {
-            let weight = format!("{}.weight", module.name);
-            match self.tensors.get(&weight) {
-                None => {
-                    let expected = format!("a tensor {:?}", module.shape.dims());
-                    problems.push(Problem::tensor("(no file)", &weight, expected, "nothing"));
+        for spec in config.network().tensors() {
+            for name in spec.names() {
+                match self.tensors.get(&name) {
+                    None => {
+                        let expected = format!("a tensor {:?}", spec.shape.dims());
+                        problems.push(Problem::tensor("(no file)", &name, expected, "nothing"));
+                    }
+                    Some(tensor) => self.verify_tensor(config, (&name, spec.shape), tensor, problems),
                 }
-                Some(tensor) => self.verify_module(config, &module, tensor, problems),
+                wanted.extend(SCALES.map(|suffix| format!("{name}{suffix}")));
+                wanted.insert(name);
             }
-            wanted.extend(SCALES.map(|suffix| format!("{weight}{suffix}")));
-            wanted.insert(weight);
         }
         let unexpected = self.tensors.iter().filter(|(name, _)| !wanted.contains(*name));
         for (name, tensor) in unexpected.clone() {
@@ -218,29 +219,34 @@ impl Safetensors {
         })
     }
 
-    fn verify_module(&self, config: &ModelConfig, module: &Module, tensor: &Tensor, problems: &mut Vec<Problem>) {
-        let weight = format!("{}.weight", module.name);
-        let found = self.scales(&weight);
+    fn verify_tensor(
+        &self,
+        config: &ModelConfig,
+        (weight, shape): (&str, Shape),
+        tensor: &Tensor,
+        problems: &mut Vec<Problem>,
+    ) {
+        let found = self.scales(weight);
         let scale_name = found.as_ref().map_or_else(|| format!("{weight}{}", SCALES[0]), |(name, _)| name.clone());
         let scales = found.map(|(_, tensor)| tensor);
-        let dims: Vec<u64> = module.shape.dims().iter().map(|&d| d as u64).collect();
+        let dims: Vec<u64> = shape.dims().iter().map(|&d| d as u64).collect();
         let mut problem = |name: &str, of: &Tensor, expected: String| {
             problems.push(Problem::tensor(&of.file, name, expected, of.found()));
         };
         if tensor.shape != dims {
-            problem(&weight, tensor, format!("shape {dims:?}"));
+            problem(weight, tensor, format!("shape {dims:?}"));
         }
         let quantised = tensor.element() == Some(DType::F8E4M3);
-        match (tensor.element(), module.shape) {
-            (None, _) => problem(&weight, tensor, "one of BF16, F16, F32, F8_E4M3".into()),
-            (Some(DType::F8E4M3), Shape::Vector(_)) => problem(&weight, tensor, "one of BF16, F16, F32".into()),
+        match (tensor.element(), shape) {
+            (None, _) => problem(weight, tensor, "one of BF16, F16, F32, F8_E4M3".into()),
+            (Some(DType::F8E4M3), Shape::Vector(_)) => problem(weight, tensor, "one of BF16, F16, F32".into()),
             _ => {}
         }
-        if quantised && (!config.fp8 || config.keeps_unquantised(&module.name)) {
-            problem(&weight, tensor, "an unquantised weight, as config.json says".into());
+        if quantised && (!config.fp8 || config.keeps_unquantised(module(weight))) {
+            problem(weight, tensor, "an unquantised weight, as config.json says".into());
         }
-        match (quantised, scales, module.shape) {
-            (true, None, _) => problem(&weight, tensor, format!("`{scale_name}` beside it")),
+        match (quantised, scales, shape) {
+            (true, None, _) => problem(weight, tensor, format!("`{scale_name}` beside it")),
             (false, Some(scales), _) => problem(&scale_name, scales, "no scales beside an unquantised weight".into()),
             (true, Some(scales), Shape::Matrix(rows, cols)) => {
                 let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK) as u64);
@@ -265,24 +271,28 @@ impl Safetensors {
 }
 
 impl Weights for Safetensors {
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<PackedMatrix, LoadError> {
-        let tensor = self.tensor(&format!("{name}.weight"), &[rows, cols])?;
-        let plain = |format| PackedMatrix::plain(format, rows, cols, tensor.bytes.clone());
-        Ok(match tensor.element().expect("verified when opened") {
-            DType::F32 => plain(QuantFormat::F32),
-            DType::F16 => plain(QuantFormat::F16),
-            DType::BF16 => plain(QuantFormat::BF16),
-            DType::F8E4M3 => {
-                let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK));
-                let (scales, _) = self.scales(&format!("{name}.weight")).expect("verified when opened");
-                let scales = self.tensor(&scales, &blocks)?;
-                PackedMatrix::fp8(rows, cols, tensor.bytes.clone(), floats(scales).into())
-            }
-        })
+    fn matrices(&self, spec: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
+        let (rows, cols) = spec.matrix();
+        let matrix = |name: String| {
+            let tensor = self.tensor(&name, &[rows, cols])?;
+            let plain = |format| PackedMatrix::plain(format, rows, cols, tensor.bytes.clone());
+            Ok(match tensor.element().expect("verified when opened") {
+                DType::F32 => plain(QuantFormat::F32),
+                DType::F16 => plain(QuantFormat::F16),
+                DType::BF16 => plain(QuantFormat::BF16),
+                DType::F8E4M3 => {
+                    let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK));
+                    let (scales, _) = self.scales(&name).expect("verified when opened");
+                    let scales = self.tensor(&scales, &blocks)?;
+                    PackedMatrix::fp8(rows, cols, tensor.bytes.clone(), floats(scales).into())
+                }
+            })
+        };
+        spec.names().map(matrix).collect()
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        Ok(floats(self.tensor(&format!("{name}.weight"), &[len])?))
+    fn vector(&self, spec: &TensorSpec) -> Result<Vec<f32>, LoadError> {
+        Ok(floats(self.tensor(&spec.name(0), &spec.shape.dims())?))
     }
 
     fn num_bytes(&self) -> u64 {

@@ -2,7 +2,11 @@
 
 use clap::ValueEnum;
 use quern_backend::QuantFormat;
-use quern_model::{ModelConfig, weights::Recipe};
+use quern_model::{
+    ModelConfig, Role, TensorSpec,
+    network::{MlpPart, Shape},
+    weights::Recipe,
+};
 use serde_json::json;
 
 use super::cookbook::Size;
@@ -115,60 +119,37 @@ impl Network {
 
     /// Bytes of the weights of the fullest rank. `split` must be one that [`Network::expert_inner`] takes.
     pub fn weight_bytes(&self, weights: Weights, split: Split) -> u64 {
-        let Split { tp, ep } = split;
-        let inner = self.moe_inner / (tp / ep);
-        let (q_rows, kv_rows) = (self.heads * self.head_dim / tp, self.kv_heads_per_rank(tp) * self.head_dim);
-        let vocab = self.vocab.next_multiple_of(VOCAB_PADDING * tp) / tp;
-        let layer = |layer: u64| {
-            let bytes = |module: &str, rows: u64, cols: u64| {
-                matrix(weights, &format!("model.layers.{layer}.{module}"), rows, cols, self.layers)
-            };
-            let attention = bytes("self_attn.q_proj", q_rows, self.hidden)
-                + bytes("self_attn.k_proj", kv_rows, self.hidden)
-                + bytes("self_attn.v_proj", kv_rows, self.hidden)
-                + bytes("self_attn.o_proj", self.hidden, q_rows);
-            let expert = bytes("mlp.experts.0.gate_proj", inner, self.hidden)
-                + bytes("mlp.experts.0.up_proj", inner, self.hidden)
-                + bytes("mlp.experts.0.down_proj", self.hidden, inner);
-            let norms = norm(weights, 2 * self.hidden + 2 * self.head_dim);
-            let router = plain(self.experts * self.hidden);
-            attention + norms + router + self.experts / ep * expert
-        };
-        let ends = if weights == Weights::FourBit {
-            matrix(weights, "model.embed_tokens", vocab, self.hidden, self.layers)
-                + matrix(weights, HEAD, vocab, self.hidden, self.layers)
-        } else {
-            plain(2 * vocab * self.hidden)
-        };
-        // Only a mixture treats layers differently.
-        let layers =
-            if weights == Weights::FourBit { (0..self.layers).map(layer).sum() } else { self.layers * layer(0) };
-        layers + ends + norm(weights, self.hidden)
+        let network = self.model_config(weights == Weights::Fp8).network();
+        network.tensors().iter().map(|tensor| self.tensor_bytes(tensor, weights, split)).sum()
     }
-}
 
-/// The matrix that makes the logits.
-const HEAD: &str = "lm_head";
-
-/// Bytes of `count` factors of norms; quantising on load makes them float32.
-fn norm(weights: Weights, count: u64) -> u64 {
-    if weights == Weights::FourBit { 4 * count } else { plain(count) }
-}
-
-/// Bytes of `count` numbers in BF16.
-fn plain(count: u64) -> u64 {
-    2 * count
-}
-
-/// Bytes of module `name`, of `rows` × `cols`, in a network of `layers`.
-fn matrix(weights: Weights, name: &str, rows: u64, cols: u64, layers: u64) -> u64 {
-    match weights {
-        Weights::Bf16 => plain(rows * cols),
-        Weights::Fp8 => rows * cols + rows.div_ceil(FP8_BLOCK) * cols.div_ceil(FP8_BLOCK) * 4,
-        Weights::FourBit => {
-            let format = Recipe::Q4KM.format(name, name == HEAD, cols as usize, layers as usize);
-            rows * format.unwrap_or(QuantFormat::BF16).row_bytes(cols as usize) as u64
-        }
+    /// Bytes of the part of `tensor` that the fullest rank holds.
+    fn tensor_bytes(&self, tensor: &TensorSpec, weights: Weights, Split { tp, ep }: Split) -> u64 {
+        let (rows, cols) = match tensor.shape {
+            Shape::Matrix(rows, cols) => (rows as u64, cols as u64),
+            // Quantising on load makes norms float32.
+            Shape::Vector(len) => return if weights == Weights::FourBit { 4 } else { 2 } * len as u64,
+        };
+        let inner = self.moe_inner / (tp / ep);
+        let (rows, cols) = match tensor.role {
+            role if role.is_embedding() || role.is_head() => (rows.next_multiple_of(VOCAB_PADDING * tp) / tp, cols),
+            Role::Query => (rows / tp, cols),
+            Role::Key | Role::Value => (self.kv_heads_per_rank(tp) * self.head_dim, cols),
+            Role::AttentionOutput => (rows, cols / tp),
+            Role::Expert(MlpPart::Gate | MlpPart::Up) => (inner, cols),
+            Role::Expert(MlpPart::Down) => (rows, inner),
+            _ => (rows, cols),
+        };
+        let count = if matches!(tensor.role, Role::Expert(_)) { tensor.count as u64 / ep } else { 1 };
+        let stays = tensor.role.is_embedding() || tensor.role.is_head() || tensor.role == Role::Router;
+        let format = match weights {
+            Weights::Fp8 if !stays => {
+                return count * (rows * cols + rows.div_ceil(FP8_BLOCK) * cols.div_ceil(FP8_BLOCK) * 4);
+            }
+            Weights::FourBit => Recipe::Q4KM.format(tensor.role, tensor.layer, cols as usize, self.layers as usize),
+            Weights::Bf16 | Weights::Fp8 => None,
+        };
+        count * rows * format.unwrap_or(QuantFormat::BF16).row_bytes(cols as usize) as u64
     }
 }
 

@@ -1,0 +1,72 @@
+//! [`Architecture`]: the networks that can be built, and what everybody calls them.
+
+use std::fmt;
+
+use crate::{
+    config::{ConfigError, Fields, ModelConfig},
+    network::NetworkSpec,
+    qwen3,
+};
+
+/// A network that can be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// Mixture-of-experts layers, dense ones where the config says so.
+    Qwen3Moe,
+    /// Dense layers only.
+    Qwen3,
+}
+
+impl Architecture {
+    /// All of them.
+    pub const ALL: [Architecture; 2] = [Architecture::Qwen3Moe, Architecture::Qwen3];
+
+    /// Its name under `architectures` in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Qwen3Moe => "Qwen3MoeForCausalLM",
+            Architecture::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+
+    /// Its `model_type` in `config.json`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Architecture::Qwen3Moe => "qwen3_moe",
+            Architecture::Qwen3 => "qwen3",
+        }
+    }
+
+    /// llama.cpp's name: `general.architecture`, and what its other keys begin with.
+    pub fn gguf_name(self) -> &'static str {
+        match self {
+            Architecture::Qwen3Moe => "qwen3moe",
+            Architecture::Qwen3 => "qwen3",
+        }
+    }
+
+    /// Whether some of its layers may be sparse.
+    pub(crate) fn has_experts(self) -> bool {
+        matches!(self, Architecture::Qwen3Moe)
+    }
+
+    /// Refuse switches of a `config.json` that make it another network.
+    pub(crate) fn check(self, fields: &Fields<'_>) -> Result<(), ConfigError> {
+        match self {
+            Architecture::Qwen3Moe | Architecture::Qwen3 => qwen3::check(fields),
+        }
+    }
+
+    /// Every tensor of the network that `config` describes.
+    pub(crate) fn network(self, config: &ModelConfig) -> NetworkSpec {
+        match self {
+            Architecture::Qwen3Moe | Architecture::Qwen3 => qwen3::network(config),
+        }
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

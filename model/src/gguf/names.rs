@@ -1,0 +1,41 @@
+//! llama.cpp's names and sizes of tensors.
+
+use crate::network::{MlpPart, Role, TensorSpec};
+
+/// The name of a tensor in a file. Source: llama.cpp, `gguf-py/gguf/constants.py`.
+pub(super) fn of(spec: &TensorSpec) -> String {
+    let name = match spec.role {
+        Role::Embedding | Role::TiedEmbedding => "token_embd",
+        Role::Head => "output",
+        Role::FinalNorm => "output_norm",
+        Role::AttentionNorm => "attn_norm",
+        Role::Query | Role::QueryBias => "attn_q",
+        Role::Key | Role::KeyBias => "attn_k",
+        Role::Value | Role::ValueBias => "attn_v",
+        Role::QueryNorm => "attn_q_norm",
+        Role::KeyNorm => "attn_k_norm",
+        Role::AttentionOutput => "attn_output",
+        Role::MlpNorm => "ffn_norm",
+        Role::Router => "ffn_gate_inp",
+        Role::Mlp(MlpPart::Gate) => "ffn_gate",
+        Role::Mlp(MlpPart::Up) => "ffn_up",
+        Role::Mlp(MlpPart::Down) => "ffn_down",
+        Role::Expert(MlpPart::Gate) => "ffn_gate_exps",
+        Role::Expert(MlpPart::Up) => "ffn_up_exps",
+        Role::Expert(MlpPart::Down) => "ffn_down_exps",
+    };
+    let kind = if spec.role.is_bias() { "bias" } else { "weight" };
+    match spec.layer {
+        Some(layer) => format!("blk.{layer}.{name}.{kind}"),
+        None => format!("{name}.{kind}"),
+    }
+}
+
+/// Its sizes in a file: innermost first, all experts of a layer in one tensor.
+pub(super) fn dims(spec: &TensorSpec) -> Vec<u64> {
+    let mut dims: Vec<u64> = spec.shape.dims().iter().rev().map(|&n| n as u64).collect();
+    if matches!(spec.role, Role::Expert(_)) {
+        dims.push(spec.count as u64);
+    }
+    dims
+}
