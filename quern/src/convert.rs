@@ -62,10 +62,19 @@ pub fn run(args: &ConvertArgs) -> Result<(), ConvertError> {
 async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
     let path = args.model.as_deref();
     let source = Source { path, revision: None, download_dir: None, wanted: Wanted::Everything };
-    let files = ModelFiles::locate(&source).await.map_err(StartError::from)?;
+    let judge = |small: &ModelFiles, is_gguf: bool| -> Result<(), StartError> {
+        if !is_gguf {
+            small.checkpoint(LoadFormat::Dummy, &Map::new())?;
+        }
+        Ok(())
+    };
+    let files = ModelFiles::locate_judged(&source, judge).await?;
     let format = if files.is_gguf() { LoadFormat::Gguf } else { LoadFormat::Safetensors };
     let recipe = Recipe::NAMES.into_iter().find(|(name, _)| *name == args.outtype).map(|(_, recipe)| recipe);
     let checkpoint = files.checkpoint(format, &Map::new()).map_err(StartError::from)?.quantised(recipe);
+    for note in checkpoint.notes() {
+        tracing::info!("{note}");
+    }
     let unreadable = |cause| StartError::Tokenizer { place: files.place(), cause };
     let tokenizer = files.tokenizer().map_err(unreadable)?;
     let lists = TokenLists::of(&tokenizer, checkpoint.config().vocab_size).map_err(unreadable)?;

@@ -15,8 +15,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     config::LoadFormat,
-    hub::{Hub, HubError, HubOptions, RepoId, Wanted},
-    shipped,
+    gguf_files::{files, is_gguf},
+    hub::{Fetched, Hub, HubError, HubOptions, HubRef, Wanted},
+    local_model, shipped,
 };
 
 /// Where a model's files are.
@@ -43,23 +44,65 @@ pub struct Source<'a> {
     pub wanted: Wanted,
 }
 
+impl From<Fetched> for ModelFiles {
+    fn from(model: Fetched) -> Self {
+        match model {
+            Fetched::Directory(dir) => Self::Directory(dir),
+            Fetched::Gguf(file) => Self::Gguf(file),
+        }
+    }
+}
+
 impl ModelFiles {
     /// Find the files, downloading what is missing.
     pub async fn locate(source: &Source<'_>) -> Result<Self, HubError> {
+        Self::locate_judged(source, |_, _| Ok(())).await
+    }
+
+    /// The same, but let `judge` see the files, and whether the weights are GGUF, before weights are downloaded: what it
+    /// refuses costs no download.
+    pub async fn locate_judged<E: From<HubError>>(
+        source: &Source<'_>,
+        judge: impl FnOnce(&Self, bool) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let Some(path) = source.path else { return Ok(Self::Shipped) };
-        let as_path = Path::new(path);
-        if as_path.is_dir() {
-            return Ok(gguf_in(as_path).map_or_else(|| Self::Directory(as_path.to_owned()), Self::Gguf));
+        if Path::new(path).exists() {
+            return Ok(local_model::find(Path::new(path))?.into());
         }
-        if as_path.is_file() && as_path.extension().is_some_and(|extension| extension == "gguf") {
-            return Ok(Self::Gguf(as_path.to_owned()));
-        }
-        if as_path.exists() {
-            return Err(HubError::IsAFile(path.to_owned()));
-        }
-        let repo = RepoId::parse(path).ok_or_else(|| HubError::NotAnId(path.to_owned()))?;
+        let HubRef { repo, pick } = HubRef::parse(path).ok_or_else(|| HubError::NotAnId(path.to_owned()))?;
         let hub = Hub::new(HubOptions::from_env(source.download_dir, |name| std::env::var(name).ok()))?;
-        hub.snapshot(&repo, source.revision, source.wanted).await.map(Self::Directory)
+        let opened = hub.open(&repo, source.revision).await?;
+        let small = Self::Directory(opened.dir().to_owned());
+        if source.wanted == Wanted::NoWeights {
+            // A tokenizer or a config may be in a GGUF file alone, which is taken if it is here.
+            return Ok(if small.has_config() {
+                small
+            } else {
+                local_model::find(opened.dir()).map_or(small, Self::from)
+            });
+        }
+        let is_gguf = opened.is_gguf(pick.as_ref());
+        if small.has_config() && !small.has_weights() && (!is_gguf || small.has_whole_config()) {
+            judge(&small, is_gguf)?;
+        }
+        Ok(hub.fetch_weights(&opened, pick.as_ref()).await?.into())
+    }
+
+    fn has_config(&self) -> bool {
+        self.dir().is_some_and(|dir| dir.join("config.json").exists())
+    }
+
+    /// Whether `config.json` describes a network: beside GGUF files it may say little more than a name.
+    fn has_whole_config(&self) -> bool {
+        let text = self.dir().and_then(|dir| std::fs::read(dir.join("config.json")).ok());
+        let config: Option<Map<String, Value>> = text.and_then(|text| serde_json::from_slice(&text).ok());
+        config.is_some_and(|config| ["architectures", "hidden_size"].iter().all(|field| config.contains_key(*field)))
+    }
+
+    /// Whether any weights are in the folder: then the rest is most likely there too.
+    fn has_weights(&self) -> bool {
+        let names = self.dir().map(files).unwrap_or_default();
+        names.iter().any(|name| name.ends_with(".safetensors") || is_gguf(name))
     }
 
     /// The directory or file, unless they are inside this program.
@@ -150,26 +193,6 @@ impl ModelFiles {
                 ChatTemplate::from_dir(dir, name, tokenizer.config(), tokenizer.control_tokens())
             }
         }
-    }
-}
-
-/// The only GGUF model of a folder that is no checkpoint otherwise.
-fn gguf_in(dir: &Path) -> Option<PathBuf> {
-    if dir.join("config.json").exists() {
-        return None;
-    }
-    let entries = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
-    let gguf = entries.filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
-    // Those that follow a first one are no model of their own.
-    let follows = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let number = name.rsplit_once("-of-").and_then(|(before, _)| before.rsplit_once('-'));
-        number.is_some_and(|(_, number)| number.len() == 5 && number != "00001")
-    };
-    let mut first = gguf.filter(|path| !follows(path));
-    match (first.next(), first.next()) {
-        (Some(path), None) => Some(path),
-        _ => None,
     }
 }
 

@@ -53,6 +53,11 @@ impl ByteProgress {
         }
     }
 
+    /// Bytes that are still to be done.
+    pub fn left(&self) -> u64 {
+        self.total_bytes.saturating_sub(self.done_bytes.load(Ordering::Relaxed))
+    }
+
     /// `bytes` of what was done must be done again.
     pub fn retreat(&self, bytes: u64) {
         self.done_bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -51,6 +51,22 @@ pub struct Facts<'a> {
     pub allow_longer_context: bool,
 }
 
+impl<'a> Facts<'a> {
+    /// What is known of a model that has no template and lies nowhere, on this machine.
+    pub fn of(model: &'a ModelConfig, weight_bytes: u64) -> Self {
+        Self {
+            model,
+            weight_bytes,
+            is_gguf: false,
+            model_dir: None,
+            tokenizer_dir: None,
+            template_parser: None,
+            machine: Machine::probe(),
+            allow_longer_context: longer_context_is_allowed(),
+        }
+    }
+}
+
 /// A command line that cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
@@ -272,7 +288,8 @@ fn refuse(flag: &'static str, value: impl ToString, reason: impl Into<String>) -
 }
 
 fn served_model_name(args: &ServeArgs, model_path: &str) -> Result<String, RefusedFlag> {
-    let name = args.served_model_name.clone().unwrap_or_else(|| model_path.to_owned());
+    // A path or an id may have a `:`; nobody typed it as a name.
+    let Some(name) = args.served_model_name.clone() else { return Ok(model_path.to_owned()) };
     if name.contains(':') || name.is_empty() {
         return Err(refuse("served-model-name", name, "a name without `:` is wanted (`base:adapter` names adapters)"));
     }

@@ -51,7 +51,7 @@ impl Prepared {
             download_dir: args.download_dir.as_deref(),
             wanted: if args.load_format == "dummy" { Wanted::NoWeights } else { Wanted::Everything },
         };
-        let files = ModelFiles::locate(&source).await?;
+        let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(args, small, is_gguf)).await?;
         let tokenizer_files = match args.tokenizer_path.as_deref() {
             None => files.clone(),
             path => ModelFiles::locate(&Source { path, wanted: Wanted::NoWeights, ..source }).await?,
@@ -78,16 +78,13 @@ impl Prepared {
         }
 
         let facts = Facts {
-            model: checkpoint.config(),
-            weight_bytes: checkpoint.weight_bytes(),
             is_gguf: files.is_gguf(),
             model_dir: files.dir().map(Into::into),
             tokenizer_dir: tokenizer_files.dir().map(Into::into),
             template_parser: template.as_ref().and_then(|template| {
                 ToolCallParser::of_template(template.tool_use_source().unwrap_or(template.source()))
             }),
-            machine: Machine::probe(),
-            allow_longer_context: resolve::longer_context_is_allowed(),
+            ..Facts::of(checkpoint.config(), checkpoint.weight_bytes())
         };
         let Decision { config, mut notes } = resolve::resolve(args, &facts)?;
         notes.extend_from_slice(checkpoint.notes());
@@ -128,6 +125,25 @@ impl Prepared {
             configure_table: Table::json,
         })
     }
+}
+
+/// Refuse by config.json what cannot be served, before its weights are fetched.
+///
+/// # Errors
+/// Those of [`Prepared::new`], as far as neither weights nor tokenizer decide.
+pub fn judge(args: &ServeArgs, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
+    let mut overrides = args.json_model_override_args.clone();
+    if is_gguf {
+        // That of the weights that the files were made from.
+        overrides.insert("quantization_config".into(), serde_json::Value::Null);
+    }
+    let checkpoint = small.checkpoint(LoadFormat::Dummy, &overrides)?;
+    let recipe = resolve::quantization(args, checkpoint.config().fp8)?;
+    let checkpoint = checkpoint.quantised(recipe);
+    // How large a GGUF model is depends on its quantisation.
+    let weight_bytes = if is_gguf { 0 } else { checkpoint.weight_bytes() };
+    resolve::resolve(args, &Facts { is_gguf, ..Facts::of(checkpoint.config(), weight_bytes) })?;
+    Ok(())
 }
 
 /// Load the weights into `backend` and start an engine over them.

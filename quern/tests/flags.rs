@@ -184,7 +184,8 @@ fn usage_errors_exit_with_two() {
         &["--drain-timeout", "-1"],
         &["--drain-timeout", "nan"],
         &["--enable-metrics=yes"],
-        &["stray"],
+        &["a/model", "stray"],
+        &["a/model", "--model", "another/model"],
     ] {
         assert_eq!(status(words), 2, "{words:?}");
     }

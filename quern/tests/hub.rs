@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use quern::hub::{Hub, HubError, HubOptions, RepoId, Wanted};
+use quern::hub::{Fetched, Hub, HubError, HubOptions, HubRef, RepoId, Wanted};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -71,12 +71,15 @@ struct Setup {
     gated: bool,
     moods: Vec<Mood>,
     index: &'static str,
+    /// Files beside the usual ones, or instead of those that are weights.
+    more: Vec<(&'static str, Vec<u8>)>,
+    no_safetensors: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let index = r#"{"weight_map": {"a": "model-00001-of-00001.safetensors"}}"#;
-        Self { token: None, gated: false, moods: Vec::new(), index }
+        Self { token: None, gated: false, moods: Vec::new(), index, more: Vec::new(), no_safetensors: false }
     }
 }
 
@@ -85,7 +88,7 @@ async fn start(setup: Setup) -> (Arc<FakeHub>, String) {
     let hub = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let content = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", hub.local_addr().unwrap());
-    let files = BTreeMap::from([
+    let mut files = BTreeMap::from([
         ("config.json", b"{\"a\": 1}".to_vec()),
         ("tokenizer.json", b"{}".to_vec()),
         ("chat_template.jinja", b"{{ messages }}".to_vec()),
@@ -98,6 +101,8 @@ async fn start(setup: Setup) -> (Arc<FakeHub>, String) {
         (".gitattributes", b"*".to_vec()),
         ("sub/config.json", b"{}".to_vec()),
     ]);
+    files.retain(|name, _| !(setup.no_safetensors && name.contains("safetensors")));
+    files.extend(setup.more);
     let state = Arc::new(FakeHub {
         files,
         token: setup.token,
@@ -108,7 +113,7 @@ async fn start(setup: Setup) -> (Arc<FakeHub>, String) {
     });
     let app = Router::new()
         .route("/api/models/{owner}/{name}/revision/{revision}", get(listing))
-        .route("/{owner}/{name}/resolve/{revision}/{file}", get(resolve))
+        .route("/{owner}/{name}/resolve/{revision}/{*file}", get(resolve))
         .with_state(Arc::clone(&state));
     tokio::spawn(async move { axum::serve(hub, app).await.unwrap() });
     let served = Arc::clone(&state);
@@ -169,7 +174,7 @@ async fn resolve(
     }
     let Some(bytes) = state.files.get(file.as_str()) else { return StatusCode::NOT_FOUND.into_response() };
     state.log.lock().unwrap().requests.push(format!("{method} {file}"));
-    let large = file.ends_with(".safetensors");
+    let large = file.ends_with(".safetensors") || file.ends_with(".gguf");
     let commit = ("x-repo-commit", COMMIT.to_owned());
     if large {
         let etag = ("x-linked-etag", format!("\"{}\"", hex_sha256(bytes)));
@@ -415,4 +420,85 @@ async fn the_cache_serves_without_a_network() {
     let error = fetch(&unreachable, empty.path()).await.unwrap_err();
     assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("refused") && error.to_string().contains("HF_ENDPOINT"), "{error}");
+}
+
+/// A repository of GGUF files, one of them in a folder of its own.
+fn quantisations() -> Setup {
+    let more = vec![
+        ("m-Q8_0.gguf", b"GGUF 8".to_vec()),
+        ("m-Q4_K_M.gguf", b"GGUF 4".to_vec()),
+        ("mmproj-F16.gguf", b"GGUF images".to_vec()),
+        ("UD-Q2_K_XL/m-UD-Q2_K_XL-00001-of-00002.gguf", b"GGUF 2".to_vec()),
+        ("UD-Q2_K_XL/m-UD-Q2_K_XL-00002-of-00002.gguf", b"GGUF two".to_vec()),
+        ("additional_chat_templates/tool_use.jinja", b"{{ tools }}".to_vec()),
+    ];
+    Setup { more, no_safetensors: true, ..Setup::default() }
+}
+
+#[tokio::test]
+async fn a_quantisation_is_fetched_by_its_name_and_four_bits_without_one() {
+    let (state, address) = start(quantisations()).await;
+    let cache = tempfile::tempdir().unwrap();
+    let fetch = async |named: &str, offline: bool| {
+        let HubRef { repo, pick } = HubRef::parse(named).unwrap();
+        let hub = hub(&address, cache.path(), None, offline);
+        let opened = hub.open(&repo, None).await?;
+        assert!(opened.dir().join("additional_chat_templates/tool_use.jinja").exists());
+        match hub.fetch_weights(&opened, pick.as_ref()).await? {
+            Fetched::Gguf(file) => Ok(file.strip_prefix(opened.dir()).unwrap().display().to_string()),
+            Fetched::Directory(dir) => panic!("{}", dir.display()),
+        }
+    };
+    let whole = |requests: Vec<String>| -> Vec<String> {
+        requests
+            .into_iter()
+            .filter_map(|line| line.strip_prefix("CONTENT ")?.strip_suffix(" whole").map(str::to_owned))
+            .collect()
+    };
+    assert_eq!(fetch("owner/model", false).await.unwrap(), "m-Q4_K_M.gguf");
+    assert_eq!(whole(state.requests()), ["m-Q4_K_M.gguf"], "and nothing else is fetched");
+    assert_eq!(fetch("owner/model:q8_0", false).await.unwrap(), "m-Q8_0.gguf");
+    let split = "UD-Q2_K_XL/m-UD-Q2_K_XL-00001-of-00002.gguf";
+    assert_eq!(fetch("hf.co/owner/model:Q2_K_XL", false).await.unwrap(), split);
+    let file = "UD-Q2_K_XL/m-UD-Q2_K_XL-00002-of-00002.gguf";
+    assert_eq!(fetch(&format!("owner/model/{file}"), false).await.unwrap(), split, "any file of several");
+    for name in [split, file] {
+        let here = cache.path().join("models--owner--model/snapshots").join(COMMIT).join(name);
+        assert_eq!(std::fs::read(here).unwrap(), state.files[name], "links lead out of folders");
+    }
+    let error: HubError = fetch("owner/model:Q5_K_M", false).await.unwrap_err();
+    assert!(error.to_string().contains("Q5_K_M") && error.to_string().contains("Q4_K_M, Q8_0"), "{error}");
+
+    state.requests();
+    assert_eq!(fetch("owner/model", true).await.unwrap(), "m-Q4_K_M.gguf");
+    assert_eq!(fetch("owner/model:Q8_0", true).await.unwrap(), "m-Q8_0.gguf");
+    assert!(state.requests().is_empty(), "nothing is asked offline");
+}
+
+#[tokio::test]
+async fn a_repository_without_weights_says_what_it_has() {
+    for (more, parts) in [
+        (vec![], ["pytorch_model.bin", "never run"]),
+        (
+            vec![("m.gguf.part1of2", vec![]), ("m.gguf.part2of2", vec![])],
+            ["cat m.gguf.part1of2", "m.gguf.part2of2 > m.gguf"],
+        ),
+    ] {
+        let (_, address) = start(Setup { more, no_safetensors: true, ..Setup::default() }).await;
+        let cache = tempfile::tempdir().unwrap();
+        let error = fetch(&address, cache.path()).await.unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_complete_cache_is_only_read() {
+    let (_, address) = start(Setup::default()).await;
+    let cache = tempfile::tempdir().unwrap();
+    fetch(&address, cache.path()).await.unwrap();
+    let main = cache.path().join("models--owner--model/refs/main");
+    let before = std::fs::metadata(&main).unwrap().modified().unwrap();
+    std::fs::File::options().append(true).open(&main).unwrap().set_modified(before - Duration::from_secs(60)).unwrap();
+    fetch(&address, cache.path()).await.unwrap();
+    assert_eq!(std::fs::metadata(&main).unwrap().modified().unwrap(), before - Duration::from_secs(60));
 }

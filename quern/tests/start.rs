@@ -97,6 +97,7 @@ fn the_shipped_model_is_served_and_the_log_tells_the_story() {
         "server_args=",
         "--trust-remote-code changes nothing",
         "Model quern-demo: Qwen3MoeForCausalLM",
+        "Positions: rotary, theta ",
         "DEMONSTRATION",
         "CPU: 1 threads",
         "Kernels: linear bf16",
@@ -390,6 +391,68 @@ fn a_hub_that_cannot_be_reached_is_named() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(error.contains("owner/name") && error.contains(part), "{error}");
+    }
+}
+
+/// A hub of one repository: `config.json`, weights whose requests are counted, and other small files.
+fn one_repository(config: String) -> (String, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let fetched = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&fetched);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let first = lines.next().unwrap_or_default();
+            for _ in lines.by_ref().take_while(|line| !line.is_empty()) {}
+            let listing = format!(
+                r#"{{"sha": "{}", "siblings": [{{"rfilename": "config.json"}}, {{"rfilename": "model.safetensors"}}]}}"#,
+                "a".repeat(40)
+            );
+            let body = if first.contains("/api/models/") { listing } else { config.clone() };
+            counted.fetch_add(usize::from(first.contains("safetensors")), std::sync::atomic::Ordering::SeqCst);
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\netag: \"{}\"\r\ncontent-length: {length}\r\n", "b".repeat(40));
+            let body = if first.starts_with("HEAD") { "" } else { &body };
+            let _ = write!(stream, "{head}connection: close\r\n\r\n{body}");
+        }
+    });
+    (address, fetched)
+}
+
+#[test]
+fn what_config_json_rules_out_is_refused_before_weights_are_fetched() {
+    let demo =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/quern-demo/config.json")).unwrap();
+    let with = |field: &str, value: serde_json::Value| {
+        let mut config: serde_json::Value = serde_json::from_str(&demo).unwrap();
+        config[field] = value;
+        config.to_string()
+    };
+    let outfile = tempfile::tempdir().unwrap();
+    let outfile = outfile.path().join("x.gguf").display().to_string();
+    let awq = with("quantization_config", serde_json::json!({"quant_method": "awq", "bits": 4}));
+    for (config, arguments, part) in [
+        (awq.clone(), vec!["serve", "--model", "x/y"], "awq"),
+        (awq.clone(), vec!["serve", "x/y"], "awq"),
+        (awq.clone(), vec!["serve", "-hf", "x/y"], "awq"),
+        (awq.clone(), vec!["convert", "--model", "x/y", "--outfile", &outfile], "awq"),
+        (awq, vec!["bench", "offline", "--model", "x/y"], "awq"),
+        (
+            with("architectures", serde_json::json!(["Qwen3NextForCausalLM"])),
+            vec!["serve", "--model", "x/y"],
+            "Qwen3Next",
+        ),
+        (demo.clone(), vec!["serve", "--model", "x/y", "--context-length", "1M"], "--context-length"),
+    ] {
+        let (address, fetched) = one_repository(config);
+        let cache = tempfile::tempdir().unwrap();
+        let output = quern(&arguments).env("HF_HOME", cache.path()).env("HF_ENDPOINT", address).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(error.contains(part), "{arguments:?}: {error}");
+        assert_eq!(fetched.load(std::sync::atomic::Ordering::SeqCst), 0, "{arguments:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`GgufFile`]: the metadata of one file and where its tensors lie.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use quern_backend::{QuantFormat, SharedBytes};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     foreign::OTHER_GGUF,
-    weights::{Problem, lfs, scan::Scanned},
+    weights::{Problem, lfs, mapping, scan::Scanned},
 };
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -141,6 +141,14 @@ impl GgufFile {
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
+}
+
+/// What the file at `path` says it is: `model`, `adapter`, `imatrix`, `mmproj`; `None` if it does not say or cannot be
+/// read.
+pub fn general_type(path: &Path) -> Option<String> {
+    let bytes = mapping::map(path).ok()?;
+    let file = GgufFile::parse("", &bytes).ok()?;
+    file.metadata().get("general.type").and_then(GgufValue::as_str).map(str::to_owned)
 }
 
 /// What is being read, for messages.

@@ -15,7 +15,7 @@ mod value;
 mod writer;
 
 pub use export::{ExportError, export, exported_bytes};
-pub use file::{GgufFile, TensorInfo};
+pub use file::{GgufFile, TensorInfo, general_type};
 pub use model::GgufModel;
 pub use value::GgufValue;
 pub use writer::{Announced, GgufWriter};

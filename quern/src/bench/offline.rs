@@ -107,7 +107,8 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), MeasureEr
                 download_dir: serve.download_dir.as_deref(),
                 wanted: if serve.load_format == "dummy" { Wanted::NoWeights } else { Wanted::Everything },
             };
-            let files = ModelFiles::locate(&source).await.map_err(start_error)?;
+            let judged = |small: &ModelFiles, is_gguf| start::judge(&serve, small, is_gguf);
+            let files = ModelFiles::locate_judged(&source, judged).await.map_err(start_error)?;
             let load_format = resolve::load_format(&serve, files.is_gguf()).map_err(start_error)?;
             let overrides = &serve.json_model_override_args;
             (files.checkpoint(load_format, overrides).map_err(start_error)?, Some(files))

@@ -112,7 +112,12 @@ impl Cli {
         if words.get(1).is_some_and(|word| word == "serve") {
             let rest = words.split_off(2);
             let serve = command.find_subcommand("serve").expect("declared above");
-            words.extend(config_file::expand(rest, |name| is_switch(serve, name))?);
+            // llama.cpp's words for the model; by themselves they would be short flags, and `-hf` ask for help.
+            let model = |word: OsString| {
+                let theirs = ["-m", "-hf", "-hfr", "--hf-repo"].iter().any(|known| word == *known);
+                if theirs { "--model-path".into() } else { word }
+            };
+            words.extend(config_file::expand(rest, |name| is_switch(serve, name))?.into_iter().map(model));
         }
         let matches = command.try_get_matches_from_mut(words)?;
         if let Some(offline) = matches.subcommand_matches("bench").and_then(|bench| bench.subcommand_matches("offline"))
@@ -121,7 +126,10 @@ impl Cli {
             let message = format!("--{flag} changes nothing that `quern bench offline` measures; leave it out");
             return Err(command.error(ErrorKind::ArgumentConflict, message).into());
         }
-        let cli = Self::from_arg_matches(&matches)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let Job::Serve(args) = &mut cli.command {
+            args.model_path = args.model_path.take().or(args.model.take());
+        }
         if let Job::Serve(args) = &cli.command
             && let Some(file) = &args.config
         {

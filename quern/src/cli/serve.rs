@@ -14,9 +14,13 @@ use super::{compat::CompatArgs, human::parse_count};
 /// made of it in [`Config`](crate::config::Config).
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// A directory, or an id such as `Qwen/Qwen3-Coder-30B-A3B-Instruct` on the Hugging Face hub [default: the
-    /// small model inside this program]
-    #[arg(long, visible_alias = "model", value_name = "DIR|ID", help_heading = "Model")]
+    /// The same as --model-path
+    #[arg(value_name = "MODEL", conflicts_with = "model_path")]
+    pub model: Option<String>,
+
+    /// A directory, a .gguf file, or an id on the Hugging Face hub: OWNER/NAME, of GGUF files also OWNER/NAME:Q4_K_M or
+    /// OWNER/NAME/FILE.gguf (llama.cpp's -hf and -m are known too) [default: the small model inside this program]
+    #[arg(long, visible_alias = "model", value_name = "DIR|FILE|ID", help_heading = "Model")]
     pub model_path: Option<String>,
 
     /// The tokenizer's directory or hub id [default: the model]

@@ -38,12 +38,20 @@ impl RepoCache {
 
     /// Remember what `revision` stands for.
     pub(super) fn set_commit(&self, revision: &str, commit: &str) -> Result<(), HubError> {
-        if is_hex(revision, 40) {
+        // A cache that others filled may be on a disk that cannot be written.
+        if self.commit(revision).as_deref() == Some(commit) {
             return Ok(());
         }
         let file = self.root.join("refs").join(revision);
-        self.make_parent(&file)?;
-        fs::write(&file, commit).map_err(|cause| HubError::Cache { path: file, cause })
+        let written = fs::create_dir_all(file.parent().unwrap_or(&self.root)).and_then(|()| fs::write(&file, commit));
+        match written {
+            // The files are all there, or what is missing cannot be written either and is refused by its name.
+            Err(cause) if cause.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                tracing::warn!("{}: {cause}; offline, an older commit will be found.", file.display());
+                Ok(())
+            }
+            written => written.map_err(|cause| HubError::Cache { path: file, cause }),
+        }
     }
 
     /// The directory of a commit.
@@ -71,13 +79,19 @@ impl RepoCache {
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), HubError> {
         let link = self.snapshot(commit).join(file);
         self.make_parent(&link)?;
-        let made = match point(&link, etag, &self.blob(etag)) {
+        // Back out of the file's folders, the commit's and `snapshots`.
+        let target = Path::new(&"../".repeat(file.matches('/').count() + 2)).join("blobs").join(etag);
+        let made = match point(&link, &target, &self.blob(etag)) {
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
-                fs::remove_file(&link).and_then(|()| point(&link, etag, &self.blob(etag)))
+                fs::remove_file(&link).and_then(|()| point(&link, &target, &self.blob(etag)))
             }
             made => made,
         };
         made.map_err(|cause| HubError::Cache { path: link, cause })
+    }
+
+    pub(super) fn make_dir(&self, dir: &Path) -> Result<(), HubError> {
+        fs::create_dir_all(dir).map_err(|cause| HubError::Cache { path: dir.to_owned(), cause })
     }
 
     pub(super) fn make_parent(&self, path: &Path) -> Result<(), HubError> {
@@ -87,13 +101,27 @@ impl RepoCache {
 }
 
 #[cfg(unix)]
-fn point(link: &Path, etag: &str, _blob: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), link)
+fn point(link: &Path, target: &Path, _blob: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
 }
 
 #[cfg(not(unix))]
-fn point(link: &Path, _etag: &str, blob: &Path) -> io::Result<()> {
+fn point(link: &Path, _target: &Path, blob: &Path) -> io::Result<()> {
     fs::hard_link(blob, link)
+}
+
+/// Bytes that may still be written where `dir` is or will be; `None` if the system does not say.
+#[cfg(unix)]
+pub(super) fn free_bytes(dir: &Path) -> Option<u64> {
+    let existing = dir.ancestors().find(|dir| dir.exists())?;
+    let found = rustix::fs::statvfs(existing).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// See above.
+#[cfg(not(unix))]
+pub(super) fn free_bytes(_dir: &Path) -> Option<u64> {
+    None
 }
 
 /// Whether `text` is `digits` hexadecimal digits, so that it is safe as a file name.

@@ -9,14 +9,60 @@ use crate::memory::gib;
 /// Why a model could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// Not a directory and not a hub id either.
+    /// No path and not a hub id either.
     #[error(
-        "--model {0}: there is no such directory, and it is no hub id (OWNER/NAME of letters, digits, `-`, `_`, `.`)"
+        "--model {0}: there is no such directory or file, and it is no hub id (OWNER/NAME, OWNER/NAME:Q4_K_M or \
+         OWNER/NAME/FILE.gguf, of letters, digits, `-`, `_`, `.`)"
     )]
     NotAnId(String),
-    /// A file where a directory is wanted.
-    #[error("--model {0} is a file; a directory with config.json and safetensors files is wanted, or a .gguf file")]
+    /// A file that is no model.
+    #[error(
+        "--model {0} is a file; a directory with config.json and safetensors files is wanted (give the folder that it \
+         lies in), or a .gguf file"
+    )]
     IsAFile(String),
+    /// More than one model.
+    #[error("{place} holds several models; name one of them: {choices}")]
+    Several {
+        /// The folder or repository.
+        place: String,
+        /// What may be named.
+        choices: String,
+    },
+    /// A file that was cut.
+    #[error("{place} is a piece of {whole}, cut to be joined again: cat {pieces} > {whole}, then give --model {whole}")]
+    Pieces {
+        /// What was named.
+        place: String,
+        /// The whole file.
+        whole: String,
+        /// All pieces in order.
+        pieces: String,
+    },
+    /// A file of several without the first.
+    #[error("{0} is missing; it is the first of the files that follow one another, and each of them is needed")]
+    NoFirst(String),
+    /// A repository without that quantisation or file.
+    #[error("{repo} has no {wanted}; it has: {known}")]
+    NoSuchPick {
+        /// The model.
+        repo: String,
+        /// As asked.
+        wanted: String,
+        /// What there is.
+        known: String,
+    },
+    /// A repository without weights that can be served.
+    #[error(
+        "{repo} holds no weights that can be served (safetensors or GGUF); it has: {found}. Pickled weights are programs \
+         and are never run here"
+    )]
+    NoWeights {
+        /// The model.
+        repo: String,
+        /// Some of its files.
+        found: String,
+    },
     /// An endpoint that is no URL.
     #[error("HF_ENDPOINT {0} is not a URL that begins with http:// or https://")]
     Endpoint(String),
@@ -139,13 +185,17 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// No room.
-    #[error("{repo}: the disk of {} is full; free {}, or choose another place with --download-dir", dir.display(), gib(*missing_bytes))]
+    #[error(
+        "{repo}: the disk of {} has no room for what is to come; free {} more, or choose another place with \
+         --download-dir",
+        dir.display(), gib(*missing_bytes)
+    )]
     DiskFull {
         /// The model.
         repo: String,
         /// Where.
         dir: PathBuf,
-        /// What is still to come.
+        /// What of all that is still to come has no room.
         missing_bytes: u64,
     },
     /// The cache cannot be read or written.

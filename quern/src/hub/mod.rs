@@ -7,10 +7,13 @@
 
 mod cache;
 mod error;
+mod options;
+mod reference;
+mod transfer;
+mod weights;
 
 use std::{
     fmt,
-    io::{self, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,18 +21,14 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::{
     Client, Method, Response, StatusCode, Url,
-    header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LOCATION, RANGE},
+    header::{CONTENT_LENGTH, ETAG, HeaderMap, LOCATION},
     redirect,
 };
 use serde::Deserialize;
-use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
-use tokio::{
-    fs::{File, OpenOptions},
-    io::{AsyncSeekExt, AsyncWriteExt},
-};
 
 pub use error::HubError;
+pub use options::HubOptions;
+pub use reference::{HubRef, Pick};
 
 use self::{
     cache::{RepoCache, is_hex},
@@ -70,57 +69,6 @@ impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Where the hub and its cache are.
-#[derive(Clone)]
-pub struct HubOptions {
-    /// `https://huggingface.co`, or a mirror.
-    pub endpoint: String,
-    /// Sent as a bearer token, to the hub only.
-    pub token: Option<String>,
-    /// The cache.
-    pub cache_dir: PathBuf,
-    /// Use the cache and nothing else.
-    pub offline: bool,
-    /// Wait this long after a failure, and twice as long after each further one.
-    pub retry_delay: Duration,
-}
-
-impl HubOptions {
-    /// What the environment says, read through `variable`: `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`,
-    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_HUB_CACHE`,
-    /// `HUGGINGFACE_HUB_CACHE` and `HF_HUB_OFFLINE`, as Hugging Face documents them. `download_dir` goes
-    /// before the cache's variables.
-    pub fn from_env(download_dir: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Self {
-        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let is_set = |name: &str| variable(name).is_some_and(|v| is_true(&v));
-        let home = variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            let caches = variable("XDG_CACHE_HOME").map(PathBuf::from);
-            let caches = caches.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cache")));
-            caches.unwrap_or_else(std::env::temp_dir).join("huggingface")
-        });
-        let cache_dir = download_dir.map(PathBuf::from).unwrap_or_else(|| {
-            let cache = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE"));
-            cache.map_or_else(|| home.join("hub"), PathBuf::from)
-        });
-        let token = variable("HF_TOKEN").or_else(|| {
-            let file = variable("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
-            std::fs::read_to_string(file).ok()
-        });
-        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-        Self {
-            endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
-            token: token.filter(|_| !is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")),
-            cache_dir,
-            offline: is_set("HF_HUB_OFFLINE") || is_set("TRANSFORMERS_OFFLINE"),
-            retry_delay: Duration::from_secs(1),
-        }
-    }
-}
-
-fn is_true(value: &str) -> bool {
-    ["1", "ON", "YES", "TRUE"].contains(&value.to_ascii_uppercase().as_str())
 }
 
 /// Which of a model's files are needed.
@@ -166,6 +114,37 @@ struct Snapshot<'a> {
     cache: &'a RepoCache,
 }
 
+/// A repository whose small files are here.
+pub struct Opened {
+    repo: RepoId,
+    commit: String,
+    dir: PathBuf,
+    /// All files of the repository; none if the hub was not asked.
+    names: Option<Vec<String>>,
+}
+
+impl Opened {
+    /// The folder of its files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether its weights are in llama.cpp's format, `pick` of them being named or not.
+    pub fn is_gguf(&self, pick: Option<&Pick>) -> bool {
+        let safetensors = |names: &Vec<String>| names.iter().any(|name| weights::is_weights(name));
+        pick.is_some() || self.names.as_ref().is_some_and(|names| !safetensors(names))
+    }
+}
+
+/// A model in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// Safetensors files in the folder.
+    Directory(PathBuf),
+    /// The first file in llama.cpp's format.
+    Gguf(PathBuf),
+}
+
 impl Hub {
     /// A way to the hub that `options` describe.
     pub fn new(options: HubOptions) -> Result<Self, HubError> {
@@ -186,36 +165,52 @@ impl Hub {
     /// The directory of `repo` at `revision` (`main` unless said otherwise), fetched as far as it is not
     /// in the cache. Broken downloads go on where they stopped, in this run and in later ones.
     pub async fn snapshot(&self, repo: &RepoId, revision: Option<&str>, wanted: Wanted) -> Result<PathBuf, HubError> {
+        let opened = self.open(repo, revision).await?;
+        if wanted == Wanted::Everything {
+            self.fetch_weights(&opened, None).await?;
+        }
+        Ok(opened.dir)
+    }
+
+    /// Fetch all of `repo` but its weights, as far as it is not in the cache.
+    pub async fn open(&self, repo: &RepoId, revision: Option<&str>) -> Result<Opened, HubError> {
         let revision = revision.unwrap_or("main");
         if revision.is_empty() || revision.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
             return Err(HubError::NoSuchRevision { repo: repo.to_string(), revision: revision.to_owned() });
         }
         let cache = RepoCache::new(&self.options.cache_dir, repo);
-        let cached = || cache.commit(revision).map(|commit| cache.snapshot(&commit)).filter(|dir| dir.is_dir());
+        let cached = || cache.commit(revision).filter(|commit| cache.snapshot(commit).is_dir());
+        let opened = |commit: String, names: Option<Vec<String>>| Opened {
+            repo: repo.clone(),
+            dir: cache.snapshot(&commit),
+            commit,
+            names,
+        };
         if self.options.offline {
-            return cached().ok_or_else(|| HubError::Offline {
+            let commit = cached().ok_or_else(|| HubError::Offline {
                 repo: repo.to_string(),
                 revision: revision.to_owned(),
                 cache: self.options.cache_dir.clone(),
-            });
+            })?;
+            return Ok(opened(commit, None));
         }
         let listing = match (self.listing(repo, revision).await, cached()) {
             (Ok(listing), _) => listing,
-            (Err(error @ HubError::Unreachable { .. }), Some(dir)) => {
-                tracing::warn!("{error}. Using the copy in {}.", dir.display());
-                return Ok(dir);
+            (Err(error @ HubError::Unreachable { .. }), Some(commit)) => {
+                tracing::warn!("{error}. Using the copy in {}.", cache.snapshot(&commit).display());
+                return Ok(opened(commit, None));
             }
             (Err(error), _) => return Err(error),
         };
         let snapshot = Snapshot { repo, commit: &listing.sha, cache: &cache };
-        let names: Vec<&str> = listing.siblings.iter().map(|file| file.rfilename.as_str()).collect();
-        self.fetch_all(&snapshot, names.iter().copied().filter(|name| is_small_file(name))).await?;
-        if wanted == Wanted::Everything {
-            let shards = shards(&snapshot, &names)?;
-            self.fetch_all(&snapshot, shards.iter().map(String::as_str)).await?;
+        let names: Vec<String> = listing.siblings.into_iter().map(|file| file.rfilename).collect();
+        self.fetch_all(&snapshot, names.iter().map(String::as_str).filter(|name| is_small_file(name))).await?;
+        let opened = opened(listing.sha, Some(names));
+        if !opened.dir.is_dir() {
+            cache.make_dir(&opened.dir)?;
         }
-        cache.set_commit(revision, &listing.sha)?;
-        Ok(cache.snapshot(&listing.sha))
+        cache.set_commit(revision, &opened.commit)?;
+        Ok(opened)
     }
 
     async fn listing(&self, repo: &RepoId, revision: &str) -> Result<Listing, HubError> {
@@ -241,9 +236,8 @@ impl Hub {
         let Snapshot { repo, commit, cache } = *snapshot;
         let missing: Vec<String> =
             names.filter(|name| !cache.snapshot(commit).join(name).exists()).map(str::to_owned).collect();
-        let heads = stream::iter(missing).map(|name| self.head(snapshot, name)).buffered(2 * PARALLEL_FILES);
         let mut absent = Vec::new();
-        for head in heads.try_collect::<Vec<_>>().await? {
+        for head in self.heads(snapshot, missing).await? {
             let blob = cache.blob(&head.etag);
             match std::fs::metadata(&blob) {
                 Ok(found) if found.len() == head.size => cache.link(commit, &head.name, &head.etag)?,
@@ -253,15 +247,36 @@ impl Hub {
         if absent.is_empty() {
             return Ok(());
         }
+        self.ask_for_room(snapshot, &absent)?;
         let progress = ByteProgress::new(format!("Downloading {repo}"), absent.iter().map(|head| head.size).sum());
         let fetched = stream::iter(&absent).map(|head| self.fetch(snapshot, head, &progress));
         fetched.buffer_unordered(PARALLEL_FILES).try_collect::<()>().await
     }
 
+    /// Sizes and hashes of files, in their order.
+    async fn heads(&self, snapshot: &Snapshot<'_>, names: Vec<String>) -> Result<Vec<FileHead>, HubError> {
+        let heads = stream::iter(names).map(|name| self.head(snapshot, name)).buffered(2 * PARALLEL_FILES);
+        heads.try_collect().await
+    }
+
+    /// Refuse before the first byte what the disk has no room for.
+    fn ask_for_room(&self, snapshot: &Snapshot<'_>, absent: &[FileHead]) -> Result<(), HubError> {
+        let begun =
+            |head: &FileHead| std::fs::metadata(snapshot.cache.incomplete(&head.etag)).map_or(0, |file| file.len());
+        let needed: u64 = absent.iter().map(|head| head.size.saturating_sub(begun(head))).sum();
+        let dir = &self.options.cache_dir;
+        // A file system that does not say is asked by writing.
+        let Some(free) = cache::free_bytes(dir) else { return Ok(()) };
+        if needed <= free {
+            return Ok(());
+        }
+        Err(HubError::DiskFull { repo: snapshot.repo.to_string(), dir: dir.clone(), missing_bytes: needed - free })
+    }
+
     /// Size and hash of a file.
     async fn head(&self, snapshot: &Snapshot<'_>, name: String) -> Result<FileHead, HubError> {
         let Snapshot { repo, commit, .. } = *snapshot;
-        let mut url = self.url(&[], repo, &["resolve", commit, &name]);
+        let mut url = self.file_url(repo, commit, &name);
         for _ in 0..MAX_REDIRECTS {
             let response = self.ask(Method::HEAD, url.clone(), repo, |request| request).await?;
             let headers = response.headers();
@@ -291,176 +306,6 @@ impl Hub {
         }
         let cause = format!("more than {MAX_REDIRECTS} redirects");
         Err(HubError::Malformed { repo: repo.to_string(), what: name, cause })
-    }
-
-    /// Bring one file into the cache: resume, verify, put in place.
-    async fn fetch(&self, snapshot: &Snapshot<'_>, head: &FileHead, progress: &ByteProgress) -> Result<(), HubError> {
-        let Snapshot { repo, commit, cache } = *snapshot;
-        let blob = cache.blob(&head.etag);
-        cache.make_parent(&blob)?;
-        let _lock = {
-            let (root, repo, etag) = (self.options.cache_dir.clone(), repo.clone(), head.etag.clone());
-            unblocked(move || RepoCache::new(&root, &repo).lock(&etag)).await?
-        };
-        if std::fs::metadata(&blob).is_ok_and(|found| found.len() == head.size) {
-            // Another process was faster.
-            progress.advance(head.size);
-            return cache.link(commit, &head.name, &head.etag);
-        }
-        let path = cache.incomplete(&head.etag);
-        let mut damaged = None;
-        loop {
-            self.receive(snapshot, head, &path, progress).await?;
-            // Large files are named by their SHA-256, small ones by git's hash, which their size stands in for.
-            if !is_hex(&head.etag, 64) {
-                break;
-            }
-            let hashed = path.clone();
-            let sum = unblocked(move || sha256(&hashed)).await;
-            let found = sum.map_err(|cause| HubError::Cache { path: path.clone(), cause })?;
-            if found.eq_ignore_ascii_case(&head.etag) {
-                break;
-            }
-            std::fs::remove_file(&path).map_err(|cause| HubError::Cache { path: path.clone(), cause })?;
-            if damaged.is_some() {
-                let (repo, file, expected) = (repo.to_string(), head.name.clone(), head.etag.clone());
-                return Err(HubError::Damaged { repo, file, found, expected });
-            }
-            tracing::warn!("{repo}: {} arrived damaged; fetching it again.", head.name);
-            progress.retreat(head.size);
-            damaged = Some(found);
-        }
-        std::fs::rename(&path, &blob).map_err(|cause| HubError::Cache { path: blob, cause })?;
-        cache.link(commit, &head.name, &head.etag)
-    }
-
-    /// Append to `path` until it has the file's size, over as many connections as it takes.
-    async fn receive(
-        &self,
-        snapshot: &Snapshot<'_>,
-        head: &FileHead,
-        path: &Path,
-        progress: &ByteProgress,
-    ) -> Result<(), HubError> {
-        let fail = |cause| HubError::Cache { path: path.to_owned(), cause };
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(path).await;
-        let mut file = opened.map_err(fail)?;
-        let mut done = file.metadata().await.map_err(fail)?.len();
-        if done > head.size {
-            file.set_len(0).await.map_err(fail)?;
-            done = 0;
-        }
-        progress.advance(done);
-        let mut failures = 0;
-        while done < head.size {
-            let before = done;
-            match self.append(snapshot, head, &mut file, &mut done, progress).await {
-                Ok(()) => {}
-                Err(Interruption::Fatal(error)) => return Err(error),
-                Err(Interruption::Write(cause)) if cause.kind() == io::ErrorKind::StorageFull => {
-                    return Err(HubError::DiskFull {
-                        repo: snapshot.repo.to_string(),
-                        dir: self.options.cache_dir.clone(),
-                        missing_bytes: head.size - done,
-                    });
-                }
-                Err(Interruption::Write(cause)) => return Err(fail(cause)),
-                Err(Interruption::Connection(cause)) => {
-                    failures = if done > before { 0 } else { failures + 1 };
-                    if failures == MAX_FAILURES {
-                        let (repo, file) = (snapshot.repo.to_string(), head.name.clone());
-                        return Err(HubError::Broken { repo, file, done_bytes: done, total_bytes: head.size, cause });
-                    }
-                    tracing::debug!("{}: {} broke off at byte {done}: {cause}", snapshot.repo, head.name);
-                    tokio::time::sleep(self.options.retry_delay * 2u32.pow(failures)).await;
-                }
-            }
-        }
-        file.sync_all().await.map_err(fail)
-    }
-
-    /// One connection's worth of the file, from byte `done` on.
-    async fn append(
-        &self,
-        snapshot: &Snapshot<'_>,
-        head: &FileHead,
-        file: &mut File,
-        done: &mut u64,
-        progress: &ByteProgress,
-    ) -> Result<(), Interruption> {
-        let Snapshot { repo, commit, .. } = *snapshot;
-        let url = self.url(&[], repo, &["resolve", commit, &head.name]);
-        let from = *done;
-        let mut response = self.get_file(url, repo, from).await?;
-        match response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                let start = text(response.headers(), CONTENT_RANGE.as_str())
-                    .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse::<u64>().ok());
-                if start != Some(from) {
-                    let cause = format!("bytes from {from} were asked for, {start:?} came");
-                    return Err(Interruption::Connection(cause));
-                }
-            }
-            StatusCode::OK | StatusCode::RANGE_NOT_SATISFIABLE => {
-                // The server does not know ranges: from the beginning.
-                progress.retreat(*done);
-                *done = 0;
-                file.set_len(0).await?;
-            }
-            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                return Err(Interruption::Connection(format!("the answer was {status}")));
-            }
-            _ => {}
-        }
-        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(Interruption::Connection("the range was refused".into()));
-        }
-        response = self.check(response, repo, commit, Some(&head.name)).await?;
-        file.seek(SeekFrom::Start(*done)).await?;
-        loop {
-            let chunk = match response.chunk().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(cause) => {
-                    file.flush().await?;
-                    return Err(Interruption::Connection(root_cause(&cause)));
-                }
-            };
-            let room = usize::try_from(head.size - *done).unwrap_or(usize::MAX);
-            let chunk = &chunk[..chunk.len().min(room)];
-            file.write_all(chunk).await?;
-            *done += chunk.len() as u64;
-            progress.advance(chunk.len() as u64);
-            if *done == head.size {
-                break;
-            }
-        }
-        file.flush().await?;
-        if *done < head.size {
-            return Err(Interruption::Connection("it ended early".into()));
-        }
-        Ok(())
-    }
-
-    /// Ask for a file from byte `from` on, following redirects. The token stays with the hub.
-    async fn get_file(&self, mut url: Url, repo: &RepoId, from: u64) -> Result<Response, Interruption> {
-        for _ in 0..MAX_REDIRECTS {
-            let mut request = self.http.get(url.clone());
-            if from > 0 {
-                request = request.header(RANGE, format!("bytes={from}-"));
-            }
-            if let Some(token) = self.options.token.as_ref().filter(|_| self.is_own(&url)) {
-                request = request.bearer_auth(token);
-            }
-            let response = request.send().await.map_err(|cause| Interruption::Connection(root_cause(&cause)))?;
-            let location = text(response.headers(), LOCATION.as_str());
-            match location.filter(|_| response.status().is_redirection()).map(|location| url.join(location)) {
-                Some(Ok(next)) => url = next,
-                _ => return Ok(response),
-            }
-        }
-        let cause = format!("more than {MAX_REDIRECTS} redirects");
-        Err(Interruption::Fatal(HubError::Malformed { repo: repo.to_string(), what: url.path().to_owned(), cause }))
     }
 
     /// Whether `url` is the hub's own, same port and scheme included.
@@ -525,6 +370,12 @@ impl Hub {
         })
     }
 
+    /// The address of a file, perhaps in a folder.
+    fn file_url(&self, repo: &RepoId, commit: &str, file: &str) -> Url {
+        let parts: Vec<&str> = ["resolve", commit].into_iter().chain(file.split('/')).collect();
+        self.url(&[], repo, &parts)
+    }
+
     /// `endpoint/BEFORE…/REPO/AFTER…`, each part of `after` one encoded segment unless it is a file's path.
     fn url(&self, before: &[&str], repo: &RepoId, after: &[&str]) -> Url {
         let mut url = self.endpoint.clone();
@@ -536,28 +387,6 @@ impl Hub {
     }
 }
 
-/// Why a connection's worth of a file ended early.
-enum Interruption {
-    /// Trying again may help.
-    Connection(String),
-    /// The disk's fault.
-    Write(io::Error),
-    /// Trying again does not help.
-    Fatal(HubError),
-}
-
-impl From<io::Error> for Interruption {
-    fn from(cause: io::Error) -> Self {
-        Self::Write(cause)
-    }
-}
-
-impl From<HubError> for Interruption {
-    fn from(error: HubError) -> Self {
-        Self::Fatal(error)
-    }
-}
-
 fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
 }
@@ -566,98 +395,19 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Configuration, tokenizer and templates: never code, never pickled weights, nothing of a subdirectory.
+/// Configuration, tokenizer and templates: never code, never pickled weights, nothing of a subdirectory but templates.
 fn is_small_file(name: &str) -> bool {
+    if let Some(template) = name.strip_prefix("additional_chat_templates/") {
+        return template.ends_with(".jinja") && !template.contains(['/', '\\']) && !template.starts_with('.');
+    }
     let suffix = Path::new(name).extension().and_then(|suffix| suffix.to_str());
     let named = matches!(suffix, Some("json" | "jinja")) || matches!(name, "merges.txt" | "vocab.txt");
     named && !name.contains(['/', '\\']) && !name.starts_with('.')
 }
 
-/// The weight files: those the index names, or else every safetensors file.
-fn shards(snapshot: &Snapshot<'_>, names: &[&str]) -> Result<Vec<String>, HubError> {
-    let Snapshot { repo, commit, cache } = *snapshot;
-    const INDEX: &str = "model.safetensors.index.json";
-    let is_weights =
-        |name: &str| name.ends_with(".safetensors") && !name.contains(['/', '\\']) && !name.starts_with('.');
-    if !names.contains(&INDEX) {
-        return Ok(names.iter().filter(|name| is_weights(name)).map(|name| (*name).to_owned()).collect());
-    }
-    let path = cache.snapshot(commit).join(INDEX);
-    let malformed = |cause: String| HubError::Malformed { repo: repo.to_string(), what: INDEX.into(), cause };
-    let bytes = std::fs::read(&path).map_err(|cause| HubError::Cache { path: path.clone(), cause })?;
-    let index: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|cause| malformed(cause.to_string()))?;
-    let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| malformed("no weight_map".into()))?;
-    let mut shards: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();
-    shards.sort_unstable();
-    shards.dedup();
-    match shards.iter().find(|shard| !is_weights(shard) || !names.contains(&shard.as_str())) {
-        Some(file) => {
-            let (repo, revision) = (repo.to_string(), commit.to_owned());
-            Err(HubError::NoSuchFile { repo, file: file.clone(), revision })
-        }
-        None => Ok(shards),
-    }
-}
-
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut file = std::fs::File::open(path)?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match io::Read::read(&mut file, &mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Run what may block for long on a thread of its own.
-async fn unblocked<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options(variables: &[(&str, &str)], download_dir: Option<&str>) -> HubOptions {
-        HubOptions::from_env(download_dir.map(Path::new), |name| {
-            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-        })
-    }
-
-    #[test]
-    fn the_cache_is_where_the_most_special_variable_says() {
-        let cache = |variables: &[_], dir| options(variables, dir).cache_dir.display().to_string();
-        assert_eq!(cache(&[("HOME", "/h")], None), "/h/.cache/huggingface/hub");
-        assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")], None), "/x/huggingface/hub");
-        assert_eq!(cache(&[("XDG_CACHE_HOME", "/x"), ("HF_HOME", "/f")], None), "/f/hub");
-        assert_eq!(cache(&[("HF_HOME", "/f"), ("HUGGINGFACE_HUB_CACHE", "/old")], None), "/old");
-        assert_eq!(cache(&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/c")], None), "/c");
-        assert_eq!(cache(&[("HF_HUB_CACHE", "/c")], Some("/d")), "/d");
-    }
-
-    #[test]
-    fn the_token_is_the_variables_or_the_files() {
-        let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("token"), "stored\n").unwrap();
-        let home = home.path().to_str().unwrap();
-        assert_eq!(options(&[("HF_HOME", home)], None).token.as_deref(), Some("stored"));
-        assert_eq!(options(&[("HF_HOME", home), ("HF_TOKEN", " typed\n")], None).token.as_deref(), Some("typed"));
-        assert_eq!(options(&[("HF_HOME", home), ("HF_TOKEN_PATH", "/nonexistent")], None).token, None);
-        assert_eq!(options(&[("HF_HOME", home), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")], None).token, None);
-    }
-
-    #[test]
-    fn offline_is_a_truth_value() {
-        for (value, offline) in [("1", true), ("true", true), ("ON", true), ("0", false), ("", false), ("no", false)] {
-            assert_eq!(options(&[("HF_HUB_OFFLINE", value)], None).offline, offline, "{value}");
-        }
-    }
 
     #[test]
     fn ids_are_told_from_paths() {
@@ -671,7 +421,8 @@ mod tests {
 
     #[test]
     fn code_and_pickles_are_never_wanted() {
-        for name in ["config.json", "tokenizer.json", "chat_template.jinja", "merges.txt"] {
+        let template = "additional_chat_templates/tool_use.jinja";
+        for name in ["config.json", "tokenizer.json", "chat_template.jinja", "merges.txt", template] {
             assert!(is_small_file(name), "{name}");
         }
         for name in ["model.bin", "model.pt", "modeling.py", "README.md", "sub/config.json", ".gitattributes", "..json"]
@@ -680,9 +431,13 @@ mod tests {
         }
     }
 
+    fn options(endpoint: &str) -> HubOptions {
+        HubOptions::from_env(None, |name| (name == "HF_ENDPOINT").then(|| endpoint.to_owned()))
+    }
+
     #[test]
     fn an_endpoint_is_a_web_address() {
-        let hub = |endpoint: &str| Hub::new(options(&[("HF_ENDPOINT", endpoint)], None));
+        let hub = |endpoint: &str| Hub::new(options(endpoint));
         assert!(hub("http://127.0.0.1:1/prefix/").is_ok());
         for endpoint in ["huggingface.co", "ftp://x", "http://"] {
             assert!(matches!(hub(endpoint), Err(HubError::Endpoint(_))), "{endpoint}");
