@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use quern_text::tool::ToolFormat;
+use quern_text::{JsonBlanks, tool::ToolFormat};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -29,6 +29,8 @@ pub struct ApiConfig {
     pub tool_call_parser: Option<ToolCallParser>,
     /// What constrains outputs; `None`: requests that ask for it are refused.
     pub grammar_backend: Option<GrammarBackend>,
+    /// What may stand between the tokens of constrained JSON.
+    pub json_blanks: JsonBlanks,
     /// Cut prompts that are too long, instead of refusing them.
     pub allow_auto_truncate: bool,
     /// Send a stream's text every so many tokens; the first token is always sent.
@@ -89,6 +91,7 @@ impl Default for ApiConfig {
             default_chat_template_kwargs: Map::new(),
             tool_call_parser: None,
             grammar_backend: Some(GrammarBackend::Llguidance),
+            json_blanks: JsonBlanks::default(),
             allow_auto_truncate: false,
             stream_interval: 1,
             incremental_streaming_output: false,

@@ -22,7 +22,7 @@ use std::{
 };
 
 use quern_engine::{Grammar, GrammarError, TokenMask};
-use quern_text::{GrammarFactory, GrammarSpec, Tokenizer};
+use quern_text::{GrammarFactory, GrammarSpec, JsonBlanks, Tokenizer};
 use tokio::{
     sync::{Semaphore, oneshot},
     time::timeout,
@@ -62,10 +62,14 @@ impl Grammars {
     }
 
     /// Start the threads that prepare the vocabulary (half a second for 152,000 tokens) and compute masks.
-    pub fn start(tokenizer: Arc<Tokenizer>, vocab_size: usize, eos_token_ids: Vec<u32>) -> Self {
+    /// `blanks` may stand between the tokens of JSON.
+    pub fn start(tokenizer: Arc<Tokenizer>, vocab_size: usize, eos_token_ids: Vec<u32>, blanks: JsonBlanks) -> Self {
         let factory = Arc::new(OnceLock::new());
         let made = Arc::clone(&factory);
-        let make = move || GrammarFactory::new(&tokenizer, vocab_size, &eos_token_ids).map_err(|e| e.to_string());
+        let make = move || {
+            let factory = GrammarFactory::new(&tokenizer, vocab_size, &eos_token_ids);
+            factory.map(|factory| factory.with_json_blanks(blanks)).map_err(|cause| cause.to_string())
+        };
         let spawned = spawn("vocabulary", move || drop(made.set(contained(make))));
         let (jobs, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -237,7 +241,7 @@ mod tests {
     fn grammars() -> Grammars {
         let tokenizer = tokenizer();
         let eos = tokenizer.eos_id().unwrap();
-        Grammars::start(Arc::new(tokenizer), ROWS, vec![eos])
+        Grammars::start(Arc::new(tokenizer), ROWS, vec![eos], JsonBlanks::default())
     }
 
     #[tokio::test]

@@ -113,7 +113,8 @@ impl AppState {
         let tokenizer = Arc::new(tokenizer);
         let grammars = match config.grammar_backend {
             Some(GrammarBackend::Llguidance) => {
-                Grammars::start(Arc::clone(&tokenizer), model.vocab_size, eos_token_ids.clone())
+                let blanks = config.json_blanks.clone();
+                Grammars::start(Arc::clone(&tokenizer), model.vocab_size, eos_token_ids.clone(), blanks)
             }
             None => Grammars::none(),
         };

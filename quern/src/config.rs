@@ -10,6 +10,7 @@ use quern_api::{
     config::{GrammarBackend, SamplingDefaults, Secret, ToolCallParser},
 };
 use quern_backend::KvFormat;
+use quern_text::JsonBlanks;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -62,6 +63,9 @@ pub struct Config {
     pub tool_call_parser: Option<ToolCallParser>,
     /// What constrains outputs; `None`: requests that ask for it are refused.
     pub grammar_backend: Option<GrammarBackend>,
+    /// What may stand between the tokens of constrained JSON.
+    #[serde(serialize_with = "shown")]
+    pub json_blanks: JsonBlanks,
     /// Cut prompts that are too long, instead of refusing them.
     pub allow_auto_truncate: bool,
     /// Send a stream's text every so many tokens; the first token is always sent.
@@ -194,6 +198,7 @@ impl Default for Config {
             default_chat_template_kwargs: Map::new(),
             tool_call_parser: None,
             grammar_backend: Some(GrammarBackend::Llguidance),
+            json_blanks: JsonBlanks::default(),
             allow_auto_truncate: false,
             stream_interval: 1,
             incremental_streaming_output: false,
@@ -260,6 +265,7 @@ impl Config {
             default_chat_template_kwargs: self.default_chat_template_kwargs.clone(),
             tool_call_parser: self.tool_call_parser,
             grammar_backend: self.grammar_backend,
+            json_blanks: self.json_blanks.clone(),
             allow_auto_truncate: self.allow_auto_truncate,
             stream_interval: self.stream_interval,
             incremental_streaming_output: self.incremental_streaming_output,

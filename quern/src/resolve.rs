@@ -10,6 +10,7 @@ use quern_api::config::{GrammarBackend, SamplingDefaults, Secret, ToolCallParser
 use quern_backend::{DType, KvFormat};
 use quern_cpu::Compute;
 use quern_model::{ModelConfig, weights::Recipe};
+use quern_text::JsonBlanks;
 
 use crate::{
     cli::{RefusedFlag, ServeArgs},
@@ -149,6 +150,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         default_chat_template_kwargs: args.default_chat_template_kwargs.clone(),
         tool_call_parser,
         grammar_backend: (args.grammar_backend != "none").then_some(GrammarBackend::Llguidance),
+        json_blanks: json_blanks(args),
         allow_auto_truncate: args.allow_auto_truncate,
         stream_interval: args.stream_interval,
         incremental_streaming_output: args.incremental_streaming_output,
@@ -411,6 +413,16 @@ fn schedule_policy(args: &ServeArgs) -> Result<SchedulePolicy, RefusedFlag> {
         "fcfs" => Ok(SchedulePolicy::Fcfs),
         "lpm" => Ok(SchedulePolicy::Lpm),
         other => Err(refuse("schedule-policy", other, "fcfs and lpm are supported")),
+    }
+}
+
+/// What may stand between the tokens of constrained JSON. The flags exclude one another.
+fn json_blanks(args: &ServeArgs) -> JsonBlanks {
+    match (&args.constrained_json_whitespace_pattern, args.constrained_json_max_whitespace_cnt) {
+        _ if args.constrained_json_disable_any_whitespace => JsonBlanks::None,
+        (Some(pattern), _) => pattern.clone(),
+        (None, Some(most)) => JsonBlanks::AtMost(most),
+        (None, None) => JsonBlanks::default(),
     }
 }
 

@@ -11,6 +11,7 @@ use quern::{
     },
     resolve,
 };
+use quern_text::JsonBlanks;
 
 fn parse(words: &[&str]) -> Result<ServeArgs, CliError> {
     let words = ["quern", "serve"].iter().chain(words).map(OsString::from);
@@ -246,4 +247,30 @@ fn the_help_teaches_what_is_built() {
     let serve = command.find_subcommand_mut("serve").unwrap().clone().bin_name("quern serve");
     let help = serve.term_width(100).render_long_help().to_string();
     insta::assert_snapshot!(help);
+}
+
+#[test]
+fn blanks_of_constrained_json_are_an_operators_choice() {
+    let blanks = |line: &str| {
+        let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        parse(&words).map(|args| {
+            (
+                args.constrained_json_disable_any_whitespace,
+                args.constrained_json_whitespace_pattern,
+                args.constrained_json_max_whitespace_cnt,
+            )
+        })
+    };
+    let pattern = Some(JsonBlanks::Pattern(r"[\n]*".into()));
+    assert_eq!(blanks(r"--constrained-json-whitespace-pattern [\n]*").unwrap(), (false, pattern, None));
+    assert_eq!(blanks("--constrained-json-disable-any-whitespace").unwrap(), (true, None, None));
+    assert_eq!(blanks("--constrained-json-max-whitespace-cnt 4").unwrap(), (false, None, Some(4)));
+    for (line, words) in [
+        ("--constrained-json-whitespace-pattern [", "--constrained-json-whitespace-pattern"),
+        ("--constrained-json-max-whitespace-cnt -1", "--constrained-json-max-whitespace-cnt"),
+        ("--constrained-json-max-whitespace-cnt 4 --constrained-json-disable-any-whitespace", "cannot be used with"),
+    ] {
+        let error = blanks(line).unwrap_err().to_string();
+        assert!(error.contains(words), "{line}: {error}");
+    }
 }

@@ -1,104 +1,14 @@
 //! Constrained output, driven by a model that says any token the mask allows.
 
-use std::sync::{Arc, LazyLock};
+mod support;
+
+use std::sync::Arc;
 
 use quern_text::{
-    CallChoice, Grammar, GrammarError, GrammarFactory, GrammarSpec, ParsedMessage, Tokenizer, ToolFormat, ToolParser,
-    ToolSchemas,
+    CallChoice, GrammarError, GrammarFactory, GrammarSpec, ParsedMessage, ToolFormat, ToolParser, ToolSchemas,
 };
 use serde_json::{Value, json};
-
-/// More rows than tokens, as in real models.
-const ROWS: usize = 2700;
-
-static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
-    let json = include_bytes!("../../models/quern-demo/tokenizer.json");
-    Tokenizer::from_bytes(json, Some(include_bytes!("../../models/quern-demo/tokenizer_config.json"))).unwrap()
-});
-
-static FACTORY: LazyLock<GrammarFactory> =
-    LazyLock::new(|| GrammarFactory::new(&TOKENIZER, ROWS, &[eos()]).expect("a vocabulary"));
-
-fn eos() -> u32 {
-    TOKENIZER.eos_id().unwrap()
-}
-
-/// Numbers that depend on a seed alone (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
-}
-
-fn compile(spec: &GrammarSpec) -> Grammar {
-    FACTORY.compile(spec).unwrap_or_else(|error| panic!("{error}\n{spec:?}"))
-}
-
-fn allowed(mask: &[u32]) -> Vec<u32> {
-    assert_eq!(mask.len(), ROWS.div_ceil(32));
-    (0..ROWS as u32).filter(|t| mask[*t as usize / 32] >> (t % 32) & 1 == 1).collect()
-}
-
-/// One output of at most `limit` tokens; `None` if it did not end. Prefers `liked` tokens, where allowed,
-/// half of the time, and the end a third of it.
-fn generate(spec: &GrammarSpec, seed: u64, limit: usize, liked: &[u32]) -> Option<String> {
-    let mut grammar = compile(spec);
-    let mut dice = Dice(seed);
-    let mut tokens = Vec::new();
-    while tokens.len() < limit {
-        let allowed = allowed(&grammar.mask().unwrap_or_else(|e| panic!("{e} after {:?}", text(&tokens))));
-        assert!(!allowed.is_empty(), "nothing may follow {:?}", text(&tokens));
-        for &token in &allowed {
-            assert!(token == eos() || !TOKENIZER.is_special(token), "control token {token} after {:?}", text(&tokens));
-            assert!(TOKENIZER.token_bytes(token).is_some(), "row {token} has no token");
-        }
-        let mut pick = allowed[dice.roll(allowed.len())];
-        let liked: Vec<u32> = liked.iter().copied().filter(|token| allowed.contains(token)).collect();
-        if !liked.is_empty() && dice.roll(2) == 0 {
-            pick = liked[dice.roll(liked.len())];
-        }
-        if allowed.contains(&eos()) && dice.roll(3) == 0 {
-            pick = eos();
-        }
-        let ended = grammar.accept(pick).unwrap_or_else(|e| panic!("{e}: {pick} after {:?}", text(&tokens)));
-        assert!(ended || pick != eos());
-        tokens.extend((pick != eos()).then_some(pick));
-        if ended {
-            return Some(text(&tokens));
-        }
-    }
-    None
-}
-
-fn text(tokens: &[u32]) -> String {
-    let bytes: Vec<u8> = tokens.iter().filter_map(|&t| TOKENIZER.token_bytes(t)).flatten().copied().collect();
-    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
-}
-
-/// Whether `text` is a whole output under `spec`.
-fn matches(spec: &GrammarSpec, text: &str) -> bool {
-    let mut grammar = compile(spec);
-    let tokens = tokens_in(text);
-    for (i, &token) in tokens.iter().enumerate() {
-        if !allowed(&grammar.mask().unwrap()).contains(&token) {
-            return false;
-        }
-        if grammar.accept(token).unwrap() {
-            return i + 1 == tokens.len();
-        }
-    }
-    grammar.is_accepting().unwrap()
-}
-
-fn tokens_in(text: &str) -> Vec<u32> {
-    TOKENIZER.encode(text, quern_text::Specials::AsText)
-}
+use support::{Dice, FACTORY, ROWS, TOKENIZER, allowed, compile, eos, generate, matches, text, tokens_in};
 
 fn schemas() -> Vec<Value> {
     vec![
@@ -324,6 +234,45 @@ fn the_parser_reads_constrained_calls_as_they_were_meant() {
         }
     }
     assert!(calls > 80, "only {calls} calls");
+}
+
+#[test]
+fn a_call_that_must_come_comes_at_once() {
+    let call = "<tool_call>\n<function=now>\n</function>\n</tool_call>";
+    for parallel in [true, false] {
+        let spec = GrammarSpec::ToolCalls { tools: tools(), choice: CallChoice::Required, parallel };
+        assert!(matches(&spec, call));
+        assert_eq!(matches(&spec, &format!("{call}\nAnd again.\n{call}")), parallel);
+        for bad in ["", "Sure.", &format!("Sure.\n{call}"), "<function=now>\n</function>\n</tool_call>"] {
+            assert!(!matches(&spec, bad), "{bad:?}");
+        }
+    }
+}
+
+#[test]
+fn a_call_or_an_answer_of_a_form_and_nothing_else() {
+    let call = "<tool_call>\n<function=now>\n</function>\n</tool_call>";
+    let form = json!({"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": false});
+    let tag = json!({"format": {"type": "tag", "begin": "<n>", "content": {"type": "regex", "pattern": "[0-9]"}, "end": "</n>"}});
+    for (answer, good) in [
+        (GrammarSpec::JsonSchema(form), "{\"a\": true}"),
+        (GrammarSpec::JsonObject, "{\"x\": [1, \"<tool_call>\"]}"),
+        (GrammarSpec::Regex("[0-9]{3}".into()), "123"),
+        (GrammarSpec::choice(&["yes".into(), "no".into(), "no.".into()]), "no."),
+        (GrammarSpec::Ebnf("root ::= \"(\" root \")\" | \"x\"".into()), "((x))"),
+        (GrammarSpec::StructuralTag(tag), "<n>1</n>"),
+    ] {
+        for parallel in [true, false] {
+            let choice = CallChoice::OrAnswer(Box::new(answer.clone()));
+            let spec = GrammarSpec::ToolCalls { tools: tools(), choice, parallel };
+            assert!(matches(&spec, good) && matches(&spec, call), "{good}");
+            assert_eq!(matches(&spec, &format!("{call}\n{call}")), parallel);
+            for bad in ["", "Sure.", &format!("Sure.\n{call}"), &format!("{good}\n{call}"), &format!("{call}\n{good}")]
+            {
+                assert!(!matches(&spec, bad), "{bad:?} beside {good}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -66,7 +66,6 @@ const NO_RANKS: &str = "there is one rank, so nothing is exchanged";
 const ONE_KERNEL_SET: &str = "kernels are chosen for this CPU; the summary at start names them";
 const NO_GRAPHS: &str = "steps on a CPU need no recorded graphs";
 const NO_TLS: &str = "TLS is not built; put a reverse proxy in front";
-const FREE_BLANKS: &str = "blanks between the tokens of constrained JSON are the model's choice";
 const NO_SPECULATION: &str = "speculative decoding is not built";
 const NO_LORA: &str = "LoRA adapters are not built";
 const NO_HOST_TIER: &str = "pages live in main memory already; a second tier is not built";
@@ -104,9 +103,6 @@ pub const TABLE: &[CompatFlag] = &[
     flag("completion-template", Value, &[], Refuse("the tokenizer's own fill-in-the-middle tokens are used")),
     flag("trust-request-chat-template", Nothing, &[], Refuse("templates in requests are not built")),
     flag("reasoning-parser", Value, &[], Refuse("a reasoning parser is not built; Qwen3-Coder needs none")),
-    flag("constrained-json-whitespace-pattern", Value, &[], Refuse(FREE_BLANKS)),
-    flag("constrained-json-disable-any-whitespace", Nothing, &[], Refuse(FREE_BLANKS)),
-    flag("constrained-json-max-whitespace-cnt", Int, &[], Refuse(FREE_BLANKS)),
     flag("enable-cache-report", Nothing, &[], Note("cached tokens are always reported")),
     flag("return-input-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not built; /generate has them")),
     flag("return-output-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not built; /generate has them")),

@@ -6,6 +6,7 @@ use clap::{
     Args,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
+use quern_text::JsonBlanks;
 use serde_json::{Map, Value};
 
 use super::{compat::CompatArgs, human::parse_count};
@@ -177,6 +178,20 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", default_value = "llguidance", help_heading = "Requests",
           value_parser = choices(&["llguidance", "none"], &["xgrammar", "outlines"]))]
     pub grammar_backend: String,
+
+    /// Write constrained JSON without blanks between its tokens
+    #[arg(long, help_heading = "Requests", conflicts_with_all = ["constrained_json_whitespace_pattern",
+          "constrained_json_max_whitespace_cnt"])]
+    pub constrained_json_disable_any_whitespace: bool,
+
+    /// What may stand between two tokens of constrained JSON [default: two spaces, or a line break and 14]
+    #[arg(long, value_name = "REGEX", help_heading = "Requests", value_parser = JsonBlanks::pattern,
+          conflicts_with = "constrained_json_max_whitespace_cnt")]
+    pub constrained_json_whitespace_pattern: Option<JsonBlanks>,
+
+    /// At most this many blanks of any kind between two tokens of constrained JSON
+    #[arg(long, value_name = "BLANKS", help_heading = "Requests", value_parser = clap::value_parser!(u32).range(..=1024))]
+    pub constrained_json_max_whitespace_cnt: Option<u32>,
 
     /// Where a chat request's missing sampling parameters come from: the model's generation_config.json (in
     /// a GGUF file, general.sampling.*), or OpenAI's fixed values

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 
 use super::{
     bounds,
-    lark::{Lark, literal, regex},
+    lark::{Lark, literal, regex, repeat},
 };
 
 /// Most rules.
@@ -394,7 +394,7 @@ impl<'a> Writer<'a> {
                 }
                 let body = self.rule_body(part)?;
                 let part = self.lark.rule(&body);
-                Ok(format!("{part}{}", times(*min, *max)))
+                Ok(repeat(&part, *min as usize, max.map(|max| max as usize)))
             }
         }
     }
@@ -439,7 +439,7 @@ impl<'a> Writer<'a> {
             }
             Node::Repeat(part, min, max) => {
                 let part = self.terminal(part);
-                self.lark.terminal(&format!("{part}{}", times(*min, *max)))
+                self.lark.terminal(&repeat(&part, *min as usize, max.map(|max| max as usize)))
             }
         }
     }
@@ -474,15 +474,5 @@ impl<'a> Writer<'a> {
             Node::Choice(options) => options.iter().any(|option| self.is_nullable(option)),
             Node::Repeat(part, min, _) => *min == 0 || self.is_nullable(part),
         }
-    }
-}
-
-fn times(min: u32, max: Option<u32>) -> String {
-    match (min, max) {
-        (0, Some(1)) => "?".into(),
-        (0, None) => "*".into(),
-        (1, None) => "+".into(),
-        (min, Some(max)) => format!("{{{min},{max}}}"),
-        (min, None) => format!("{{{min},}}"),
     }
 }

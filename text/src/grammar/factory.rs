@@ -10,10 +10,13 @@ use llguidance::{
     api::{GrammarWithLexer, ParserLimits, TopLevelGrammar},
     toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
-    bounds, ebnf, lark,
+    bounds, ebnf,
+    json_blanks::JsonBlanks,
+    json_schema,
+    lark::{self, Lark},
     matcher::{Grammar, brief},
     spec::{GrammarError, GrammarSpec},
     structural_tag, tool_calls,
@@ -54,6 +57,8 @@ pub struct GrammarFactory {
     parsers: ParserFactory,
     /// Rows of logits.
     rows: usize,
+    /// What may stand between the tokens of JSON.
+    blanks: JsonBlanks,
     cache: Mutex<Cache>,
 }
 
@@ -75,7 +80,12 @@ impl GrammarFactory {
             .map_err(|cause| error(brief(&cause)))?;
         *parsers.limits_mut() = LIMITS;
         parsers.quiet();
-        Ok(Self { parsers, rows: vocab_size, cache: Mutex::default() })
+        Ok(Self { parsers, rows: vocab_size, blanks: JsonBlanks::default(), cache: Mutex::default() })
+    }
+
+    /// The same with other blanks between the tokens of JSON.
+    pub fn with_json_blanks(self, blanks: JsonBlanks) -> Self {
+        Self { blanks, ..self }
     }
 
     /// The grammar of `spec`, at its beginning: from the cache, or compiled now.
@@ -106,30 +116,34 @@ impl GrammarFactory {
     }
 
     fn translate(&self, spec: &GrammarSpec) -> Result<GrammarWithLexer, String> {
-        let lark = GrammarWithLexer::from_lark;
-        Ok(match spec {
-            GrammarSpec::JsonObject => GrammarWithLexer::from_json_schema(json!({"type": "object"})),
+        let mut lark = Lark::new(&self.blanks);
+        Ok(GrammarWithLexer::from_lark(match spec {
+            GrammarSpec::JsonObject => {
+                let start = json_schema::any_object(&mut lark)?;
+                lark.finish(&start)
+            }
             GrammarSpec::JsonSchema(schema) => {
                 bounds::schema(schema)?;
-                GrammarWithLexer::from_json_schema(schema.clone())
+                let start = json_schema::rule(&mut lark, schema, schema)?;
+                lark.finish(&start)
             }
             GrammarSpec::Regex(expression) => {
                 bounds::regex(expression)?;
-                lark(match expression.as_str() {
+                match expression.as_str() {
                     "" => format!("start: {}", lark::literal("")),
                     expression => format!("start: {}", lark::regex(expression)),
-                })
+                }
             }
-            GrammarSpec::Ebnf(source) => lark(ebnf::to_lark(source)?),
+            GrammarSpec::Ebnf(source) => ebnf::to_lark(source)?,
             GrammarSpec::StructuralTag(tag) => {
                 bounds::schema(tag)?;
-                lark(structural_tag::to_lark(tag)?)
+                structural_tag::to_lark(lark, tag)?
             }
             GrammarSpec::ToolCalls { tools, choice, parallel } => {
                 tools.iter().try_for_each(bounds::schema)?;
-                lark(tool_calls::to_lark(tools, choice, *parallel)?)
+                tool_calls::to_lark(lark, tools, choice, *parallel)?
             }
-        })
+        }))
     }
 
     fn cached(&self) -> std::sync::MutexGuard<'_, Cache> {

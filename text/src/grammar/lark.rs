@@ -7,15 +7,39 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use serde_json::Value;
 
+use super::json_blanks::JsonBlanks;
+
 /// A grammar in the making.
 #[derive(Default)]
 pub(super) struct Lark {
     text: String,
     /// Definitions that exist, by what they say.
     names: HashMap<String, String>,
+    /// What may stand between the tokens of its JSON.
+    blanks: JsonBlanks,
 }
 
 impl Lark {
+    /// An empty grammar whose JSON has these blanks.
+    pub(super) fn new(blanks: &JsonBlanks) -> Self {
+        Self { blanks: blanks.clone(), ..Self::default() }
+    }
+
+    /// What may stand between the tokens of its JSON.
+    pub(super) fn blanks(&self) -> &JsonBlanks {
+        &self.blanks
+    }
+
+    /// The rule that was remembered under `key`.
+    pub(super) fn known(&self, key: &str) -> Option<String> {
+        self.names.get(key).cloned()
+    }
+
+    /// Remember a rule under `key`, which is no definition.
+    pub(super) fn know(&mut self, key: &str, name: &str) {
+        self.names.insert(key.to_owned(), name.to_owned());
+    }
+
     /// Define a rule; the same body twice is the same rule.
     pub(super) fn rule(&mut self, body: &str) -> String {
         self.define("r", ": ", body)
@@ -29,6 +53,11 @@ impl Lark {
     /// Define a rule that matches an expression, which is not empty.
     pub(super) fn terminal_rule(&mut self, expression: &str) -> String {
         self.rule(&regex(expression))
+    }
+
+    /// Define a rule that is a whole grammar of its own.
+    pub(super) fn nested(&mut self, grammar: &str) -> String {
+        self.rule(&format!("%lark {{\n{grammar}\n}}"))
     }
 
     /// Define a rule that matches `body` as far as the first `suffix`, and the suffix. Both are regular.
@@ -77,9 +106,16 @@ pub(super) fn regex(expression: &str) -> String {
     format!("/{}/", llguidance::regex_to_lark(expression, ""))
 }
 
-/// JSON that is valid under `schema`.
-pub(super) fn json(schema: &Value) -> String {
-    format!("%json {schema}")
+/// `body`, which is an atom, at least `min` times and at most `max`.
+pub(super) fn repeat(body: &str, min: usize, max: Option<usize>) -> String {
+    match (min, max) {
+        (_, Some(0)) => String::new(),
+        (0, Some(1)) => format!("{body}?"),
+        (0, None) => format!("{body}*"),
+        (1, None) => format!("{body}+"),
+        (min, Some(max)) => format!("{body}{{{min},{max}}}"),
+        (min, None) => format!("{body}{{{min},}}"),
+    }
 }
 
 /// One of `options`, which is empty text if there are none.

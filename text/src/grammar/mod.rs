@@ -2,8 +2,8 @@
 //! expression, a grammar, or the markup of tool calls.
 //!
 //! The automaton is `llguidance`'s: an Earley parser over lexemes that are found by derivatives of regular
-//! expressions, walked along the tree of the vocabulary. Ours is what goes into it: JSON schemas are passed
-//! on, everything else is written as a grammar in its Lark dialect (`lark.rs`) and bounded before that.
+//! expressions, walked along the tree of the vocabulary. Ours is what goes into it: grammars in its Lark
+//! dialect (`lark.rs`), bounded before they are written.
 //!
 //! What holds of every grammar here:
 //! - Control tokens never appear in constrained text. The one exception ends it: an end-of-sequence token
@@ -14,6 +14,8 @@
 mod bounds;
 mod ebnf;
 mod factory;
+mod json_blanks;
+mod json_schema;
 mod lark;
 mod matcher;
 mod spec;
@@ -21,5 +23,6 @@ mod structural_tag;
 mod tool_calls;
 
 pub use factory::GrammarFactory;
+pub use json_blanks::JsonBlanks;
 pub use matcher::Grammar;
 pub use spec::{CallChoice, GrammarError, GrammarSpec};

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 /// A constraint, before it is compiled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrammarSpec {
     /// Any JSON object.
     JsonObject,
-    /// JSON that is valid under this schema. Blanks between its tokens are free.
+    /// JSON that is valid under this schema, with the factory's blanks between its tokens.
     JsonSchema(Value),
     /// The whole output matches this expression (the `regex` crate's syntax, without look-around).
     Regex(String),
@@ -29,15 +29,23 @@ pub enum GrammarSpec {
 /// Which calls an output makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallChoice {
-    /// At least one, of any tool, with text before and between them.
+    /// At least one, of any tool, the first at once: a model that may talk first may talk until its limit.
     Required,
     /// One call of this tool and nothing else.
     Named(String),
     /// None or some; those of tools marked `strict` follow their schemas.
     AutoStrict,
+    /// Nothing but some, as under [`AutoStrict`](Self::AutoStrict), or an answer under this constraint.
+    OrAnswer(Box<GrammarSpec>),
 }
 
 impl GrammarSpec {
+    /// One of these texts.
+    pub fn choice(texts: &[String]) -> Self {
+        let texts: Vec<String> = texts.iter().map(|text| regex_syntax::escape(text)).collect();
+        Self::Regex(format!("({})", texts.join("|")))
+    }
+
     /// What SGLang calls this kind in its messages.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -6,8 +6,8 @@
 use serde_json::Value;
 
 use super::{
-    bounds, ebnf,
-    lark::{Lark, json, literal, one_of, regex},
+    bounds, ebnf, json_schema,
+    lark::{Lark, literal, one_of, regex},
     tool_calls,
 };
 
@@ -15,8 +15,7 @@ use super::{
 const MAX_DEPTH: usize = 16;
 
 /// The grammar of text with these tags.
-pub(super) fn to_lark(tag: &Value) -> Result<String, String> {
-    let mut lark = Lark::default();
+pub(super) fn to_lark(mut lark: Lark, tag: &Value) -> Result<String, String> {
     let start = match (tag.get("format"), tag.get("structures")) {
         (Some(format), _) => format_rule(&mut lark, format, 0)?,
         (None, Some(structures)) => {
@@ -24,7 +23,10 @@ pub(super) fn to_lark(tag: &Value) -> Result<String, String> {
             let mut tags = Vec::with_capacity(structures.len());
             for structure in structures {
                 let schema = structure.get("schema").filter(|schema| !schema.is_null());
-                let content = schema.map_or_else(|| literal(""), json);
+                let content = match schema {
+                    None => literal(""),
+                    Some(schema) => json_schema::rule(&mut lark, schema, schema)?,
+                };
                 tags.push(Tag {
                     begin: text(structure, "begin")?,
                     content: Content::Rule(content),
@@ -69,7 +71,10 @@ fn format_rule(lark: &mut Lark, format: &Value, depth: usize) -> Result<String, 
     Ok(match name {
         "const_string" => literal(text(format, "value")?),
         "json_schema" => match format.get("style").and_then(Value::as_str) {
-            None | Some("json") => lark.rule(&json(schema(format)?)),
+            None | Some("json") => {
+                let schema = schema(format)?;
+                json_schema::rule(lark, schema, schema)?
+            }
             Some(style) => return Err(format!("json_schema: style {style} is supported within a tag only")),
         },
         "regex" => {
@@ -79,7 +84,7 @@ fn format_rule(lark: &mut Lark, format: &Value, depth: usize) -> Result<String, 
         }
         "grammar" => {
             let nested = ebnf::to_lark(text(format, "grammar")?)?;
-            lark.rule(&format!("%lark {{\n{nested}\n}}"))
+            lark.nested(&nested)
         }
         "any_text" => any_text(lark, &excluded(format)?),
         "sequence" => {

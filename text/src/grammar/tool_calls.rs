@@ -9,17 +9,20 @@
 //! end tag, a head or a line for markup, the grammar allows it only as such:
 //!
 //! - A call begins with `<function=`, with or without `<tool_call>` before it, since models forget that;
-//!   neither of them appears in the text between calls.
+//!   neither of them appears in the text between calls. Where there must be a call, or one is the only thing
+//!   that may stand in place of an answer, it begins at once and with both.
 //! - Parameters come in the order of the schema.
 //! - A text value ends at the first `⏎</parameter>⏎` that a `<parameter=` or `</function>` follows, and holds
 //!   nothing else that ends a value or opens a call in it.
 //! - Other values are JSON, or the names of an `enum` as they stand.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
-    lark::{Lark, json as json_of, literal, one_of, regex},
-    spec::CallChoice,
+    bounds, ebnf, json_schema,
+    lark::{Lark, literal, one_of, regex},
+    spec::{CallChoice, GrammarSpec},
+    structural_tag,
 };
 
 /// Most parameters of one tool: each is a step of a recursion in llguidance's compiler.
@@ -47,8 +50,8 @@ const MARKUP: &str = concat!(
 const ANY_TEXT: &str = "(?s:.*)";
 
 /// The grammar of an answer that calls `tools`.
-pub(super) fn to_lark(tools: &[Value], choice: &CallChoice, parallel: bool) -> Result<String, String> {
-    let mut calls = Calls::new();
+pub(super) fn to_lark(lark: Lark, tools: &[Value], choice: &CallChoice, parallel: bool) -> Result<String, String> {
+    let mut calls = Calls { lark };
     let tools = declared(tools)?;
     if let CallChoice::Named(name) = choice {
         let tool = tools.iter().find(|tool| tool.name == name).ok_or_else(|| format!("no tool is named {name}"))?;
@@ -56,15 +59,22 @@ pub(super) fn to_lark(tools: &[Value], choice: &CallChoice, parallel: bool) -> R
         let head = literal("<tool_call>\n<function=");
         return Ok(calls.lark.finish(&format!("{head} {call}")));
     }
-    let strict_only = *choice == CallChoice::AutoStrict;
+    let strict_only = *choice != CallChoice::Required;
     let bodies = tools.iter().map(|tool| calls.call(tool, tool.strict || !strict_only));
     let call = calls_rule(bodies.collect::<Result<Vec<_>, _>>()?, &mut calls.lark);
+    let begin = literal("<tool_call>\n<function=");
+    if let CallChoice::OrAnswer(answer) = choice {
+        let answer = answer_rule(&mut calls.lark, answer)?;
+        let more = format!("{} {begin} {call}", regex("\n{1,2}"));
+        let more = if parallel { format!(" ({more})*") } else { String::new() };
+        return Ok(calls.lark.finish(&format!("{answer} | {begin} {call}{more}")));
+    }
     let text = format!("{} & ~{}", regex(ANY_TEXT), regex(BEGINS_CALL));
     let text = calls.lark.terminal(&text);
     let head = calls.lark.until(&text, &regex("(<tool_call>\n)?<function="));
     let start = match (choice, parallel) {
-        (CallChoice::Required, false) => format!("{head} {call}"),
-        (CallChoice::Required, true) => format!("({head} {call})+ {text}?"),
+        (CallChoice::Required, false) => format!("{begin} {call}"),
+        (CallChoice::Required, true) => format!("{begin} {call} ({head} {call})* {text}?"),
         (_, false) => format!("{head} {call} | {text}?"),
         (_, true) => format!("({head} {call})* {text}?"),
     };
@@ -79,6 +89,28 @@ pub(super) fn parameters(lark: &mut Lark, schema: &Value, end: &str) -> Result<S
     let rule = calls.parameters(&parameters, end);
     *lark = calls.lark;
     rule
+}
+
+/// The rule of an answer that calls nothing.
+fn answer_rule(lark: &mut Lark, answer: &GrammarSpec) -> Result<String, String> {
+    match answer {
+        GrammarSpec::JsonObject => json_schema::any_object(lark),
+        GrammarSpec::JsonSchema(schema) => {
+            bounds::schema(schema)?;
+            json_schema::rule(lark, schema, schema)
+        }
+        GrammarSpec::Regex(expression) => {
+            bounds::regex(expression)?;
+            Ok(if expression.is_empty() { literal("") } else { lark.terminal_rule(expression) })
+        }
+        GrammarSpec::Ebnf(source) => Ok(lark.nested(&ebnf::to_lark(source)?)),
+        GrammarSpec::StructuralTag(tag) => {
+            bounds::schema(tag)?;
+            let nested = structural_tag::to_lark(Lark::new(lark.blanks()), tag)?;
+            Ok(lark.nested(&nested))
+        }
+        GrammarSpec::ToolCalls { .. } => Err("an answer cannot consist of calls".into()),
+    }
 }
 
 fn calls_rule(bodies: Vec<String>, lark: &mut Lark) -> String {
@@ -181,10 +213,6 @@ struct Calls {
 }
 
 impl Calls {
-    fn new() -> Self {
-        Self { lark: Lark::default() }
-    }
-
     /// What follows `<function=` in a call of `tool`.
     fn call(&mut self, tool: &Tool<'_>, strict: bool) -> Result<String, String> {
         let head = literal(&format!("{}>\n", tool.name));
@@ -213,6 +241,7 @@ impl Calls {
         for (name, schema) in parameters.known.iter().rev() {
             check_name("parameter", name)?;
             let value = self.value(&parameters.root, schema, enter.as_deref(), may_end, end);
+            let value = value.map_err(|cause| format!("parameter {name}: {cause}"))?;
             let this = self.lark.rule(&format!("{} {value}", literal(&format!("{name}>\n"))));
             let required = parameters.required.contains(name);
             enter = Some(match enter {
@@ -239,7 +268,14 @@ impl Calls {
     }
 
     /// A value and what follows it: `enter` after another `<parameter=`, or the end of the call.
-    fn value(&mut self, root: &Value, schema: &Value, enter: Option<&str>, may_end: bool, end: &str) -> String {
+    fn value(
+        &mut self,
+        root: &Value,
+        schema: &Value,
+        enter: Option<&str>,
+        may_end: bool,
+        end: &str,
+    ) -> Result<String, String> {
         let close = "\n</parameter>\n";
         let mut options = Vec::new();
         match kind(root, schema, 0, &mut 0) {
@@ -252,7 +288,7 @@ impl Calls {
                 if may_end {
                     options.push(self.lark.until(&body, &literal(&format!("{close}{end}"))));
                 }
-                one_of(&options)
+                Ok(one_of(&options))
             }
             Kind::Written { texts, json } => {
                 let mut values = Vec::new();
@@ -263,15 +299,12 @@ impl Calls {
                 }
                 if !json.is_empty() {
                     let schema = if json.len() == 1 { json[0].clone() } else { json!({"anyOf": json}) };
-                    values.push(self.lark.rule(&format!(
-                        "{} {}",
-                        json_of(&with_definitions(root, schema)),
-                        literal(close)
-                    )));
+                    let json = json_schema::rule(&mut self.lark, root, &schema)?;
+                    values.push(self.lark.rule(&format!("{json} {}", literal(close))));
                 }
                 options.extend(enter.map(|enter| format!("{} {enter}", literal("<parameter="))));
                 options.extend(may_end.then(|| literal(end)));
-                format!("{} {}", one_of(&values), one_of(&options))
+                Ok(format!("{} {}", one_of(&values), one_of(&options)))
             }
         }
     }
@@ -344,13 +377,4 @@ fn enumerated(values: &[Value]) -> Kind {
     let texts = values.iter().filter_map(Value::as_str).map(String::from).collect();
     let json: Vec<Value> = values.iter().filter(|value| !value.is_string()).cloned().collect();
     Kind::Written { texts, json: if json.is_empty() { Vec::new() } else { vec![json!({"enum": json})] } }
-}
-
-/// `schema` with what its references point at.
-fn with_definitions(root: &Value, schema: Value) -> Value {
-    let Value::Object(mut fields) = schema else { return schema };
-    let kept = ["$defs", "definitions"].into_iter().filter_map(|key| Some((key.to_string(), root.get(key)?.clone())));
-    let kept: Map<String, Value> = kept.filter(|(key, _)| !fields.contains_key(key)).collect();
-    fields.extend(kept);
-    Value::Object(fields)
 }
