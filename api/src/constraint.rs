@@ -1,7 +1,9 @@
 //! What a request's fields oblige its output to: [`GrammarSpec`]s out of wire types.
 //!
-//! Rules and refusals are SGLang's (0.5.23): one constraint at a time; `tool_choice` required or of a
-//! function allows no other; `strict` tools give way to another.
+//! One constraint at a time, as in SGLang (0.5.23), under SGLang's names, OpenAI's, vLLM's (`guided_*`,
+//! `structured_outputs`) and llama.cpp's (`grammar`). Where tools are offered beside it, it binds the answer
+//! and not the calls, as at OpenAI: the model calls or answers; `tool_choice` none leaves the answer alone,
+//! required or a function the calls.
 
 use quern_text::{CallChoice, GrammarSpec, tool::ToolFormat};
 use serde_json::Value;
@@ -24,7 +26,20 @@ pub fn of_fields(fields: &SamplingFields) -> Result<Option<GrammarSpec>, ApiErro
         text(&fields.regex).map(GrammarSpec::Regex),
         text(&fields.ebnf).map(GrammarSpec::Ebnf),
         said(&fields.structural_tag).map(of_structural_tag).transpose()?,
+        said(&fields.guided_json)
+            .map(|schema| parsed("guided_json", "json", schema))
+            .transpose()?
+            .map(GrammarSpec::JsonSchema),
+        text(&fields.guided_regex).map(GrammarSpec::Regex),
+        fields.guided_choice.as_ref().map(|texts| choice("guided_choice", texts)).transpose()?,
+        text(&fields.guided_grammar).map(GrammarSpec::Ebnf),
+        fields.guided_json_object.unwrap_or(false).then_some(GrammarSpec::JsonObject),
+        said(&fields.structured_outputs).map(|fields| of_structured_outputs(&fields)).transpose()?.flatten(),
+        text(&fields.grammar).map(GrammarSpec::Ebnf),
     ];
+    if let Some(pattern) = text(&fields.guided_whitespace_pattern) {
+        return Err(no_blanks("guided_whitespace_pattern", &pattern.into()));
+    }
     let mut asked = asked.into_iter().flatten();
     match (asked.next(), asked.next()) {
         (Some(_), Some(_)) => {
@@ -38,8 +53,12 @@ fn of_response_format(format: &Value) -> Result<Option<GrammarSpec>, ApiError> {
     let wrong = |message: &str| Err(ApiError::schema(message).about("response_format"));
     match format.get("type").and_then(Value::as_str) {
         Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(GrammarSpec::JsonObject)),
-        Some("json_schema") => match format.pointer("/json_schema/schema") {
+        // A schema beside it is llama.cpp's form, and that of others.
+        Some("json_object") => Ok(Some(match format.get("schema") {
+            None | Some(Value::Null) => GrammarSpec::JsonObject,
+            Some(schema) => GrammarSpec::JsonSchema(schema.clone()),
+        })),
+        Some("json_schema") => match format.pointer("/json_schema/schema").or_else(|| format.get("schema")) {
             Some(schema) if !schema.is_null() => Ok(Some(GrammarSpec::JsonSchema(schema.clone()))),
             _ => wrong("response_format.json_schema.schema is required for response_format json_schema."),
         },
@@ -54,6 +73,57 @@ fn of_json_schema(schema: Value) -> Result<GrammarSpec, ApiError> {
         Value::String(text) if text == ANY_OBJECT => Ok(GrammarSpec::JsonObject),
         schema => Ok(GrammarSpec::JsonSchema(parsed("json_schema", "json", schema)?)),
     }
+}
+
+/// vLLM's `structured_outputs`: one of its kinds.
+fn of_structured_outputs(asked: &Value) -> Result<Option<GrammarSpec>, ApiError> {
+    const FIELD: &str = "structured_outputs";
+    let wrong = |message: String| ApiError::schema(format!("{FIELD}: {message}")).about(FIELD);
+    let Some(fields) = asked.as_object() else { return Err(wrong("an object is wanted.".into())) };
+    let mut found = Vec::new();
+    for (key, value) in fields.iter().filter(|(_, value)| !value.is_null() && **value != false) {
+        let text = || value.as_str().map(String::from).ok_or_else(|| wrong(format!("{key}: a text is wanted.")));
+        found.push(match key.as_str() {
+            "json" => GrammarSpec::JsonSchema(parsed(FIELD, "json", value.clone())?),
+            "json_object" => GrammarSpec::JsonObject,
+            "regex" => GrammarSpec::Regex(text()?),
+            "grammar" => GrammarSpec::Ebnf(text()?),
+            "structural_tag" => of_structural_tag(value.clone())?,
+            "choice" => match serde_json::from_value::<Vec<String>>(value.clone()) {
+                Ok(texts) => choice(FIELD, &texts)?,
+                Err(_) => return Err(wrong("choice: a list of texts is wanted.".into())),
+            },
+            // There is one backend, and it falls back on no other.
+            "disable_fallback" => continue,
+            "whitespace_pattern" | "disable_any_whitespace" => {
+                return Err(no_blanks(&format!("{FIELD}.{key}"), value));
+            }
+            other => {
+                let message = format!("{FIELD}.{other} is not supported.");
+                return Err(ApiError::unsupported(&format!("{FIELD}.{other}"), message));
+            }
+        });
+    }
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        _ => Err(wrong("only one of json, json_object, regex, choice, grammar and structural_tag can be set.".into())),
+    }
+}
+
+fn choice(field: &str, texts: &[String]) -> Result<GrammarSpec, ApiError> {
+    if texts.is_empty() {
+        return Err(ApiError::schema(format!("{field}: at least one choice is wanted.")).about(field));
+    }
+    Ok(GrammarSpec::choice(texts))
+}
+
+/// Blanks are the same for all requests.
+fn no_blanks(field: &str, value: &Value) -> ApiError {
+    let message = format!(
+        "{field}: {value} is not supported in a request; the server's --constrained-json-whitespace-pattern, \
+         --constrained-json-max-whitespace-cnt and --constrained-json-disable-any-whitespace set it."
+    );
+    ApiError::unsupported(field, message)
 }
 
 fn of_structural_tag(tag: Value) -> Result<GrammarSpec, ApiError> {
@@ -73,6 +143,8 @@ pub struct ToolUse {
     pub tools: Vec<Value>,
     /// What its calls must look like.
     pub calls: Option<Calls>,
+    /// Whether one answer may have several calls.
+    pub parallel: bool,
 }
 
 /// An obligation about calls.
@@ -95,7 +167,7 @@ impl ToolUse {
                 "required" if tools.is_empty() => {
                     Err(wrong("Tools cannot be empty if tool choice is set to required.".into()))
                 }
-                "required" => Ok(Self { tools: tools.to_vec(), calls: calls(CallChoice::Required) }),
+                "required" => Ok(Self { tools: tools.to_vec(), calls: calls(CallChoice::Required), parallel }),
                 other => Err(wrong(format!("tool_choice must be none, auto, required or a function, got {other:?}."))),
             },
             Some(value) => {
@@ -108,7 +180,10 @@ impl ToolUse {
                 let named = |tool: &&Value| tool.pointer("/function/name").and_then(Value::as_str) == Some(name);
                 match tools.iter().find(named) {
                     None => Err(wrong(format!("Tool '{name}' not found in tools list."))),
-                    Some(tool) => Ok(Self { tools: vec![tool.clone()], calls: calls(CallChoice::Named(name.into())) }),
+                    Some(tool) => {
+                        let calls = calls(CallChoice::Named(name.into()));
+                        Ok(Self { tools: vec![tool.clone()], calls, parallel })
+                    }
                 }
             }
         }
@@ -117,7 +192,7 @@ impl ToolUse {
     fn auto(tools: &[Value], parallel: bool) -> Self {
         let strict = |tool: &Value| tool.pointer("/function/strict") == Some(&Value::Bool(true));
         let calls = tools.iter().any(strict).then_some(Calls { choice: CallChoice::AutoStrict, parallel });
-        Self { tools: tools.to_vec(), calls }
+        Self { tools: tools.to_vec(), calls, parallel }
     }
 
     /// The constraint of an answer that is otherwise obliged to `other`. Calls are written in Qwen3-Coder's
@@ -127,21 +202,25 @@ impl ToolUse {
         other: Option<GrammarSpec>,
         parser: Option<ToolCallParser>,
     ) -> Result<Option<GrammarSpec>, ApiError> {
-        let Some(Calls { choice, parallel }) = &self.calls else { return Ok(other) };
         let reads_markup = parser.is_some_and(|parser| parser.format() == ToolFormat::Qwen3Coder);
-        if *choice == CallChoice::AutoStrict {
-            if other.is_some() || !reads_markup {
-                return Ok(other);
+        let needs_markup =
+            |what: &str| ApiError::unsupported("tool_choice", format!("{what} needs --tool-call-parser qwen3_coder."));
+        let calls = |choice, parallel| GrammarSpec::ToolCalls { tools: self.tools.clone(), choice, parallel };
+        match (&self.calls, other) {
+            (Some(Calls { choice: CallChoice::Required | CallChoice::Named(_), .. }), _) if !reads_markup => {
+                Err(needs_markup("tool_choice: required and named functions"))
             }
-        } else if other.is_some() {
-            let message = "tool_choice: required and named functions cannot be combined with response_format, \
-                           json_schema, regex, ebnf or structural_tag.";
-            return Err(ApiError::invalid(message).about("tool_choice"));
-        } else if !reads_markup {
-            let message = "tool_choice: required and named functions need --tool-call-parser qwen3_coder.";
-            return Err(ApiError::unsupported("tool_choice", message));
+            // An answer that only calls has no text to bind.
+            (Some(Calls { choice: choice @ (CallChoice::Required | CallChoice::Named(_)), parallel }), _) => {
+                Ok(Some(calls(choice.clone(), *parallel)))
+            }
+            (_, None) if !reads_markup => Ok(None),
+            (choice, None) => Ok(choice.as_ref().map(|Calls { choice, parallel }| calls(choice.clone(), *parallel))),
+            // Without a parser nothing is taken for a call.
+            (_, Some(other)) if self.tools.is_empty() || parser.is_none() => Ok(Some(other)),
+            (_, Some(_)) if !reads_markup => Err(needs_markup("tools beside a constraint of the answer")),
+            (_, Some(other)) => Ok(Some(calls(CallChoice::OrAnswer(Box::new(other)), self.parallel))),
         }
-        Ok(Some(GrammarSpec::ToolCalls { tools: self.tools.clone(), choice: choice.clone(), parallel: *parallel }))
     }
 }
 
@@ -176,6 +255,23 @@ mod tests {
             (json!({"regex": "a+"}), Some(GrammarSpec::Regex("a+".into()))),
             (json!({"ebnf": "root ::= \"a\""}), Some(GrammarSpec::Ebnf("root ::= \"a\"".into()))),
             (json!({"structural_tag": tag.to_string()}), Some(GrammarSpec::StructuralTag(tag.clone()))),
+            (
+                json!({"response_format": {"type": "json_object", "schema": schema}}),
+                Some(GrammarSpec::JsonSchema(schema.clone())),
+            ),
+            (json!({"guided_json": schema}), Some(GrammarSpec::JsonSchema(schema.clone()))),
+            (json!({"guided_json": schema.to_string()}), Some(GrammarSpec::JsonSchema(schema.clone()))),
+            (json!({"guided_regex": "a+"}), Some(GrammarSpec::Regex("a+".into()))),
+            (json!({"guided_choice": ["a", "b."]}), Some(GrammarSpec::Regex("(a|b\\.)".into()))),
+            (json!({"guided_grammar": "root ::= \"a\""}), Some(GrammarSpec::Ebnf("root ::= \"a\"".into()))),
+            (json!({"grammar": "root ::= \"a\""}), Some(GrammarSpec::Ebnf("root ::= \"a\"".into()))),
+            (
+                json!({"structured_outputs": {"json": schema, "regex": null}}),
+                Some(GrammarSpec::JsonSchema(schema.clone())),
+            ),
+            (json!({"structured_outputs": {"json_object": true}}), Some(GrammarSpec::JsonObject)),
+            (json!({"structured_outputs": {"choice": ["a"]}}), Some(GrammarSpec::Regex("(a)".into()))),
+            (json!({"structured_outputs": {"disable_fallback": true}}), None),
         ] {
             assert_eq!(of(fields.clone()).unwrap(), wanted, "{fields}");
         }
@@ -186,6 +282,12 @@ mod tests {
             (json!({"response_format": {"type": "json_schema"}}), "schema is required"),
             (json!({"json_schema": "{"}), "Failed to compile json grammar: "),
             (json!({"structural_tag": "{"}), "Failed to compile structural_tag grammar: "),
+            (json!({"guided_choice": []}), "guided_choice: at least one choice"),
+            (json!({"guided_regex": "a", "regex": "b"}), "Only one of"),
+            (json!({"structured_outputs": {"json": schema, "regex": "a"}}), "structured_outputs: only one of"),
+            (json!({"structured_outputs": {"magic": 1}}), "structured_outputs.magic is not supported"),
+            (json!({"structured_outputs": {"regex": "a", "disable_any_whitespace": true}}), "--constrained-json-"),
+            (json!({"guided_json": schema, "guided_whitespace_pattern": " "}), "--constrained-json-"),
         ] {
             let error = of(fields.clone()).unwrap_err();
             assert!(error.status == 400 && error.message.contains(words), "{fields}: {error}");
@@ -221,11 +323,20 @@ mod tests {
         ] {
             assert_eq!(choice(of(tools, choice_of.clone(), None, parser).unwrap()), wanted, "{choice_of}");
         }
-        assert_eq!(of(&tools, json!("auto"), regex(), qwen).unwrap().1, regex(), "strict tools give way");
-        for (choice, other, parser) in
-            [(json!("required"), regex(), qwen), (named, regex(), qwen), (json!("required"), None, hermes)]
-        {
-            assert_eq!(of(&tools, choice, other, parser).unwrap_err().param.as_deref(), Some("tool_choice"));
+        // Tools and a form: a call or an answer, unless the choice is one of the two.
+        let union = Some(CallChoice::OrAnswer(Box::new(regex().unwrap())));
+        for (choice_of, wanted) in [
+            (json!(null), (2, union.clone())),
+            (json!("auto"), (2, union)),
+            (json!("required"), (2, Some(CallChoice::Required))),
+            (named.clone(), (1, Some(CallChoice::Named("f".into())))),
+        ] {
+            assert_eq!(choice(of(&tools, choice_of.clone(), regex(), qwen).unwrap()), wanted, "{choice_of}");
+        }
+        assert_eq!(of(&tools, json!("none"), regex(), qwen).unwrap(), (0, regex()));
+        assert_eq!(of(&tools, json!("auto"), regex(), None).unwrap(), (2, regex()), "nothing is taken for a call");
+        for (choice, other) in [(json!("auto"), regex()), (named, None), (json!("required"), None)] {
+            assert_eq!(of(&tools, choice, other, hermes).unwrap_err().param.as_deref(), Some("tool_choice"));
         }
     }
 }

@@ -5,7 +5,7 @@
 mod support;
 
 use quern_api::{ApiConfig, config::ToolCallParser};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use support::{Server, config, user, with};
 
 const EBNF: &str = "root ::= \"(\" (root | [a-c]) \")\" | \"x\"";
@@ -299,7 +299,7 @@ async fn the_doors_of_agents_constrain_as_chat_does() {
 }
 
 #[tokio::test]
-async fn a_required_call_comes_sooner_or_later_and_only_one_if_so_asked() {
+async fn a_required_call_comes_and_only_one_if_so_asked() {
     let server = Server::with(parsing(), None).await;
     let mut ended = 0;
     for seed in 0..6 {
@@ -341,15 +341,180 @@ async fn strict_tools_are_obeyed_under_auto() {
     server.is_clean().await;
 }
 
+/// A form of the answer on every API that has tools: the path, the request, and where text and the name of a
+/// call stand in the answer.
+fn calling_apis() -> Vec<(&'static str, Value, &'static str, &'static str)> {
+    let form = schema();
+    let chat = json!({"messages": user("Go"), "tools": tools(), "max_tokens": 400,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": form}}});
+    let object = with(&chat, json!({"response_format": {"type": "json_object"}}));
+    let tool = |schema: &str| {
+        let function = |tool: &Value| {
+            let parameters = tool["function"].get("parameters").cloned().unwrap_or(json!({"type": "object"}));
+            json!({"name": tool["function"]["name"], schema: parameters})
+        };
+        tools().as_array().unwrap().iter().map(function).collect::<Vec<_>>()
+    };
+    let functions: Vec<Value> =
+        tool("parameters").into_iter().map(|tool| with(&tool, json!({"type": "function"}))).collect();
+    let format = json!({"type": "json_schema", "name": "n", "schema": form});
+    let messages = json!({"model": "m", "max_tokens": 400, "messages": user("Go"), "tools": tool("input_schema")});
+    vec![
+        ("/v1/chat/completions", chat, "/choices/0/message/content", "/choices/0/message/tool_calls/0/function/name"),
+        ("/v1/chat/completions", object, "/choices/0/message/content", "/choices/0/message/tool_calls/0/function/name"),
+        (
+            "/v1/responses",
+            json!({"model": "m", "input": "Go", "max_output_tokens": 400, "tools": functions, "text": {"format": format}}),
+            "/output/0/content/0/text",
+            "/output/0/name",
+        ),
+        (
+            "/v1/messages",
+            with(&messages, json!({"output_config": {"format": format}})),
+            "/content/0/text",
+            "/content/0/name",
+        ),
+        ("/v1/messages", with(&messages, json!({"output_format": format})), "/content/0/text", "/content/0/name"),
+        (
+            "/api/chat",
+            json!({"model": "m", "messages": user("Go"), "stream": false, "tools": tools(), "format": form}),
+            "/message/content",
+            "/message/tool_calls/0/function/name",
+        ),
+    ]
+}
+
 #[tokio::test]
-async fn a_call_that_must_be_and_another_constraint_exclude_each_other() {
-    let server = Server::with(parsing(), None).await;
-    let body = json!({"messages": user("Go"), "tools": tools(), "tool_choice": "required"});
-    for fields in [json!({"response_format": {"type": "json_object"}}), json!({"regex": "a"})] {
-        let (status, answer) = server.post("/v1/chat/completions", with(&body, fields)).await;
-        assert!(status == 400 && answer["error"]["param"] == "tool_choice", "{status} {answer}");
+async fn with_tools_and_a_form_the_model_calls_or_answers_on_every_api() {
+    let call = "<tool_call>\n<function=stop>\n</function>\n</tool_call>";
+    let server = Server::saying(call, parsing()).await;
+    for (path, body, _, name) in calling_apis() {
+        let answer = server.ok(path, body).await;
+        assert_eq!(answer.pointer(name), Some(&json!("stop")), "{path}: {answer}");
     }
+    server.is_clean().await;
+    let said = r#"{"n":7,"kind":"a"}"#;
+    let server = Server::saying(said, parsing()).await;
+    for (path, body, text, _) in calling_apis() {
+        let answer = server.ok(path, body).await;
+        assert_eq!(answer.pointer(text), Some(&json!(said)), "{path}: {answer}");
+    }
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn the_choice_of_tools_decides_between_call_and_answer() {
+    let call = "<tool_call>\n<function=stop>\n</function>\n</tool_call>";
+    let (calling, answering) =
+        (Server::saying(call, parsing()).await, Server::saying(r#"{"n":7,"kind":"a"}"#, parsing()).await);
+    let (_, body, text, name) = calling_apis().remove(0);
+    let none = with(&body, json!({"tool_choice": "none"}));
+    for server in [&calling, &answering] {
+        let answer = server.ok("/v1/chat/completions", none.clone()).await;
+        assert!(is_valid(answer.pointer(text).unwrap().as_str().unwrap()), "{answer}");
+        let named = json!({"type": "function", "function": {"name": "stop"}});
+        for choice in [json!("required"), named] {
+            let answer = server.ok("/v1/chat/completions", with(&body, json!({"tool_choice": choice}))).await;
+            assert!(answer.pointer(name).is_some(), "{choice}: {answer}");
+        }
+    }
+    let hermes = ApiConfig { tool_call_parser: ToolCallParser::from_name("hermes"), ..config() };
+    let server = Server::with(hermes, None).await;
+    for choice in ["auto", "required"] {
+        let (status, answer) = server.post("/v1/chat/completions", with(&body, json!({"tool_choice": choice}))).await;
+        assert!(status == 400 && answer.to_string().contains("--tool-call-parser qwen3_coder"), "{status} {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_required_call_comes_at_once_whatever_the_model_would_say() {
+    let server = Server::saying("Let me think about that for a while, and then for another while.", parsing()).await;
+    let functions: Vec<Value> = tools().as_array().unwrap().iter().map(|tool| tool["function"].clone()).collect();
+    let anthropic: Vec<Value> =
+        functions.iter().map(|f| json!({"name": f["name"], "input_schema": {"type": "object"}})).collect();
+    let responses: Vec<Value> = functions.iter().map(|f| with(f, json!({"type": "function"}))).collect();
+    for (path, body, name) in [
+        (
+            "/v1/chat/completions",
+            json!({"messages": user("Go"), "tools": tools(), "tool_choice": "required", "parallel_tool_calls": false}),
+            "/choices/0/message/tool_calls/0/function/name",
+        ),
+        (
+            "/v1/messages",
+            json!({"model": "m", "max_tokens": 400, "messages": user("Go"), "tools": anthropic,
+                "tool_choice": {"type": "any", "disable_parallel_tool_use": true}}),
+            "/content/0/name",
+        ),
+        (
+            "/v1/responses",
+            json!({"model": "m", "input": "Go", "tools": responses, "tool_choice": "required", "parallel_tool_calls": false}),
+            "/output/0/name",
+        ),
+    ] {
+        let answer = server.ok(path, body).await;
+        assert!(answer.pointer(name).is_some_and(Value::is_string), "{path}: {answer}");
+    }
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn constraints_in_the_words_of_other_servers_are_obeyed_or_refused_by_name() {
     let server = Server::new().await;
+    let form = schema();
+    let digits = |text: &str| text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
+    let chosen = |text: &str| ["yes", "no", "no."].contains(&text);
+    let zz = |text: &str| text == "zz";
+    let cases: Vec<(Value, fn(&str) -> bool)> = vec![
+        (json!({"guided_json": form}), is_valid),
+        (json!({"guided_json": form.to_string()}), is_valid),
+        (json!({"guided_regex": "[0-9]{3}"}), digits),
+        (json!({"guided_choice": ["yes", "no", "no."]}), chosen),
+        (json!({"guided_grammar": "root ::= \"zz\""}), zz),
+        (json!({"grammar": "root ::= \"z\" rest\nrest ::= \"z\""}), zz),
+        (json!({"structured_outputs": {"json": form}}), is_valid),
+        (json!({"structured_outputs": {"regex": "[0-9]{3}"}}), digits),
+        (json!({"structured_outputs": {"choice": ["yes", "no"]}}), chosen),
+        (json!({"structured_outputs": {"grammar": "root ::= \"zz\""}}), zz),
+        (json!({"response_format": {"type": "json_object", "schema": form}}), is_valid),
+    ];
+    for (fields, check) in cases {
+        for (path, body) in [
+            ("/v1/chat/completions", json!({"messages": user("Go"), "max_tokens": 300})),
+            ("/v1/completions", json!({"prompt": "Go", "max_tokens": 300})),
+        ] {
+            let (text, end) = ask(&server, path, &with(&body, fields.clone()), false).await;
+            assert!(end == "stop" && check(&text), "{path} {fields}: {text:?} {end}");
+        }
+    }
+    for (fields, words) in [
+        (json!({"chat_template": "{{ 'x' }}"}), "chat_template"),
+        (json!({"structured_outputs": {"magic": 1}}), "structured_outputs.magic"),
+        (json!({"guided_json": form, "guided_whitespace_pattern": " "}), "guided_whitespace_pattern"),
+        (json!({"guided_grammar": "start: \"a\""}), "Failed to compile ebnf grammar: line 1: expected ::= after start"),
+    ] {
+        for (path, body) in [
+            ("/v1/chat/completions", json!({"messages": user("Go")})),
+            ("/v1/responses", json!({"model": "m", "input": "Go"})),
+            ("/v1/messages", json!({"model": "m", "max_tokens": 9, "messages": user("Go")})),
+        ] {
+            let (status, answer) = server.post(path, with(&body, fields.clone())).await;
+            assert!(
+                status == 400 && answer["error"]["message"].to_string().contains(&words.replace('"', "\\\"")),
+                "{path} {fields}: {status} {answer}"
+            );
+        }
+    }
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_schema_that_is_too_big_is_refused_before_anything_runs() {
+    let server = Server::with(parsing(), None).await;
+    let wide: Map<String, Value> = (0..3000).map(|i| (format!("p{i}"), json!({"type": "string"}))).collect();
+    let form = json!({"type": "object", "properties": wide});
+    let body = json!({"messages": user("Go"), "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": form}}});
     let (status, answer) = server.post("/v1/chat/completions", body).await;
-    assert!(status == 400 && answer.to_string().contains("--tool-call-parser qwen3_coder"), "{status} {answer}");
+    let words = "Failed to compile json grammar: an object has 3000 properties; at most 1000 are supported";
+    assert_eq!((status, &answer["error"]["message"]), (400, &json!(words)));
+    server.is_clean().await;
 }

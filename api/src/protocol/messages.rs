@@ -31,6 +31,7 @@ pub struct MessagesFields {
     pub tools: Option<Vec<Value>>,
     pub tool_choice: Option<ToolChoice>,
     pub output_config: Option<OutputConfig>,
+    pub output_format: Option<Value>,
     pub cache_salt: Option<String>,
 }
 
@@ -119,9 +120,10 @@ impl MessagesFields {
         }
     }
 
-    /// `output_config.format` in chat's words.
+    /// `output_config.format`, or `output_format` as it was called before, in chat's words.
     pub fn chat_response_format(&self) -> Option<Value> {
-        let format = self.output_config.as_ref()?.format.as_ref()?;
+        let format = self.output_config.as_ref().and_then(|config| config.format.as_ref());
+        let format = format.or(self.output_format.as_ref())?;
         Some(match format.get("schema") {
             Some(schema) => {
                 json!({ "type": format["type"], "json_schema": { "name": "output", "schema": schema, "strict": true } })

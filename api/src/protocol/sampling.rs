@@ -32,6 +32,16 @@ pub struct SamplingFields {
     pub ebnf: Option<String>,
     pub structural_tag: Option<Value>,
 
+    // vLLM's and llama.cpp's constraints.
+    pub guided_json: Option<Value>,
+    pub guided_json_object: Option<bool>,
+    pub guided_regex: Option<String>,
+    pub guided_choice: Option<Vec<String>>,
+    pub guided_grammar: Option<String>,
+    pub guided_whitespace_pattern: Option<String>,
+    pub structured_outputs: Option<Value>,
+    pub grammar: Option<String>,
+
     // OpenAI's endpoints.
     pub response_format: Option<Value>,
     pub max_tokens: Option<Int>,

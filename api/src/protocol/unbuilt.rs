@@ -12,4 +12,5 @@ pub const UNBUILT_FIELDS: &[(&str, &str)] = &[
     ("return_token_ids", "token ids in OpenAI answers are not built; /generate has them"),
     ("return_prompt_token_ids", "token ids in OpenAI answers are not built; /generate has them"),
     ("return_meta_info", "/generate has it"),
+    ("chat_template", "templates in requests are not supported; the server's --chat-template sets one"),
 ];

@@ -81,10 +81,6 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
     functions.extend(&brought);
     let tool_choice = functions.choose(fields.tool_choice.as_ref())?;
     let response_format = fields.chat_response_format();
-    if !functions.chat_tools.is_empty() && response_format.as_ref().is_some_and(|f| f["type"] == "json_schema") {
-        let message = "text.format: json_schema cannot be combined with tools.";
-        return Err(ApiError::invalid(message).about("text.format").into());
-    }
     let truncates = match fields.truncation.as_deref() {
         None | Some("disabled") => false,
         Some("auto") => true,
