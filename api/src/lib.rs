@@ -12,6 +12,7 @@ pub mod constraint;
 pub mod dialogue;
 pub mod generate;
 pub mod grammars;
+pub mod health_check;
 pub mod latency;
 pub mod limits;
 pub mod listen;

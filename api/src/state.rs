@@ -15,12 +15,12 @@ use serde_json::Value;
 use crate::{
     config::{ApiConfig, GrammarBackend, SamplingDefaults},
     grammars::Grammars,
+    health_check::HealthCheck,
     limits::Limits,
     live_ids::LiveIds,
     metrics::Metrics,
     model_card::ModelCard,
     response_store::ResponseStore,
-    routes::health::HealthCheck,
     sampling::Defaults,
 };
 
