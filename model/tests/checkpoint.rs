@@ -10,6 +10,7 @@ use std::{
 use proptest::prelude::*;
 use quern_model::{
     Checkpoint, CheckpointOptions, LoadError, Role,
+    network::MlpPart,
     weights::{Problem, Remedy, safetensors::fuzz_header},
 };
 use serde_json::{Map, Value, json};
@@ -395,6 +396,61 @@ fn the_scales_names_of_compressed_tensors_are_known() {
         };
         assert_eq!(rows_of(&plain), rows_of(&renamed));
     }
+}
+
+#[test]
+fn experts_in_one_tensor_a_layer_are_those_of_single_tensors() {
+    let plain = open(&fixture("tiny-mixed")).unwrap();
+    let config = plain.config();
+    let (moe, hidden) = (config.moe.clone().unwrap(), config.hidden as u64);
+    let inner = moe.inner as u64;
+    let fuse = |transposed: bool| {
+        changed("tiny-mixed", |tensors| {
+            for layer in 0..config.num_layers {
+                let experts = format!("model.layers.{layer}.mlp.experts");
+                for (name, parts, [rows, cols]) in [
+                    ("gate_up_proj", &["gate_proj", "up_proj"][..], [2 * inner, hidden]),
+                    ("down_proj", &["down_proj"], [hidden, inner]),
+                ] {
+                    let mut bytes = Vec::new();
+                    let mut dtype = String::new();
+                    for expert in 0..moe.num_experts {
+                        for part in parts {
+                            let Some(one) = tensors.remove(&format!("{experts}.{expert}.{part}.weight")) else {
+                                continue;
+                            };
+                            dtype = one.0;
+                            bytes.extend(one.2);
+                        }
+                    }
+                    let sizes = if transposed { [cols, rows] } else { [rows, cols] };
+                    if !bytes.is_empty() {
+                        let shape = vec![moe.num_experts as u64, sizes[0], sizes[1]];
+                        tensors.insert(format!("{experts}.{name}"), (dtype, shape, bytes));
+                    }
+                }
+            }
+        })
+    };
+    let fused = fuse(false);
+    let fused = open(fused.path()).unwrap();
+    let sparse = config.sparse_layers.iter().position(|sparse| *sparse).unwrap();
+    for part in [MlpPart::Gate, MlpPart::Up, MlpPart::Down] {
+        let tensor = plain.network().tensor(Some(sparse), Role::Expert(part));
+        let (rows, cols) = tensor.matrix();
+        let all = |checkpoint: &Checkpoint| -> Vec<Vec<f32>> {
+            let matrices = checkpoint.weights().matrices(tensor).unwrap();
+            let row = |index: usize| {
+                let mut row = vec![0.0; cols];
+                matrices[index / rows].decode_row(index % rows, &mut row);
+                row
+            };
+            (0..rows * matrices.len()).map(row).collect()
+        };
+        assert_eq!(all(&fused), all(&plain), "{part:?}");
+    }
+    let error = open(fuse(true).path()).err().unwrap().to_string();
+    assert!(error.contains("gate_up_proj") && error.contains("shape"), "{error}");
 }
 
 #[test]

@@ -225,6 +225,46 @@ fn metadata_that_asks_for_another_computation_is_refused() {
     }
 }
 
+/// `file` with gate and up of each layer's experts in one tensor.
+fn with_fused_experts(bytes: &SharedBytes) -> SharedBytes {
+    let file = GgufFile::parse("memory", bytes).unwrap();
+    let metadata: Vec<_> = file.metadata().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let find = |name: &str| file.tensors().iter().find(|tensor| tensor.name == name).unwrap();
+    let mut tensors = Vec::new();
+    for tensor in file.tensors() {
+        if tensor.name.contains("ffn_up_exps") {
+            continue;
+        }
+        let (mut name, mut dims, mut data) = (tensor.name.clone(), tensor.dims.clone(), tensor.bytes.to_vec());
+        if name.contains("ffn_gate_exps") {
+            let up = find(&name.replace("ffn_gate_exps", "ffn_up_exps"));
+            assert_eq!(up.format, tensor.format);
+            let expert = data.len() / dims[2] as usize;
+            data = data.chunks(expert).zip(up.bytes.chunks(expert)).flat_map(|(a, b)| [a, b].concat()).collect();
+            name = name.replace("ffn_gate_exps", "ffn_gate_up_exps");
+            dims[1] *= 2;
+        }
+        tensors.push((Announced { name, dims, format: tensor.format }, data));
+    }
+    let announced: Vec<_> = tensors.iter().map(|(tensor, _)| tensor.clone()).collect();
+    let mut writer = GgufWriter::begin(Vec::new(), &metadata, &announced).unwrap();
+    for (_, data) in &tensors {
+        writer.put(data).unwrap();
+        writer.align().unwrap();
+    }
+    SharedBytes::new(Arc::new(writer.finish().unwrap()))
+}
+
+#[test]
+fn gate_and_up_of_experts_may_be_one_tensor() {
+    for recipe in [None, Some(Recipe::Q8_0)] {
+        let separate = exported(&demo(recipe), DType::BF16);
+        let fused = with_fused_experts(&separate);
+        assert_ne!(*fused, *separate);
+        assert_eq!(greedy(&read(&fused)), greedy(&read(&separate)));
+    }
+}
+
 #[test]
 fn encodings_that_are_not_supported_are_named_as_ggml_names_them() {
     for (number, name) in

@@ -120,13 +120,13 @@ impl GgufModel {
         let mut problems = Vec::new();
         let mut wanted: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for spec in network.tensors() {
-            let name = names::of(spec);
+            let Place { name, dims, .. } = self.place(spec);
             if let (Shape::Vector(_), Some((file, tensor))) = (spec.shape, self.tensors.get(&name))
                 && tensor.format.element().is_none()
             {
                 problems.push(Problem::tensor(file, &name, "one of f32, f16, bf16", tensor.found()));
             }
-            wanted.insert(name, names::dims(spec));
+            wanted.insert(name, dims);
         }
         for (name, dims) in &wanted {
             match self.tensors.get(name) {
@@ -160,13 +160,24 @@ impl GgufModel {
         formats
     }
 
-    /// The tensor that is `spec`, of the sizes that were verified.
-    fn find(&self, spec: &TensorSpec) -> Result<&TensorInfo, LoadError> {
-        let (name, dims) = (names::of(spec), names::dims(spec));
-        let found = self.tensors.get(&name).map(|(_, tensor)| tensor);
-        found.filter(|tensor| tensor.dims == dims).ok_or_else(|| {
+    /// Where `spec` is stored.
+    fn place(&self, spec: &TensorSpec) -> Place {
+        let (name, mut dims) = (names::of(spec), names::dims(spec));
+        match names::fused(spec) {
+            Some((fused, half)) if !self.tensors.contains_key(&name) && self.tensors.contains_key(&fused) => {
+                dims[1] *= 2;
+                Place { name: fused, dims, part: half, parts: 2 }
+            }
+            _ => Place { name, dims, part: 0, parts: 1 },
+        }
+    }
+
+    /// The tensor that holds `spec`, of the sizes that were verified.
+    fn find(&self, Place { name, dims, .. }: &Place) -> Result<&TensorInfo, LoadError> {
+        let found = self.tensors.get(name).map(|(_, tensor)| tensor);
+        found.filter(|tensor| tensor.dims == *dims).ok_or_else(|| {
             let found = found.map_or_else(|| "nothing".into(), TensorInfo::found);
-            let problem = Problem::tensor("(no file)", &name, format!("a tensor {dims:?}"), found);
+            let problem = Problem::tensor("(no file)", name, format!("a tensor {dims:?}"), found);
             LoadError::Checkpoint { dir: self.place.clone(), problems: vec![problem] }
         })
     }
@@ -174,10 +185,12 @@ impl GgufModel {
 
 impl Weights for GgufModel {
     fn matrices(&self, spec: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
-        let tensor = self.find(spec)?;
+        let place = self.place(spec);
+        let tensor = self.find(&place)?;
         let (rows, cols) = spec.matrix();
         let len = rows * tensor.format.row_bytes(cols);
         let part = |index: usize| {
+            let index = index * place.parts + place.part;
             let bytes = tensor.bytes.slice(index * len..(index + 1) * len).expect("sizes that were verified");
             PackedMatrix::plain(tensor.format, rows, cols, bytes)
         };
@@ -185,7 +198,7 @@ impl Weights for GgufModel {
     }
 
     fn vector(&self, spec: &TensorSpec) -> Result<Vec<f32>, LoadError> {
-        let tensor = self.find(spec)?;
+        let tensor = self.find(&self.place(spec))?;
         let len = spec.shape.dims()[0];
         let mut values = vec![0.0; len];
         PackedMatrix::plain(tensor.format, 1, len, tensor.bytes.clone()).decode_row(0, &mut values);
@@ -195,6 +208,16 @@ impl Weights for GgufModel {
     fn num_bytes(&self) -> u64 {
         self.tensors.values().map(|(_, tensor)| tensor.bytes.len() as u64).sum()
     }
+}
+
+/// Where the matrices of a [`TensorSpec`] are stored.
+struct Place {
+    name: String,
+    /// Sizes, innermost first.
+    dims: Vec<u64>,
+    /// Of `parts` matrices of one expert in the tensor, which one it is.
+    part: usize,
+    parts: usize,
 }
 
 fn read(path: &Path) -> Result<GgufFile, Problem> {

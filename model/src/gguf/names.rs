@@ -39,3 +39,14 @@ pub(super) fn dims(spec: &TensorSpec) -> Vec<u64> {
     }
     dims
 }
+
+/// The tensor into which llama.cpp's converter puts gate and up of all experts (`--fuse-gate-up-exps`), and which half of
+/// each expert's rows `spec` is; `None` for other tensors.
+pub(super) fn fused(spec: &TensorSpec) -> Option<(String, usize)> {
+    let half = match spec.role {
+        Role::Expert(MlpPart::Gate) => 0,
+        Role::Expert(MlpPart::Up) => 1,
+        _ => return None,
+    };
+    Some((format!("blk.{}.ffn_gate_up_exps.weight", spec.layer?), half))
+}

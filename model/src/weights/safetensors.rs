@@ -135,6 +135,9 @@ impl Safetensors {
         if problems.is_empty() {
             opened.untie(config);
             opened.set_aside();
+            opened.part_experts(config, &mut problems);
+        }
+        if problems.is_empty() {
             let unexpected = opened.verify(config, &mut problems);
             // One line says more than a thousand tensors that are missing and as many that are not known.
             if let Some(foreign) = Foreign::of_tensors(unexpected.iter().map(String::as_str)) {
@@ -165,6 +168,38 @@ impl Safetensors {
             "{HEAD} is stored and differs from the embedding although config.json says tie_word_embeddings: the stored \
              head is used, as transformers 5 does."
         ));
+    }
+
+    /// Cut tensors that hold all experts of a layer, as transformers 5 stores them, into those of each expert. They are
+    /// parts of the same mapped bytes.
+    fn part_experts(&mut self, config: &ModelConfig, problems: &mut Vec<Problem>) {
+        let Some(moe) = &config.moe else { return };
+        let (inner, hidden) = (moe.inner as u64, config.hidden as u64);
+        // Behind the layer's name: the tensor, and the matrices of one expert in it from the first row on.
+        let fused: [(&str, &[&str], [u64; 2]); 2] = [
+            ("gate_up_proj", &["gate_proj", "up_proj"], [inner, hidden]),
+            ("down_proj", &["down_proj"], [hidden, inner]),
+        ];
+        for layer in 0..config.num_layers {
+            for (name, matrices, [rows, cols]) in fused {
+                let experts = format!("model.layers.{layer}.mlp.experts");
+                let whole = format!("{experts}.{name}");
+                let Some(tensor) = self.tensors.remove(&whole) else { continue };
+                let shape = [moe.num_experts as u64, rows * matrices.len() as u64, cols];
+                if tensor.shape != shape {
+                    problems.push(Problem::tensor(&tensor.file, &whole, format!("shape {shape:?}"), tensor.found()));
+                    continue;
+                }
+                // The header's check made the bytes as many as the shape says.
+                let bytes = tensor.bytes.len() / (moe.num_experts * matrices.len());
+                let parts = (0..moe.num_experts).flat_map(|expert| matrices.iter().map(move |part| (expert, part)));
+                for (index, (expert, part)) in parts.enumerate() {
+                    let slice = tensor.bytes.slice(index * bytes..(index + 1) * bytes).expect("a part of the whole");
+                    let part_of = Tensor { shape: vec![rows, cols], bytes: slice, ..tensor.clone() };
+                    self.tensors.insert(format!("{experts}.{expert}.{part}.weight"), part_of);
+                }
+            }
+        }
     }
 
     /// Take out tensors that some programs store and that change nothing here.
