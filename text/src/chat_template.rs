@@ -6,7 +6,7 @@
 //! before rendering; whatever appears unmarked in the output was written by the template.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt::Write as _,
     io,
     ops::Range,
@@ -323,12 +323,15 @@ fn without_generation_tags(source: &str) -> String {
 struct Marker(char);
 
 impl Marker {
-    /// Unicode sets aside 66 noncharacters for such private use; one that the input lacks is taken.
+    /// Unicode sets aside noncharacters and a plane for private use; the first that the input lacks is
+    /// taken. One pass over the input notes which it has.
     fn choose(prompt: &ChatPrompt) -> Self {
-        let everything = || prompt.messages.iter().chain(prompt.tools.iter().flatten()).chain(prompt.kwargs.values());
-        let candidates = ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}');
-        let mut free = candidates.filter(|c| !everything().any(|value| contains(value, *c)));
-        Self(free.next().unwrap_or('\u{fdd0}'))
+        let mut used = HashSet::new();
+        let everything = prompt.messages.iter().chain(prompt.tools.iter().flatten()).chain(prompt.kwargs.values());
+        everything.for_each(|value| note_candidates(value, &mut used));
+        let mut candidates = ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}');
+        // Where all are used, the first loses its own occurrences, and no control token comes of it.
+        Self(candidates.find(|c| !used.contains(c)).unwrap_or('\u{fdd0}'))
     }
 
     fn mark(&self, text: &str, control_tokens: &[String]) -> String {
@@ -344,12 +347,19 @@ impl Marker {
     }
 }
 
-fn contains(value: &Json, c: char) -> bool {
+/// Add the candidates for a marker that occur in `value`.
+fn note_candidates(value: &Json, used: &mut HashSet<char>) {
+    let mut note = |text: &str| {
+        used.extend(text.chars().filter(|c| matches!(c, '\u{fdd0}'..='\u{fdef}' | '\u{f0000}'..='\u{ffffd}')));
+    };
     match value {
-        Json::String(text) => text.contains(c),
-        Json::Array(items) => items.iter().any(|item| contains(item, c)),
-        Json::Object(fields) => fields.iter().any(|(k, v)| k.contains(c) || contains(v, c)),
-        _ => false,
+        Json::String(text) => note(text),
+        Json::Array(items) => items.iter().for_each(|item| note_candidates(item, used)),
+        Json::Object(fields) => {
+            fields.keys().for_each(|key| note(key));
+            fields.values().for_each(|field| note_candidates(field, used));
+        }
+        _ => {}
     }
 }
 
@@ -472,5 +482,28 @@ impl io::Write for Bounded {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_marker_is_what_the_input_lacks_however_much_it_has() {
+        let candidates: Vec<char> = ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}').collect();
+        let prompt = |used: &[char]| {
+            let text = "a".repeat(4 << 20) + &used.iter().collect::<String>();
+            ChatPrompt { messages: vec![json!({"role": "user", "content": [text]})], ..ChatPrompt::default() }
+        };
+        assert_eq!(Marker::choose(&prompt(&[])).0, candidates[0]);
+        // Looking for each candidate in all of the text would take minutes.
+        let last = candidates.len() - 1;
+        assert_eq!(Marker::choose(&prompt(&candidates[..last])).0, candidates[last]);
+        assert_eq!(Marker::choose(&prompt(&candidates)).0, candidates[0]);
+        let keys = ChatPrompt { tools: Some(vec![json!({"\u{fdd0}": 1})]), ..ChatPrompt::default() };
+        assert_eq!(Marker::choose(&keys).0, candidates[1]);
     }
 }

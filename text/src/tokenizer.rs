@@ -78,6 +78,9 @@ pub struct Tokenizer {
     ids: HashMap<String, u32>,
     /// The control tokens, longest first.
     control_tokens: Vec<String>,
+    /// Most bytes of text that become one token, if there is such a bound: added tokens that strip take any
+    /// number of blanks in.
+    longest_token: Option<usize>,
     config: TokenizerConfig,
 }
 
@@ -182,7 +185,9 @@ impl Tokenizer {
         }
         let mut special = vec![false; size];
         let mut control_tokens = Vec::new();
+        let mut strips = false;
         for (id, token) in parsing.get_added_tokens_decoder() {
+            strips |= token.lstrip || token.rstrip;
             bytes[id as usize] = Some(token.content.as_bytes().into());
             if token.special {
                 special[id as usize] = true;
@@ -190,7 +195,8 @@ impl Tokenizer {
             }
         }
         control_tokens.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        Ok(Self { parsing, as_text, bytes, special, ids, control_tokens, config })
+        let longest_token = longest_token(&root, &bytes).filter(|_| !strips);
+        Ok(Self { parsing, as_text, bytes, special, ids, control_tokens, longest_token, config })
     }
 
     /// The ids of `text`. Nothing is added around it.
@@ -201,6 +207,11 @@ impl Tokenizer {
         };
         let encoding = tokenizer.encode_fast(text, false).expect("byte-level encoding knows every character");
         encoding.get_ids().to_vec()
+    }
+
+    /// A number of tokens that a text of `bytes` bytes has at least, known before it is tokenised.
+    pub fn fewest_tokens(&self, bytes: usize) -> usize {
+        self.longest_token.map_or(0, |longest| bytes.div_ceil(longest))
     }
 
     /// The ids of a rendered template: control tokens are recognised where the template wrote them, and
@@ -318,6 +329,19 @@ fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
         return Err(TokenizerError::TooLarge { file, bytes });
     }
     std::fs::read(path).map_err(io)
+}
+
+/// Most bytes of text that become one of the tokens spelled by `bytes`; `None` if their spelling does not
+/// say, since a normaliser that is not known may drop text.
+fn longest_token(root: &Value, bytes: &[Option<Box<[u8]>>]) -> Option<usize> {
+    let longest = bytes.iter().flatten().map(|spelled| spelled.len()).max()?;
+    // Composition (NFC) makes at most three bytes one (UAX 15 on expansion factors, read backwards).
+    let shrinks = match root.get("normalizer") {
+        None | Some(Value::Null) => 1,
+        Some(normalizer) if normalizer["type"] == "NFC" => 3,
+        Some(_) => return None,
+    };
+    Some((longest * shrinks).max(1))
 }
 
 /// The decoder must be `ByteLevel`, alone or in a sequence.
