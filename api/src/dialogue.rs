@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use quern_engine::{LogprobRequest, TokenLogprobs};
+use quern_engine::{Aborter, LogprobRequest, TokenLogprobs};
 use quern_text::tool::{ParsedMessage, ToolEvent, ToolParser, ToolSchemas};
 use uuid::Uuid;
 
 use crate::{
     constraint::ToolUse,
     generate::{Finish, Generations, Job, Matched, Output, Piece},
+    limits::{check_prompt_tokens, open_length},
     prompt::{Conversation, tokenise},
     protocol::{ApiError, completions::Prompt},
     sampling::Sampling,
@@ -106,7 +107,11 @@ impl Dialogue {
             Asked::Conversation(conversation) => Conversation { tools, ..conversation }.tokenise(state).await?,
             Asked::Ids(ids) => tokenise(state, vec![Prompt::Ids(ids)]).await?.swap_remove(0),
         };
-        let max_new_tokens = state.limits.admit_chat(&mut prompt, sampling.max_new_tokens)?;
+        let mut max_new_tokens = state.limits.admit_chat(&mut prompt, sampling.max_new_tokens)?;
+        if sampling.max_new_tokens.is_none() {
+            max_new_tokens = max_new_tokens.min(open_length(sampling.n, logprobs.as_ref()));
+        }
+        check_prompt_tokens("messages", prompt.len() * sampling.n)?;
         let sampling = Arc::new(sampling);
         let jobs = (0..sampling.n).map(|sample_index| Job {
             id: if sampling.n == 1 { id.clone() } else { format!("{id}_{sample_index}") },
@@ -168,6 +173,11 @@ impl Dialogue {
             Finish::Failed(error) => End::Failed(error),
         });
         Turn { said, logprobs, end }
+    }
+
+    /// Ways to abort what has not ended, from elsewhere.
+    pub fn aborters(&self) -> Vec<Aborter> {
+        self.generations.aborters()
     }
 
     /// How its tokens are chosen, every default filled in.

@@ -11,13 +11,28 @@ use std::{
 
 use axum::http::StatusCode;
 use quern_engine::{
-    FailCause, FinishReason, GenerateRequest, Grammar, LogprobRequest, PromptReport, RequestHandle, SubmitError,
-    TokenEvent, TokenLogprobs,
+    Aborter, FailCause, FinishReason, GenerateRequest, Grammar, LogprobRequest, PromptReport, RequestHandle,
+    SubmitError, TokenEvent, TokenLogprobs,
 };
-use quern_text::{Detokenizer, StopMatcher};
+use quern_text::{Detokenizer, GrammarSpec, StopMatcher, Stops};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use crate::{grammars::Compiled, live_ids::ClaimedIds, protocol::ApiError, sampling::Sampling, state::AppState};
+use crate::{
+    grammars::Compiled,
+    limits::{check_scores, check_stop_states, num_scores},
+    live_ids::ClaimedIds,
+    prompt::off_thread,
+    protocol::ApiError,
+    sampling::Sampling,
+    state::AppState,
+};
+
+/// States of stop patterns that are visited, some nanoseconds each, before other tasks of the thread have
+/// their turn: a millisecond.
+const VISITS_A_TURN: u64 = 1 << 18;
+
+/// Stop strings longer than this together are compiled off the threads that serve sockets.
+const LONG_STOPS: usize = 64 << 10;
 
 /// One output to generate.
 #[derive(Clone, Debug)]
@@ -46,6 +61,8 @@ pub struct Generations {
     inbox: UnboundedReceiver<(usize, TokenEvent)>,
     outputs: Vec<Output>,
     num_running: usize,
+    /// What looking for stops has cost since other tasks had their turn.
+    visits: u64,
     streams: bool,
     began: Instant,
     _ids: ClaimedIds,
@@ -56,6 +73,8 @@ pub struct Output {
     handle: Option<RequestHandle>,
     detokenizer: Detokenizer,
     stops: StopMatcher,
+    /// What its grammar is called in messages.
+    grammar: &'static str,
     stop_token_ids: Arc<[u32]>,
     ignore_eos: bool,
     no_stop_trim: bool,
@@ -117,28 +136,36 @@ pub enum Matched {
 }
 
 impl Generations {
-    /// Compile the grammars of `jobs` and submit them, all or none.
+    /// Compile the stops and grammars of `jobs` and submit them, all or none.
     pub async fn submit(state: &Arc<AppState>, jobs: Vec<Job>, streams: bool) -> Result<Self, ApiError> {
+        let scores = |job: &Job| num_scores(job.prompt.len(), job.max_new_tokens, job.logprobs.as_ref());
+        check_scores(jobs.len(), jobs.iter().map(scores).fold(0, usize::saturating_add))?;
+        let stops = stops(state, &jobs).await?;
         let grammars = grammars(state, &jobs).await?;
         let (events, inbox) = mpsc::unbounded_channel();
         let ids = ClaimedIds::claim(&state.ids, jobs.iter().map(|job| job.id.clone()))?;
         let num_running = jobs.len();
         let mut outputs = Vec::with_capacity(num_running);
-        for (index, (job, grammar)) in jobs.into_iter().zip(grammars).enumerate() {
+        for (index, ((job, stops), grammar)) in jobs.into_iter().zip(stops).zip(grammars).enumerate() {
             let events = events.clone();
             // Nobody listens any more once the client has gone.
             let sink = Box::new(move |event| drop(events.send((index, event))));
-            let (mut output, request) = Output::of(state, job)?;
+            let (mut output, request) = Output::of(state, job, stops)?;
             let request = GenerateRequest { grammar, ..request };
             output.handle = Some(state.engine.submit(request, sink).map_err(submit_error)?);
             outputs.push(output);
         }
-        Ok(Self { state: Arc::clone(state), inbox, outputs, num_running, streams, began: Instant::now(), _ids: ids })
+        let (state, began) = (Arc::clone(state), Instant::now());
+        Ok(Self { state, inbox, outputs, num_running, visits: 0, streams, began, _ids: ids })
     }
 
-    /// The next piece and the index of its output; `None` when all have ended.
+    /// The next piece and the index of its output; `None` when all have ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<(usize, Piece)> {
         while self.num_running > 0 {
+            if self.visits > VISITS_A_TURN {
+                self.visits = 0;
+                tokio::task::yield_now().await;
+            }
             let (index, event) = self.inbox.recv().await?;
             if let Some(piece) = self.take(index, event) {
                 return Some((index, piece));
@@ -157,6 +184,11 @@ impl Generations {
             whole[index].append(piece);
         }
         Ok(whole)
+    }
+
+    /// Ways to abort what has not ended, from elsewhere.
+    pub fn aborters(&self) -> Vec<Aborter> {
+        self.outputs.iter().filter_map(|output| output.handle.as_ref()).map(RequestHandle::aborter).collect()
     }
 
     /// What has become of an output.
@@ -192,16 +224,26 @@ impl Generations {
                 }
                 output.first_token.get_or_insert(now);
                 output.last_token = now;
-                output.push(id, logprobs)?
+                let visits = output.stops.visits();
+                let piece = output.push(id, logprobs);
+                self.visits += output.stops.visits() - visits;
+                piece?
             }
             TokenEvent::Finished(FinishReason::StopToken(id) | FinishReason::GrammarEnd(id)) => {
                 output.end(Finish::Stop(Matched::Token(id)))
             }
             TokenEvent::Finished(FinishReason::Length) => output.end(Finish::Length),
-            TokenEvent::Failed(cause) => output.end(failure(cause)),
+            TokenEvent::Finished(FinishReason::Closed) => unreachable!("an output that closes its request has ended"),
+            TokenEvent::Failed(cause) => {
+                let failure = failure(cause, output.grammar);
+                output.end(failure)
+            }
         };
         if piece.finish.is_some() {
-            output.handle = None;
+            // What a stop in the text ends has finished, though the engine does not see it.
+            if let Some(handle) = output.handle.take() {
+                handle.close();
+            }
             output.seconds = now.as_secs_f64();
             self.num_running -= 1;
             let (prompt, cached, tokens) = (output.prompt_tokens, output.prompt.cached_tokens, output.tokens.len());
@@ -212,17 +254,17 @@ impl Generations {
 }
 
 impl Output {
-    fn of(state: &AppState, job: Job) -> Result<(Self, GenerateRequest), ApiError> {
+    fn of(state: &AppState, job: Job, stops: Arc<Stops>) -> Result<(Self, GenerateRequest), ApiError> {
         let Job { id, prompt, sampling, max_new_tokens, logprobs, namespace, sample_index } = job;
         if prompt.is_empty() {
             return Err(ApiError::invalid("The prompt is empty."));
         }
         let stop_token_ids: Arc<[u32]> = state.eos_token_ids.iter().chain(&sampling.stop_token_ids).copied().collect();
-        let stops = StopMatcher::new(&sampling.stop, &sampling.stop_regex, sampling.no_stop_trim);
         let output = Self {
             handle: None,
             detokenizer: Detokenizer::new(Arc::clone(&state.tokenizer), sampling.skip_special_tokens),
-            stops: stops.expect("stops are checked when sampling is"),
+            stops: StopMatcher::new(stops, sampling.no_stop_trim),
+            grammar: sampling.constraint.as_ref().map_or("", GrammarSpec::kind),
             stop_token_ids: Arc::clone(&stop_token_ids),
             ignore_eos: sampling.ignore_eos,
             no_stop_trim: sampling.no_stop_trim,
@@ -310,6 +352,39 @@ impl Piece {
     }
 }
 
+/// The stops of each job, compiled once for all that share them, within one bound.
+async fn stops(state: &Arc<AppState>, jobs: &[Job]) -> Result<Vec<Arc<Stops>>, ApiError> {
+    let mut distinct: Vec<Arc<Sampling>> = Vec::new();
+    let mut which = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let same = |last: &Arc<Sampling>| {
+            Arc::ptr_eq(last, &job.sampling)
+                || (&last.stop, &last.stop_regex) == (&job.sampling.stop, &job.sampling.stop_regex)
+        };
+        if !distinct.last().is_some_and(same) {
+            distinct.push(Arc::clone(&job.sampling));
+        }
+        which.push(distinct.len() - 1);
+    }
+    let bytes: usize = distinct.iter().flat_map(|sampling| &sampling.stop).map(String::len).sum();
+    let is_quick = bytes < LONG_STOPS && distinct.iter().all(|sampling| sampling.stop_regex.is_empty());
+    let outputs = jobs.len();
+    let compile = move |_: &AppState| {
+        let (mut compiled, mut states) = (Vec::with_capacity(distinct.len()), 0);
+        for sampling in &distinct {
+            let stops = Arc::new(sampling.stops()?);
+            states += stops.num_states();
+            check_stop_states(outputs, states)?;
+            compiled.push(stops);
+        }
+        Ok(compiled)
+    };
+    let compiled = if is_quick { compile(state) } else { off_thread(state, compile).await }?;
+    let stops: Vec<_> = which.into_iter().map(|index| Arc::clone(&compiled[index])).collect();
+    check_stop_states(outputs, stops.iter().map(|stops| stops.num_states()).sum())?;
+    Ok(stops)
+}
+
 /// A grammar for each job that wants one; jobs of one prompt share the compiled form.
 async fn grammars(state: &AppState, jobs: &[Job]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
     let mut last: Option<(&Arc<Sampling>, Compiled)> = None;
@@ -350,7 +425,8 @@ fn submit_error(error: SubmitError) -> ApiError {
     }
 }
 
-fn failure(cause: FailCause) -> Finish {
+/// What a client hears. `grammar` is what its constraint is called.
+fn failure(cause: FailCause, grammar: &str) -> Finish {
     match cause {
         FailCause::Aborted => Finish::Abort("The request was aborted.".into()),
         FailCause::ShuttingDown => Finish::Abort("The server is shutting down.".into()),
@@ -358,6 +434,13 @@ fn failure(cause: FailCause) -> Finish {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             ..ApiError::invalid(format!("Out of memory even after retracting all other requests: {cause}"))
         }),
+        FailCause::NoToken { step, grammar: Some(why) } => Finish::Failed(ApiError::invalid(format!(
+            "The {grammar} grammar came to a dead end after {step} tokens: {why}."
+        ))),
+        FailCause::NoToken { step, grammar: None } => Finish::Failed(ApiError::invalid(format!(
+            "No token is left to choose after {step} tokens: logit_bias, penalties, or stop tokens below min_tokens \
+             exclude all."
+        ))),
         FailCause::NumericalFault { .. } | FailCause::Grammar(_) | FailCause::Engine(_) => {
             Finish::Failed(ApiError::internal(cause))
         }

@@ -162,6 +162,11 @@ impl Grammar for Constrained {
         }
     }
 
+    fn dead_end(&mut self) -> GrammarError {
+        let failed = self.next.as_ref().and_then(|next| next.grammar.try_recv().ok()?.err());
+        failed.unwrap_or_else(|| GrammarError("no token can follow".into()))
+    }
+
     fn accept(&mut self, token: u32) -> Result<bool, GrammarError> {
         let next = self.next.take().ok_or_else(|| GrammarError("it has ended".into()))?;
         let lost = |_| GrammarError("its mask could not be computed".into());

@@ -1,10 +1,97 @@
-//! [`Limits`]: how many tokens a prompt and its output may have.
+//! [`Limits`]: how many tokens a prompt and its output may have, and how many outputs and scores a request.
+//!
+//! Every field of a request is within its own limit; what is bounded here are their products: prompts times
+//! `n`, and each of those times what an output carries.
+
+use quern_engine::LogprobRequest;
 
 use crate::{config::ApiConfig, protocol::ApiError};
 
 /// SGLang keeps five tokens between the longest prompt and the longest sequence, one more from each of
 /// context and pool; clients know the resulting numbers from `/server_info`.
 const MARGIN: usize = 5;
+
+/// Most outputs of a request: its prompts times `n`. Each is a sequence of its own, and others queue behind
+/// them.
+pub const MAX_OUTPUTS: usize = 1024;
+
+/// Most prompt tokens of a request, each prompt counted once for each of its outputs: 64 MiB of ids.
+pub const MAX_PROMPT_TOKENS: usize = 16 << 20;
+
+/// Most states that a character of all outputs together may cost ([`Stops::num_states`](quern_text::Stops)):
+/// milliseconds.
+pub const MAX_STOP_STATES: usize = 1 << 20;
+
+/// Most log-probabilities of a request: places times tokens reported at each. Some hundred bytes each until
+/// the answer is sent.
+pub const MAX_SCORES: usize = 8 << 20;
+
+/// Tokens reported at each place.
+fn scores_of(logprobs: &LogprobRequest) -> usize {
+    1 + logprobs.top + logprobs.ids.len()
+}
+
+/// Most tokens of an output whose length the request leaves open, so that the scores of so many `outputs`
+/// stay within [`MAX_SCORES`].
+pub fn open_length(outputs: usize, logprobs: Option<&LogprobRequest>) -> usize {
+    logprobs.map_or(usize::MAX, |logprobs| MAX_SCORES / (outputs * scores_of(logprobs)))
+}
+
+/// Log-probabilities that an output may have at most: its own and its prompt's.
+pub fn num_scores(prompt_tokens: usize, max_new_tokens: usize, logprobs: Option<&LogprobRequest>) -> usize {
+    logprobs.map_or(0, |logprobs| {
+        let places = logprobs.prompt_from.map_or(0, |from| prompt_tokens - from.min(prompt_tokens)) + max_new_tokens;
+        places.saturating_mul(scores_of(logprobs))
+    })
+}
+
+/// Refuse more log-probabilities than a request may have, `scores` being the sum over its outputs.
+pub fn check_scores(outputs: usize, scores: usize) -> Result<(), ApiError> {
+    if scores <= MAX_SCORES {
+        return Ok(());
+    }
+    let message = format!(
+        "top_logprobs (top_logprobs_num, token_ids_logprob, logprobs), max_tokens (max_new_tokens) and n: {outputs} \
+         outputs may have {scores} log-probabilities together; at most {MAX_SCORES} are allowed in one request."
+    );
+    Err(ApiError::invalid(message).about("top_logprobs"))
+}
+
+/// Refuse more outputs than a request may have. `field` is what the endpoint calls its prompts.
+pub fn check_outputs(field: &str, prompts: usize, outputs: usize) -> Result<(), ApiError> {
+    if outputs <= MAX_OUTPUTS {
+        return Ok(());
+    }
+    let message = format!(
+        "{field} and n: {prompts} prompts have {outputs} outputs together; at most {MAX_OUTPUTS} are allowed in one \
+         request."
+    );
+    Err(ApiError::invalid(message).about("n"))
+}
+
+/// Refuse more prompt tokens than a request may have, `tokens` being the sum over its outputs.
+pub fn check_prompt_tokens(field: &str, tokens: usize) -> Result<(), ApiError> {
+    if tokens <= MAX_PROMPT_TOKENS {
+        return Ok(());
+    }
+    let message = format!(
+        "{field} and n: the prompts of all outputs have {tokens} tokens or more together; at most \
+         {MAX_PROMPT_TOKENS} are allowed in one request."
+    );
+    Err(ApiError::invalid(message).about(field))
+}
+
+/// Refuse stop patterns that cost too much for so many outputs; `states` is the sum over all of them.
+pub fn check_stop_states(outputs: usize, states: usize) -> Result<(), ApiError> {
+    if states <= MAX_STOP_STATES {
+        return Ok(());
+    }
+    let message = format!(
+        "stop_regex and n: the patterns have {states} states when compiled, counted for each of {outputs} outputs; at \
+         most {MAX_STOP_STATES} are allowed in one request."
+    );
+    Err(ApiError::invalid(message).about("stop_regex"))
+}
 
 /// The bounds of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +119,10 @@ impl Limits {
     }
 
     /// Admit a prompt whose output may have exactly `max_new_tokens`; what does not fit is refused, or
-    /// cut with `--allow-auto-truncate`. Returns the output's bound.
-    pub fn admit(&self, prompt: &mut Vec<u32>, max_new_tokens: usize) -> Result<usize, ApiError> {
+    /// cut with `--allow-auto-truncate`. `None` asks for as many as there is room for. Returns the output's
+    /// bound.
+    pub fn admit(&self, prompt: &mut Vec<u32>, max_new_tokens: Option<usize>) -> Result<usize, ApiError> {
+        let Some(max_new_tokens) = max_new_tokens else { return self.admit_chat(prompt, None) };
         self.admit_prompt(prompt)?;
         let (input, context, pool) = (prompt.len(), self.context, self.pool);
         let total = input.saturating_add(max_new_tokens);
@@ -76,6 +165,20 @@ impl Limits {
         Ok(wanted.unwrap_or(room - 1).min(room))
     }
 
+    /// Refuse a text of `bytes` bytes that has at least `fewest` tokens, if so many do not fit: it need not be
+    /// tokenised to know that.
+    pub fn check_fewest(&self, fewest: usize, bytes: usize) -> Result<(), ApiError> {
+        let (context, limit) = (self.context, self.max_req_input_len());
+        if fewest < limit || self.truncate {
+            return Ok(());
+        }
+        let message = format!(
+            "The input ({bytes} bytes, at least {fewest} tokens) is longer than the maximum allowed length ({limit} \
+             tokens; the model's context length is {context} tokens)."
+        );
+        Err(ApiError::overlong(fewest, limit - 1, message))
+    }
+
     fn admit_prompt(&self, prompt: &mut Vec<u32>) -> Result<(), ApiError> {
         let (tokens, context, limit) = (prompt.len(), self.context, self.max_req_input_len());
         if tokens < limit {
@@ -110,21 +213,22 @@ mod tests {
     fn a_prompt_and_its_output_share_the_context() {
         let limits = limits(100, 1000);
         assert_eq!(limits.max_req_input_len(), 94);
-        assert_eq!(limits.admit(&mut vec![0; 93], 7), Ok(7));
-        assert_eq!(limits.admit(&mut vec![0; 10], 0), Ok(0));
-        let error = limits.admit(&mut vec![0; 93], 8).unwrap_err();
+        assert_eq!(limits.admit(&mut vec![0; 93], Some(7)), Ok(7));
+        assert_eq!(limits.admit(&mut vec![0; 10], Some(0)), Ok(0));
+        assert_eq!(limits.admit(&mut vec![0; 10], None), Ok(89));
+        let error = limits.admit(&mut vec![0; 93], Some(8)).unwrap_err();
         assert!(error.message.contains("100 tokens") && error.message.contains("101 tokens"), "{error}");
         assert_eq!(error.code, Some("context_length_exceeded"));
-        assert!(limits.admit(&mut vec![0; 94], 1).unwrap_err().message.contains("(94 tokens)"));
-        let error = limits.admit(&mut vec![0; 100], 1).unwrap_err();
+        assert!(limits.admit(&mut vec![0; 94], Some(1)).unwrap_err().message.contains("(94 tokens)"));
+        let error = limits.admit(&mut vec![0; 100], Some(1)).unwrap_err();
         assert!(error.message.contains("The input (100 tokens) is longer"), "{error}");
-        assert!(limits.admit(&mut vec![0; 93], usize::MAX).is_err());
+        assert!(limits.admit(&mut vec![0; 93], Some(usize::MAX)).is_err());
     }
 
     #[test]
     fn a_pool_smaller_than_the_context_bounds_too() {
         let limits = limits(1000, 100);
-        assert!(limits.admit(&mut vec![0; 50], 51).unwrap_err().message.contains("KV pool of 100 tokens"));
+        assert!(limits.admit(&mut vec![0; 50], Some(51)).unwrap_err().message.contains("KV pool of 100 tokens"));
         assert_eq!(limits.admit_chat(&mut vec![0; 50], None), Ok(49));
     }
 
@@ -142,7 +246,7 @@ mod tests {
     fn truncation_is_asked_for_and_keeps_the_beginning() {
         let limits = Limits { truncate: true, ..limits(100, 1000) };
         let mut prompt: Vec<u32> = (0..200).collect();
-        assert_eq!(limits.admit(&mut prompt, 50), Ok(7));
+        assert_eq!(limits.admit(&mut prompt, Some(50)), Ok(7));
         assert_eq!((prompt.len(), prompt[92]), (93, 92));
     }
 }

@@ -2,6 +2,7 @@
 
 use quern_engine::{LogprobRequest, TokenLogprobs};
 use quern_text::Tokenizer;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::protocol::{
@@ -80,38 +81,117 @@ pub fn completion(
     out
 }
 
-/// `/generate`'s forms of a list of places.
-pub struct Native<'a> {
-    /// To spell tokens with, if asked to.
-    pub tokenizer: Option<&'a Tokenizer>,
+/// The scores of places as `/generate` writes them, kept as JSON: SGLang's streams repeat all of them in
+/// every frame, so each is written once and copied.
+#[derive(Debug, Default)]
+pub struct NativeScores {
+    tokens: Entries,
+    top: Entries,
+    requested: Entries,
+    /// How many places.
+    pub count: usize,
 }
 
-impl Native<'_> {
-    /// `[logprob, id, text]`.
-    fn triple(&self, id: u32, logprob: Option<f32>) -> Value {
-        let text = self.tokenizer.map(|tokenizer| tokenizer.decode(&[id], false));
-        Value::Array(vec![logprob.into(), id.into(), text.into()])
+impl NativeScores {
+    /// A prompt's first token, which has no score. `tokenizer` spells tokens, if that is asked for.
+    pub fn push_first(&mut self, tokenizer: Option<&Tokenizer>, id: u32) {
+        self.count += 1;
+        self.tokens.push(&triple(tokenizer, id, None));
+        self.top.push(&());
+        self.requested.push(&());
     }
 
-    fn triples(&self, list: &[(u32, f32)]) -> Value {
-        list.iter().map(|&(id, logprob)| self.triple(id, Some(logprob))).collect()
+    /// The next place.
+    pub fn push(&mut self, tokenizer: Option<&Tokenizer>, score: &TokenLogprobs) {
+        let triples = |list: &[(u32, f32)]| -> Vec<Triple> {
+            list.iter().map(|&(id, logprob)| triple(tokenizer, id, Some(logprob))).collect()
+        };
+        self.count += 1;
+        self.tokens.push(&triple(tokenizer, score.id, Some(score.logprob)));
+        self.top.push(&triples(&score.top));
+        self.requested.push(&triples(&score.requested));
     }
 
-    /// The tokens themselves; `first` is a prompt's first token, which has no score.
-    pub fn tokens(&self, first: Option<u32>, scores: &[TokenLogprobs]) -> Value {
-        let first = first.map(|id| self.triple(id, None));
-        first.into_iter().chain(scores.iter().map(|token| self.triple(token.id, Some(token.logprob)))).collect()
+    /// Forget all places.
+    pub fn clear(&mut self) {
+        *self = Self::default();
     }
 
-    /// The likeliest tokens at each place.
-    pub fn top(&self, first: bool, scores: &[TokenLogprobs]) -> Value {
-        let first = first.then_some(Value::Null);
-        first.into_iter().chain(scores.iter().map(|token| self.triples(&token.top))).collect()
+    /// `,"NAME":[…]` for each list that `wanted` asks for, of a prompt and of an output.
+    pub fn write(input: &Self, output: &Self, wanted: &LogprobRequest, out: &mut Vec<u8>) {
+        let mut list = |name: &str, entries: &Entries| {
+            out.extend_from_slice(format!(",\"{name}\":[").as_bytes());
+            out.extend_from_slice(&entries.0);
+            out.push(b']');
+        };
+        list("input_token_logprobs", &input.tokens);
+        list("output_token_logprobs", &output.tokens);
+        if wanted.top > 0 {
+            list("input_top_logprobs", &input.top);
+            list("output_top_logprobs", &output.top);
+        }
+        if !wanted.ids.is_empty() {
+            list("input_token_ids_logprobs", &input.requested);
+            list("output_token_ids_logprobs", &output.requested);
+        }
+        out.extend_from_slice(format!(",\"output_token_logprobs_length\":{}", output.count).as_bytes());
     }
+}
 
-    /// The tokens asked for at each place.
-    pub fn requested(&self, first: bool, scores: &[TokenLogprobs]) -> Value {
-        let first = first.then_some(Value::Null);
-        first.into_iter().chain(scores.iter().map(|token| self.triples(&token.requested))).collect()
+/// The entries of a JSON list, without its brackets.
+#[derive(Debug, Default)]
+struct Entries(Vec<u8>);
+
+impl Entries {
+    fn push(&mut self, entry: &impl Serialize) {
+        if !self.0.is_empty() {
+            self.0.push(b',');
+        }
+        serde_json::to_writer(&mut self.0, entry).expect("wire types are plain data");
+    }
+}
+
+/// `[logprob, id, text]`.
+type Triple = (Option<f32>, u32, Option<String>);
+
+fn triple(tokenizer: Option<&Tokenizer>, id: u32, logprob: Option<f32>) -> Triple {
+    (logprob, id, tokenizer.map(|tokenizer| tokenizer.decode(&[id], false)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn scores_are_written_in_sglangs_form() {
+        let score =
+            |id| TokenLogprobs { id, logprob: -0.5, top: vec![(7, -0.25), (8, -1.5)], requested: vec![(9, -2.0)] };
+        let (mut input, mut output) = (NativeScores::default(), NativeScores::default());
+        input.push_first(None, 1);
+        input.push(None, &score(2));
+        output.push(None, &score(3));
+        output.push(None, &score(4));
+        let written = |wanted: &LogprobRequest| {
+            let mut out = b"{\"id\":0".to_vec();
+            NativeScores::write(&input, &output, wanted, &mut out);
+            out.push(b'}');
+            serde_json::from_slice::<Value>(&out).unwrap()
+        };
+        let top = json!([[-0.25, 7, null], [-1.5, 8, null]]);
+        let tokens = json!({
+            "id": 0,
+            "input_token_logprobs": [[null, 1, null], [-0.5, 2, null]],
+            "output_token_logprobs": [[-0.5, 3, null], [-0.5, 4, null]],
+            "output_token_logprobs_length": 2,
+        });
+        assert_eq!(written(&LogprobRequest::default()), tokens);
+        let all = written(&LogprobRequest { prompt_from: None, top: 2, ids: vec![9] });
+        assert_eq!(all["input_top_logprobs"], json!([null, top]));
+        assert_eq!(all["output_top_logprobs"], json!([top, top]));
+        assert_eq!(all["output_token_ids_logprobs"], json!([[[-2.0, 9, null]], [[-2.0, 9, null]]]));
+        output.clear();
+        assert_eq!(output.count, 0);
     }
 }

@@ -1,7 +1,10 @@
 //! From what a request says to prompt tokens, off the threads that serve sockets: templates and
 //! tokenizers take milliseconds on long prompts.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use quern_text::{ChatPrompt, Specials, TemplateError, conversation};
 use serde_json::{Map, Value};
@@ -30,12 +33,25 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Render and tokenise.
+    /// Render and tokenise, to be answered: what cannot fit is refused before it is tokenised.
     pub async fn tokenise(self, state: &Arc<AppState>) -> Result<Vec<u32>, ApiError> {
-        off_thread(state, move |state| self.ids(state)).await
+        let work = off_thread_while_wanted(state, move |state, wanted| {
+            self.ids(state, wanted, |bytes| state.limits.check_fewest(state.tokenizer.fewest_tokens(bytes), bytes))
+        });
+        work.await
     }
 
-    fn ids(self, state: &AppState) -> Result<Vec<u32>, ApiError> {
+    /// The same of any length, to be counted.
+    pub async fn tokenise_any(self, state: &Arc<AppState>) -> Result<Vec<u32>, ApiError> {
+        off_thread_while_wanted(state, move |state, wanted| self.ids(state, wanted, |_| Ok(()))).await
+    }
+
+    fn ids(
+        self,
+        state: &AppState,
+        wanted: &Wanted,
+        check_bytes: impl Fn(usize) -> Result<(), ApiError>,
+    ) -> Result<Vec<u32>, ApiError> {
         let Some(template) = &state.template else {
             let message =
                 "The model has no chat template; start the server with --chat-template, or use /v1/completions.";
@@ -70,10 +86,13 @@ impl Conversation {
             add_generation_prompt: self.add_generation_prompt,
             kwargs,
         };
+        wanted.check()?;
         let rendered = template.render(&prompt).map_err(|cause| match cause {
             TemplateError::Render(words) => ApiError::render(words),
             other => ApiError::render(other.to_string()),
         })?;
+        wanted.check()?;
+        check_bytes(rendered.text.len())?;
         let mut ids = state.tokenizer.encode_rendered(&rendered);
         if let Some(begun) = begun {
             ids.extend(state.tokenizer.encode(&begun, Specials::AsText));
@@ -82,10 +101,25 @@ impl Conversation {
     }
 }
 
-/// Tokens of raw prompts, in order. Control tokens spelled in a raw text are control tokens: whoever
-/// writes the whole prompt writes its template too.
+/// Tokens of raw prompts, in order, to be answered: what cannot fit is refused before it is tokenised.
+/// Control tokens spelled in a raw text are control tokens: whoever writes the whole prompt writes its
+/// template too.
 pub async fn tokenise(state: &Arc<AppState>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
-    off_thread(state, move |state| prompts.into_iter().map(|prompt| ids(state, prompt)).collect()).await
+    let lengths = prompts.iter().map(|prompt| match prompt {
+        Prompt::Text(text) => (state.tokenizer.fewest_tokens(text.len()), text.len()),
+        Prompt::Ids(_) => (0, 0),
+    });
+    lengths.into_iter().try_for_each(|(fewest, bytes)| state.limits.check_fewest(fewest, bytes))?;
+    tokenise_any(state, prompts).await
+}
+
+/// The same of any length, to be counted.
+pub async fn tokenise_any(state: &Arc<AppState>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
+    let each = move |state: &AppState, wanted: &Wanted| {
+        let one = |prompt| wanted.check().and_then(|()| ids(state, prompt));
+        prompts.into_iter().map(one).collect()
+    };
+    off_thread_while_wanted(state, each).await
 }
 
 fn ids(state: &AppState, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
@@ -102,6 +136,38 @@ fn ids(state: &AppState, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
             })
             .collect(),
     }
+}
+
+/// Whether anybody waits for some work yet.
+pub struct Wanted(Arc<AtomicBool>);
+
+impl Wanted {
+    /// An error that nobody hears, once the client has gone.
+    pub fn check(&self) -> Result<(), ApiError> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err(ApiError::unavailable("The client has gone.")),
+        }
+    }
+}
+
+/// Says on drop that nobody waits any more.
+struct Waits(Arc<AtomicBool>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The same for work that asks now and then whether it is still wanted.
+async fn off_thread_while_wanted<T: Send + 'static>(
+    state: &Arc<AppState>,
+    work: impl FnOnce(&AppState, &Wanted) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let waits = Waits(Arc::new(AtomicBool::new(true)));
+    let wanted = Wanted(Arc::clone(&waits.0));
+    off_thread(state, move |state| work(state, &wanted)).await
 }
 
 /// Run `work` where it may take its time. A panic in it is this request's alone.

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use quern_engine::Aborter;
 use serde_json::Value;
 
 /// The answers that are kept.
@@ -16,6 +17,8 @@ pub struct ResponseStore {
     max_entries: usize,
     max_bytes: usize,
     kept: Mutex<Kept>,
+    /// Answers that will be kept once they have ended, and how to abort them.
+    under_way: Mutex<HashMap<String, Vec<Aborter>>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +44,7 @@ pub struct StoredResponse {
 impl ResponseStore {
     /// An empty store of at most `max_entries` answers and `max_bytes` of JSON.
     pub fn new(max_entries: usize, max_bytes: usize) -> Self {
-        Self { max_entries, max_bytes, kept: Mutex::default() }
+        Self { max_entries, max_bytes, kept: Mutex::default(), under_way: Mutex::default() }
     }
 
     /// Keep an answer. One that is larger than the whole store is not kept.
@@ -70,6 +73,24 @@ impl ResponseStore {
     /// Forget it. Says whether it was there.
     pub fn remove(&self, id: &str) -> bool {
         self.lock().remove(id)
+    }
+
+    /// An answer that will be kept is under way, until [`ended`](Self::ended).
+    pub fn begun(&self, id: &str, aborters: Vec<Aborter>) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), aborters);
+    }
+
+    /// It has ended, or its client has gone.
+    pub fn ended(&self, id: &str) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Abort the answer of exactly this id. Says whether it was under way.
+    pub fn cancel(&self, id: &str) -> bool {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(aborters) = under_way.get(id) else { return false };
+        aborters.iter().for_each(Aborter::abort);
+        true
     }
 
     /// The part of this id of any answer's output.

@@ -4,12 +4,16 @@
 //! says why.
 
 use quern_engine::SamplingParams;
-use quern_text::{GrammarSpec, StopError, StopMatcher};
+use quern_text::{GrammarSpec, StopError, Stops};
 
 use crate::{
     constraint,
     model_card::Recommended,
-    protocol::{ApiError, sampling::SamplingFields, scalar::Int},
+    protocol::{
+        ApiError,
+        sampling::SamplingFields,
+        scalar::{Int, Texts},
+    },
 };
 
 /// Most outputs of one prompt: each is a sequence of its own.
@@ -24,6 +28,12 @@ pub const MAX_LOGIT_BIASES: usize = 1024;
 /// Most stop tokens.
 pub const MAX_STOP_TOKENS: usize = 1024;
 
+/// Largest bias, either way. Even the sum of [`MAX_LOGIT_BIASES`] of them is finite as an f32.
+pub const MAX_LOGIT_BIAS: f64 = 1e30;
+
+/// Least repetition penalty: logits are divided by it and stay finite as f32.
+pub const MIN_REPETITION_PENALTY: f64 = 1e-30;
+
 /// How to choose tokens and where to stop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -33,6 +43,8 @@ pub struct Sampling {
     pub seed: Option<u64>,
     /// Most tokens to generate; `None`: the endpoint's default.
     pub max_new_tokens: Option<usize>,
+    /// As many tokens as there is room for: the request said -1, as for llama.cpp and LM Studio.
+    pub fills_room: bool,
     /// Fewest.
     pub min_new_tokens: usize,
     /// Texts that end the output.
@@ -103,19 +115,23 @@ impl Sampling {
             number("temperature", fields.temperature, defaults.temperature, "a non-negative finite number", &|x| {
                 x >= 0.0
             })?;
-        let top_p = number("top_p", fields.top_p, defaults.top_p, "in (0, 1]", &|x| x > 0.0 && x <= 1.0)?;
+        // 0 keeps the likeliest token alone, as in OpenAI's range and for llama.cpp.
+        let top_p = number("top_p", fields.top_p, defaults.top_p, "in [0, 1]", &|x| (0.0..=1.0).contains(&x))?;
         let min_p = number("min_p", fields.min_p, defaults.min_p, "in [0, 1]", &|x| (0.0..=1.0).contains(&x))?;
         let penalty = |name, value| number(name, value, 0.0, "in [-2, 2]", &|x| (-2.0..=2.0).contains(&x));
         let frequency_penalty = penalty("frequency_penalty", fields.frequency_penalty)?;
         let presence_penalty = penalty("presence_penalty", fields.presence_penalty)?;
-        let repetition_penalty =
-            number("repetition_penalty", fields.repetition_penalty, defaults.repetition_penalty, "in (0, 2]", &|x| {
-                x > 0.0 && x <= 2.0
-            })?;
+        let repetition_penalty = number(
+            "repetition_penalty",
+            fields.repetition_penalty,
+            defaults.repetition_penalty,
+            "in [1e-30, 2]",
+            &|x| (MIN_REPETITION_PENALTY..=2.0).contains(&x),
+        )?;
         let top_k = match fields.top_k.map_or(defaults.top_k, |k| k.0) {
-            -1 => None,
+            -1 | 0 => None,
             k if k >= 1 => Some(u32::try_from(k).unwrap_or(u32::MAX)),
-            k => return Err(out_of_range("top_k", k, "-1 (the whole vocabulary) or at least 1")),
+            k => return Err(out_of_range("top_k", k, "-1 or 0 (the whole vocabulary) or at least 1")),
         };
         let params = SamplingParams {
             temperature: temperature.min(f64::from(f32::MAX)) as f32,
@@ -124,15 +140,23 @@ impl Sampling {
             min_p: min_p as f32,
             frequency_penalty: frequency_penalty as f32,
             presence_penalty: presence_penalty as f32,
-            repetition_penalty: (repetition_penalty as f32).max(f32::MIN_POSITIVE),
+            repetition_penalty: repetition_penalty as f32,
             logit_bias: logit_bias(fields, vocab_size)?,
         };
 
-        let max_new_tokens = match (fields.max_new_tokens, fields.max_completion_tokens, fields.max_tokens) {
-            (Some(limit), _, _) => Some(count("max_new_tokens", limit)?),
-            (_, Some(limit), _) => Some(count("max_completion_tokens", limit)?),
-            (_, _, limit) => limit.map(|limit| count("max_tokens", limit)).transpose()?,
-        };
+        let limits = [
+            ("max_new_tokens", fields.max_new_tokens),
+            ("max_completion_tokens", fields.max_completion_tokens),
+            ("max_tokens", fields.max_tokens),
+        ];
+        let limit = limits.into_iter().find_map(|(name, limit)| Some((name, limit?)));
+        let fills_room = matches!(limit, Some((_, Int(-1))));
+        let limit = limit.filter(|_| !fills_room);
+        let max_new_tokens = limit.map(|(name, limit)| match usize::try_from(limit.0) {
+            Ok(limit) => Ok(limit),
+            Err(_) => Err(out_of_range(name, limit.0, "at least 0, or -1 (as many as there is room for)")),
+        });
+        let max_new_tokens = max_new_tokens.transpose()?;
         let (name, min) = match fields.min_new_tokens {
             Some(min) => ("min_new_tokens", Some(min)),
             None => ("min_tokens", fields.min_tokens),
@@ -149,8 +173,12 @@ impl Sampling {
             Some(interval) if interval < 1 => return Err(out_of_range("stream_interval", interval, "at least 1")),
             interval => interval.map(|interval| interval as usize),
         };
-        let stop = fields.stop.clone().unwrap_or_default().0;
-        let stop_regex = fields.stop_regex.clone().unwrap_or_default().0;
+        // An empty one is none: forms send it for "no stop".
+        let stops = |given: &Option<Texts>| {
+            let given = given.iter().flat_map(|Texts(list)| list).filter(|text| !text.is_empty());
+            given.cloned().collect::<Vec<_>>()
+        };
+        let (stop, stop_regex) = (stops(&fields.stop), stops(&fields.stop_regex));
         if let Some(long) = stop.iter().find(|stop| stop.len() > MAX_STOP_BYTES) {
             let bytes = long.len();
             return Err(ApiError::invalid(format!(
@@ -158,12 +186,13 @@ impl Sampling {
             ))
             .about("stop"));
         }
-        // Compiled anew for each output; here it is only asked whether it can be.
-        StopMatcher::new(&stop, &stop_regex, false).map_err(|cause| stop_error(&cause))?;
+        // Compiled later, off this thread, once for all outputs.
+        Stops::check(&stop, &stop_regex).map_err(|cause| stop_error(&cause))?;
         Ok(Self {
             params,
             seed: fields.sampling_seed.or(fields.seed).map(|seed| seed.0 as u64),
             max_new_tokens,
+            fills_room,
             min_new_tokens,
             stop,
             stop_regex,
@@ -178,6 +207,18 @@ impl Sampling {
     }
 }
 
+impl Sampling {
+    /// The most tokens that were asked for, or the endpoint's `default`; `None`: as many as there is room for.
+    pub fn wanted(&self, default: usize) -> Option<usize> {
+        if self.fills_room { None } else { self.max_new_tokens.or(Some(default)) }
+    }
+
+    /// Its stops, compiled: once for all outputs.
+    pub fn stops(&self) -> Result<Stops, ApiError> {
+        Stops::new(&self.stop, &self.stop_regex).map_err(|cause| stop_error(&cause))
+    }
+}
+
 fn out_of_range(name: &str, value: impl std::fmt::Display, wanted: &str) -> ApiError {
     ApiError::invalid(format!("{name} must be {wanted}, got {value}.")).about(name)
 }
@@ -189,7 +230,10 @@ fn count(name: &str, value: Int) -> Result<usize, ApiError> {
 fn stop_error(cause: &StopError) -> ApiError {
     let field = match cause {
         StopError::TooMany { what: "stop strings", .. } | StopError::Empty => "stop",
-        StopError::TooMany { .. } | StopError::PatternTooLong { .. } | StopError::Pattern { .. } => "stop_regex",
+        StopError::TooMany { .. }
+        | StopError::PatternTooLong { .. }
+        | StopError::TooLarge { .. }
+        | StopError::Pattern { .. } => "stop_regex",
     };
     ApiError::invalid(format!("{field}: {cause}")).about(field)
 }
@@ -206,8 +250,8 @@ fn logit_bias(fields: &SamplingFields, vocab_size: usize) -> Result<Vec<(u32, f3
             let last = vocab_size.saturating_sub(1);
             ApiError::invalid(format!("logit_bias must have keys in [0, {last}], got {id}.")).about("logit_bias")
         })?;
-        if !bias.is_finite() {
-            return Err(out_of_range("logit_bias", bias, "of finite numbers"));
+        if !(-MAX_LOGIT_BIAS..=MAX_LOGIT_BIAS).contains(bias) {
+            return Err(out_of_range("logit_bias", bias, &format!("in [-{MAX_LOGIT_BIAS:e}, {MAX_LOGIT_BIAS:e}]")));
         }
         Ok((id, *bias as f32))
     };
@@ -273,21 +317,25 @@ mod tests {
     fn values_at_their_limits_pass_and_values_beyond_name_field_and_value() {
         for (field, good, bad) in [
             ("temperature", vec![json!(0), json!(1e30)], vec![json!(-0.1)]),
-            ("top_p", vec![json!(1), json!(1e-60)], vec![json!(0), json!(1.01)]),
-            ("top_k", vec![json!(-1), json!(1), json!(i64::MAX)], vec![json!(0), json!(-2)]),
+            ("top_p", vec![json!(1), json!(1e-60), json!(0)], vec![json!(-0.01), json!(1.01)]),
+            ("top_k", vec![json!(-1), json!(0), json!(1), json!(i64::MAX)], vec![json!(-2)]),
             ("min_p", vec![json!(0), json!(1)], vec![json!(-0.1), json!(1.1)]),
             ("frequency_penalty", vec![json!(-2), json!(2)], vec![json!(2.1), json!(-2.1)]),
             ("presence_penalty", vec![json!(-2), json!(2)], vec![json!(2.1)]),
-            ("repetition_penalty", vec![json!(2), json!(1e-60)], vec![json!(0), json!(2.1)]),
+            ("repetition_penalty", vec![json!(2), json!(1e-30)], vec![json!(0), json!(2.1), json!(1e-40)]),
             ("n", vec![json!(1), json!(128)], vec![json!(0), json!(129), json!(i64::MAX), json!(-1)]),
-            ("max_new_tokens", vec![json!(0), json!(i64::MAX)], vec![json!(-1)]),
+            ("max_new_tokens", vec![json!(0), json!(i64::MAX), json!(-1)], vec![json!(-2)]),
             ("min_new_tokens", vec![json!(0)], vec![json!(-1)]),
             ("stop_token_ids", vec![json!([0, 99])], vec![json!([100]), json!([-1])]),
-            ("logit_bias", vec![json!({"99": -100})], vec![json!({"100": 1}), json!({"x": 1}), json!({"-1": 1})]),
+            (
+                "logit_bias",
+                vec![json!({"99": -100}), json!({"1": 1e30})],
+                vec![json!({"100": 1}), json!({"x": 1}), json!({"-1": 1}), json!({"1": 1e39}), json!({"1": -1e31})],
+            ),
             (
                 "stop",
-                vec![json!("x"), json!(["a", "b"]), json!([])],
-                vec![json!(""), json!(vec!["x"; 33]), json!("x".repeat(1025))],
+                vec![json!("x"), json!(["a", "b"]), json!([]), json!(""), json!(["", "a"])],
+                vec![json!(vec!["x"; 33]), json!("x".repeat(1025))],
             ),
             ("stop_regex", vec![json!("a+")], vec![json!("("), json!("a".repeat(257))]),
             ("stream_interval", vec![json!(1)], vec![json!(0)]),
@@ -303,6 +351,32 @@ mod tests {
         }
         let params = sampling(json!({"temperature": 1e300, "top_p": 1e-300})).unwrap().params;
         assert!(params.temperature.is_finite() && params.top_p > 0.0);
+    }
+
+    #[test]
+    fn what_other_servers_take_as_off_is_off() {
+        let plain = sampling(json!({})).unwrap();
+        for off in [json!({"top_k": 0}), json!({"stop": ""}), json!({"stop": [""], "stop_regex": ["", ""]})] {
+            assert_eq!(sampling(off.clone()).unwrap(), plain, "{off}");
+        }
+        assert_eq!(sampling(json!({"stop": ["", "zzz"]})).unwrap().stop, ["zzz"]);
+        for name in ["max_tokens", "max_completion_tokens", "max_new_tokens"] {
+            let room = sampling(json!({ name: -1 })).unwrap();
+            assert_eq!((room.max_new_tokens, room.wanted(16)), (None, None), "{name}");
+        }
+        assert_eq!(plain.wanted(16), Some(16));
+        assert_eq!(sampling(json!({"max_tokens": 3})).unwrap().wanted(16), Some(3));
+    }
+
+    #[test]
+    fn no_value_within_its_limits_is_infinite_as_an_f32() {
+        let biases: serde_json::Map<String, Value> =
+            (0..MAX_LOGIT_BIASES).map(|i| (format!("{:0width$}", 1, width = i + 1), json!(MAX_LOGIT_BIAS))).collect();
+        let params =
+            sampling(json!({"logit_bias": biases, "repetition_penalty": MIN_REPETITION_PENALTY})).unwrap().params;
+        assert_eq!(params.logit_bias.len(), MAX_LOGIT_BIASES, "one token, spelled in many ways");
+        let sum: f32 = params.logit_bias.iter().map(|(_, bias)| bias).sum();
+        assert!(sum.is_finite() && (1e6 / params.repetition_penalty).is_finite() && params.repetition_penalty > 0.0);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,14 +18,21 @@ use axum::{
 };
 use futures_util::Stream;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Frames that wait for the connection to take them; the future pauses when there are more.
 const FRAMES_AHEAD: usize = 16;
 
+/// The same in bytes. A single frame may have more; it waits until the others have been taken.
+const BYTES_AHEAD: usize = 256 << 10;
+
 /// Where the frames of a stream go.
 #[derive(Clone, Debug)]
-pub struct Frames(mpsc::Sender<Bytes>);
+pub struct Frames {
+    frames: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
+    /// Bytes that may wait yet.
+    room: Arc<Semaphore>,
+}
 
 impl Frames {
     /// `data: JSON`.
@@ -33,6 +41,11 @@ impl Frames {
         serde_json::to_writer(&mut frame, value).expect("wire types are plain data");
         frame.extend_from_slice(b"\n\n");
         self.send(frame.into()).await;
+    }
+
+    /// `data: JSON`, written already.
+    pub async fn json(&self, json: &[u8]) {
+        self.send([b"data: ", json, b"\n\n"].concat().into()).await;
     }
 
     /// `event: NAME` and `data: JSON`.
@@ -61,8 +74,10 @@ impl Frames {
     }
 
     async fn send(&self, frame: Bytes) {
+        let bytes = frame.len().min(BYTES_AHEAD) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.expect("the semaphore is never closed");
         // The receiver lives in the same body as the future that calls this.
-        let _ = self.0.send(frame).await;
+        let _ = self.frames.send((frame, room)).await;
     }
 }
 
@@ -87,7 +102,8 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, frames) = mpsc::channel(FRAMES_AHEAD);
-    let body = Written { writer: Some(Box::pin(write(Frames(sender)))), frames };
+    let sender = Frames { frames: sender, room: Arc::new(Semaphore::new(BYTES_AHEAD)) };
+    let body = Written { writer: Some(Box::pin(write(sender))), frames };
     let mut response = Body::from_stream(body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -99,7 +115,7 @@ where
 
 struct Written {
     writer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    frames: mpsc::Receiver<Bytes>,
+    frames: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
 }
 
 impl Stream for Written {
@@ -116,7 +132,7 @@ impl Stream for Written {
         let mut frames = Vec::new();
         loop {
             match self.frames.poll_recv(context) {
-                Poll::Ready(Some(frame)) => frames.push(frame),
+                Poll::Ready(Some((frame, _room))) => frames.push(frame),
                 Poll::Ready(None) if frames.is_empty() => return Poll::Ready(None),
                 Poll::Pending if frames.is_empty() => return Poll::Pending,
                 Poll::Ready(None) | Poll::Pending => break,

@@ -275,8 +275,8 @@ async fn wrong_requests_name_field_value_and_limit() {
         ("/v1/chat/completions", json!({}), 400, vec!["messages"]),
         ("/v1/chat/completions", json!([]), 400, vec!["object"]),
         ("/v1/chat/completions", json!({"messages": user("x"), "temperature": -1}), 400, vec!["temperature", "-1"]),
-        ("/v1/chat/completions", json!({"messages": user("x"), "top_k": 0}), 400, vec!["top_k", "0"]),
-        ("/v1/chat/completions", json!({"messages": user("x"), "max_tokens": -1}), 400, vec!["max_tokens", "-1"]),
+        ("/v1/chat/completions", json!({"messages": user("x"), "top_k": -2}), 400, vec!["top_k", "-2"]),
+        ("/v1/chat/completions", json!({"messages": user("x"), "max_tokens": -2}), 400, vec!["max_tokens", "-2"]),
         ("/v1/chat/completions", json!({"messages": user("x"), "n": 100_000}), 400, vec!["n must", "100000", "128"]),
         (
             "/v1/chat/completions",

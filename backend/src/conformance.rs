@@ -14,8 +14,8 @@
 use half::{bf16, f16};
 
 use crate::{
-    Backend, HeadLayout, KvFormat, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RefBackend, RowOutput,
-    RowTask, SamplingParams, SharedBytes, Span,
+    Backend, Fault, HeadLayout, KvFormat, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RefBackend,
+    RowOutput, RowTask, SamplingParams, SharedBytes, Span,
     quant::fp8,
     reference::{project, silu},
 };
@@ -595,7 +595,7 @@ fn sample<B: Backend>(backend: &B, rng: &mut Rng) {
     let mut faulty = Vec::new();
     let mut logits = filled(backend, 2, &[f32::NAN, 0.0]);
     backend.sample(&mut logits, &[sample_task(rng, 0, 2)], &mut faulty);
-    assert!(faulty[0].fault, "sample: a NaN is a fault");
+    assert_eq!(faulty[0].fault, Some(Fault::NotFinite), "sample: a NaN is a fault");
 }
 
 fn sample_task(rng: &mut Rng, row: usize, vocab: usize) -> LogitRow {

@@ -23,4 +23,4 @@ pub use kv_format::KvFormat;
 pub use paged::{PagedBatch, Span};
 pub use quant::{ByteOwner, PackedMatrix, QuantFormat, SharedBytes};
 pub use reference::RefBackend;
-pub use sampling::{LogitRow, RowOutput, RowTask, SamplingParams, TokenCounts, TokenMask};
+pub use sampling::{Fault, LogitRow, RowOutput, RowTask, SamplingParams, TokenCounts, TokenMask};

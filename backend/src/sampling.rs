@@ -144,8 +144,17 @@ pub struct RowOutput {
     pub top: Vec<(u32, f32)>,
     /// The tokens asked for by id, in the order asked.
     pub requested: Vec<(u32, f32)>,
-    /// The logits held a NaN or no finite value: `token` means nothing and the request must fail.
-    pub fault: bool,
+    /// Why there is no token: then `token` means nothing and the request must fail.
+    pub fault: Option<Fault>,
+}
+
+/// Why no token could be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The network's logits held a NaN, a +∞ or no finite value.
+    NotFinite,
+    /// The logits were sound; bans, mask, penalties and bias of the request left no finite one.
+    NoToken,
 }
 
 /// Temperatures below this mean greedy, as in SGLang.
@@ -158,18 +167,19 @@ const GREEDY_BELOW: f32 = 1e-6;
 /// largest logit (ties to the lower id), else softmax of `logits / temperature`, the filters top-k,
 /// top-p and min-p, each judging the unfiltered distribution, and one draw.
 ///
-/// A NaN, a +∞, or no finite logit at all is reported as `fault`: no token is made up.
+/// A NaN, a +∞, or no finite logit at all is reported as `fault`, by whose doing it is: no token is made up.
 pub fn sample_row(logits: &mut [f32], task: &LogitRow) -> RowOutput {
-    if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
-        return RowOutput { fault: true, ..RowOutput::default() };
+    let failed = |fault| RowOutput { fault: Some(fault), ..RowOutput::default() };
+    if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) || !logits.iter().any(|x| x.is_finite()) {
+        return failed(Fault::NotFinite);
     }
     match &task.task {
         RowTask::Score { target } => report(logits, 1.0, *target, task),
         RowTask::Sample { params, seed, step, counts, banned, mask } => {
             adjust(logits, params, counts.as_deref(), banned, mask.as_deref());
             let (best, top) = argmax(logits);
-            if !top.is_finite() {
-                return RowOutput { fault: true, ..RowOutput::default() };
+            if !top.is_finite() || logits.iter().any(|x| x.is_nan()) {
+                return failed(Fault::NoToken);
             }
             if params.temperature < GREEDY_BELOW {
                 return report(logits, 1.0, best, task);
@@ -303,9 +313,6 @@ fn report(logits: &[f32], temperature: f32, token: u32, task: &LogitRow) -> RowO
         return RowOutput { token, ..RowOutput::default() };
     }
     let top = argmax(logits).1;
-    if !top.is_finite() {
-        return RowOutput { fault: true, ..RowOutput::default() };
-    }
     let sum: f64 = logits.iter().map(|&x| f64::from((x - top) / temperature).exp()).sum();
     let logprob = |x: f32| ((f64::from((x - top) / temperature) - sum.ln()) as f32).max(f32::MIN);
     let of = |t: u32| logits.get(t as usize).map_or(f32::MIN, |&x| logprob(x));
@@ -314,7 +321,7 @@ fn report(logits: &[f32], temperature: f32, token: u32, task: &LogitRow) -> RowO
         logprob: of(token),
         top: likeliest(logits, task.top_logprobs).into_iter().map(|(t, x)| (t, logprob(x))).collect(),
         requested: task.logprob_ids.iter().map(|&t| (t, of(t))).collect(),
-        fault: false,
+        fault: None,
     }
 }
 
@@ -462,8 +469,20 @@ mod tests {
     #[test]
     fn what_is_no_distribution_is_a_fault_and_no_token() {
         for logits in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [f32::NEG_INFINITY; 2]] {
-            assert!(sampled(&logits, &row(SamplingParams::default(), 0, 0)).fault, "{logits:?}");
+            let fault = sampled(&logits, &row(SamplingParams::default(), 0, 0)).fault;
+            assert_eq!(fault, Some(Fault::NotFinite), "{logits:?}");
         }
+        let excluding = |change: fn(&mut SamplingParams, &mut Arc<[u32]>)| {
+            let mut task = row(SamplingParams::default(), 0, 0);
+            with(&mut task, |params, _, banned| change(params, banned));
+            sampled(&[1.0, 2.0], &task).fault
+        };
+        assert_eq!(excluding(|_, banned| *banned = Arc::new([0, 1])), Some(Fault::NoToken));
+        assert_eq!(excluding(|params, _| params.logit_bias = vec![(0, f32::MAX); 2]), Some(Fault::NoToken));
+        let mut task = row(SamplingParams::default(), 0, 0);
+        let RowTask::Sample { mask, .. } = &mut task.task else { unreachable!("rows sample here") };
+        *mask = Some(Arc::new(TokenMask::new(Vec::new())));
+        assert_eq!(sampled(&[1.0, 2.0], &task).fault, Some(Fault::NoToken));
     }
 
     #[test]

@@ -33,6 +33,7 @@ const FAULT_WINDOW: Duration = Duration::from_secs(300);
 enum Command {
     Submit(SequenceKey, Box<GenerateRequest>, Box<CountedSink>),
     Abort(SequenceKey),
+    Close(SequenceKey),
     AbortMatching(String),
     Flush(Sender<bool>),
     Shutdown,
@@ -63,6 +64,33 @@ pub struct EngineHandle {
 pub struct RequestHandle {
     key: SequenceKey,
     commands: Sender<Command>,
+}
+
+impl RequestHandle {
+    /// End the request as finished: its owner has all that it wanted, such as text up to a stop string.
+    pub fn close(self) {
+        // What follows when this is dropped finds nothing to abort.
+        let _ = self.commands.send(Command::Close(self.key));
+    }
+
+    /// A way to abort this request, and no other, from elsewhere.
+    pub fn aborter(&self) -> Aborter {
+        Aborter { key: self.key, commands: self.commands.clone() }
+    }
+}
+
+/// Aborts one request. Dropping it does nothing.
+#[derive(Clone, Debug)]
+pub struct Aborter {
+    key: SequenceKey,
+    commands: Sender<Command>,
+}
+
+impl Aborter {
+    /// Abort the request before the next step, if it is alive.
+    pub fn abort(&self) {
+        let _ = self.commands.send(Command::Abort(self.key));
+    }
 }
 
 impl Drop for RequestHandle {
@@ -301,6 +329,7 @@ impl Engine {
             match command {
                 Command::Submit(key, request, sink) => self.scheduler.submit(key, *request, sink),
                 Command::Abort(key) => self.scheduler.abort(key),
+                Command::Close(key) => self.scheduler.close(key),
                 Command::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
                 Command::Flush(reply) => {
                     let flushed = self.scheduler.flush();

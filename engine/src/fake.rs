@@ -1,7 +1,7 @@
 //! [`FakeModel`]: a test double whose next token is a hash of all earlier tokens *as read back through
 //! the pages*. A wrong page, a leaked prefix or a lost token changes the text.
 
-use quern_backend::{LogitRow, RowOutput, RowTask};
+use quern_backend::{Fault, LogitRow, RowOutput, RowTask};
 use quern_model::{ForwardBatch, ForwardError, Model, StepOutput};
 
 /// Called before each step with its number; may wait, or fail the step.
@@ -56,12 +56,18 @@ impl FakeModel {
             sample => Self::next_token(self.vocab_size, (0..visible).map(slot), sample),
         };
         let top = (0..row.top_logprobs as u32).map(|i| ((token + i) % self.vocab_size, -0.5 - i as f32));
+        let excluded = match &row.task {
+            RowTask::Sample { banned, mask, .. } => {
+                banned.contains(&token) || mask.as_ref().is_some_and(|mask| !mask.allows(token))
+            }
+            RowTask::Score { .. } => false,
+        };
         RowOutput {
             token,
             logprob: -0.5,
             top: top.collect(),
             requested: row.logprob_ids.iter().map(|&t| (t, -2.0)).collect(),
-            fault: false,
+            fault: excluded.then_some(Fault::NoToken),
         }
     }
 }

@@ -23,7 +23,7 @@ pub use quern_backend::{LogitRow, RowOutput, RowTask, SamplingParams, TokenMask}
 pub use quern_model::{ForwardBatch, ForwardError, Model, StepCost, StepOutput, Work};
 
 pub use config::{EngineConfig, Policy};
-pub use engine::{EngineHandle, RequestHandle, start};
+pub use engine::{Aborter, EngineHandle, RequestHandle, start};
 pub use metrics::{EngineMetrics, Snapshot};
 pub use request::{
     EventSink, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport,

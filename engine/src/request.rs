@@ -71,6 +71,10 @@ pub trait Grammar: Send {
     fn mask(&mut self) -> Result<Arc<TokenMask>, GrammarError>;
     /// `token` was chosen. Returns whether the grammar has reached its end.
     fn accept(&mut self, token: u32) -> Result<bool, GrammarError>;
+    /// Why its last mask allows nothing.
+    fn dead_end(&mut self) -> GrammarError {
+        GrammarError("it allows no token here".into())
+    }
 }
 
 /// Why a grammar cannot go on.
@@ -149,6 +153,8 @@ pub enum FinishReason {
     GrammarEnd(u32),
     /// `max_new_tokens` are out.
     Length,
+    /// Its owner has all that it wanted ([`RequestHandle::close`](crate::RequestHandle::close)).
+    Closed,
 }
 
 /// Why a request failed.
@@ -174,6 +180,14 @@ pub enum FailCause {
     NumericalFault {
         /// Index of the output token.
         step: usize,
+    },
+    /// What the request asks for leaves no token to choose: its bans, penalties and biases, or its grammar.
+    #[error("no token may be output token {step}{}", grammar.as_ref().map_or(String::new(), |why| format!(": {why}")))]
+    NoToken {
+        /// Index of the output token.
+        step: usize,
+        /// Why the grammar allows none, if there is one.
+        grammar: Option<GrammarError>,
     },
     /// Its grammar could not go on.
     #[error("the grammar failed: {0}")]

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use quern_backend::{PagedBatch, Span};
+use quern_backend::{Fault, PagedBatch, Span};
 use quern_model::{ForwardBatch, StepOutput};
 
 use crate::{
@@ -149,6 +149,13 @@ impl Scheduler {
     /// End a request now; unknown and ended ones are left alone.
     pub fn abort(&mut self, key: SequenceKey) {
         self.fail(key, FailCause::Aborted);
+    }
+
+    /// End a request whose owner has all that it wanted; unknown and ended ones are left alone.
+    pub fn close(&mut self, key: SequenceKey) {
+        if self.sequences.contains_key(&key) {
+            self.finish(key, FinishReason::Closed);
+        }
     }
 
     /// End every request whose id begins with `prefix`.
@@ -535,13 +542,20 @@ impl Scheduler {
 
     fn commit_sequence(&mut self, planned: &Planned, rows: Vec<quern_backend::RowOutput>) {
         let key = planned.key;
-        if rows.iter().any(|row| row.fault) {
+        let failed = |fault| rows.iter().any(|row| row.fault == Some(fault));
+        if failed(Fault::NotFinite) {
             // Its earlier pages are in the tree already, and who knows which of them are sound.
             self.release(key);
             let sequence = &self.sequences[&key];
             let step = sequence.num_output();
             self.cache.forget(sequence.namespace.as_ref(), &sequence.tokens, &mut self.pool);
             return self.fail(key, FailCause::NumericalFault { step });
+        }
+        if failed(Fault::NoToken) {
+            // The request's own doing: what is cached of its prompt is sound, and others go on using it.
+            let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
+            let (step, grammar) = (sequence.num_output(), sequence.dead_end());
+            return self.fail(key, FailCause::NoToken { step, grammar });
         }
         let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
         sequence.num_computed = planned.end;

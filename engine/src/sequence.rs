@@ -194,6 +194,12 @@ impl Sequence {
         })
     }
 
+    /// Why its grammar allows no token, if it has one.
+    pub fn dead_end(&mut self) -> Option<GrammarError> {
+        let why = |grammar: &mut Box<dyn Grammar>| contained(|| Ok(grammar.dead_end())).unwrap_or_else(|error| error);
+        self.grammar.as_mut().map(why)
+    }
+
     /// What to report of a sampled or scored row.
     pub fn logprobs_of(&self, row: quern_backend::RowOutput) -> Option<TokenLogprobs> {
         self.logprobs.as_ref().map(|_| TokenLogprobs {

@@ -187,6 +187,60 @@ fn a_prompt_that_no_pool_holds_is_refused() {
 }
 
 #[test]
+fn who_has_all_that_it_wanted_has_finished() {
+    let (open, hook) = gate();
+    let engine = engine(config(), Some(hook));
+    let (satisfied, heard) = submit(&engine, request("a", 8, 1000)).expect("accepted");
+    let (dropped, aborted) = submit(&engine, request("ab", 8, 1000)).expect("accepted");
+    let (_kept, goes_on) = submit(&engine, request("abc", 8, 2)).expect("accepted");
+    let aborter = dropped.aborter();
+    satisfied.close();
+    aborter.abort();
+    drop(open);
+    assert_eq!(terminal(&heard), TokenEvent::Finished(FinishReason::Closed));
+    assert_eq!(terminal(&aborted), TokenEvent::Failed(FailCause::Aborted));
+    assert_eq!(terminal(&goes_on), TokenEvent::Finished(FinishReason::Length));
+    assert!(engine.wait_idle(PATIENCE));
+    // Answered between steps: the figures behind it are settled.
+    assert!(engine.flush_cache());
+    let stats = engine.metrics().snapshot().scheduler;
+    assert_eq!((stats.finished, stats.aborted, stats.failed), (2, 1, 0));
+}
+
+/// A grammar that comes to a dead end at once.
+struct DeadEnd;
+
+impl Grammar for DeadEnd {
+    fn mask(&mut self) -> Result<Arc<TokenMask>, GrammarError> {
+        Ok(Arc::new(TokenMask::new(Vec::new())))
+    }
+
+    fn accept(&mut self, _: u32) -> Result<bool, GrammarError> {
+        Ok(false)
+    }
+}
+
+#[test]
+fn what_a_request_excludes_itself_leaves_the_cached_prefix_alone() {
+    let engine = engine(config(), None);
+    let prompt = || request("a", 40, 3);
+    let (_first, heard) = submit(&engine, prompt()).expect("accepted");
+    assert_eq!(terminal(&heard), TokenEvent::Finished(FinishReason::Length));
+    let stuck = GenerateRequest { grammar: Some(Box::new(DeadEnd)), ..prompt() };
+    let (_stuck, heard) = submit(&engine, stuck).expect("accepted");
+    let TokenEvent::Failed(FailCause::NoToken { step: 0, grammar: Some(why) }) = terminal(&heard) else {
+        panic!("its grammar allows nothing")
+    };
+    assert!(why.0.contains("no token"), "{why}");
+    let banned = GenerateRequest { min_new_tokens: 1, stop_token_ids: (0..97).collect(), ..prompt() };
+    let (_banned, heard) = submit(&engine, banned).expect("accepted");
+    assert_eq!(terminal(&heard), TokenEvent::Failed(FailCause::NoToken { step: 0, grammar: None }));
+    let (_again, heard) = submit(&engine, prompt()).expect("accepted");
+    let cached = TokenEvent::Prefilled(quern_engine::PromptReport { cached_tokens: 36, logprobs: Vec::new() });
+    assert_eq!(heard.recv_timeout(PATIENCE).expect("an event"), cached);
+}
+
+#[test]
 fn abort_by_prefix_ends_only_those() {
     let (open, hook) = gate();
     let engine = engine(config(), Some(hook));

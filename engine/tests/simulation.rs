@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use quern_backend::{RowTask, SamplingParams, TokenCounts, TokenMask};
+use quern_backend::{Fault, RowTask, SamplingParams, TokenCounts, TokenMask};
 use quern_engine::{
     EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy, TokenEvent,
     fake::FakeModel,
@@ -334,7 +334,8 @@ impl World {
             Ok(mut output) => {
                 drop(batch);
                 for row in &mut output.rows {
-                    row.fault = self.weather.faults > 0.0 && self.rng.chance(self.weather.faults / 10.0);
+                    row.fault = (self.weather.faults > 0.0 && self.rng.chance(self.weather.faults / 10.0))
+                        .then_some(Fault::NotFinite);
                 }
                 self.scheduler.commit(output);
             }

@@ -4,11 +4,16 @@
 
 use std::{env, process::ExitCode};
 
+use mimalloc::MiMalloc;
 use quern::{
     bench,
     cli::{Cli, CliError, Job, configure},
     convert, doctor, logging, serve,
 };
+
+/// Gives memory back to the system after a burst of large bodies, where glibc's keeps it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let outcome = match Cli::from_arguments(env::args_os()) {

@@ -1,6 +1,6 @@
 //! Wire types of `/generate`.
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Map, Value};
 
 use super::{
@@ -103,17 +103,6 @@ impl<'de> Deserialize<'de> for IdsOrEach {
         };
         parsed.map_err(D::Error::custom)
     }
-}
-
-/// An answer, whole or the latest state of a stream.
-#[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "SGLang's names")]
-pub struct NativeAnswer<'a> {
-    pub text: &'a str,
-    pub output_ids: &'a [u32],
-    pub meta_info: Map<String, Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub index: Option<usize>,
 }
 
 #[cfg(test)]

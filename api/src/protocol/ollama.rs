@@ -67,7 +67,7 @@ impl OllamaFields {
             // Negative numbers mean "as many as there is room for".
             max_new_tokens: options.num_predict.filter(|n| n.0 >= 0),
             temperature: options.temperature,
-            top_k: options.top_k.map(|k| if k.0 == 0 { Int(-1) } else { k }),
+            top_k: options.top_k,
             top_p: options.top_p,
             min_p: options.min_p,
             seed: options.seed.filter(|seed| seed.0 >= 0),

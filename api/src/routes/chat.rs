@@ -51,6 +51,7 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     let fields: ChatFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
     let sampling_fields: SamplingFields = body.read()?;
+    drop(body);
     let sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
     let logprobs = logprobs::chat_request(fields.logprobs.unwrap_or(false), fields.top_logprobs)?;
     let wants_logprobs = logprobs.is_some();

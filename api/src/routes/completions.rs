@@ -16,6 +16,7 @@ use super::chat::{NO_MODEL, matched_stop};
 use crate::{
     clock::unix_seconds,
     generate::{Finish, Generations, Job, Piece, namespace},
+    limits::{check_outputs, check_prompt_tokens, open_length},
     logprobs,
     prompt::{MAX_PROMPTS, off_thread, tokenise},
     protocol::{
@@ -46,14 +47,15 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let fields: CompletionFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
     let sampling_fields: SamplingFields = body.read()?;
+    drop(body);
     let mut sampling = Sampling::new(&sampling_fields, Defaults::default(), state.vocab_size())?;
     if fields.suffix.is_some() {
         // A model that goes on past the gap begins another one, or another file.
         sampling.stop_token_ids.extend(fim_tokens(&state.tokenizer));
     }
     let sampling = Arc::new(sampling);
-    let wanted = sampling.max_new_tokens.unwrap_or(MAX_TOKENS);
-    if wanted == 0 {
+    let wanted = sampling.wanted(MAX_TOKENS);
+    if wanted == Some(0) {
         return Err(ApiError::invalid("max_tokens must be at least 1, got 0.").about("max_tokens"));
     }
     if let Some(Int(best_of)) = fields.best_of.filter(|best_of| best_of.0 > sampling.n as i64) {
@@ -64,13 +66,20 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let logprobs = logprobs::completion_request(fields.logprobs, echo)?;
 
     let prompts = fields.prompt.ok_or_else(|| ApiError::schema("missing field `prompt`").about("prompt"))?;
+    check_outputs("prompt", prompts.list.len(), prompts.list.len().saturating_mul(sampling.n))?;
     let (mut prompts, echoes) = read_prompts(&state, prompts, fields.suffix.as_deref(), echo).await?;
     let id = request_id(fields.rid.as_ref())?;
     let one_job = prompts.len() * sampling.n == 1;
     let namespace = namespace(fields.cache_salt.as_deref(), fields.extra_key.as_deref());
-    let mut jobs = Vec::new();
+    let (mut jobs, mut tokens) = (Vec::new(), 0);
+    let outputs = prompts.len() * sampling.n;
     for prompt in &mut prompts {
-        let max_new_tokens = state.limits.admit(prompt, wanted)?;
+        let mut max_new_tokens = state.limits.admit(prompt, wanted)?;
+        if wanted.is_none() {
+            max_new_tokens = max_new_tokens.min(open_length(outputs, logprobs.as_ref()));
+        }
+        tokens += prompt.len() * sampling.n;
+        check_prompt_tokens("prompt", tokens)?;
         for sample_index in 0..sampling.n {
             jobs.push(Job {
                 id: if one_job { id.clone() } else { format!("{id}_{}", jobs.len()) },

@@ -3,25 +3,29 @@
 use std::{sync::Arc, time::SystemTime};
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{Request, State},
+    http::header,
     response::{IntoResponse, Response},
     routing::post,
 };
-use quern_engine::LogprobRequest;
+use quern_engine::{LogprobRequest, TokenLogprobs};
+use quern_text::Tokenizer;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::{
     clock::since_1970,
     generate::{Finish, Generations, Job, Matched, Output, namespace},
-    logprobs::{MAX_NATIVE_TOP_LOGPROBS, Native, check_top},
-    prompt::{MAX_PROMPTS, tokenise},
+    limits::{check_outputs, check_prompt_tokens, open_length},
+    logprobs::{MAX_NATIVE_TOP_LOGPROBS, NativeScores, check_top},
+    prompt::{MAX_PROMPTS, off_thread, tokenise},
     protocol::{
         ApiError, Body, NativeError,
         body::ContentType,
         completions::{Prompt, Prompts},
-        native::{IdsOrEach, NativeAnswer, NativeFields},
+        native::{IdsOrEach, NativeFields},
         sampling::NATIVE_KEYS,
         scalar::Int,
         unbuilt::UNBUILT_FIELDS,
@@ -44,6 +48,7 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let body = Body::receive(request, &state.config, ContentType::Any).await?;
     let mut fields: NativeFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
+    drop(body);
     let prompts = match (fields.text.take(), fields.input_ids.take()) {
         (Some(text), None) => {
             Prompts { list: text.list.into_iter().map(Prompt::Text).collect(), is_batch: text.is_batch }
@@ -60,20 +65,28 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     check_lengths(&fields, count)?;
     let is_batch = prompts.is_batch;
     let ids = ids(&fields, count, is_batch)?;
-    let samplings: Vec<_> = (0..count).map(|index| sampling(&state, &fields, index)).collect::<Result<_, _>>()?;
+    // A list of them is as long as the body allows.
+    let (samplings, fields) = off_thread(&state, move |state| Ok((samplings(state, &fields, count)?, fields))).await?;
+    let outputs = samplings.iter().map(|sampling| sampling.n).sum();
+    check_outputs("text or input_ids", count, outputs)?;
 
-    let mut jobs = Vec::new();
-    let mut spells = Vec::new();
+    let (mut jobs, mut tokens) = (Vec::new(), 0);
+    let mut scores = Vec::new();
     for (index, mut prompt) in tokenise(&state, prompts.list).await?.into_iter().enumerate() {
         let sampling = &samplings[index];
         if prompt.is_empty() {
             return Err(ApiError::invalid("The prompt is empty.").into());
         }
-        let wanted = sampling.max_new_tokens.unwrap_or(MAX_NEW_TOKENS);
-        let max_new_tokens = state.limits.admit(&mut prompt, wanted)?;
+        let wanted = sampling.wanted(MAX_NEW_TOKENS);
+        let mut max_new_tokens = state.limits.admit(&mut prompt, wanted)?;
+        tokens += prompt.len() * sampling.n;
+        check_prompt_tokens("text or input_ids", tokens)?;
         let logprobs = logprobs(&fields, index, prompt.len(), state.vocab_size())?;
+        if wanted.is_none() {
+            max_new_tokens = max_new_tokens.min(open_length(outputs, logprobs.as_ref()));
+        }
         for sample_index in 0..sampling.n {
-            spells.push(Spelling { first_token: prompt[0], logprobs: logprobs.clone() });
+            scores.push(Scores::of(logprobs.as_ref(), prompt[0]));
             jobs.push(Job {
                 id: if sampling.n == 1 { ids[index].clone() } else { format!("{}_{sample_index}", ids[index]) },
                 prompt: prompt.clone(),
@@ -89,7 +102,7 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let is_list = is_batch || jobs.len() > 1;
     let generations = Generations::submit(&state, jobs, streams).await?;
     let with_text = fields.return_text_in_logprobs.unwrap_or(false);
-    let answer = Answer { generations, spells, with_text, is_list, state };
+    let answer = Answer { generations, scores, with_text, is_list, state };
     if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }
 }
 
@@ -124,6 +137,14 @@ fn ids(fields: &NativeFields, count: usize, is_batch: bool) -> Result<Vec<String
     };
     ids.iter().try_for_each(|id: &String| check_id(id))?;
     Ok(ids)
+}
+
+/// The sampling of each prompt; prompts share what is given once for all.
+fn samplings(state: &AppState, fields: &NativeFields, count: usize) -> Result<Vec<Arc<Sampling>>, ApiError> {
+    match &fields.sampling_params {
+        Some(params) if params.each_len().is_some() => (0..count).map(|index| sampling(state, fields, index)).collect(),
+        _ => Ok(vec![sampling(state, fields, 0)?; count]),
+    }
 }
 
 fn sampling(state: &AppState, fields: &NativeFields, index: usize) -> Result<Arc<Sampling>, ApiError> {
@@ -175,16 +196,39 @@ fn logprobs(
     Ok(Some(LogprobRequest { prompt_from, top, ids: ids.collect::<Result<_, _>>()? }))
 }
 
-/// What an output's scores need to be written down.
-struct Spelling {
+/// The scores of one output, as far as they are known.
+struct Scores {
+    wanted: LogprobRequest,
     first_token: u32,
-    logprobs: Option<LogprobRequest>,
+    /// Of the prompt, once it is computed.
+    input: Option<NativeScores>,
+    output: NativeScores,
+}
+
+impl Scores {
+    fn of(logprobs: Option<&LogprobRequest>, first_token: u32) -> Option<Self> {
+        let output = NativeScores::default();
+        logprobs.map(|wanted| Self { wanted: wanted.clone(), first_token, input: None, output })
+    }
+
+    fn write(&mut self, tokenizer: Option<&Tokenizer>, prompt: &[TokenLogprobs], out: &mut Vec<u8>) {
+        let input = self.input.get_or_insert_with(|| {
+            let mut input = NativeScores::default();
+            if self.wanted.prompt_from == Some(0) {
+                input.push_first(tokenizer, self.first_token);
+            }
+            prompt.iter().for_each(|score| input.push(tokenizer, score));
+            input
+        });
+        NativeScores::write(input, &self.output, &self.wanted, out);
+    }
 }
 
 /// An answer in the making.
 struct Answer {
     generations: Generations,
-    spells: Vec<Spelling>,
+    /// Of each output, if asked for.
+    scores: Vec<Option<Scores>>,
     with_text: bool,
     is_list: bool,
     state: Arc<AppState>,
@@ -193,24 +237,25 @@ struct Answer {
 impl Answer {
     async fn whole(mut self) -> Result<Response, ApiError> {
         let pieces = self.generations.whole().await?;
-        let answer = |(index, piece): (usize, &crate::generate::Piece)| {
-            let output = self.generations.output(index);
-            let meta_info = self.meta_info(index, &piece.logprobs);
-            serde_json::to_value(NativeAnswer { text: &piece.text, output_ids: &output.tokens, meta_info, index: None })
-                .expect("wire types are plain data")
-        };
-        let mut answers: Vec<_> = pieces.iter().enumerate().map(answer).collect();
-        Ok(if self.is_list {
-            Json(Value::Array(answers)).into_response()
+        let mut body = Vec::new();
+        for (index, piece) in pieces.into_iter().enumerate() {
+            body.push(if index == 0 { b'[' } else { b',' });
+            self.write(&mut body, index, &piece.text, &piece.tokens, &piece.logprobs, None);
+        }
+        let body = if self.is_list {
+            body.push(b']');
+            body
         } else {
-            Json(answers.swap_remove(0)).into_response()
-        })
+            body.split_off(1)
+        };
+        Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
     }
 
     /// Frames hold all the text so far, or with `--incremental-streaming-output` what is new.
     async fn stream(mut self, frames: Frames) {
         let incremental = self.state.config.incremental_streaming_output;
-        let mut so_far = vec![(String::new(), Vec::new()); self.spells.len()];
+        let mut so_far = vec![(String::new(), Vec::new()); self.scores.len()];
+        let mut json = Vec::new();
         loop {
             let (index, piece) = match timeout(self.state.keep_alive(), self.generations.next()).await {
                 Ok(Some(next)) => next,
@@ -224,23 +269,50 @@ impl Answer {
                 frames.data(&error.native_frame()).await;
                 return frames.done().await;
             }
-            let (text, scores) = &mut so_far[index];
+            let (text, tokens) = &mut so_far[index];
             if incremental {
                 text.clear();
-                scores.clear();
+                tokens.clear();
+                self.scores[index].iter_mut().for_each(|scores| scores.output.clear());
             }
             *text += &piece.text;
-            scores.extend(piece.logprobs);
-            let meta_info = self.meta_info(index, scores);
-            let output_ids = if incremental { &piece.tokens } else { &self.generations.output(index).tokens };
-            let index = self.is_list.then_some(index);
-            frames.data(&NativeAnswer { text: &so_far[index.unwrap_or(0)].0, output_ids, meta_info, index }).await;
+            tokens.extend(piece.tokens);
+            json.clear();
+            self.write(&mut json, index, text, tokens, &piece.logprobs, self.is_list.then_some(index));
+            frames.json(&json).await;
         }
         frames.done().await;
     }
 
-    fn meta_info(&self, index: usize, scores: &[quern_engine::TokenLogprobs]) -> Map<String, Value> {
+    /// An answer, whole or the latest state of a stream; `scores` are those since the last one.
+    fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        index: usize,
+        text: &str,
+        tokens: &[u32],
+        scores: &[TokenLogprobs],
+        shown_index: Option<usize>,
+    ) {
         let output = self.generations.output(index);
+        let tokenizer = self.with_text.then_some(&*self.state.tokenizer);
+        write_json(out, "{\"text\":", &text);
+        write_json(out, ",\"output_ids\":", &tokens);
+        write_json(out, ",\"meta_info\":", &self.meta_info(output));
+        if let Some(known) = &mut self.scores[index] {
+            // Between the braces of `meta_info`.
+            out.pop();
+            scores.iter().for_each(|score| known.output.push(tokenizer, score));
+            known.write(tokenizer, &output.prompt.logprobs, out);
+            out.push(b'}');
+        }
+        if let Some(index) = shown_index {
+            write_json(out, ",\"index\":", &index);
+        }
+        out.push(b'}');
+    }
+
+    fn meta_info(&self, output: &Output) -> Map<String, Value> {
         let mut info = Map::from_iter([
             ("id".into(), json!(output.id)),
             ("finish_reason".into(), finish_reason(output)),
@@ -255,26 +327,13 @@ impl Answer {
         if output.finish.is_some() {
             info.insert("e2e_latency".into(), json!(output.seconds));
         }
-        let spelling = &self.spells[index];
-        if let Some(wanted) = &spelling.logprobs {
-            let native = Native { tokenizer: self.with_text.then_some(&*self.state.tokenizer) };
-            let first = (wanted.prompt_from == Some(0)).then_some(spelling.first_token);
-            let prompt = &output.prompt.logprobs;
-            let mut add = |key: &str, value: Value| info.insert(key.into(), value);
-            add("input_token_logprobs", native.tokens(first, prompt));
-            add("output_token_logprobs", native.tokens(None, scores));
-            if wanted.top > 0 {
-                add("input_top_logprobs", native.top(first.is_some(), prompt));
-                add("output_top_logprobs", native.top(false, scores));
-            }
-            if !wanted.ids.is_empty() {
-                add("input_token_ids_logprobs", native.requested(first.is_some(), prompt));
-                add("output_token_ids_logprobs", native.requested(false, scores));
-            }
-            add("output_token_logprobs_length", json!(scores.len()));
-        }
         info
     }
+}
+
+fn write_json(out: &mut Vec<u8>, key: &str, value: &impl Serialize) {
+    out.extend_from_slice(key.as_bytes());
+    serde_json::to_writer(out, value).expect("wire types are plain data");
 }
 
 fn finish_reason(output: &Output) -> Value {

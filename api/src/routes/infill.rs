@@ -49,6 +49,7 @@ async fn infill(State(state): State<Arc<AppState>>, request: Request) -> Result<
     let asked: Vec<_> = UNSERVED.iter().copied().filter(|(name, _)| !zero(name)).collect();
     body.refuse(&asked)?;
     let mut sampling: SamplingFields = body.read()?;
+    drop(body);
     sampling.max_new_tokens = match fields.n_predict {
         // llama.cpp's words for "as many as there is room for".
         Some(Int(-2 | -1)) => None,
@@ -57,9 +58,6 @@ async fn infill(State(state): State<Arc<AppState>>, request: Request) -> Result<
     sampling.max_tokens = None;
     sampling.repetition_penalty = fields.repeat_penalty.or(sampling.repetition_penalty);
     sampling.seed = fields.seed.filter(|seed| seed.0 >= 0);
-    if sampling.top_k == Some(Int(0)) {
-        sampling.top_k = Some(Int(-1));
-    }
     // A model that goes on past the gap begins another one, or another file.
     let ends = fim_tokens(&state.tokenizer).map(|id| Int(i64::from(id)));
     sampling.stop_token_ids.get_or_insert_default().extend(ends);

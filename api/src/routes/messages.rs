@@ -48,7 +48,8 @@ pub fn routes() -> Router<Arc<AppState>> {
 async fn messages(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, MessagesError> {
     let (fields, mut conversation) = read(&state, request).await?;
     match fields.max_tokens {
-        Some(Int(1..)) => {}
+        // -1 asks for as many as there is room for.
+        Some(Int(-1 | 1..)) => {}
         Some(Int(n)) => return Err(ApiError::invalid(format!("max_tokens must be at least 1, got {n}.")).into()),
         None => return Err(ApiError::schema("missing field `max_tokens`").into()),
     }
@@ -70,7 +71,7 @@ async fn count_tokens(State(state): State<Arc<AppState>>, request: Request) -> R
     conversation.continue_final_message = fields.begins_the_answer().unwrap_or(false);
     // What must be called changes what may be written, not what is read.
     conversation.tool_choice = conversation.tool_choice.filter(|choice| choice == "none");
-    let ids = conversation.conversation()?.tokenise(&state).await?;
+    let ids = conversation.conversation()?.tokenise_any(&state).await?;
     Ok(Json(json!({ "input_tokens": ids.len() })))
 }
 

@@ -62,8 +62,10 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
     body.refuse(UNBUILT_FIELDS)?;
     body.refuse(UNSERVED)?;
     let mut sampling: SamplingFields = body.read()?;
+    drop(body);
     match fields.max_output_tokens {
-        Some(Int(n)) if n < 1 => {
+        // -1 asks for as many as there is room for.
+        Some(Int(n)) if n < 1 && n != -1 => {
             let message = format!("max_output_tokens must be at least 1, got {n}.");
             return Err(ApiError::invalid(message).about("max_output_tokens").into());
         }
@@ -112,6 +114,9 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
     let id = format!("resp_{}", new_id());
     let streams = fields.stream.unwrap_or(false);
     let dialogue = begin(conversation, &state, &id, streams, truncates).await.map_err(named)?;
+    if fields.store != Some(false) {
+        state.responses.begun(&id, dialogue.aborters());
+    }
     let answer =
         Answer { items: Items::new(functions), created: unix_seconds(), id, fields, history, brought, dialogue, state };
     if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }
@@ -153,8 +158,8 @@ async fn forget(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> R
 }
 
 async fn cancel(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Result<Response, ResponsesError> {
-    if state.ids.contains(&id) {
-        state.engine.abort(&id);
+    // The ids of other endpoints' requests are their clients' own, and prefixes are for `/abort_request`.
+    if state.responses.cancel(&id) {
         return Ok(Json(json!({ "id": id, "object": "response", "status": "cancelled" })).into_response());
     }
     Err(match state.responses.get(&id) {
@@ -185,6 +190,12 @@ struct Answer {
     items: Items,
     dialogue: Dialogue,
     state: Arc<AppState>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.state.responses.ended(&self.id);
+    }
 }
 
 impl Answer {

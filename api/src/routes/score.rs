@@ -13,6 +13,7 @@ use quern_engine::LogprobRequest;
 use super::chat::NO_MODEL;
 use crate::{
     generate::{Generations, Job},
+    limits::check_prompt_tokens,
     logprobs::MAX_NATIVE_TOP_LOGPROBS,
     prompt::{MAX_PROMPTS, tokenise},
     protocol::{
@@ -37,6 +38,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: ScoreFields = body.read()?;
+    drop(body);
     let labels = labels(&fields, state.vocab_size())?;
     let softmax = fields.apply_softmax.unwrap_or(false);
     let temperature = fields.temperature.unwrap_or(1.0);
@@ -52,12 +54,14 @@ async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<R
     let greedy = SamplingFields { temperature: Some(0.0), ..SamplingFields::default() };
     let sampling = Arc::new(Sampling::new(&greedy, Defaults::default(), state.vocab_size())?);
     let id = new_id();
-    let mut jobs = Vec::with_capacity(prompts.len());
+    let (mut jobs, mut tokens) = (Vec::with_capacity(prompts.len()), 0);
     for (index, mut prompt) in prompts.into_iter().enumerate() {
         if prompt.is_empty() {
             return Err(ApiError::invalid(format!("items[{index}]: query and item are both empty.")).about("items"));
         }
-        let max_new_tokens = state.limits.admit(&mut prompt, 1)?;
+        let max_new_tokens = state.limits.admit(&mut prompt, Some(1))?;
+        tokens += prompt.len();
+        check_prompt_tokens("items", tokens)?;
         jobs.push(Job {
             id: format!("{id}_{index}"),
             prompt,

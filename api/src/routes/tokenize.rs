@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     constraint::ToolUse,
-    prompt::{Conversation, off_thread, tokenise},
+    prompt::{Conversation, off_thread, tokenise_any},
     protocol::{
         ApiError, Body,
         body::ContentType,
@@ -52,7 +52,7 @@ async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Resul
             if prompts.list.iter().any(|prompt| matches!(prompt, Prompt::Ids(_))) {
                 return Err(wrong());
             }
-            let ids = tokenise(&state, prompts.list).await?;
+            let ids = tokenise_any(&state, prompts.list).await?;
             Ok(Json(match (prompts.is_batch, ids.first()) {
                 (false, Some(ids)) => json!({ "tokens": ids, "count": ids.len(), "max_model_len": max_model_len }),
                 _ => {
@@ -70,7 +70,7 @@ async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Resul
                 add_generation_prompt: fields.add_generation_prompt.unwrap_or(true),
                 continue_final_message: false,
             };
-            let ids = conversation.tokenise(&state).await?;
+            let ids = conversation.tokenise_any(&state).await?;
             Ok(Json(json!({ "tokens": ids, "count": ids.len(), "max_model_len": max_model_len })))
         }
         _ => Err(ApiError::invalid("Exactly one of prompt and messages must be given.")),
@@ -93,7 +93,7 @@ async fn detokenize(State(state): State<Arc<AppState>>, request: Request) -> Res
         return Err(wrong());
     }
     let skip_special = fields.skip_special_tokens.unwrap_or(true);
-    let lists = tokenise(&state, tokens.list).await?;
+    let lists = tokenise_any(&state, tokens.list).await?;
     let texts = off_thread(&state, move |state| {
         Ok(lists.iter().map(|ids| state.tokenizer.decode(ids, skip_special)).collect::<Vec<_>>())
     });
