@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
 use tower_http::cors::CorsLayer;
 
 use crate::{access_log, auth, routes, state::AppState};
@@ -21,6 +21,7 @@ pub fn probe_router(state: Arc<AppState>) -> Router {
 fn layered(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
     routes
         .with_state(Arc::clone(&state))
+        .layer(Extension(state.bodies.clone()))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(CorsLayer::permissive())
         .layer(middleware::from_fn_with_state(state, access_log::record))

@@ -11,13 +11,6 @@ use crate::protocol::ApiError;
 #[derive(Debug, Default)]
 pub struct LiveIds(Mutex<HashSet<String>>);
 
-impl LiveIds {
-    /// Whether a request of this id is alive.
-    pub fn contains(&self, id: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-}
-
 /// Ids that are given back when dropped.
 pub struct ClaimedIds {
     live: Arc<LiveIds>,

@@ -20,6 +20,7 @@ use crate::{
     live_ids::LiveIds,
     metrics::Metrics,
     model_card::ModelCard,
+    protocol::body_memory::BodyMemory,
     response_store::ResponseStore,
     sampling::Defaults,
 };
@@ -80,6 +81,8 @@ pub struct AppState {
     pub grammars: Arc<Grammars>,
     /// What `/metrics` shows.
     pub metrics: Metrics,
+    /// Memory for the bodies of requests.
+    pub bodies: BodyMemory,
     /// Ids of the requests that are alive.
     pub ids: Arc<LiveIds>,
     /// Answers that later requests may go on from.
@@ -127,6 +130,7 @@ impl AppState {
             model,
             eos_token_ids,
             chat_defaults,
+            bodies: BodyMemory::new(config.max_request_bytes),
             ids: Arc::default(),
             responses: ResponseStore::new(config.response_store_entries, config.response_store_bytes),
             settings,

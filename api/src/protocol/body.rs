@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use axum::{
-    body::Bytes,
     extract::Request,
     http::{StatusCode, header},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{error::ApiError, scalar::shown};
+use super::{
+    body_memory::{BodyMemory, HeldMemory, tree_bytes},
+    error::ApiError,
+    scalar::shown,
+};
 use crate::config::ApiConfig;
 
 /// A body longer than this is parsed off the threads that serve sockets: it takes milliseconds.
@@ -28,8 +31,19 @@ pub enum ContentType {
 
 /// A JSON object. Endpoints read it field group by field group ([`Body::read`]); fields that none of
 /// them names are ignored, as clients expect.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Body(Value);
+#[derive(Debug, Default)]
+pub struct Body {
+    fields: Value,
+    /// What it counts for among all bodies.
+    _held: HeldMemory,
+}
+
+/// The bytes of a body, and where their memory is counted.
+struct Received {
+    bytes: Vec<u8>,
+    memory: BodyMemory,
+    held: HeldMemory,
+}
 
 impl Body {
     /// Read a request's body: at most `max_request_bytes`, within `request_read_timeout`.
@@ -37,36 +51,40 @@ impl Body {
         if wanted == ContentType::Json {
             require_json(&request)?;
         }
-        let bytes = Self::receive_bytes(request, config).await?;
-        if bytes.is_empty() {
+        let received = Self::receive_bytes(request, config).await?;
+        if received.bytes.is_empty() {
             return Err(ApiError::schema("The body is empty; a JSON object is wanted."));
         }
-        Self::parse(bytes).await
+        Self::parse(received).await
     }
 
     /// The same for endpoints whose body may be left out.
     pub async fn receive_optional(request: Request, config: &ApiConfig) -> Result<Self, ApiError> {
-        let bytes = Self::receive_bytes(request, config).await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Self(Map::new().into()));
+        let received = Self::receive_bytes(request, config).await?;
+        if received.bytes.iter().all(u8::is_ascii_whitespace) {
+            return Self::from_value(Map::new().into());
         }
-        Self::parse(bytes).await
+        Self::parse(received).await
     }
 
-    async fn parse(bytes: Bytes) -> Result<Self, ApiError> {
-        // A later key of the same name wins, as in Python.
-        let is_long = bytes.len() > LONG_BODY;
-        let parse = move || quern_text::json::parse(&bytes);
-        let parsed = if is_long {
-            let parsed = tokio::task::spawn_blocking(parse).await;
-            parsed.map_err(|_| ApiError::internal("the body could not be parsed"))?
-        } else {
-            parse()
+    async fn parse(received: Received) -> Result<Self, ApiError> {
+        let is_long = received.bytes.len() > LONG_BODY;
+        let parse = move || {
+            let Received { bytes, memory, mut held } = received;
+            memory.hold(&mut held, tree_bytes(&bytes))?;
+            // A later key of the same name wins, as in Python.
+            let parsed: Result<Value, serde_json::Error> = quern_text::json::parse(&bytes);
+            let fields = parsed.map_err(|cause| ApiError::schema(format!("Invalid JSON: {cause}")))?;
+            Ok(Self { _held: held, ..Self::from_value(fields)? })
         };
-        Self::from_value(parsed.map_err(|cause: serde_json::Error| ApiError::schema(format!("Invalid JSON: {cause}")))?)
+        if !is_long {
+            return parse();
+        }
+        let parsed = tokio::task::spawn_blocking(parse).await;
+        parsed.map_err(|_| ApiError::internal("the body could not be parsed"))?
     }
 
-    async fn receive_bytes(request: Request, config: &ApiConfig) -> Result<Bytes, ApiError> {
+    async fn receive_bytes(request: Request, config: &ApiConfig) -> Result<Received, ApiError> {
         let limit = config.max_request_bytes;
         let too_large = |bytes: String| {
             let message = format!("The body has {bytes} bytes; at most {limit} are read (--max-request-bytes).");
@@ -77,30 +95,40 @@ impl Body {
             return Err(too_large(bytes.to_string()));
         }
         let seconds = config.request_read_timeout;
-        let bounded = Limited::new(request.into_body(), limit);
-        let whole = tokio::time::timeout(Duration::from_secs_f64(seconds), bounded.collect());
-        match whole.await {
-            Ok(Ok(bytes)) => Ok(bytes.to_bytes()),
-            Ok(Err(cause)) if cause.is::<LengthLimitError>() => Err(too_large(format!("more than {limit}"))),
-            Ok(Err(cause)) => Err(ApiError::schema(format!("The body did not arrive whole: {cause}"))),
-            Err(_) => {
-                let message = format!("The body did not arrive within {seconds} s (--request-read-timeout).");
-                Err(ApiError::status(StatusCode::REQUEST_TIMEOUT, message))
+        let memory = request.extensions().get::<BodyMemory>().cloned();
+        let memory = memory.unwrap_or_else(|| BodyMemory::new(limit));
+        let whole = async {
+            let (mut bytes, mut held, mut body) = (Vec::new(), HeldMemory::default(), request.into_body());
+            while let Some(frame) = body.frame().await {
+                let frame =
+                    frame.map_err(|cause| ApiError::schema(format!("The body did not arrive whole: {cause}")))?;
+                // Copied, so that a body of tiny chunks costs no more than one of large ones.
+                let Ok(chunk) = frame.into_data() else { continue };
+                if bytes.len() + chunk.len() > limit {
+                    return Err(too_large(format!("more than {limit}")));
+                }
+                memory.hold(&mut held, bytes.len() + chunk.len())?;
+                bytes.extend_from_slice(&chunk);
             }
-        }
+            Ok(Received { bytes, memory, held })
+        };
+        tokio::time::timeout(Duration::from_secs_f64(seconds), whole).await.unwrap_or_else(|_| {
+            let message = format!("The body did not arrive within {seconds} s (--request-read-timeout).");
+            Err(ApiError::status(StatusCode::REQUEST_TIMEOUT, message))
+        })
     }
 
     /// A body that is known already.
     pub fn from_value(value: Value) -> Result<Self, ApiError> {
         match value {
-            Value::Object(_) => Ok(Self(value)),
+            Value::Object(_) => Ok(Self { fields: value, _held: HeldMemory::default() }),
             other => Err(ApiError::schema(format!("A JSON object is wanted, not {}.", shown(&other)))),
         }
     }
 
     /// A group of fields. The error names the field.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        serde_path_to_error::deserialize(&self.0).map_err(|error| {
+        serde_path_to_error::deserialize(&self.fields).map_err(|error| {
             let path = error.path().to_string();
             let message = error.into_inner().to_string();
             // A missing field is named by its message and has no path.
@@ -114,7 +142,7 @@ impl Body {
 
     /// One field; `None` if it is absent or null.
     pub fn get(&self, field: &str) -> Option<&Value> {
-        self.0.get(field).filter(|value| !value.is_null())
+        self.fields.get(field).filter(|value| !value.is_null())
     }
 
     /// Refuse fields that ask for what is not built. A field that is absent, null, false, empty or one of

@@ -3,6 +3,7 @@
 
 pub mod blocks;
 pub mod body;
+pub mod body_memory;
 pub mod chat;
 pub mod completions;
 pub mod error;
