@@ -402,7 +402,7 @@ fn the_scales_names_of_compressed_tensors_are_known() {
 fn experts_in_one_tensor_a_layer_are_those_of_single_tensors() {
     let plain = open(&fixture("tiny-mixed")).unwrap();
     let config = plain.config();
-    let (moe, hidden) = (config.moe.clone().unwrap(), config.hidden as u64);
+    let (moe, hidden) = (config.moe.unwrap(), config.hidden as u64);
     let inner = moe.inner as u64;
     let fuse = |transposed: bool| {
         changed("tiny-mixed", |tensors| {
