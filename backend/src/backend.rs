@@ -191,6 +191,14 @@ pub trait Backend: Send + Sync + 'static {
         rotation: &Self::Buffer,
     );
 
+    /// Add `bias` to each row, then rotate its queries and keys as [`qk_norm_rope`](Self::qk_norm_rope) does; values
+    /// are not rotated.
+    ///
+    /// `bias`: one row of `qkv_dim`.
+    ///
+    /// Source: HF `modeling_qwen2.py`, `Qwen2Attention.forward`.
+    fn bias_rope(&self, qkv: &mut Self::Buffer, heads: &HeadLayout, bias: &Self::Buffer, rotation: &Self::Buffer);
+
     /// Store the rows' keys and values in their pages, then attend: for each row and query head
     /// `softmax(q · kᵀ / sqrt(head_dim)) · v` over the sequence's positions up to the row's own.
     ///

@@ -44,6 +44,7 @@ pub fn run<B: Backend>(backend: &B, precision: Precision) {
     embed(backend, &mut rng);
     add_rms_norm(backend, &mut rng);
     qk_norm_rope(backend, &mut rng);
+    bias_rope(backend, &mut rng);
     silu_mul(backend, &mut rng);
     attention(backend, precision, &mut rng);
     route_and_moe(backend, precision, &mut rng);
@@ -304,6 +305,31 @@ fn rope_of<B: Backend>(
     let mut qkv = filled(b, heads.qkv_dim(), qkv);
     let [q_gain, k_gain, rotation] = [q_gain, k_gain, rotation].map(|v| filled(b, heads.head_dim, v));
     b.qk_norm_rope(&mut qkv, heads, &q_gain, &k_gain, 1e-6, &rotation);
+    b.read(&qkv)
+}
+
+fn bias_rope<B: Backend>(backend: &B, rng: &mut Rng) {
+    let reference = RefBackend;
+    for heads in HEADS {
+        let (cols, dim) = (heads.qkv_dim(), heads.head_dim);
+        let bias = rng.values(cols);
+        for rows in ROWS {
+            let what = format!("bias_rope, {rows} rows, {heads:?}");
+            let (qkv, rotation) = (rng.values(rows * cols), rng.values(rows * dim));
+            let got = biased(backend, &heads, &qkv, &bias, &rotation);
+            let want = biased(&reference, &heads, &qkv, &bias, &rotation);
+            // Two products of numbers below 2, and their sum.
+            close(&what, cols, &got, &want, |_| 8.0 * f32::EPSILON);
+            let last = (rows - 1) * cols;
+            let alone = biased(backend, &heads, &qkv[last..], &bias, &rotation[(rows - 1) * dim..]);
+            same(&format!("{what}: the last row alone"), cols, &alone, &got[last..]);
+        }
+    }
+}
+
+fn biased<B: Backend>(b: &B, heads: &HeadLayout, qkv: &[f32], bias: &[f32], rotation: &[f32]) -> Vec<f32> {
+    let [mut qkv, bias] = [qkv, bias].map(|values| filled(b, heads.qkv_dim(), values));
+    b.bias_rope(&mut qkv, heads, &bias, &filled(b, heads.head_dim, rotation));
     b.read(&qkv)
 }
 

@@ -94,6 +94,18 @@ fn rms_norm(values: &mut [f32], gain: &[f32], eps: f32) {
     }
 }
 
+/// Rotate the pairs `(i, i + dim / 2)` of a head. `rotation`: `dim / 2` cosines, then as many sines.
+fn rotate(head: &mut [f32], rotation: &[f32]) {
+    let half = head.len() / 2;
+    let (cos, sin) = rotation.split_at(half);
+    let (low, high) = head.split_at_mut(half);
+    for d in 0..half {
+        let (a, b) = (low[d], high[d]);
+        low[d] = a * cos[d] - b * sin[d];
+        high[d] = b * cos[d] + a * sin[d];
+    }
+}
+
 /// Exponentials of `values` minus their maximum, divided by their sum.
 fn softmax(values: &mut [f32]) {
     let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -200,23 +212,26 @@ impl Backend for RefBackend {
         rotation: &Buffer,
     ) {
         assert_eq!(qkv.rows(), rotation.rows(), "rows of qkv and of the rotation");
-        let half = heads.head_dim / 2;
         let rows = qkv.rows();
         for (i, row) in qkv.rows_mut(rows).enumerate() {
-            let (cos, sin) = rotation.row(i).split_at(half);
             let (queries, rest) = row.split_at_mut(heads.q_dim());
             let keys = &mut rest[..heads.kv_dim()];
             for (part, gain) in [(queries, q_gain), (keys, k_gain)] {
                 for head in part.chunks_exact_mut(heads.head_dim) {
                     rms_norm(head, gain.row(0), eps);
-                    let (low, high) = head.split_at_mut(half);
-                    for d in 0..half {
-                        let (a, b) = (low[d], high[d]);
-                        low[d] = a * cos[d] - b * sin[d];
-                        high[d] = b * cos[d] + a * sin[d];
-                    }
+                    rotate(head, rotation.row(i));
                 }
             }
+        }
+    }
+
+    fn bias_rope(&self, qkv: &mut Buffer, heads: &HeadLayout, bias: &Buffer, rotation: &Buffer) {
+        assert_eq!(qkv.rows(), rotation.rows(), "rows of qkv and of the rotation");
+        let rows = qkv.rows();
+        for (i, row) in qkv.rows_mut(rows).enumerate() {
+            row.iter_mut().zip(bias.row(0)).for_each(|(x, b)| *x += b);
+            let rotated = row[..heads.q_dim() + heads.kv_dim()].chunks_exact_mut(heads.head_dim);
+            rotated.for_each(|head| rotate(head, rotation.row(i)));
         }
     }
 

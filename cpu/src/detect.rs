@@ -282,6 +282,12 @@ impl Kernels {
         unsafe { (self.entries.norm_rope)(head, gain, eps, rotation) }
     }
 
+    /// See `norm_rope.rs`.
+    pub(crate) fn bias_rope(&self, head: &mut [f32], bias: &[f32], rotation: &[f32]) {
+        // SAFETY: as above.
+        unsafe { (self.entries.bias_rope)(head, bias, rotation) }
+    }
+
     /// See `pointwise.rs`.
     pub(crate) fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: as above.
@@ -355,7 +361,7 @@ impl Kernels {
             let kernel = format!("{isa}: {how}, partitions of {}", crate::attention::PARTITION);
             choices.push(KernelChoice { op: "attention", format: Some(format.to_string()), kernel });
         }
-        for op in ["add_rms_norm", "qk_norm_rope", "silu_mul"] {
+        for op in ["add_rms_norm", "qk_norm_rope", "bias_rope", "silu_mul"] {
             choices.push(KernelChoice { op, format: None, kernel: format!("{isa}: f32") });
         }
         for op in ["embed", "route", "gather_rows"] {

@@ -1,4 +1,4 @@
-//! RMS norm with the residual's addition, and RMS norm with rotation of a head.
+//! RMS norm with the residual's addition, and rotation of a head behind its RMS norm or its bias.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 
@@ -56,6 +56,23 @@ pub(crate) unsafe fn norm_rope<L: Lanes>(head: &mut [f32], gain: &[f32], eps: f3
         let normed =
             |at: usize| L::mul(L::mul(load_first::<L>(head.add(at), n), scale), load_first::<L>(gain.add(at), n));
         let (a, b) = (normed(i), normed(half + i));
+        let (cos, sin) = (load_first::<L>(rotation.add(i), n), load_first::<L>(rotation.add(half + i), n));
+        store_first::<L>(head.add(i), n, L::sub(L::mul(a, cos), L::mul(b, sin)));
+        store_first::<L>(head.add(half + i), n, L::add(L::mul(b, cos), L::mul(a, sin)));
+    }
+}
+
+/// Add `bias` to one head, then rotate it likewise. A head, its bias and its rotation have one length.
+#[inline(always)]
+pub(crate) unsafe fn bias_rope<L: Lanes>(head: &mut [f32], bias: &[f32], rotation: &[f32]) {
+    let dim = head.len();
+    assert!(dim.is_multiple_of(2) && bias.len() == dim && rotation.len() == dim, "a head of {dim}");
+    let half = dim / 2;
+    let (head, bias, rotation) = (head.as_mut_ptr(), bias.as_ptr(), rotation.as_ptr());
+    for i in (0..half).step_by(LANES) {
+        let n = half - i;
+        let biased = |at: usize| L::add(load_first::<L>(head.add(at), n), load_first::<L>(bias.add(at), n));
+        let (a, b) = (biased(i), biased(half + i));
         let (cos, sin) = (load_first::<L>(rotation.add(i), n), load_first::<L>(rotation.add(half + i), n));
         store_first::<L>(head.add(i), n, L::sub(L::mul(a, cos), L::mul(b, sin)));
         store_first::<L>(head.add(half + i), n, L::add(L::mul(b, cos), L::mul(a, sin)));

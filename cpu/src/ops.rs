@@ -138,6 +138,20 @@ impl Backend for CpuBackend {
         });
     }
 
+    fn bias_rope(&self, qkv: &mut Buffer, heads: &HeadLayout, bias: &Buffer, rotation: &Buffer) {
+        assert_eq!(qkv.rows(), rotation.rows(), "rows of qkv and of the rotation");
+        let cols = heads.qkv_dim();
+        assert_eq!((qkv.cols(), bias.cols()), (cols, cols), "columns of qkv and of the bias");
+        let (bias, bias_of_values) = bias.row(0).split_at(heads.q_dim() + heads.kv_dim());
+        self.each_row(qkv.values_mut(), cols, |i, row| {
+            let (rotated, values) = row.split_at_mut(bias.len());
+            for (head, bias) in rotated.chunks_exact_mut(heads.head_dim).zip(bias.chunks_exact(heads.head_dim)) {
+                self.kernels.bias_rope(head, bias, rotation.row(i));
+            }
+            values.iter_mut().zip(bias_of_values).for_each(|(value, bias)| *value += bias);
+        });
+    }
+
     fn attention(
         &self,
         qkv: &Buffer,

@@ -317,10 +317,14 @@ fn rows_of_any_length_are_normalised_rotated_and_gated_alike_everywhere() {
             let mut out = b.alloc(3, cols);
             b.add_rms_norm(&mut residual, &delta, &gain, 1e-6, &mut out);
             let mut qkv = filled(b, qkv, heads.qkv_dim());
-            b.qk_norm_rope(&mut qkv, heads, &gain, &gain, 1e-6, &filled(b, rotation, cols));
+            let rotation = filled(b, rotation, cols);
+            let bias = filled(b, &b.read(&qkv)[..heads.qkv_dim()], heads.qkv_dim());
+            b.qk_norm_rope(&mut qkv, heads, &gain, &gain, 1e-6, &rotation);
+            let normed = b.read(&qkv);
+            b.bias_rope(&mut qkv, heads, &bias, &rotation);
             let mut gated = b.alloc(3, cols / 2);
             b.silu_mul(&delta, &mut gated);
-            vec![b.read(&residual), b.read(&out), b.read(&qkv), b.read(&gated)]
+            vec![b.read(&residual), b.read(&out), normed, b.read(&qkv), b.read(&gated)]
         }
         let inputs = [&residual[..], &delta, &gain, &qkv, &rotation];
         let reference = run(&RefBackend, &heads, inputs);

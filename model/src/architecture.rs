@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     config::{ConfigError, Fields, ModelConfig},
     network::NetworkSpec,
-    qwen3,
+    qwen2, qwen3,
 };
 
 /// A network that can be built.
@@ -15,17 +15,20 @@ pub enum Architecture {
     Qwen3Moe,
     /// Dense layers only.
     Qwen3,
+    /// Dense layers whose queries, keys and values have biases: Qwen2.5-Coder's network.
+    Qwen2,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 2] = [Architecture::Qwen3Moe, Architecture::Qwen3];
+    pub const ALL: [Architecture; 3] = [Architecture::Qwen2, Architecture::Qwen3, Architecture::Qwen3Moe];
 
     /// Its name under `architectures` in `config.json`.
     pub fn name(self) -> &'static str {
         match self {
             Architecture::Qwen3Moe => "Qwen3MoeForCausalLM",
             Architecture::Qwen3 => "Qwen3ForCausalLM",
+            Architecture::Qwen2 => "Qwen2ForCausalLM",
         }
     }
 
@@ -34,6 +37,7 @@ impl Architecture {
         match self {
             Architecture::Qwen3Moe => "qwen3_moe",
             Architecture::Qwen3 => "qwen3",
+            Architecture::Qwen2 => "qwen2",
         }
     }
 
@@ -42,6 +46,7 @@ impl Architecture {
         match self {
             Architecture::Qwen3Moe => "qwen3moe",
             Architecture::Qwen3 => "qwen3",
+            Architecture::Qwen2 => "qwen2",
         }
     }
 
@@ -54,6 +59,7 @@ impl Architecture {
     pub(crate) fn check(self, fields: &Fields<'_>) -> Result<(), ConfigError> {
         match self {
             Architecture::Qwen3Moe | Architecture::Qwen3 => qwen3::check(fields),
+            Architecture::Qwen2 => qwen2::check(fields),
         }
     }
 
@@ -61,6 +67,7 @@ impl Architecture {
     pub(crate) fn network(self, config: &ModelConfig) -> NetworkSpec {
         match self {
             Architecture::Qwen3Moe | Architecture::Qwen3 => qwen3::network(config),
+            Architecture::Qwen2 => qwen2::network(config),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod layers;
 pub mod load;
 pub mod model;
 pub mod network;
+mod qwen2;
 pub mod qwen3;
 pub mod rope;
 pub mod step_cost;

@@ -41,7 +41,9 @@ pub fn load<B: Backend>(
     let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
     let from = Loading { backend: &*shared, weights, config, network: checkpoint.network() };
     let model: Box<dyn Model> = match config.architecture {
-        Architecture::Qwen3Moe | Architecture::Qwen3 => Box::new(Qwen3::load(&from, backend, limits, loaded)?),
+        Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => {
+            Box::new(Qwen3::load(&from, backend, limits, loaded)?)
+        }
     };
     shared.uploaded();
     Ok(model)

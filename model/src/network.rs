@@ -191,6 +191,11 @@ impl NetworkSpec {
         found.unwrap_or_else(|| panic!("no {role:?} in layer {layer:?} of the network's description"))
     }
 
+    /// Whether `layer` has a tensor of this role.
+    pub fn has(&self, layer: usize, role: Role) -> bool {
+        self.tensors.iter().any(|tensor| tensor.role == role && tensor.layer == Some(layer))
+    }
+
     /// The table of tokens' features.
     pub fn embedding(&self) -> &TensorSpec {
         self.tensors.iter().find(|tensor| tensor.role.is_embedding()).expect("every decoder has one")

@@ -52,6 +52,35 @@ fn a_written_checkpoint_is_the_same_network() {
     }
 }
 
+/// Qwen2's networks of the goldens: tied, and stretched with a head of its own.
+fn qwen2(name: &str, recipe: Option<Recipe>) -> Checkpoint {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    Checkpoint::open(&dir, &CheckpointOptions::default()).unwrap().quantised(recipe)
+}
+
+#[test]
+fn a_network_with_biases_is_written_under_llama_cpps_names_and_comes_back() {
+    for name in ["tiny-qwen2", "tiny-qwen2-yarn"] {
+        let stored = qwen2(name, None);
+        let bytes = exported(&stored, DType::BF16);
+        let file = GgufModel::embedded("memory", &bytes).unwrap();
+        assert_eq!(file.metadata()["general.architecture"].as_str(), Some("qwen2"));
+        let tensors: Vec<_> = file.tensors().map(|(_, tensor)| tensor.name.as_str()).collect();
+        for part in ["q", "k", "v"] {
+            let [weight, bias] = ["weight", "bias"].map(|kind| format!("blk.1.attn_{part}.{kind}"));
+            assert!(tensors.contains(&weight.as_str()) && tensors.contains(&bias.as_str()), "{tensors:?}");
+        }
+        let again = read(&bytes);
+        assert_eq!(greedy(&again), greedy(&stored), "{name}");
+        assert_eq!(again.config().rope, stored.config().rope, "{name}");
+        assert_eq!(again.config().tie_word_embeddings, name == "tiny-qwen2");
+        for (_, recipe) in Recipe::NAMES {
+            let quantised = qwen2(name, Some(recipe));
+            assert_eq!(greedy(&read(&exported(&quantised, DType::BF16))), greedy(&quantised), "{name} {recipe}");
+        }
+    }
+}
+
 #[test]
 fn a_quantised_file_is_what_quantising_on_load_makes() {
     for (_, recipe) in Recipe::NAMES {

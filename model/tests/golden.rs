@@ -11,7 +11,7 @@ use quern_backend::{Backend, KvFormat, RefBackend};
 use support::{Driver, Golden, full_row, limits, shelf};
 
 /// Checkpoints that lie in the repository.
-const OWN: [&str; 4] = ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn"];
+const OWN: [&str; 6] = ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn", "tiny-qwen2", "tiny-qwen2-yarn"];
 
 /// Those that only the reference shelf has.
 const SHELF: [&str; 2] = ["tiny-bf16", "tiny-fp8"];

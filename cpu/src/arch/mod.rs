@@ -63,6 +63,7 @@ pub(crate) struct Entries {
     pub(crate) prepare: unsafe fn(Layout, &[f32], &mut [f32]),
     pub(crate) add_rms_norm: AddRmsNormEntry,
     pub(crate) norm_rope: unsafe fn(&mut [f32], &[f32], f32, &[f32]),
+    pub(crate) bias_rope: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(crate) silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub(crate) weighted_sum: unsafe fn(&[f32], &[f32], usize, usize, &mut [f32]),
     /// Attention over one partition, by what its pages store.
@@ -122,6 +123,9 @@ macro_rules! entries {
         $crate::arch::entries!(@fn $(#[$attribute])? norm_rope(head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32]) {
             $crate::norm_rope::norm_rope::<$lanes>(head, gain, eps, rotation)
         });
+        $crate::arch::entries!(@fn $(#[$attribute])? bias_rope(head: &mut [f32], bias: &[f32], rotation: &[f32]) {
+            $crate::norm_rope::bias_rope::<$lanes>(head, bias, rotation)
+        });
         $crate::arch::entries!(@fn $(#[$attribute])? silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
             $crate::pointwise::silu_mul::<$lanes>(gate, up, out)
         });
@@ -170,6 +174,7 @@ macro_rules! entries {
                 prepare,
                 add_rms_norm,
                 norm_rope,
+                bias_rope,
                 silu_mul,
                 weighted_sum,
                 attend,

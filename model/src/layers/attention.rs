@@ -1,4 +1,4 @@
-//! [`Attention`]: grouped-query attention with normalised, rotated queries and keys.
+//! [`Attention`]: grouped-query attention with rotated queries and keys, which are normalised or have biases.
 
 use quern_backend::{Backend, HeadLayout, PagedBatch};
 
@@ -9,9 +9,16 @@ use crate::{network::Role, weights::LoadError};
 pub struct Attention<B: Backend> {
     heads: HeadLayout,
     qkv_proj: Linear<B>,
-    q_norm: RmsNorm<B>,
-    k_norm: RmsNorm<B>,
+    rope: HeadRope<B>,
     o_proj: Linear<B>,
+}
+
+/// What happens to queries and keys before attention, with their rotation.
+enum HeadRope<B: Backend> {
+    /// Each head is normalised.
+    Normed { q_norm: RmsNorm<B>, k_norm: RmsNorm<B> },
+    /// This row is added to queries, keys and values.
+    Biased { bias: B::Buffer },
 }
 
 /// The buffers attention works in.
@@ -29,13 +36,12 @@ impl<B: Backend> Attention<B> {
         Ok(Self {
             heads: from.config.heads,
             qkv_proj: Linear::load(from, &[Role::Query, Role::Key, Role::Value].map(tensor))?,
-            q_norm: RmsNorm::load(from, tensor(Role::QueryNorm))?,
-            k_norm: RmsNorm::load(from, tensor(Role::KeyNorm))?,
+            rope: HeadRope::load(from, layer)?,
             o_proj: Linear::load(from, &[tensor(Role::AttentionOutput)])?,
         })
     }
 
-    /// `out = o_proj(attend(rope(norm(q, k)), v))`; stores this step's keys and values in `layer`'s pages.
+    /// `out = o_proj(attend(rope(q, k), v))`, normed or biased before; stores this step's keys and values in `layer`'s pages.
     #[expect(clippy::too_many_arguments, reason = "one box of the diagram, each input its own thing")]
     pub fn forward(
         &self,
@@ -49,8 +55,30 @@ impl<B: Backend> Attention<B> {
         out: &mut B::Buffer,
     ) {
         self.qkv_proj.forward(b, x, &mut s.qkv);
-        b.qk_norm_rope(&mut s.qkv, &self.heads, &self.q_norm.gain, &self.k_norm.gain, self.q_norm.eps, rotation);
+        match &self.rope {
+            HeadRope::Normed { q_norm, k_norm } => {
+                b.qk_norm_rope(&mut s.qkv, &self.heads, &q_norm.gain, &k_norm.gain, q_norm.eps, rotation);
+            }
+            HeadRope::Biased { bias } => b.bias_rope(&mut s.qkv, &self.heads, bias, rotation),
+        }
         b.attention(&s.qkv, &self.heads, kv, layer, batch, &mut s.context);
         self.o_proj.forward(b, &s.context, out);
+    }
+}
+
+impl<B: Backend> HeadRope<B> {
+    fn load(from: &Loading<'_, B>, layer: usize) -> Result<Self, LoadError> {
+        let tensor = |role| from.tensor(layer, role);
+        if !from.network.has(layer, Role::QueryBias) {
+            let norm = |role| RmsNorm::load(from, tensor(role));
+            return Ok(Self::Normed { q_norm: norm(Role::QueryNorm)?, k_norm: norm(Role::KeyNorm)? });
+        }
+        let mut values = Vec::new();
+        for role in [Role::QueryBias, Role::KeyBias, Role::ValueBias] {
+            values.extend(from.weights.vector(tensor(role))?);
+        }
+        let mut bias = from.backend.alloc(1, values.len());
+        from.backend.write(&mut bias, &values);
+        Ok(Self::Biased { bias })
     }
 }
