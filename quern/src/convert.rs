@@ -17,13 +17,12 @@ use tokio::runtime::Runtime;
 
 use crate::{
     cli::ConvertArgs,
-    config::LoadFormat,
+    config::{LoadFormat, LogLevel},
     hub::Wanted,
     logging,
     memory::gib,
     model_files::{ModelFiles, Source},
     progress::ByteProgress,
-    resolve,
     start_error::StartError,
 };
 
@@ -51,8 +50,7 @@ pub enum ConvertError {
 /// # Errors
 /// If the checkpoint cannot be read or the file cannot be written.
 pub fn run(args: &ConvertArgs) -> Result<(), ConvertError> {
-    let level = resolve::log_level("info");
-    logging::init(level, level).map_err(StartError::Thread)?;
+    logging::init(LogLevel::Info, LogLevel::Info).map_err(StartError::Thread)?;
     let runtime = Runtime::new().map_err(StartError::Thread)?;
     let done = runtime.block_on(convert(args))?;
     Ok(writeln!(io::stdout(), "{done}").map_err(StartError::Output)?)

@@ -25,5 +25,6 @@ pub mod shutdown;
 pub mod start;
 pub mod start_error;
 pub mod summary;
+pub mod typed;
 pub mod warmup;
 pub mod weight_cache;

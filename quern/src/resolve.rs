@@ -1,28 +1,28 @@
 //! From what was typed to what is decided: [`resolve`].
 
 use std::{
-    env,
     hash::{BuildHasher, Hasher, RandomState},
     path::PathBuf,
 };
 
-use quern_api::config::{GrammarBackend, SamplingDefaults, Secret, ToolCallParser};
+use quern_api::config::{Secret, ToolCallParser};
 use quern_backend::{DType, KvFormat};
 use quern_cpu::Compute;
-use quern_model::{ModelConfig, weights::Recipe};
+use quern_model::ModelConfig;
 use quern_text::JsonBlanks;
 
 use crate::{
-    cli::{RefusedFlag, ServeArgs},
-    config::{ComputeDtype, Config, LoadFormat, LogLevel, SchedulePolicy},
+    cli::{
+        RefusedFlag, ServeArgs,
+        serve::{GrammarChoice, ToolCalls},
+    },
+    config::{ComputeDtype, Config, LoadFormat},
     defaults::{MAX_RUNNING_REQUESTS, MEM_FRACTION},
     machine::Machine,
     memory::{PoolDemand, PoolError},
     shipped,
+    typed::{LONGER_CONTEXT, Typed, longer_context_is_allowed, refuse},
 };
-
-/// Environment variables of SGLang that are honoured. Any other `SGLANG_*` gets a line in the log.
-const LONGER_CONTEXT: &str = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN";
 
 /// Tokens of a step: enough for matrix products to be bound by arithmetic, and little enough that the
 /// requests that decode beside a long prompt are not held up for long.
@@ -38,8 +38,8 @@ pub struct Facts<'a> {
     pub model: &'a ModelConfig,
     /// Bytes of its weights.
     pub weight_bytes: u64,
-    /// Whether it is in llama.cpp's format.
-    pub is_gguf: bool,
+    /// Where they come from.
+    pub load_format: LoadFormat,
     /// Where its files are; `None`: inside the binary.
     pub model_dir: Option<PathBuf>,
     /// Where the tokenizer's files are; `None`: inside the binary.
@@ -54,11 +54,11 @@ pub struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     /// What is known of a model that has no template and lies nowhere, on this machine.
-    pub fn of(model: &'a ModelConfig, weight_bytes: u64) -> Self {
+    pub fn of(model: &'a ModelConfig, weight_bytes: u64, load_format: LoadFormat) -> Self {
         Self {
             model,
             weight_bytes,
-            is_gguf: false,
+            load_format,
             model_dir: None,
             tokenizer_dir: None,
             template_parser: None,
@@ -89,14 +89,13 @@ pub struct Decision {
 }
 
 /// Decide everything.
-pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveError> {
-    let mut notes = check(args)?;
+pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveError> {
+    let (args, mut notes) = (typed.args, typed.notes.clone());
     let model_path = args.model_path.clone().unwrap_or_else(|| shipped::NAME.into());
     let tokenizer_path = args.tokenizer_path.clone().unwrap_or_else(|| model_path.clone());
     let served_model_name = served_model_name(args, &model_path)?;
-    let dtype = dtype(args, facts.model.dtype)?;
-    let kv_cache_dtype = kv_cache_dtype(args, dtype)?;
-    quantization(args, facts.model.fp8)?;
+    let dtype = dtype(&typed, facts.model.dtype)?;
+    let kv_cache_dtype = kv_cache_dtype(&typed, dtype);
     let context_length = context_length(args, facts, &mut notes)?;
     let page_size = page_size(args, context_length)?;
     let chunked_prefill_size = chunked_prefill_size(args, page_size, context_length)?;
@@ -115,14 +114,14 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
     .pool()?;
     notes.extend(pool.note);
     let max_total_num_tokens = pool.num_pages * page_size;
-    let tool_call_parser = tool_call_parser(args.tool_call_parser.as_deref(), facts.template_parser)?;
+    let tool_call_parser = tool_call_parser(typed.tool_calls, facts.template_parser);
     if let (None, Some(found)) = (&args.tool_call_parser, tool_call_parser) {
         let name = found.name();
         notes.push(format!("--tool-call-parser {name}: the chat template writes calls that way."));
     }
 
-    if ["xgrammar", "outlines"].contains(&args.grammar_backend.as_str()) {
-        notes.push(format!("--grammar-backend {}: llguidance is built and does its work.", args.grammar_backend));
+    if let GrammarChoice::Replaced(name) = args.grammar_backend {
+        notes.push(format!("--grammar-backend {name}: llguidance is built and does its work."));
     }
 
     let config = Config {
@@ -133,23 +132,20 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         revision: args.revision.clone(),
         served_model_name,
         weight_version: args.weight_version.clone(),
-        load_format: load_format(args, facts.is_gguf)?,
+        load_format: facts.load_format,
         json_model_override_args: args.json_model_override_args.clone(),
         dtype,
         kv_cache_dtype,
         context_length,
         context_length_is_explicit: args.context_length.is_some(),
-        sampling_defaults: match args.sampling_defaults.as_str() {
-            "openai" => SamplingDefaults::Openai,
-            _ => SamplingDefaults::Model,
-        },
+        sampling_defaults: args.sampling_defaults,
         preferred_sampling_params: args.preferred_sampling_params.clone(),
         random_seed: args.random_seed.unwrap_or_else(random_seed),
         chat_template: args.chat_template.clone(),
         hf_chat_template_name: args.hf_chat_template_name.clone(),
         default_chat_template_kwargs: args.default_chat_template_kwargs.clone(),
         tool_call_parser,
-        grammar_backend: (args.grammar_backend != "none").then_some(GrammarBackend::Llguidance),
+        grammar_backend: args.grammar_backend.backend(),
         json_blanks: json_blanks(args),
         allow_auto_truncate: args.allow_auto_truncate,
         stream_interval: args.stream_interval,
@@ -181,7 +177,7 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         max_queued_requests: args.max_queued_requests,
         chunked_prefill_size,
         max_prefill_tokens: usize::try_from(args.max_prefill_tokens).unwrap_or(usize::MAX),
-        schedule_policy: schedule_policy(args)?,
+        schedule_policy: typed.schedule_policy,
         schedule_conservativeness: args.schedule_conservativeness,
         disable_radix_cache: args.disable_radix_cache,
         device: "cpu",
@@ -192,101 +188,16 @@ pub fn resolve(args: &ServeArgs, facts: &Facts<'_>) -> Result<Decision, ResolveE
         pp_size: 1,
         dp_size: 1,
         ep_size: 1,
-        log_level: log_level(&args.log_level),
-        log_level_http: log_level_http(args),
+        log_level: args.log_level,
+        log_level_http: args.log_level_http.unwrap_or(args.log_level),
         decode_log_interval: args.decode_log_interval,
         enable_metrics: args.enable_metrics,
-        extra_metric_labels: metric_labels(args)?,
+        extra_metric_labels: typed.metric_labels,
         bucket_time_to_first_token: args.bucket_time_to_first_token.clone(),
         bucket_inter_token_latency: args.bucket_inter_token_latency.clone(),
         bucket_e2e_request_latency: args.bucket_e2e_request_latency.clone(),
     };
     Ok(Decision { config, notes })
-}
-
-/// Refuse what can be refused before a model is looked for: flags of SGLang that are not built, and
-/// values that are wrong for every model. The lines are notes for the log.
-pub fn check(args: &ServeArgs) -> Result<Vec<String>, RefusedFlag> {
-    let mut notes = args.compat.judge()?;
-    notes.extend(environment_note(env::vars_os().filter_map(|(name, _)| name.into_string().ok())));
-    let at_least_one = [
-        ("page-size", args.page_size),
-        ("stream-interval", args.stream_interval),
-        ("decode-log-interval", args.decode_log_interval),
-        ("max-connections", args.max_connections),
-        ("max-connections-per-address", args.max_connections_per_address.unwrap_or(1)),
-        ("cpu-threads", args.cpu_threads.unwrap_or(1)),
-        ("max-running-requests", args.max_running_requests.unwrap_or(1)),
-        ("max-prefill-tokens", usize::try_from(args.max_prefill_tokens).unwrap_or(usize::MAX)),
-        ("max-request-bytes", usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX)),
-    ];
-    if let Some((flag, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
-        return Err(refuse(flag, 0, "at least 1 is wanted"));
-    }
-    if let Some(threads) = args.cpu_threads.filter(|&threads| threads > 1024) {
-        return Err(refuse("cpu-threads", threads, "at most 1024 are started"));
-    }
-    if let Some(share) = args.mem_fraction_static.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
-        return Err(refuse("mem-fraction-static", share, "a share above 0 and at most 1 is wanted"));
-    }
-    let factor = args.schedule_conservativeness;
-    if !(factor >= 0.0 && factor.is_finite()) {
-        return Err(refuse("schedule-conservativeness", factor, "a number of at least 0 is wanted"));
-    }
-    for (flag, buckets) in [
-        ("bucket-time-to-first-token", &args.bucket_time_to_first_token),
-        ("bucket-inter-token-latency", &args.bucket_inter_token_latency),
-        ("bucket-e2e-request-latency", &args.bucket_e2e_request_latency),
-    ] {
-        let Some(bounds) = buckets else { continue };
-        let ascending = bounds.windows(2).all(|pair| pair[0] < pair[1]);
-        if !ascending || !bounds.iter().all(|bound| bound.is_finite() && *bound > 0.0) {
-            return Err(refuse(flag, format!("{bounds:?}"), "ascending numbers above 0 are wanted"));
-        }
-    }
-    if let Some(file) = args.chat_template.as_deref() {
-        if file.extension().is_some_and(|suffix| suffix == "json") {
-            return Err(refuse("chat-template", file.display(), "templates are Jinja files (.jinja)"));
-        }
-        if !file.is_file() {
-            return Err(refuse(
-                "chat-template",
-                file.display(),
-                "there is no such file (built-in templates are not built)",
-            ));
-        }
-    }
-    if !args.fastapi_root_path.is_empty() && !args.fastapi_root_path.starts_with('/') {
-        return Err(refuse("fastapi-root-path", &args.fastapi_root_path, "a path that begins with / is wanted"));
-    }
-    for (flag, key) in [("api-key", &args.api_key), ("admin-api-key", &args.admin_api_key)] {
-        if key.as_deref() == Some("") {
-            return Err(refuse(flag, "\"\"", "an empty key would let everybody in; leave the flag out for that"));
-        }
-    }
-    schedule_policy(args)?;
-    tool_call_parser(args.tool_call_parser.as_deref(), None)?;
-    metric_labels(args)?;
-    quantization(args, true)?;
-    dtype(args, DType::BF16)?;
-    kv_cache_dtype(args, ComputeDtype::Bfloat16)?;
-    load_format(args, args.load_format == "gguf")?;
-    Ok(notes)
-}
-
-/// Whether a context longer than the model's may be served.
-pub fn longer_context_is_allowed() -> bool {
-    env::var(LONGER_CONTEXT).is_ok_and(|value| ["1", "true", "TRUE", "True", "yes"].contains(&value.as_str()))
-}
-
-fn environment_note(names: impl Iterator<Item = String>) -> Option<String> {
-    let mut ignored: Vec<_> = names.filter(|name| name.starts_with("SGLANG_") && name != LONGER_CONTEXT).collect();
-    ignored.sort_unstable();
-    (!ignored.is_empty()).then(|| format!("Environment variables that change nothing here: {}.", ignored.join(", ")))
-}
-
-fn refuse(flag: &'static str, value: impl ToString, reason: impl Into<String>) -> RefusedFlag {
-    RefusedFlag { flag, value: value.to_string(), reason: reason.into() }
 }
 
 fn served_model_name(args: &ServeArgs, model_path: &str) -> Result<String, RefusedFlag> {
@@ -298,40 +209,23 @@ fn served_model_name(args: &ServeArgs, model_path: &str) -> Result<String, Refus
     Ok(name)
 }
 
-/// Where weights come from; `is_gguf`: the model is in llama.cpp's format.
-pub fn load_format(args: &ServeArgs, is_gguf: bool) -> Result<LoadFormat, RefusedFlag> {
-    match (args.load_format.as_str(), is_gguf) {
-        ("dummy", _) => Ok(LoadFormat::Dummy),
-        ("auto" | "gguf", true) => Ok(LoadFormat::Gguf),
-        ("auto" | "safetensors", false) => Ok(LoadFormat::Safetensors),
-        ("gguf", false) => Err(refuse("load-format", "gguf", "--model is no .gguf file")),
-        ("safetensors", true) => Err(refuse("load-format", "safetensors", "--model is a GGUF file")),
-        (other, _) => Err(refuse("load-format", other, "auto, safetensors, gguf and dummy are supported")),
-    }
-}
-
-fn dtype(args: &ServeArgs, stored: DType) -> Result<ComputeDtype, RefusedFlag> {
-    match (args.dtype.as_str(), stored) {
-        ("auto", DType::F32 | DType::F16) | ("float32" | "float", _) => Ok(ComputeDtype::Float32),
-        ("auto", DType::BF16 | DType::F8E4M3) | ("bfloat16", DType::BF16 | DType::F8E4M3) => Ok(ComputeDtype::Bfloat16),
-        ("bfloat16", _) => Err(refuse(
+fn dtype(typed: &Typed<'_>, stored: DType) -> Result<ComputeDtype, RefusedFlag> {
+    match (typed.dtype, stored) {
+        (None, DType::F32 | DType::F16) | (Some(ComputeDtype::Float32), _) => Ok(ComputeDtype::Float32),
+        (None | Some(ComputeDtype::Bfloat16), DType::BF16 | DType::F8E4M3) => Ok(ComputeDtype::Bfloat16),
+        (Some(ComputeDtype::Bfloat16), _) => Err(refuse(
             "dtype",
             "bfloat16",
             format!("the checkpoint holds {stored:?} weights and they are not rounded; float32 is supported"),
         )),
-        (other, _) => Err(refuse("dtype", other, "auto, bfloat16 and float32 are supported")),
     }
 }
 
-fn kv_cache_dtype(args: &ServeArgs, dtype: ComputeDtype) -> Result<KvFormat, RefusedFlag> {
-    match (args.kv_cache_dtype.as_str(), dtype) {
-        ("auto", ComputeDtype::Float32) => Ok(KvFormat::F32),
-        ("auto" | "bf16" | "bfloat16", _) => Ok(KvFormat::BF16),
-        ("fp8_e4m3", _) => Ok(KvFormat::F8E4M3),
-        ("fp8_e5m2", _) => Ok(KvFormat::F8E5M2),
-        ("q8_0", _) => Ok(KvFormat::Q8_0),
-        (other, _) => Err(refuse("kv-cache-dtype", other, "auto, bfloat16, fp8_e4m3, fp8_e5m2 and q8_0 are supported")),
-    }
+fn kv_cache_dtype(typed: &Typed<'_>, dtype: ComputeDtype) -> KvFormat {
+    typed.kv_cache_dtype.unwrap_or(match dtype {
+        ComputeDtype::Float32 => KvFormat::F32,
+        ComputeDtype::Bfloat16 => KvFormat::BF16,
+    })
 }
 
 impl ComputeDtype {
@@ -341,23 +235,6 @@ impl ComputeDtype {
             Self::Bfloat16 => Compute::Bf16,
             Self::Float32 => Compute::F32,
         }
-    }
-}
-
-/// What to quantise the weights to as they are loaded; `None` leaves them as they are stored.
-pub fn quantization(args: &ServeArgs, checkpoint_is_fp8: bool) -> Result<Option<Recipe>, RefusedFlag> {
-    let Some(name) = args.quantization.as_deref() else { return Ok(None) };
-    if let Some((_, recipe)) = Recipe::NAMES.into_iter().find(|(known, _)| *known == name) {
-        return Ok(Some(recipe));
-    }
-    match name {
-        "fp8" if checkpoint_is_fp8 => Ok(None),
-        "fp8" => Err(refuse(
-            "quantization",
-            "fp8",
-            "the checkpoint is not fp8; q8_0, q4_0, q4_k_m and q4_best are made on load",
-        )),
-        other => Err(refuse("quantization", other, "fp8 checkpoints, q8_0, q4_0, q4_k_m and q4_best are supported")),
     }
 }
 
@@ -408,14 +285,6 @@ fn chunked_prefill_size(args: &ServeArgs, page_size: usize, context_length: usiz
     }
 }
 
-fn schedule_policy(args: &ServeArgs) -> Result<SchedulePolicy, RefusedFlag> {
-    match args.schedule_policy.as_str() {
-        "fcfs" => Ok(SchedulePolicy::Fcfs),
-        "lpm" => Ok(SchedulePolicy::Lpm),
-        other => Err(refuse("schedule-policy", other, "fcfs and lpm are supported")),
-    }
-}
-
 /// What may stand between the tokens of constrained JSON. The flags exclude one another.
 fn json_blanks(args: &ServeArgs) -> JsonBlanks {
     match (&args.constrained_json_whitespace_pattern, args.constrained_json_max_whitespace_cnt) {
@@ -427,49 +296,12 @@ fn json_blanks(args: &ServeArgs) -> JsonBlanks {
 }
 
 /// The parser named, or the one that fits the chat template; `none` leaves calls in the text.
-fn tool_call_parser(
-    named: Option<&str>,
-    fitting: Option<ToolCallParser>,
-) -> Result<Option<ToolCallParser>, RefusedFlag> {
+fn tool_call_parser(named: ToolCalls, fitting: Option<ToolCallParser>) -> Option<ToolCallParser> {
     match named {
-        None | Some("auto") => Ok(fitting),
-        Some("none") => Ok(None),
-        Some(name) => match ToolCallParser::from_name(name) {
-            Some(parser) => Ok(Some(parser)),
-            None => {
-                Err(refuse("tool-call-parser", name, "auto, none, qwen3_coder, qwen, qwen25 and hermes are supported"))
-            }
-        },
+        ToolCalls::Auto => fitting,
+        ToolCalls::None => None,
+        ToolCalls::Parser(parser) => Some(parser),
     }
-}
-
-/// The level of that name.
-pub fn log_level(name: &str) -> LogLevel {
-    match name.to_ascii_lowercase().as_str() {
-        "trace" => LogLevel::Trace,
-        "debug" => LogLevel::Debug,
-        "warning" | "warn" => LogLevel::Warning,
-        "error" | "critical" => LogLevel::Error,
-        _ => LogLevel::Info,
-    }
-}
-
-/// The level of the access log.
-pub fn log_level_http(args: &ServeArgs) -> LogLevel {
-    log_level(args.log_level_http.as_deref().unwrap_or(&args.log_level))
-}
-
-fn metric_labels(args: &ServeArgs) -> Result<Vec<(String, String)>, RefusedFlag> {
-    let is_label = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    };
-    let labels = args.extra_metric_labels.iter().map(|(name, value)| match value.as_str() {
-        Some(value) if is_label(name) => Ok((name.clone(), value.to_owned())),
-        Some(_) => Err(refuse("extra-metric-labels", name, "a label's name is letters, digits and underscores")),
-        None => Err(refuse("extra-metric-labels", format!("{{\"{name}\": {value}}}"), "a label's value is a string")),
-    });
-    labels.collect()
 }
 
 /// A seed in 0 ..= 2^30, SGLang's range, from the randomness of the standard library's hash keys.
@@ -514,18 +346,21 @@ mod tests {
         allow_longer_context: bool,
     ) -> Result<Decision, String> {
         let args = args(line);
+        let typed = Typed::new(&args).map_err(|error| error.to_string())?;
+        let load_format = typed.load_format(false).map_err(|error| error.to_string())?;
+        typed.quantization(model.fp8).map_err(|error| error.to_string())?;
         let model_dir = args.model_path.is_some().then(|| PathBuf::from("/models/m"));
         let facts = Facts {
             model,
             weight_bytes: 1 << 20,
-            is_gguf: false,
+            load_format,
             tokenizer_dir: model_dir.clone(),
             model_dir,
             template_parser: None,
             machine: Machine { available_bytes, cores: 1 },
             allow_longer_context,
         };
-        resolve(&args, &facts).map_err(|error| error.to_string())
+        resolve(typed, &facts).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -623,13 +458,6 @@ mod tests {
     fn running_requests_are_at_most_half_the_pool() {
         let config = decide("--max-total-tokens 64 --max-running-requests 100").unwrap().config;
         assert_eq!((config.max_total_num_tokens, config.max_running_requests), (64, 32));
-    }
-
-    #[test]
-    fn unknown_environment_variables_of_sglang_are_named_once() {
-        let names = ["SGLANG_USE_AITER", "PATH", LONGER_CONTEXT, "SGLANG_A"].map(str::to_owned);
-        let note = environment_note(names.into_iter()).unwrap();
-        assert_eq!(note, "Environment variables that change nothing here: SGLANG_A, SGLANG_USE_AITER.");
     }
 
     #[test]

@@ -18,7 +18,6 @@ use crate::{
     cli::ServeArgs,
     logging,
     machine::{self, Machine},
-    resolve,
     shutdown::{self, Signals},
     start::{self, Prepared},
     start_error::StartError,
@@ -42,7 +41,7 @@ const START_STACK_BYTES: usize = 16 << 20;
 pub fn run(args: ServeArgs) -> Result<(), StartError> {
     let began = Instant::now();
     check_threads(&args)?;
-    logging::init(resolve::log_level(&args.log_level), resolve::log_level_http(&args)).map_err(StartError::Thread)?;
+    logging::init(args.log_level, args.log_level_http.unwrap_or(args.log_level)).map_err(StartError::Thread)?;
     // Hears signals, accepts connections and answers probes, whatever happens on the threads of requests.
     let mut front = runtime::Builder::new_multi_thread();
     let front = front.worker_threads(1).thread_name("front").enable_all().build().map_err(StartError::Thread)?;

@@ -20,7 +20,9 @@ use crate::{
     progress::ByteProgress,
     resolve::{self, Decision, Facts},
     start_error::StartError,
-    summary, weight_cache,
+    summary,
+    typed::{self, Typed},
+    weight_cache,
 };
 
 /// Rows of logits computed at once: with 150,000 tokens of vocabulary 40 MB; steps with more rows take
@@ -44,22 +46,22 @@ pub struct Prepared {
 impl Prepared {
     /// Find the model (downloading it if need be), read all of it but the weights, and decide.
     pub async fn new(args: &ServeArgs) -> Result<Self, StartError> {
-        resolve::check(args)?;
+        let typed = Typed::new(args)?;
         let source = Source {
             path: args.model_path.as_deref(),
             revision: args.revision.as_deref(),
             download_dir: args.download_dir.as_deref(),
-            wanted: if args.load_format == "dummy" { Wanted::NoWeights } else { Wanted::Everything },
+            wanted: if typed.is_dummy() { Wanted::NoWeights } else { Wanted::Everything },
         };
-        let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(args, small, is_gguf)).await?;
+        let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(&typed, small, is_gguf)).await?;
         let tokenizer_files = match args.tokenizer_path.as_deref() {
             None => files.clone(),
             path => ModelFiles::locate(&Source { path, wanted: Wanted::NoWeights, ..source }).await?,
         };
 
-        let load_format = resolve::load_format(args, files.is_gguf())?;
+        let load_format = typed.load_format(files.is_gguf())?;
         let checkpoint = files.checkpoint(load_format, &args.json_model_override_args)?;
-        let recipe = resolve::quantization(args, checkpoint.config().fp8)?;
+        let recipe = typed.quantization(checkpoint.config().fp8)?;
         let checkpoint = checkpoint.quantised(recipe);
         let place = tokenizer_files.place();
         let tokenizer =
@@ -78,15 +80,14 @@ impl Prepared {
         }
 
         let facts = Facts {
-            is_gguf: files.is_gguf(),
             model_dir: files.dir().map(Into::into),
             tokenizer_dir: tokenizer_files.dir().map(Into::into),
             template_parser: template.as_ref().and_then(|template| {
                 ToolCallParser::of_template(template.tool_use_source().unwrap_or(template.source()))
             }),
-            ..Facts::of(checkpoint.config(), checkpoint.weight_bytes())
+            ..Facts::of(checkpoint.config(), checkpoint.weight_bytes(), load_format)
         };
-        let Decision { config, mut notes } = resolve::resolve(args, &facts)?;
+        let Decision { config, mut notes } = resolve::resolve(typed, &facts)?;
         notes.extend_from_slice(checkpoint.notes());
         if template.is_none() {
             notes.push("The model has no chat template; chat requests are refused (--chat-template gives one).".into());
@@ -131,18 +132,19 @@ impl Prepared {
 ///
 /// # Errors
 /// Those of [`Prepared::new`], as far as neither weights nor tokenizer decide.
-pub fn judge(args: &ServeArgs, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
-    let mut overrides = args.json_model_override_args.clone();
+pub fn judge(typed: &Typed<'_>, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
+    let mut overrides = typed.args.json_model_override_args.clone();
     if is_gguf {
         // That of the weights that the files were made from.
         overrides.insert("quantization_config".into(), serde_json::Value::Null);
     }
     let checkpoint = small.checkpoint(LoadFormat::Dummy, &overrides)?;
-    let recipe = resolve::quantization(args, checkpoint.config().fp8)?;
+    let recipe = typed.quantization(checkpoint.config().fp8)?;
     let checkpoint = checkpoint.quantised(recipe);
     // How large a GGUF model is depends on its quantisation.
     let weight_bytes = if is_gguf { 0 } else { checkpoint.weight_bytes() };
-    resolve::resolve(args, &Facts { is_gguf, ..Facts::of(checkpoint.config(), weight_bytes) })?;
+    let load_format = typed.load_format(is_gguf)?;
+    resolve::resolve(typed.clone(), &Facts::of(checkpoint.config(), weight_bytes, load_format))?;
     Ok(())
 }
 
@@ -157,11 +159,8 @@ pub fn engine<B: Backend>(
 ) -> Result<EngineHandle, StartError> {
     let network = checkpoint.config();
     let kv_format = config.kv_cache_dtype;
-    let engine_config = EngineConfig {
-        balanced_context: checkpoint.network().balanced_context(),
-        cost: StepCost::of(checkpoint, kv_format)?,
-        ..config.engine()
-    };
+    let balanced_context = checkpoint.network().balanced_context();
+    let engine_config = config.engine(balanced_context, StepCost::of(checkpoint, kv_format)?);
     let limits = StepLimits {
         max_tokens: engine_config.step_tokens(),
         max_logit_rows: MAX_LOGIT_ROWS,
@@ -230,8 +229,9 @@ pub fn model_card(config: &Config, checkpoint: &Checkpoint) -> ModelCard {
 }
 
 impl Config {
-    /// The engine's part of it, as far as no model decides it.
-    pub fn engine(&self) -> EngineConfig {
+    /// The engine's part of it. The model's: `balanced_context`, the tokens of context whose attention costs as much as
+    /// the rest of the network, and `cost`, the least that its steps take.
+    pub fn engine(&self, balanced_context: usize, cost: StepCost) -> EngineConfig {
         EngineConfig {
             page_size: self.page_size,
             num_pages: self.num_pages,
@@ -239,9 +239,8 @@ impl Config {
             max_queued: self.max_queued_requests,
             chunk_tokens: self.chunked_prefill_size,
             max_prefill_tokens: self.max_prefill_tokens,
-            // The model's, once there is one.
-            balanced_context: usize::MAX,
-            cost: StepCost::default(),
+            balanced_context,
+            cost,
             policy: match self.schedule_policy {
                 SchedulePolicy::Fcfs => Policy::Fcfs,
                 SchedulePolicy::Lpm => Policy::Lpm,

@@ -9,7 +9,7 @@ use quern::{
         Cli, CliError, Job, ServeArgs,
         compat::{Otherwise, TABLE, Takes},
     },
-    resolve,
+    typed::Typed,
 };
 use quern_text::JsonBlanks;
 
@@ -234,7 +234,7 @@ fn flags_that_are_refused_say_so_before_a_model_is_looked_for() {
         (&["--device", "cuda"], &["--device cuda", "cpu"]),
         (&["--quantization", "awq"], &["--quantization awq", "fp8"]),
     ] {
-        let error = resolve::check(&parse(words).unwrap()).unwrap_err().to_string();
+        let error = Typed::new(&parse(words).unwrap()).unwrap_err().to_string();
         for part in parts {
             assert!(error.contains(part), "{words:?}: {error}");
         }

@@ -14,7 +14,8 @@ use self::table::Table;
 use crate::{
     ceiling,
     cli::bench::{BenchJob, KernelsArgs},
-    logging, resolve,
+    config::LogLevel,
+    logging,
     start::chosen_cpu,
     start_error::StartError,
 };
@@ -73,7 +74,7 @@ pub enum MeasureError {
 /// # Errors
 /// If it cannot be done at all.
 pub fn run(job: &BenchJob) -> Result<ExitCode, MeasureError> {
-    let level = resolve::log_level("warning");
+    let level = LogLevel::Warning;
     match job {
         BenchJob::Client(command) => return Ok(quern_bench::run(&Command::Bench(command.clone()))?),
         BenchJob::Kernels(args) => kernels(args)?,

@@ -21,6 +21,7 @@ use crate::{
     model_files::{ModelFiles, Source},
     resolve::{self, Decision, Facts},
     start, summary,
+    typed::{self, Typed},
 };
 
 /// Steps of decoding before those that are measured.
@@ -92,41 +93,45 @@ fn start_error(error: impl Into<crate::start_error::StartError>) -> MeasureError
 /// Open what is to be measured and decide as `quern serve` does; a prompt that comes again is read again.
 async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), MeasureError> {
     let serve = ServeArgs { disable_radix_cache: true, ..args.serve.clone() };
-    resolve::check(&serve).map_err(start_error)?;
-    let (checkpoint, files) = match args.shape {
+    let typed = Typed::new(&serve).map_err(start_error)?;
+    let (checkpoint, files, load_format) = match args.shape {
         Some(size) => {
             let mut network = Network::of(size);
             network.layers = args.layers.unwrap_or(network.layers);
-            let fp8 = serve.quantization.as_deref() == Some("fp8");
-            (Checkpoint::dummy(network.model_config(fp8), GenerationConfig::default()), None)
+            let fp8 = typed.wants_fp8();
+            (
+                Checkpoint::dummy(network.model_config(fp8), GenerationConfig::default()),
+                None,
+                typed.load_format(false).map_err(start_error)?,
+            )
         }
         None => {
             let source = Source {
                 path: serve.model_path.as_deref(),
                 revision: serve.revision.as_deref(),
                 download_dir: serve.download_dir.as_deref(),
-                wanted: if serve.load_format == "dummy" { Wanted::NoWeights } else { Wanted::Everything },
+                wanted: if typed.is_dummy() { Wanted::NoWeights } else { Wanted::Everything },
             };
-            let judged = |small: &ModelFiles, is_gguf| start::judge(&serve, small, is_gguf);
+            let judged = |small: &ModelFiles, is_gguf| start::judge(&typed, small, is_gguf);
             let files = ModelFiles::locate_judged(&source, judged).await.map_err(start_error)?;
-            let load_format = resolve::load_format(&serve, files.is_gguf()).map_err(start_error)?;
+            let load_format = typed.load_format(files.is_gguf()).map_err(start_error)?;
             let overrides = &serve.json_model_override_args;
-            (files.checkpoint(load_format, overrides).map_err(start_error)?, Some(files))
+            (files.checkpoint(load_format, overrides).map_err(start_error)?, Some(files), load_format)
         }
     };
-    let recipe = resolve::quantization(&serve, checkpoint.config().fp8).map_err(start_error)?;
+    let recipe = typed.quantization(checkpoint.config().fp8).map_err(start_error)?;
     let checkpoint = checkpoint.quantised(recipe);
     let facts = Facts {
         model: checkpoint.config(),
         weight_bytes: checkpoint.weight_bytes(),
-        is_gguf: files.as_ref().is_some_and(ModelFiles::is_gguf),
+        load_format,
         model_dir: files.as_ref().and_then(|files| files.dir().map(Into::into)),
         tokenizer_dir: None,
         template_parser: None,
         machine: Machine::probe(),
-        allow_longer_context: resolve::longer_context_is_allowed(),
+        allow_longer_context: typed::longer_context_is_allowed(),
     };
-    let decision = resolve::resolve(&serve, &facts).map_err(start_error)?;
+    let decision = resolve::resolve(typed, &facts).map_err(start_error)?;
     Ok((checkpoint, decision))
 }
 

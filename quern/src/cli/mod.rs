@@ -1,6 +1,7 @@
 //! The command line: [`Cli`] and its subcommands.
 
 pub mod bench;
+pub mod choice;
 pub mod compat;
 pub mod config_file;
 pub mod configure;
@@ -14,6 +15,7 @@ use std::ffi::OsString;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 pub use bench::BenchJob;
+pub use choice::Choice;
 pub use compat::RefusedFlag;
 pub use config_file::ConfigFileError;
 pub use convert::ConvertArgs;

@@ -2,14 +2,19 @@
 
 use std::path::PathBuf;
 
-use clap::{
-    Args,
-    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
-};
+use clap::Args;
+use quern_api::config::{GrammarBackend, SamplingDefaults, ToolCallParser};
+use quern_backend::KvFormat;
+use quern_model::weights::Recipe;
 use quern_text::JsonBlanks;
 use serde_json::{Map, Value};
 
-use super::{compat::CompatArgs, human::parse_count};
+use super::{
+    choice::{Choice, choices, names},
+    compat::CompatArgs,
+    human::parse_count,
+};
+use crate::config::{ComputeDtype, LoadFormat, LogLevel, SchedulePolicy};
 
 /// What was typed after `quern serve`. Flags have SGLang's names; what each means is said here, what is
 /// made of it in [`Config`](crate::config::Config).
@@ -43,11 +48,13 @@ pub struct ServeArgs {
 
     /// Where weights come from; `dummy` makes random ones and reads only the configuration
     #[arg(long, value_name = "FORMAT", default_value = "auto", help_heading = "Model", value_parser = choices(
-        &["auto", "safetensors", "gguf", "dummy"],
+        &[("auto", None), ("safetensors", Some(LoadFormat::Safetensors)), ("gguf", Some(LoadFormat::Gguf)),
+          ("dummy", Some(LoadFormat::Dummy))],
+        &[],
         &["pt", "instanttensor", "npcache", "sharded_state", "presharded", "expert_pack", "bitsandbytes",
           "mistral", "layered", "flash_rl", "remote", "remote_instance", "fastsafetensors", "private",
           "runai_streamer"]))]
-    pub load_format: String,
+    pub load_format: Choice<Option<LoadFormat>>,
 
     /// JSON object merged over the model's config.json
     #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json_object, help_heading = "Model")]
@@ -60,22 +67,26 @@ pub struct ServeArgs {
     /// What matrix products are computed in; `auto` follows the checkpoint: bfloat16 (f32 sums) for bf16 and
     /// fp8 weights, float32 for f32 and f16 ones
     #[arg(long, default_value = "auto", help_heading = "Model", value_parser = choices(
-        &["auto", "bfloat16", "float32"], &["half", "float16", "float"]))]
-    pub dtype: String,
+        &[("auto", None), ("bfloat16", Some(ComputeDtype::Bfloat16)), ("float32", Some(ComputeDtype::Float32))],
+        &[("float", Some(ComputeDtype::Float32))],
+        &["half", "float16"]))]
+    pub dtype: Choice<Option<ComputeDtype>>,
 
     /// How the weights are held: fp8 is what an fp8 checkpoint has anyway; q8_0, q4_0 and q4_k_m are made from
     /// any checkpoint as it is loaded, by llama.cpp's mixtures, and so is q4_best, which is q4_k_m with more bits
     /// for attention and the embedding [default: as the checkpoint has them]
     #[arg(long, value_name = "METHOD", help_heading = "Model", value_parser = choices(
-        &["fp8", "q8_0", "q4_0", "q4_k_m", "q4_best"], QUANTIZATIONS))]
-    pub quantization: Option<String>,
+        &quantizations(), &[], QUANTIZATIONS))]
+    pub quantization: Option<Choice<Quantization>>,
 
     /// How keys and values are stored: `auto` follows --dtype; the 8-bit ones hold almost twice the tokens
     /// in the same memory, q8_0 (a scale for each 32) closest to bfloat16, fp8 as SGLang without scales
     #[arg(long, default_value = "auto", help_heading = "Model", value_parser = choices(
-        &["auto", "bfloat16", "fp8_e4m3", "fp8_e5m2", "q8_0"],
-        &["bf16", "mxfp8", "nvfp4", "fp4_mx_block16", "fp4_e2m1"]))]
-    pub kv_cache_dtype: String,
+        &[("auto", None), ("bfloat16", Some(KvFormat::BF16)), ("fp8_e4m3", Some(KvFormat::F8E4M3)),
+          ("fp8_e5m2", Some(KvFormat::F8E5M2)), ("q8_0", Some(KvFormat::Q8_0))],
+        &[("bf16", Some(KvFormat::BF16))],
+        &["mxfp8", "nvfp4", "fp4_mx_block16", "fp4_e2m1"]))]
+    pub kv_cache_dtype: Choice<Option<KvFormat>>,
 
     /// The model's name in /v1/models [default: --model-path]
     #[arg(long, value_name = "NAME", help_heading = "Model")]
@@ -170,14 +181,17 @@ pub struct ServeArgs {
 
     /// How tool calls are found in the output; `none` leaves them in the text [default: auto, by the chat template]
     #[arg(long, value_name = "NAME", help_heading = "Requests",
-          value_parser = choices(&["auto", "qwen3_coder", "qwen", "hermes", "none"], TOOL_CALL_PARSERS))]
-    pub tool_call_parser: Option<String>,
+          value_parser = choices(&tool_calls(&["auto", "qwen3_coder", "qwen", "hermes", "none"]),
+                                 &tool_calls(&["qwen25", "step3p5", "nanbeige"]), TOOL_CALL_PARSERS))]
+    pub tool_call_parser: Option<Choice<ToolCalls>>,
 
     /// What constrains outputs to schemas and grammars; `none` refuses requests that ask for it. (SGLang's
     /// other backends are accepted and mean llguidance.)
     #[arg(long, value_name = "NAME", default_value = "llguidance", help_heading = "Requests",
-          value_parser = choices(&["llguidance", "none"], &["xgrammar", "outlines"]))]
-    pub grammar_backend: String,
+          value_parser = names(&[("llguidance", GrammarChoice::Llguidance), ("none", GrammarChoice::None)],
+                               &[("xgrammar", GrammarChoice::Replaced("xgrammar")),
+                                 ("outlines", GrammarChoice::Replaced("outlines"))]))]
+    pub grammar_backend: GrammarChoice,
 
     /// Write constrained JSON without blanks between its tokens
     #[arg(long, help_heading = "Requests", conflicts_with_all = ["constrained_json_whitespace_pattern",
@@ -195,8 +209,9 @@ pub struct ServeArgs {
 
     /// Where a chat request's missing sampling parameters come from: the model's generation_config.json (in
     /// a GGUF file, general.sampling.*), or OpenAI's fixed values
-    #[arg(long, default_value = "model", value_parser = choices(&["model", "openai"], &[]), help_heading = "Requests")]
-    pub sampling_defaults: String,
+    #[arg(long, default_value = "model", help_heading = "Requests", value_parser = names(
+        &[("model", SamplingDefaults::Model), ("openai", SamplingDefaults::Openai)], &[]))]
+    pub sampling_defaults: SamplingDefaults,
 
     /// JSON object: defaults for what a /generate request leaves out of sampling_params
     #[arg(long, value_name = "JSON", value_parser = json_object, help_heading = "Requests")]
@@ -254,9 +269,10 @@ pub struct ServeArgs {
 
     /// Who goes first: `fcfs` first come, `lpm` longest cached prefix
     #[arg(long, value_name = "POLICY", default_value = "fcfs", help_heading = "Memory and scheduling",
-          value_parser = choices(&["fcfs", "lpm"], &["random", "dfs-weight", "lof", "priority", "routing-key", "hrrn",
+          value_parser = choices(&[("fcfs", SchedulePolicy::Fcfs), ("lpm", SchedulePolicy::Lpm)], &[],
+                                 &["random", "dfs-weight", "lof", "priority", "routing-key", "hrrn",
                                                      "shortest-prefill-first"]))]
-    pub schedule_policy: String,
+    pub schedule_policy: Choice<SchedulePolicy>,
 
     /// Above 1 admits fewer requests at once, below 1 more, at the risk of pausing some
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Memory and scheduling")]
@@ -272,18 +288,18 @@ pub struct ServeArgs {
 
     /// Instruction set of the kernels, to compare or to find a fault [default: the best this machine has]
     #[arg(long, value_name = "ISA", help_heading = "Machine",
-          value_parser = choices(&["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot"], &[]))]
+          value_parser = ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot"])]
     pub cpu_isa: Option<String>,
 
     /// Least severe level that is logged
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = choices(LOG_LEVELS, &["warn", "critical"]),
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = names(LOG_LEVELS, OTHER_LEVELS),
           ignore_case = true, help_heading = "Logs and metrics")]
-    pub log_level: String,
+    pub log_level: LogLevel,
 
     /// The same for the access log [default: --log-level]
-    #[arg(long, value_name = "LEVEL", value_parser = choices(LOG_LEVELS, &["warn", "critical"]), ignore_case = true,
+    #[arg(long, value_name = "LEVEL", value_parser = names(LOG_LEVELS, OTHER_LEVELS), ignore_case = true,
           help_heading = "Logs and metrics")]
-    pub log_level_http: Option<String>,
+    pub log_level_http: Option<LogLevel>,
 
     /// Steps between two log lines about decoding
     #[arg(long, value_name = "STEPS", default_value_t = 40, help_heading = "Logs and metrics")]
@@ -322,7 +338,68 @@ pub struct ServeArgs {
     pub compat: CompatArgs,
 }
 
-const LOG_LEVELS: &[&str] = &["trace", "debug", "info", "warning", "error"];
+/// What `--quantization` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    /// A checkpoint that is fp8 already.
+    Fp8,
+    /// Weights encoded as they are loaded.
+    Recipe(Recipe),
+}
+
+/// What `--tool-call-parser` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolCalls {
+    /// The parser for what the chat template writes.
+    Auto,
+    /// None: calls stay text.
+    None,
+    /// This one.
+    Parser(ToolCallParser),
+}
+
+/// What `--grammar-backend` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrammarChoice {
+    /// The library that is built.
+    Llguidance,
+    /// Another of SGLang's, whose work llguidance does.
+    Replaced(&'static str),
+    /// Refuse requests that ask for it.
+    None,
+}
+
+impl GrammarChoice {
+    /// What does the work.
+    pub fn backend(self) -> Option<GrammarBackend> {
+        (self != Self::None).then_some(GrammarBackend::Llguidance)
+    }
+}
+
+fn quantizations() -> Vec<(&'static str, Quantization)> {
+    let recipes = Recipe::NAMES.into_iter().map(|(name, recipe)| (name, Quantization::Recipe(recipe)));
+    [("fp8", Quantization::Fp8)].into_iter().chain(recipes).collect()
+}
+
+fn tool_calls(names: &[&'static str]) -> Vec<(&'static str, ToolCalls)> {
+    let meaning = |name: &str| match name {
+        "auto" => ToolCalls::Auto,
+        "none" => ToolCalls::None,
+        name => ToolCalls::Parser(ToolCallParser::from_name(name).expect("a parser that is built")),
+    };
+    names.iter().map(|name| (*name, meaning(name))).collect()
+}
+
+const LOG_LEVELS: &[(&str, LogLevel)] = &[
+    ("trace", LogLevel::Trace),
+    ("debug", LogLevel::Debug),
+    ("info", LogLevel::Info),
+    ("warning", LogLevel::Warning),
+    ("error", LogLevel::Error),
+];
+
+/// Python's names of two of them.
+const OTHER_LEVELS: &[(&str, LogLevel)] = &[("warn", LogLevel::Warning), ("critical", LogLevel::Error)];
 
 /// Names that SGLang accepts for `--quantization` and Quern refuses with a reason.
 const QUANTIZATIONS: &[&str] = &[
@@ -351,9 +428,6 @@ const QUANTIZATIONS: &[&str] = &[
 
 /// The same for `--tool-call-parser`.
 const TOOL_CALL_PARSERS: &[&str] = &[
-    "qwen25",
-    "step3p5",
-    "nanbeige",
     "llama3",
     "llama4",
     "mistral",
@@ -375,13 +449,6 @@ const TOOL_CALL_PARSERS: &[&str] = &[
     "trinity",
     "gemma4",
 ];
-
-/// A choice among `offered`, which the help shows, and `known`, which are refused later with a reason.
-fn choices(offered: &'static [&'static str], known: &'static [&'static str]) -> impl TypedValueParser<Value = String> {
-    let offered = offered.iter().map(|name| PossibleValue::new(*name));
-    let known = known.iter().map(|name| PossibleValue::new(*name).hide(true));
-    PossibleValuesParser::new(offered.chain(known).collect::<Vec<_>>())
-}
 
 fn json_object(text: &str) -> Result<Map<String, Value>, String> {
     match serde_json::from_str(text) {
