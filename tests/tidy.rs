@@ -31,6 +31,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tower-http", &["api"]),
     ("reqwest", &["quern", "bench"]),
     ("clap", &["quern", "bench"]),
+    ("clap_complete", &["quern"]),
+    ("clap_mangen", &["quern"]),
 ];
 
 /// Modules of `api` in which the wire is known; the program names none of them.

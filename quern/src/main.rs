@@ -37,6 +37,7 @@ fn run(job: Job) -> Result<ExitCode, String> {
     let done = match job {
         Job::Serve(args) => serve::run(*args).map_err(|error| error.to_string()),
         Job::Convert(args) => convert::run(&args).map_err(|error| error.to_string()),
+        Job::Manual(job) => job.run().map_err(|error| error.to_string()),
         Job::Doctor(args) => doctor::run(&args).map_err(|error| error.to_string()),
         Job::Configure(args) => return Ok(configure::run(&args)),
         Job::Bench(job) => return bench::run(&job).map_err(|error| error.to_string()),

@@ -8,11 +8,12 @@ pub mod configure;
 pub mod convert;
 pub mod doctor;
 pub mod human;
+pub mod manual;
 pub mod serve;
 
 use std::ffi::OsString;
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 pub use bench::BenchJob;
 pub use choice::Choice;
@@ -20,6 +21,7 @@ pub use compat::RefusedFlag;
 pub use config_file::ConfigFileError;
 pub use convert::ConvertArgs;
 pub use doctor::DoctorArgs;
+pub use manual::ManualJob;
 pub use serve::ServeArgs;
 
 /// Serve Qwen3-Coder models over HTTP.
@@ -51,6 +53,9 @@ pub enum Job {
     /// What the black-box client does besides: `eval`.
     #[command(flatten)]
     Client(Box<quern_bench::Command>),
+    /// What is said about the command line itself: `completions` and `man`.
+    #[command(flatten)]
+    Manual(ManualJob),
 }
 
 const SERVE_EXAMPLES: &str = "\
@@ -91,15 +96,15 @@ pub enum CliError {
 }
 
 impl Cli {
-    /// Parse `arguments`, the program's name first, reading the `--config` file if there is one.
-    pub fn from_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, CliError> {
+    /// The command line as it is parsed and shown.
+    pub fn full_command() -> Command {
         let mut command = Self::command();
         command = command.mut_subcommand("serve", |serve| {
             // `--chunked-prefill-size -1`: a word that is a number is a value, as in argparse.
             serve.mut_args(|arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg })
         });
         let flags_of_serve = flags_of(&command, "serve");
-        command = command.mut_subcommand("bench", |bench| {
+        command.mut_subcommand("bench", |bench| {
             bench.mut_subcommand("offline", |offline| {
                 // What concerns the model and the engine; the rest is known, hidden, and refused below.
                 offline.mut_args(|arg| {
@@ -109,7 +114,12 @@ impl Cli {
                     arg.hide(hidden)
                 })
             })
-        });
+        })
+    }
+
+    /// Parse `arguments`, the program's name first, reading the `--config` file if there is one.
+    pub fn from_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, CliError> {
+        let mut command = Self::full_command();
         let mut words: Vec<OsString> = arguments.into_iter().collect();
         if words.get(1).is_some_and(|word| word == "serve") {
             let rest = words.split_off(2);
@@ -142,12 +152,12 @@ impl Cli {
 }
 
 /// The long names of a subcommand's flags.
-fn flags_of(command: &clap::Command, subcommand: &str) -> Vec<String> {
+fn flags_of(command: &Command, subcommand: &str) -> Vec<String> {
     let subcommand = command.find_subcommand(subcommand).expect("declared above");
     subcommand.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
 }
 
-fn is_switch(command: &clap::Command, name: &str) -> bool {
+fn is_switch(command: &Command, name: &str) -> bool {
     command
         .get_arguments()
         .find(|arg| arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|all| all.contains(&name)))
