@@ -6,8 +6,8 @@ use quern_text::{JsonBlanks, tool::ToolFormat};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// Everything that was decided for the API. Field names are those of the flags.
-#[derive(Clone, Debug, PartialEq)]
+/// Everything that was decided for the API. Field names are those of the flags, as `/server_info` shows them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ApiConfig {
     /// The name shown by `/v1/models`.
     pub served_model_name: String,
@@ -30,6 +30,7 @@ pub struct ApiConfig {
     /// What constrains outputs; `None`: requests that ask for it are refused.
     pub grammar_backend: Option<GrammarBackend>,
     /// What may stand between the tokens of constrained JSON.
+    #[serde(serialize_with = "shown")]
     pub json_blanks: JsonBlanks,
     /// Cut prompts that are too long, instead of refusing them.
     pub allow_auto_truncate: bool,
@@ -75,6 +76,10 @@ pub struct ApiConfig {
     pub bucket_inter_token_latency: Option<Vec<f64>>,
     /// The same for whole requests.
     pub bucket_e2e_request_latency: Option<Vec<f64>>,
+}
+
+fn shown<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 impl Default for ApiConfig {

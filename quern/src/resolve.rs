@@ -5,7 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use quern_api::config::{Secret, ToolCallParser};
+use quern_api::{
+    ApiConfig,
+    config::{Secret, ToolCallParser},
+};
 use quern_backend::{DType, KvFormat};
 use quern_cpu::Compute;
 use quern_model::ModelConfig;
@@ -124,25 +127,14 @@ pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveE
         notes.push(format!("--grammar-backend {name}: llguidance is built and does its work."));
     }
 
-    let config = Config {
-        model_path,
-        model_dir: facts.model_dir.clone(),
-        tokenizer_path,
-        tokenizer_dir: facts.tokenizer_dir.clone(),
-        revision: args.revision.clone(),
+    let api = ApiConfig {
         served_model_name,
         weight_version: args.weight_version.clone(),
-        load_format: facts.load_format,
-        json_model_override_args: args.json_model_override_args.clone(),
-        dtype,
-        kv_cache_dtype,
         context_length,
         context_length_is_explicit: args.context_length.is_some(),
         sampling_defaults: args.sampling_defaults,
         preferred_sampling_params: args.preferred_sampling_params.clone(),
         random_seed: args.random_seed.unwrap_or_else(random_seed),
-        chat_template: args.chat_template.clone(),
-        hf_chat_template_name: args.hf_chat_template_name.clone(),
         default_chat_template_kwargs: args.default_chat_template_kwargs.clone(),
         tool_call_parser,
         grammar_backend: args.grammar_backend.backend(),
@@ -151,13 +143,9 @@ pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveE
         stream_interval: args.stream_interval,
         incremental_streaming_output: args.incremental_streaming_output,
         stream_response_default_include_usage: args.stream_response_default_include_usage,
-        host: args.host.clone(),
-        port: args.port,
         fastapi_root_path: args.fastapi_root_path.trim_end_matches('/').to_owned(),
         api_key: args.api_key.clone().map(Secret::new),
         admin_api_key: args.admin_api_key.clone().map(Secret::new),
-        skip_server_warmup: args.skip_server_warmup,
-        skip_peak_measurement: args.skip_peak_measurement,
         no_ui: args.no_ui,
         max_request_bytes: usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX),
         response_store_entries: args.response_store_entries,
@@ -168,6 +156,29 @@ pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveE
         slow_client_timeout: args.slow_client_timeout,
         stream_keep_alive: args.stream_keep_alive,
         drain_timeout: args.drain_timeout,
+        enable_metrics: args.enable_metrics,
+        extra_metric_labels: typed.metric_labels,
+        bucket_time_to_first_token: args.bucket_time_to_first_token.clone(),
+        bucket_inter_token_latency: args.bucket_inter_token_latency.clone(),
+        bucket_e2e_request_latency: args.bucket_e2e_request_latency.clone(),
+    };
+    let config = Config {
+        api,
+        model_path,
+        model_dir: facts.model_dir.clone(),
+        tokenizer_path,
+        tokenizer_dir: facts.tokenizer_dir.clone(),
+        revision: args.revision.clone(),
+        load_format: facts.load_format,
+        json_model_override_args: args.json_model_override_args.clone(),
+        dtype,
+        kv_cache_dtype,
+        chat_template: args.chat_template.clone(),
+        hf_chat_template_name: args.hf_chat_template_name.clone(),
+        host: args.host.clone(),
+        port: args.port,
+        skip_server_warmup: args.skip_server_warmup,
+        skip_peak_measurement: args.skip_peak_measurement,
         mem_fraction_static,
         page_size,
         num_pages: pool.num_pages,
@@ -191,11 +202,6 @@ pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveE
         log_level: args.log_level,
         log_level_http: args.log_level_http.unwrap_or(args.log_level),
         decode_log_interval: args.decode_log_interval,
-        enable_metrics: args.enable_metrics,
-        extra_metric_labels: typed.metric_labels,
-        bucket_time_to_first_token: args.bucket_time_to_first_token.clone(),
-        bucket_inter_token_latency: args.bucket_inter_token_latency.clone(),
-        bucket_e2e_request_latency: args.bucket_e2e_request_latency.clone(),
     };
     Ok(Decision { config, notes })
 }
@@ -371,7 +377,7 @@ mod tests {
 
     #[test]
     fn the_seed_is_random_within_sglangs_range() {
-        let seeds: Vec<u64> = (0..4).map(|_| decide("").unwrap().config.random_seed).collect();
+        let seeds: Vec<u64> = (0..4).map(|_| decide("").unwrap().config.api.random_seed).collect();
         assert!(seeds.iter().all(|seed| *seed <= 1 << 30));
         assert!(seeds.iter().any(|seed| *seed != seeds[0]), "{seeds:?}");
     }
@@ -383,10 +389,10 @@ mod tests {
         let allowed = decide_for("--context-length 8k", &model("bfloat16", ""), None, true);
         assert!(allowed.unwrap_err().contains("--max-total-tokens"));
         let allowed = decide_for("--context-length 8k", &model("bfloat16", ""), Some(1 << 30), true).unwrap();
-        assert_eq!(allowed.config.context_length, 8000);
+        assert_eq!(allowed.config.api.context_length, 8000);
         assert!(allowed.notes.iter().any(|note| note.contains("8000")), "{:?}", allowed.notes);
         let shorter = decide("--context-length 2Ki").unwrap().config;
-        assert_eq!((shorter.context_length, shorter.context_length_is_explicit), (2048, true));
+        assert_eq!((shorter.api.context_length, shorter.api.context_length_is_explicit), (2048, true));
     }
 
     #[test]

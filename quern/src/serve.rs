@@ -142,7 +142,7 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
     }
     let backend = Arc::new(backend);
     let skip_warmup = config.skip_server_warmup;
-    let unmeasured = (!config.no_ui && !config.skip_peak_measurement).then(|| Unmeasured {
+    let unmeasured = (!config.api.no_ui && !config.skip_peak_measurement).then(|| Unmeasured {
         backend: Arc::clone(&backend),
         formats: prepared.checkpoint.formats(),
         compute: config.dtype.compute(),

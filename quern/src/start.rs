@@ -21,7 +21,7 @@ use crate::{
     resolve::{self, Decision, Facts},
     start_error::StartError,
     summary,
-    typed::{self, Typed},
+    typed::Typed,
     weight_cache,
 };
 
@@ -117,12 +117,12 @@ impl Prepared {
         tracing::info!("Memory pool end. avail mem={}", shown(available()));
         tracing::info!("{}", summary::limits_line(&config, available()));
         Ok(Service {
-            config: config.api(),
             model: model_card(&config, &checkpoint),
+            settings: serde_json::to_value(&config).expect("a config is plain data"),
+            config: config.api,
             engine,
             tokenizer,
             template,
-            settings: serde_json::to_value(&config).expect("a config is plain data"),
             configure_table: Table::json,
         })
     }

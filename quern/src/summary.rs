@@ -81,7 +81,7 @@ pub fn limits_line(config: &Config, available_bytes: Option<u64>) -> String {
         config.chunked_prefill_size,
         config.max_prefill_tokens,
         config.max_running_requests,
-        config.context_length,
+        config.api.context_length,
     )
 }
 

@@ -137,7 +137,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), MeasureEr
 
 /// Refuse what would not run in one go: `batch` sequences of `tokens` tokens.
 fn check(config: &Config, batch: usize, tokens: usize) -> Result<(), MeasureError> {
-    let (context, running) = (config.context_length, config.max_running_requests);
+    let (context, running) = (config.api.context_length, config.max_running_requests);
     let (pool, page) = (config.max_total_num_tokens, config.page_size);
     if batch == 0 {
         return Err(MeasureError::Nothing);
