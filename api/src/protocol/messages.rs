@@ -5,6 +5,7 @@
 //! would change the answer is refused.
 
 use axum::response::{IntoResponse, Response};
+use quern_text::conversation::parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -93,6 +94,11 @@ impl MessagesFields {
             }
             if !schema.is_object() {
                 continue;
+            }
+            if let Err(cause) = parameters::check(schema) {
+                let place = cause.path.replacen("parameters", "input_schema", 1);
+                let message = format!("tools[{index}].{place}: {} (of {}).", cause.reason, tool["name"]);
+                return Err(ApiError::schema(message).about("tools"));
             }
             let mut function = Map::new();
             for (from, to) in [("name", "name"), ("description", "description"), ("input_schema", "parameters")] {

@@ -2,7 +2,7 @@
 //!
 //! The rules are SGLang's (0.5.23, `serving_chat.py`): content parts become text, `null` content becomes
 //! `""`, other nulls are dropped, the arguments of earlier tool calls are objects again, and tools always
-//! carry `description` and `parameters`.
+//! carry `parameters`.
 //!
 //! Only what is new is refused: the tools, and the last message. What stands in the history comes back with
 //! every later turn, so a refusal would end the conversation; what cannot be read there becomes a line of
@@ -10,7 +10,11 @@
 
 use serde_json::{Map, Value};
 
-use super::{part::Part, past_call};
+use super::{
+    parameters::{self, BadParameters},
+    part::Part,
+    past_call,
+};
 
 /// A conversation that cannot be rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +47,16 @@ pub enum ConversationError {
         /// Which.
         index: usize,
     },
+    /// A tool whose parameters are no JSON Schema.
+    #[error("tools[{index}].function.{cause} (of {name:?})")]
+    Parameters {
+        /// Which.
+        index: usize,
+        /// Its name.
+        name: String,
+        /// What is wrong, and where.
+        cause: BadParameters,
+    },
     /// A tool without a named function.
     #[error("tools[{index}].function.name: expected a string")]
     Tool {
@@ -71,7 +85,7 @@ pub fn messages(request: &[Value]) -> Result<Messages, ConversationError> {
     Ok(out)
 }
 
-/// Tools as templates expect them: `{type, function: {…, description, parameters}}`.
+/// Tools as templates expect them: `{type, function: {name, …, parameters}}`.
 pub fn tools(request: &[Value]) -> Result<Vec<Value>, ConversationError> {
     request.iter().enumerate().map(|(index, tool)| self::tool(index, tool)).collect()
 }
@@ -197,11 +211,14 @@ fn tool(index: usize, tool: &Value) -> Result<Value, ConversationError> {
     let Some(function) = function.filter(|f| f.get("name").is_some_and(Value::is_string)) else {
         return Err(ConversationError::Tool { index });
     };
-    let mut function = function.clone();
-    function.retain(|key, value| !value.is_null() || key == "description" || key == "parameters");
-    for key in ["description", "parameters"] {
-        function.entry(key).or_insert(Value::Null);
+    if let Err(cause) = parameters::check(function.get("parameters").unwrap_or(&Value::Null)) {
+        let name = function.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        return Err(ConversationError::Parameters { index, name, cause });
     }
+    let mut function = function.clone();
+    // A null description would be printed as `None`.
+    function.retain(|key, value| !value.is_null() || key == "parameters");
+    function.entry("parameters").or_insert(Value::Null);
     let kind = tool.get("type").filter(|kind| kind.is_string()).cloned().unwrap_or_else(|| "function".into());
     Ok(serde_json::json!({ "type": kind, "function": function }))
 }

@@ -150,7 +150,9 @@ impl ToolParser {
         match std::mem::replace(&mut self.state, State::Outside) {
             State::Outside => {
                 let begun = rest.strip_prefix("<function=").filter(|_| self.format == ToolFormat::Qwen3Coder);
-                if !(cut && begun.is_some_and(|name| self.schemas.begins_a_name(name))) {
+                // Of a call that was cut within its opening tag there is nothing to tell.
+                let opens = "<tool_call>".starts_with(rest.as_str()) && rest.len() >= "<tool_".len();
+                if !(cut && (opens || begun.is_some_and(|name| self.schemas.begins_a_name(name)))) {
                     self.content(&rest);
                 }
             }
