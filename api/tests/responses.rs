@@ -323,3 +323,48 @@ async fn while_a_prompt_is_read_the_stream_says_that_it_goes_on() {
     }
     assert_eq!(fold(&support::events(&text))["status"], "incomplete");
 }
+
+#[tokio::test]
+async fn custom_tools_take_text_of_any_form() {
+    let patch = "*** Begin Patch\n*** Update File: a.py\n+print(\"hi\")\n*** End Patch";
+    let said = format!(
+        "<tool_call>\n<function=apply_patch>\n<parameter=input>\n{patch}\n</parameter>\n</function>\n</tool_call>"
+    );
+    let server = Server::saying(&said, parsing()).await;
+    let format = json!({"type": "grammar", "syntax": "lark", "definition": "start: begin"});
+    let tool = json!({"type": "custom", "name": "apply_patch", "description": "Apply a patch.", "format": format});
+    let body = json!({"input": "Patch it", "tools": [tool], "temperature": 0});
+    let tokens =
+        async |body: Value| server.ok("/v1/responses/input_tokens", body).await["input_tokens"].as_u64().unwrap();
+    assert!(tokens(body.clone()).await > tokens(json!({"input": "Patch it"})).await + 100, "the model is told of it");
+    let choices = [json!("auto"), json!("required"), json!({"type": "custom", "name": "apply_patch"})];
+    for choice in choices {
+        let answer = server.ok("/v1/responses", with(&body, json!({"tool_choice": choice}))).await;
+        let call = &answer["output"][0];
+        assert_eq!(
+            (&call["type"], &call["name"], &call["input"]),
+            (&json!("custom_tool_call"), &json!("apply_patch"), &json!(patch)),
+            "{answer}"
+        );
+        assert_eq!(call["status"], "completed");
+    }
+    let events = server.events("/v1/responses", with(&body, json!({"stream": true}))).await;
+    let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).cloned().collect::<Vec<_>>();
+    let deltas = of("response.custom_tool_call_input.delta");
+    assert!(deltas.len() > 10, "it comes as it is written");
+    assert_eq!(deltas.iter().map(|event| event["delta"].as_str().unwrap()).collect::<String>(), patch);
+    assert_eq!(of("response.custom_tool_call_input.done")[0]["input"], patch);
+    assert!(of("response.function_call_arguments.delta").is_empty());
+    let done = &of("response.output_item.done")[0]["item"];
+    assert_eq!((&done["type"], &done["input"]), (&json!("custom_tool_call"), &json!(patch)));
+    // Its history is read, from the client's items and from the server's own.
+    let output = json!({"type": "custom_tool_call_output", "call_id": done["call_id"], "output": "Done"});
+    let user = json!({"type": "message", "role": "user", "content": "Patch it"});
+    server.ok("/v1/responses", with(&body, json!({"input": [user, done, output]}))).await;
+    let kept = server.ok("/v1/responses", body.clone()).await;
+    server.ok("/v1/responses", with(&body, json!({"previous_response_id": kept["id"], "input": [output]}))).await;
+    // Cut by the limit, it is not called done.
+    let cut = server.ok("/v1/responses", with(&body, json!({"max_output_tokens": 90}))).await;
+    assert_eq!((&cut["status"], cut["output"].as_array().unwrap().len()), (&json!("incomplete"), 0));
+    server.is_clean().await;
+}

@@ -1,6 +1,7 @@
 //! Wire types of `/v1/responses`, and what its requests say in the words of `/v1/chat/completions`.
 
 use axum::response::{IntoResponse, Response};
+use quern_text::conversation::parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -84,6 +85,8 @@ pub struct FunctionName {
     pub of_client: String,
     /// The client's group of tools that it belongs to.
     pub namespace: Option<String>,
+    /// Whether it is a custom tool, whose input is a text of any form.
+    pub is_custom: bool,
 }
 
 impl Functions {
@@ -109,11 +112,11 @@ impl Functions {
 
     fn add(&mut self, tool: &Value, path: &str) -> Result<(), ApiError> {
         match tool.get("type").and_then(Value::as_str) {
-            Some("function") => self.push(tool, None, path)?,
+            Some("function" | "custom") => self.push(tool, None, path)?,
             Some("namespace") => {
                 let namespace = tool.get("name").and_then(Value::as_str);
                 for (inner, tool) in tool["tools"].as_array().into_iter().flatten().enumerate() {
-                    if tool["type"] == "function" {
+                    if tool["type"] == "function" || tool["type"] == "custom" {
                         self.push(tool, namespace, &format!("{path}.tools[{inner}]"))?;
                     }
                 }
@@ -126,7 +129,9 @@ impl Functions {
 
     fn push(&mut self, tool: &Value, namespace: Option<&str>, path: &str) -> Result<(), ApiError> {
         // Chat's form, `{type, function: {…}}`, is understood too.
-        let given = tool.get("function").filter(|inner| inner.is_object()).unwrap_or(tool);
+        let is_custom = tool["type"] == "custom";
+        let inner = if is_custom { "custom" } else { "function" };
+        let given = tool.get(inner).filter(|inner| inner.is_object()).unwrap_or(tool);
         let Some(name) = given.get("name").and_then(Value::as_str) else {
             return Err(ApiError::schema(format!("{path}.name: a string is wanted.")).about("tools"));
         };
@@ -141,14 +146,21 @@ impl Functions {
         };
         let mut function = Map::new();
         function.insert("name".into(), of_model.as_str().into());
-        for key in ["description", "parameters", "strict"] {
-            if let Some(value) = given.get(key).filter(|value| !value.is_null()) {
-                function.insert(key.into(), value.clone());
+        if is_custom {
+            function.extend(freeform(given));
+        } else {
+            for key in ["description", "parameters", "strict"] {
+                if let Some(value) = given.get(key).filter(|value| !value.is_null()) {
+                    function.insert(key.into(), value.clone());
+                }
+            }
+            if let Err(cause) = parameters::check(function.get("parameters").unwrap_or(&Value::Null)) {
+                return Err(ApiError::schema(format!("{path}.{cause} (of {name:?})")).about("tools"));
             }
         }
         self.chat_tools.push(json!({ "type": "function", "function": function }));
         let namespace = namespace.map(str::to_owned);
-        self.names.push(FunctionName { of_model, of_client: name.to_owned(), namespace });
+        self.names.push(FunctionName { of_model, of_client: name.to_owned(), namespace, is_custom });
         Ok(())
     }
 
@@ -159,6 +171,7 @@ impl Functions {
             of_model: of_model.to_owned(),
             of_client: of_model.to_owned(),
             namespace: None,
+            is_custom: false,
         })
     }
 
@@ -176,8 +189,9 @@ impl Functions {
             return Ok(Some(choice.clone()));
         }
         match choice.get("type").and_then(Value::as_str) {
-            Some("function") => {
-                let name = choice.get("name").or_else(|| choice.pointer("/function/name")).and_then(Value::as_str);
+            Some("function" | "custom") => {
+                let inner = || choice.pointer("/function/name").or_else(|| choice.pointer("/custom/name"));
+                let name = choice.get("name").or_else(inner).and_then(Value::as_str);
                 let Some(name) = name else { return wrong("tool_choice.name: a function's name is wanted.".into()) };
                 let name = self.of_model(name, choice.get("namespace").and_then(Value::as_str));
                 Ok(Some(json!({ "type": "function", "function": { "name": name } })))
@@ -193,11 +207,33 @@ impl Functions {
                 Ok(Some(choice.get("mode").cloned().unwrap_or_else(|| "auto".into())))
             }
             _ => wrong(format!(
-                "tool_choice: {} is not supported; auto, none, required, a function and allowed_tools are.",
+                "tool_choice: {} is not supported; auto, none, required, a function, a custom tool and allowed_tools are.",
                 shown(choice)
             )),
         }
     }
+}
+
+/// Description and parameters of a custom tool: a function of one text. What form the text has, the model is
+/// told in words.
+fn freeform(tool: &Value) -> Map<String, Value> {
+    let mut description = tool.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if let Some(format) = tool.get("format").filter(|format| format["type"] == "grammar") {
+        let grammar = format.get("grammar").filter(|inner| inner.is_object()).unwrap_or(format);
+        let [syntax, definition] = ["syntax", "definition"].map(|key| grammar[key].as_str().unwrap_or_default());
+        if !description.is_empty() {
+            description.push_str("\n\n");
+        }
+        description.push_str(&format!("The input obeys this {syntax} grammar:\n{definition}"));
+    }
+    let mut out = Map::new();
+    if !description.is_empty() {
+        out.insert("description".into(), description.into());
+    }
+    let input = json!({ "type": "string", "description": "The whole input, as plain text rather than JSON." });
+    let properties = json!({ "input": input });
+    out.insert("parameters".into(), json!({ "type": "object", "properties": properties, "required": ["input"] }));
+    out
 }
 
 /// An answer, as far as it has come.
@@ -248,6 +284,15 @@ pub enum OutputItem {
         #[serde(skip_serializing_if = "Option::is_none")]
         namespace: Option<String>,
         arguments: String,
+        status: &'static str,
+    },
+    CustomToolCall {
+        id: String,
+        call_id: String,
+        name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        input: String,
         status: &'static str,
     },
 }
@@ -341,7 +386,7 @@ mod tests {
     fn namespaces_are_flattened_and_unknown_tools_not_offered() {
         let functions = functions();
         let names: Vec<_> = functions.chat_tools.iter().map(|tool| tool["function"]["name"].clone()).collect();
-        assert_eq!(json!(names), json!(["ls", "spawn", "agents__ls"]));
+        assert_eq!(json!(names), json!(["ls", "spawn", "agents__ls", "c"]));
         let called = |name: &str| {
             let FunctionName { of_client, namespace, .. } = functions.called(name);
             (of_client, namespace)

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod chat;
 pub mod completions;
+pub mod freeform;
 pub mod generate;
 pub mod health;
 pub mod infill;

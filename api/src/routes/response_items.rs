@@ -3,6 +3,7 @@
 use quern_text::tool::ToolEvent;
 use serde_json::{Value, json};
 
+use super::freeform::Freeform;
 use crate::{
     dialogue::call_id,
     protocol::responses::{FunctionName, Functions, OutputItem, OutputText},
@@ -18,12 +19,14 @@ pub struct Items {
     functions: Functions,
     written: Vec<OutputItem>,
     is_open: bool,
+    /// The input of the open item, if it is a custom tool's call.
+    freeform: Freeform,
 }
 
 impl Items {
     /// No parts yet. `functions` tells what the client calls what the model calls.
     pub fn new(functions: Functions) -> Self {
-        Self { functions, written: Vec::new(), is_open: false }
+        Self { functions, written: Vec::new(), is_open: false, freeform: Freeform::default() }
     }
 
     /// What may be called.
@@ -44,19 +47,33 @@ impl Items {
                 ToolEvent::Content(text) => self.text(text, std::mem::take(&mut scores), &mut events),
                 ToolEvent::CallStart { name, .. } => {
                     self.close("completed", &mut events);
-                    let FunctionName { of_client: name, namespace, .. } = self.functions.called(&name);
-                    let id = format!("fc_{}", new_id());
-                    let status = "in_progress";
-                    let arguments = String::new();
-                    let call = OutputItem::FunctionCall { id, call_id: call_id(), name, namespace, arguments, status };
+                    let FunctionName { of_client: name, namespace, is_custom, .. } = self.functions.called(&name);
+                    let (call_id, status) = (call_id(), "in_progress");
+                    let call = if is_custom {
+                        self.freeform = Freeform::default();
+                        let (id, input) = (format!("ctc_{}", new_id()), String::new());
+                        OutputItem::CustomToolCall { id, call_id, name, namespace, input, status }
+                    } else {
+                        let (id, arguments) = (format!("fc_{}", new_id()), String::new());
+                        OutputItem::FunctionCall { id, call_id, name, namespace, arguments, status }
+                    };
                     self.open(call, &mut events);
                 }
                 ToolEvent::Arguments { json, .. } => {
                     let output_index = self.index();
-                    if let Some(OutputItem::FunctionCall { id, arguments, .. }) = self.written.last_mut() {
-                        arguments.push_str(&json);
-                        let fields = json!({ "item_id": id, "output_index": output_index, "delta": json });
-                        events.push(("response.function_call_arguments.delta", fields));
+                    match self.written.last_mut() {
+                        Some(OutputItem::FunctionCall { id, arguments, .. }) => {
+                            arguments.push_str(&json);
+                            let fields = json!({ "item_id": id, "output_index": output_index, "delta": json });
+                            events.push(("response.function_call_arguments.delta", fields));
+                        }
+                        Some(OutputItem::CustomToolCall { id, .. }) => {
+                            let delta = self.freeform.push(&json);
+                            if !delta.is_empty() {
+                                events.push(input_delta(id, output_index, &delta));
+                            }
+                        }
+                        _ => {}
                     }
                 }
                 ToolEvent::CallEnd { .. } => self.close("completed", &mut events),
@@ -148,6 +165,16 @@ impl Items {
                 });
                 events.push(("response.function_call_arguments.done", fields));
             }
+            OutputItem::CustomToolCall { id, input, status, .. } => {
+                *status = end;
+                let (whole, rest) = self.freeform.finish();
+                if !rest.is_empty() {
+                    events.push(input_delta(id, output_index, &rest));
+                }
+                *input = whole;
+                let fields = json!({ "item_id": id, "output_index": output_index, "input": input });
+                events.push(("response.custom_tool_call_input.done", fields));
+            }
         }
         events.push(("response.output_item.done", json!({ "output_index": output_index, "item": item })));
     }
@@ -155,4 +182,9 @@ impl Items {
     fn index(&self) -> usize {
         self.written.len() - 1
     }
+}
+
+fn input_delta(id: &str, output_index: usize, delta: &str) -> Event {
+    let fields = json!({ "item_id": id, "output_index": output_index, "delta": delta });
+    ("response.custom_tool_call_input.delta", fields)
 }
