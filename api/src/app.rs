@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Extension, Router, middleware};
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 
 use crate::{access_log, auth, routes, state::AppState};
 
@@ -23,6 +23,16 @@ fn layered(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
         .with_state(Arc::clone(&state))
         .layer(Extension(state.bodies.clone()))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_key))
-        .layer(CorsLayer::permissive())
+        .layer(cors())
         .layer(middleware::from_fn_with_state(state, access_log::record))
+}
+
+/// Any page may ask. What a preflight asks for is named in its answer: `*` does not cover `Authorization`
+/// (Fetch, "CORS protocol and credentials").
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(Any)
 }

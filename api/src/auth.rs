@@ -5,20 +5,18 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::{
     config::Secret,
     page,
-    protocol::{ApiError, messages::MessagesError},
+    protocol::{ApiError, envelope::Envelope},
     state::AppState,
 };
 
@@ -70,11 +68,9 @@ fn is_opened_by(key: &Secret, headers: &HeaderMap) -> bool {
 }
 
 fn refused(path: &str) -> Response {
-    let mut response = if path.starts_with("/v1/messages") {
-        MessagesError::from(ApiError::status(StatusCode::UNAUTHORIZED, "Unauthorized")).into_response()
-    } else {
-        (StatusCode::UNAUTHORIZED, Json(json!({ "error": "Unauthorized" }))).into_response()
-    };
+    let message = "Unauthorized: a key is wanted, as `Authorization: Bearer KEY` or `x-api-key: KEY`.";
+    let error = ApiError { code: Some("invalid_api_key"), ..ApiError::status(StatusCode::UNAUTHORIZED, message) };
+    let mut response = Envelope::of_path(path).wrap(error);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
     response
 }

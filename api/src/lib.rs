@@ -34,6 +34,7 @@ pub mod state;
 pub mod stopwatch;
 pub mod stream;
 pub mod translated;
+pub mod url_forms;
 
 pub use config::ApiConfig;
 pub use model_card::ModelCard;

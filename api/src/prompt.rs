@@ -10,7 +10,7 @@ use quern_text::{ChatPrompt, Specials, TemplateError, conversation};
 use serde_json::{Map, Value};
 
 use crate::{
-    protocol::{ApiError, completions::Prompt},
+    protocol::{ApiError, chat::ChatFields, completions::Prompt},
     state::AppState,
 };
 
@@ -33,6 +33,22 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// What a chat request says, without its tools.
+    pub fn of_chat(fields: &ChatFields) -> Result<Self, ApiError> {
+        let mut kwargs = fields.chat_template_kwargs.clone().unwrap_or_default();
+        if let Some(effort) = &fields.reasoning_effort {
+            kwargs.entry("reasoning_effort").or_insert_with(|| effort.as_str().into());
+        }
+        let missing = || ApiError::schema("missing field `messages`; /v1/responses reads `input`").about("messages");
+        Ok(Self {
+            messages: fields.messages.clone().ok_or_else(missing)?,
+            kwargs,
+            add_generation_prompt: true,
+            continue_final_message: fields.continue_final_message.unwrap_or(false),
+            ..Self::default()
+        })
+    }
+
     /// Render and tokenise, to be answered: what cannot fit is refused before it is tokenised.
     pub async fn tokenise(self, state: &Arc<AppState>) -> Result<Vec<u32>, ApiError> {
         let work = off_thread_while_wanted(state, move |state, wanted| {

@@ -39,6 +39,8 @@ pub struct StoredResponse {
     pub messages: Vec<Value>,
     /// Tools that came with the conversation rather than with a request.
     pub tools: Vec<Value>,
+    /// The items of the request's input.
+    pub input: Vec<Value>,
 }
 
 impl ResponseStore {
@@ -118,7 +120,7 @@ impl StoredResponse {
     /// Its size as JSON.
     fn bytes(&self) -> usize {
         let json = |value: &Value| serde_json::to_vec(value).map_or(0, |json| json.len());
-        json(&self.object) + self.messages.iter().chain(&self.tools).map(json).sum::<usize>()
+        json(&self.object) + self.messages.iter().chain(&self.tools).chain(&self.input).map(json).sum::<usize>()
     }
 }
 
@@ -130,7 +132,12 @@ mod tests {
 
     fn response(bytes: usize) -> StoredResponse {
         // Two quotes belong to it.
-        StoredResponse { object: "x".repeat(bytes - 2).into(), messages: Vec::new(), tools: Vec::new() }
+        StoredResponse {
+            object: "x".repeat(bytes - 2).into(),
+            messages: Vec::new(),
+            tools: Vec::new(),
+            input: Vec::new(),
+        }
     }
 
     #[test]
@@ -160,7 +167,12 @@ mod tests {
         let item = json!({"id": "msg_1", "type": "message"});
         store.insert(
             "a".into(),
-            StoredResponse { object: json!({"output": [item]}), messages: Vec::new(), tools: Vec::new() },
+            StoredResponse {
+                object: json!({"output": [item]}),
+                messages: Vec::new(),
+                tools: Vec::new(),
+                input: Vec::new(),
+            },
         );
         assert_eq!(store.item("msg_1"), Some(item));
         assert_eq!(store.item("msg_2"), None);

@@ -84,6 +84,32 @@ async fn the_server_says_what_it_serves() {
     assert!(get("/api/version").await["version"].is_string());
     let name = server.state.config.served_model_name.clone();
     assert_eq!(get("/api/tags").await["models"][0]["name"], name);
+    let model = get("/api/tags").await["models"][0].clone();
+    assert_eq!(model["digest"].as_str().unwrap().len(), 64);
+    assert!(!model["details"]["parameter_size"].as_str().unwrap().starts_with("0.0"));
+    let running = get("/api/ps").await["models"][0].clone();
+    assert_eq!((&running["name"], &running["digest"]), (&model["name"], &model["digest"]));
+    assert_eq!((&running["context_length"], &running["size_vram"]), (&json!(1024), &json!(0)));
+    let version = get("/api/version").await["version"].as_str().unwrap().to_owned();
+    let numbers: Vec<u32> = version.split('.').map(|number| number.parse().unwrap()).collect();
+    assert!(numbers >= vec![0, 13, 4], "Codex asks for 0.13.4: {version}");
+    let pulled = lines(&server, "/api/pull", json!({"model": name})).await;
+    assert_eq!(pulled.last().unwrap()["status"], "success");
+    assert_eq!(server.ok("/api/pull", json!({"name": name, "stream": false})).await["status"], "success");
+    let (status, other) = server.post("/api/pull", json!({"model": "another"})).await;
+    assert!(status == 404 && other["error"].as_str().unwrap().contains(&name), "{other}");
+    for path in ["/api/embed", "/api/embeddings", "/api/create"] {
+        let (status, refused) = server.post(path, json!({"model": "m", "input": "x"})).await;
+        assert!(status == 501 && refused["error"].is_string(), "{path}: {refused}");
+    }
+    for (keep_alive, reason) in
+        [(json!(0), "unload"), (json!("0s"), "unload"), (json!("5m"), "load"), (json!(-1), "load")]
+    {
+        for path in ["/api/generate", "/api/chat"] {
+            let answer = server.ok(path, json!({"model": "m", "keep_alive": keep_alive})).await;
+            assert_eq!(answer["done_reason"], reason, "{path} {keep_alive}");
+        }
+    }
     let shown = server.ok("/api/show", json!({"model": name})).await;
     assert_eq!(shown["capabilities"], json!(["completion", "tools", "insert"]));
     let family = shown["model_info"]["general.architecture"].as_str().unwrap();

@@ -36,7 +36,7 @@ use super::{
     client_socket::{ClientSocket, configure},
     places::{Full, Guarded, Place, PlaceLimits, Places},
 };
-use crate::{protocol::ApiError, root_path::RootPathLayer};
+use crate::{protocol::ApiError, root_path::RootPathLayer, url_forms::UrlFormsLayer};
 
 /// Bytes of a request's head at most.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -231,7 +231,7 @@ fn serve_connection(
     let Newcomer { socket, client, first, watcher } = newcomer;
     let place = Arc::new(place);
     let seat = Arc::clone(place.seat());
-    let routes = RootPathLayer::new(&front.root_path).layer(routes);
+    let routes = RootPathLayer::new(&front.root_path).layer(UrlFormsLayer.layer(routes));
     let routes = TowerToHyperService::new(Extension(ConnectInfo(client)).layer(routes));
     let service = service_fn(move |request: Request<Incoming>| {
         let (receiving, answering) = place.request();

@@ -85,6 +85,11 @@ impl Body {
     }
 
     async fn receive_bytes(request: Request, config: &ApiConfig) -> Result<Received, ApiError> {
+        let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+        if let Some(encoding) = encoding.filter(|encoding| !encoding.is_empty() && *encoding != "identity") {
+            let message = format!("Content-Encoding: {encoding} is not supported; send the body as it is.");
+            return Err(ApiError::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
         let limit = config.max_request_bytes;
         let too_large = |bytes: String| {
             let message = format!("The body has {bytes} bytes; at most {limit} are read (--max-request-bytes).");

@@ -1,7 +1,7 @@
 //! Wire types of `/v1/chat/completions`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
     scalar::{Int, Texts},
@@ -29,6 +29,29 @@ pub struct ChatFields {
     pub rid: Option<Texts>,
     pub cache_salt: Option<String>,
     pub extra_key: Option<String>,
+}
+
+impl ChatFields {
+    /// The tools that are offered, and `tool_choice` in the form that has a function's name inside: OpenAI
+    /// has a flat form too, and one that allows some tools only.
+    pub fn tools_and_choice(&self) -> (Vec<Value>, Option<Value>) {
+        let mut tools = self.tools.clone().unwrap_or_default();
+        let Some(choice) = self.tool_choice.clone().filter(|choice| !choice.is_null()) else { return (tools, None) };
+        match choice.get("type").and_then(Value::as_str) {
+            Some("function") if choice.get("function").is_none() && choice.get("name").is_some() => {
+                let flat = json!({ "type": "function", "function": { "name": choice["name"] } });
+                (tools, Some(flat))
+            }
+            Some("allowed_tools") => {
+                let allowed = choice.get("allowed_tools").unwrap_or(&choice);
+                let name = |tool: &Value| tool.pointer("/function/name").or_else(|| tool.get("name")).cloned();
+                let names: Vec<_> = allowed["tools"].as_array().into_iter().flatten().filter_map(name).collect();
+                tools.retain(|tool| name(tool).is_some_and(|name| names.contains(&name)));
+                (tools, Some(allowed.get("mode").cloned().unwrap_or_else(|| "auto".into())))
+            }
+            _ => (tools, Some(choice)),
+        }
+    }
 }
 
 /// What a stream carries beside text.

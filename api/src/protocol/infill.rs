@@ -1,4 +1,4 @@
-//! Wire types of `/infill`, llama.cpp's.
+//! Wire types of `/infill` and `/completion`, llama.cpp's.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +12,14 @@ pub struct InfillFields {
     pub input_prefix: Option<String>,
     pub input_suffix: Option<String>,
     pub input_extra: Option<Vec<ExtraFile>>,
-    pub prompt: Option<String>,
     pub n_predict: Option<Int>,
     pub repeat_penalty: Option<f64>,
     pub seed: Option<Int>,
     pub stream: Option<bool>,
+    /// Once a line has been written, stop this many milliseconds after the first word; not above 0: never.
+    pub t_max_predict_ms: Option<Int>,
+    /// What of the last piece is wanted, `a/b` for `b` within `a`; empty: all.
+    pub response_fields: Option<Vec<String>>,
     pub model: Option<String>,
 }
 
@@ -26,7 +29,7 @@ pub struct InfillFields {
 #[allow(missing_docs, reason = "llama.cpp's names")]
 pub struct ExtraFile {
     pub filename: Option<String>,
-    pub text: String,
+    pub text: Option<String>,
 }
 
 /// An answer, whole or one piece of a stream.

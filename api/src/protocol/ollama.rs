@@ -28,6 +28,7 @@ pub struct OllamaFields {
     pub options: Option<OllamaOptions>,
     pub think: Option<Value>,
     pub stream: Option<bool>,
+    pub keep_alive: Option<Value>,
 }
 
 /// How to choose tokens and where to stop.
@@ -50,6 +51,18 @@ pub struct OllamaOptions {
 }
 
 impl OllamaFields {
+    /// Whether `keep_alive` is no time at all: `0`, `"0"`, `"0s"` …
+    pub fn unloads(&self) -> bool {
+        match &self.keep_alive {
+            Some(Value::Number(seconds)) => seconds.as_f64() == Some(0.0),
+            Some(Value::String(text)) => {
+                let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+                digits.parse::<f64>().is_ok_and(|time| time == 0.0)
+            }
+            _ => false,
+        }
+    }
+
     /// `options` in our words.
     pub fn sampling(&self) -> Result<SamplingFields, ApiError> {
         let options = self.options.clone().unwrap_or_default();

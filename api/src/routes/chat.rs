@@ -55,25 +55,11 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     let sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
     let logprobs = logprobs::chat_request(fields.logprobs.unwrap_or(false), fields.top_logprobs)?;
     let wants_logprobs = logprobs.is_some();
-    let tools = fields.tools.as_deref().unwrap_or_default();
-    let tool_use = ToolUse::new(tools, fields.tool_choice.as_ref(), fields.parallel_tool_calls.unwrap_or(true))?;
-    let prompt = match fields.input_ids {
-        Some(ids) => Asked::Ids(ids.into_iter().map(|Int(id)| id).collect()),
-        None => {
-            let mut kwargs = fields.chat_template_kwargs.unwrap_or_default();
-            if let Some(effort) = fields.reasoning_effort {
-                kwargs.entry("reasoning_effort").or_insert(effort.into());
-            }
-            Asked::Conversation(Conversation {
-                messages: fields
-                    .messages
-                    .ok_or_else(|| ApiError::schema("missing field `messages`").about("messages"))?,
-                kwargs,
-                add_generation_prompt: true,
-                continue_final_message: fields.continue_final_message.unwrap_or(false),
-                ..Conversation::default()
-            })
-        }
+    let (tools, tool_choice) = fields.tools_and_choice();
+    let tool_use = ToolUse::new(&tools, tool_choice.as_ref(), fields.parallel_tool_calls.unwrap_or(true))?;
+    let prompt = match &fields.input_ids {
+        Some(ids) => Asked::Ids(ids.iter().map(|Int(id)| *id).collect()),
+        None => Asked::Conversation(Conversation::of_chat(&fields)?),
     };
     let id = request_id(fields.rid.as_ref())?;
     let streams = fields.stream.unwrap_or(false);

@@ -62,8 +62,9 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     if count == 0 || count > MAX_PROMPTS {
         return Err(ApiError::invalid(format!("A batch has 1 to {MAX_PROMPTS} prompts, not {count}.")).into());
     }
-    check_lengths(&fields, count)?;
     let is_batch = prompts.is_batch;
+    check_lengths(&fields, count)?;
+    check_token_ids(&fields, count, is_batch)?;
     let ids = ids(&fields, count, is_batch)?;
     // A list of them is as long as the body allows.
     let (samplings, fields) = off_thread(&state, move |state| Ok((samplings(state, &fields, count)?, fields))).await?;
@@ -120,6 +121,21 @@ fn check_lengths(fields: &NativeFields, count: usize) -> Result<(), ApiError> {
             let message = format!("{name}: {length} entries for {count} prompts; one for each is wanted.");
             Err(ApiError::invalid(message).about(name))
         }
+    }
+}
+
+/// Lists of token ids for each prompt are as many as the prompts; one prompt has no list of lists.
+fn check_token_ids(fields: &NativeFields, count: usize, is_batch: bool) -> Result<(), ApiError> {
+    match &fields.token_ids_logprob {
+        Some(IdsOrEach::Each(lists)) if !is_batch || lists.len() != count => {
+            let message = format!(
+                "token_ids_logprob: {} lists for {}; a list of ids, or one list for each prompt of a batch, is wanted.",
+                lists.len(),
+                if is_batch { format!("{count} prompts") } else { "one prompt".to_owned() }
+            );
+            Err(ApiError::invalid(message).about("token_ids_logprob"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
-//! `/infill`, llama.cpp's: the text between a prefix and a suffix.
+//! `/infill` and `/completion`, llama.cpp's: the text between a prefix and a suffix, or after a prompt.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -9,15 +9,17 @@ use axum::{
     routing::post,
 };
 use quern_text::{fim_context, fim_prompt, fim_tokens, tool::ToolEvent};
+use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use crate::{
     dialogue::{Dialogue, End},
     generate::Matched,
-    prompt::off_thread,
+    prompt::{off_thread, tokenise},
     protocol::{
         ApiError, Body,
         body::ContentType,
+        completions::Prompts,
         infill::{Infill, InfillEnd, InfillFields, Timings},
         sampling::SamplingFields,
         scalar::Int,
@@ -37,18 +39,33 @@ const UNSERVED: &[(&str, &str)] = &[
     ("lora", "adapters are not built"),
 ];
 
-/// Its route.
+/// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
-    Router::new().route("/infill", post(infill))
+    Router::new().route("/infill", post(infill)).route("/completion", post(complete))
 }
 
-async fn infill(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let (prompt, fields, sampling) = read(&state, request).await?;
+    let prompts = prompt.ok_or_else(|| ApiError::schema("missing field `prompt`").about("prompt"))?;
+    let mut prompts = Prompts::from_value(prompts).map_err(|cause| ApiError::schema(cause).about("prompt"))?;
+    if prompts.is_batch && prompts.list.len() != 1 {
+        let message =
+            format!("prompt: {} prompts; /completion answers one, /v1/completions several.", prompts.list.len());
+        return Err(ApiError::invalid(message).about("prompt"));
+    }
+    let prompt_ids = tokenise(&state, vec![prompts.list.swap_remove(0)]).await?.swap_remove(0);
+    answer(state, fields, sampling, prompt_ids).await
+}
+
+/// What both read alike. `prompt` is read by each in its own way.
+async fn read(state: &AppState, request: Request) -> Result<(Option<Value>, InfillFields, SamplingFields), ApiError> {
     let body = Body::receive(request, &state.config, ContentType::Any).await?;
     let fields: InfillFields = body.read()?;
     let zero = |name: &str| body.get(name).and_then(|value| value.as_i64()) == Some(0);
     let asked: Vec<_> = UNSERVED.iter().copied().filter(|(name, _)| !zero(name)).collect();
     body.refuse(&asked)?;
     let mut sampling: SamplingFields = body.read()?;
+    let prompt = body.get("prompt").cloned();
     drop(body);
     sampling.max_new_tokens = match fields.n_predict {
         // llama.cpp's words for "as many as there is room for".
@@ -58,33 +75,67 @@ async fn infill(State(state): State<Arc<AppState>>, request: Request) -> Result<
     sampling.max_tokens = None;
     sampling.repetition_penalty = fields.repeat_penalty.or(sampling.repetition_penalty);
     sampling.seed = fields.seed.filter(|seed| seed.0 >= 0);
+    Ok((prompt, fields, sampling))
+}
+
+async fn infill(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let (prompt, mut fields, mut sampling) = read(&state, request).await?;
+    let prompt = match prompt {
+        None => String::new(),
+        Some(Value::String(text)) => text,
+        Some(_) => return Err(ApiError::schema("prompt: a string is wanted.").about("prompt")),
+    };
+    let extra = std::mem::take(&mut fields.input_extra).unwrap_or_default();
+    if let Some(index) = extra.iter().position(|file| file.text.is_none()) {
+        return Err(ApiError::schema(format!("input_extra[{index}].text: a string is wanted.")).about("input_extra"));
+    }
     // A model that goes on past the gap begins another one, or another file.
     let ends = fim_tokens(&state.tokenizer).map(|id| Int(i64::from(id)));
     sampling.stop_token_ids.get_or_insert_default().extend(ends);
-    let (streams, model) = (fields.stream.unwrap_or(false), fields.model.clone());
+    let (prefix, suffix) =
+        (fields.input_prefix.take().unwrap_or_default(), fields.input_suffix.take().unwrap_or_default());
     let prompt_ids = off_thread(&state, move |state| {
         let unsupported =
             || ApiError::unsupported("input_prefix", "The model's tokenizer has no fill-in-the-middle tokens.");
-        let extra = fields.input_extra.unwrap_or_default();
-        let files = extra.iter().map(|file| (file.filename.as_deref().unwrap_or("tmp"), file.text.as_str()));
+        let files = extra
+            .iter()
+            .map(|file| (file.filename.as_deref().unwrap_or("tmp"), file.text.as_deref().unwrap_or_default()));
         let mut ids = match extra.is_empty() {
             true => Vec::new(),
             false => fim_context(&state.tokenizer, files).ok_or_else(unsupported)?,
         };
         // llama.cpp's clients send the beginning of the line with the gap apart.
-        let prefix = fields.input_prefix.unwrap_or_default() + &fields.prompt.unwrap_or_default();
-        let suffix = fields.input_suffix.unwrap_or_default();
+        let prefix = prefix + &prompt;
         ids.extend(fim_prompt(&state.tokenizer, &prefix, &suffix).ok_or_else(unsupported)?);
         Ok(ids)
     })
     .await?;
+    answer(state, fields, sampling, prompt_ids).await
+}
+
+async fn answer(
+    state: Arc<AppState>,
+    fields: InfillFields,
+    sampling: SamplingFields,
+    prompt_ids: Vec<u32>,
+) -> Result<Response, ApiError> {
     let watch = Stopwatch::start();
+    let streams = fields.stream.unwrap_or(false);
     let asked = Translated { prompt_ids: Some(prompt_ids), sampling, ..Translated::default() };
     let begun = asked.begin(&state, new_id(), streams).await;
     let named = |error: ApiError| error.renamed("max_new_tokens", "n_predict");
     let dialogue = begun.map_err(named)?;
-    let model = model.unwrap_or_else(|| state.config.served_model_name.clone());
-    let answer = Answer { model, watch, dialogue, state };
+    let model = fields.model.unwrap_or_else(|| state.config.served_model_name.clone());
+    let most = fields.t_max_predict_ms.and_then(|ms| u64::try_from(ms.0).ok()).filter(|&ms| ms > 0);
+    let answer = Answer {
+        model,
+        watch,
+        dialogue,
+        most: most.map(Duration::from_millis),
+        has_line: false,
+        wanted: fields.response_fields.unwrap_or_default(),
+        state,
+    };
     if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { answer.whole().await }
 }
 
@@ -93,6 +144,11 @@ struct Answer {
     model: String,
     watch: Stopwatch,
     dialogue: Dialogue,
+    /// The longest time from its first word on, once it has a line.
+    most: Option<Duration>,
+    has_line: bool,
+    /// What of the last piece is wanted.
+    wanted: Vec<String>,
     state: Arc<AppState>,
 }
 
@@ -102,10 +158,15 @@ impl Answer {
         while let Some((_, turn)) = self.dialogue.next().await {
             self.watch.word();
             content.extend(turn.said.into_iter().filter_map(text));
+            self.has_line |= content.contains('\n');
             end = turn.end;
+            if end.is_none() && self.is_over() {
+                end = Some(End::Length);
+                break;
+            }
         }
         let end = self.end(end)?;
-        Ok(Json(self.piece(content, Some(end))).into_response())
+        Ok(Json(self.last(content, end)).into_response())
     }
 
     async fn stream(mut self, frames: Frames) {
@@ -115,18 +176,41 @@ impl Answer {
                 Ok(Some((_, turn))) => {
                     self.watch.word();
                     for content in turn.said.into_iter().filter_map(text) {
+                        self.has_line |= content.contains('\n');
                         frames.data(&self.piece(content, None)).await;
                     }
                     end = turn.end;
+                    if end.is_none() && self.is_over() {
+                        end = Some(End::Length);
+                        break;
+                    }
                 }
                 Ok(None) => break,
                 Err(_) => frames.data(&self.piece(String::new(), None)).await,
             }
         }
         match self.end(end) {
-            Ok(end) => frames.data(&self.piece(String::new(), Some(end))).await,
+            Ok(end) => frames.data(&self.last(String::new(), end)).await,
             Err(error) => frames.data(&error.openai_frame()).await,
         }
+    }
+
+    /// Whether its time is over. As in llama.cpp, the first line is written to its end.
+    fn is_over(&self) -> bool {
+        self.has_line && self.most.is_some_and(|most| self.watch.laps().answer > most)
+    }
+
+    /// The last piece: all of it, or what is wanted of it under the names that it is wanted by.
+    fn last(&self, content: String, end: InfillEnd) -> Value {
+        let whole = serde_json::to_value(self.piece(content, Some(end))).expect("wire types are plain data");
+        if self.wanted.is_empty() {
+            return whole;
+        }
+        let found = |path: &String| {
+            let value = path.split('/').try_fold(&whole, |value, key| value.get(key))?;
+            Some((path.clone(), value.clone()))
+        };
+        self.wanted.iter().filter_map(found).collect::<Map<_, _>>().into()
     }
 
     fn piece(&self, content: String, end: Option<InfillEnd>) -> Infill<'_> {

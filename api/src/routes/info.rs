@@ -16,6 +16,8 @@ pub fn routes() -> Router<Arc<AppState>> {
         .route("/get_server_info", get(server_info))
         .route("/v1/loads", get(loads))
         .route("/get_load", get(load))
+        .route("/version", get(|| async { Json(json!({ "version": env!("CARGO_PKG_VERSION") })) }))
+        .route("/tokenizer_info", get(tokenizer_info))
 }
 
 async fn model_info(State(state): State<Arc<AppState>>) -> Json<Value> {
@@ -96,4 +98,22 @@ fn rank_load(state: &AppState) -> Value {
         "token_usage": used_tokens(&state.engine) as f64 / state.engine.config().pool_tokens() as f64,
         "gen_throughput": snapshot.gen_throughput,
     })
+}
+
+/// vLLM's: what a client needs to write prompts itself.
+async fn tokenizer_info(State(state): State<Arc<AppState>>) -> Json<Value> {
+    let config = state.tokenizer.config();
+    let mut info = json!({
+        "tokenizer_class": "Qwen2Tokenizer",
+        "bos_token": null,
+        "pad_token": config.eos_token,
+        "eos_token": config.eos_token,
+        "chat_template": state.template.as_ref().map(|template| template.source()),
+        "model_max_length": state.config.context_length,
+        "vocab_size": state.tokenizer.vocab_size(),
+    });
+    for (name, token) in &config.named_tokens {
+        info[*name] = token.as_str().into();
+    }
+    Json(info)
 }

@@ -8,10 +8,12 @@ pub mod generate;
 pub mod health;
 pub mod infill;
 pub mod info;
+pub mod llama_cpp;
 pub mod messages;
 pub mod metrics;
 pub mod models;
 pub mod ollama;
+pub mod ollama_models;
 pub mod page;
 pub mod parse;
 pub mod response_items;
@@ -19,12 +21,13 @@ pub mod responses;
 pub mod score;
 pub mod tokenize;
 pub mod unbuilt;
+pub mod unserved;
 
 use std::sync::Arc;
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{Router, routing::get};
 
-use crate::{protocol::error::detail, state::AppState};
+use crate::state::AppState;
 
 /// Every endpoint, with those of the page if there is one.
 pub fn all(page: bool) -> Router<Arc<AppState>> {
@@ -36,7 +39,9 @@ pub fn all(page: bool) -> Router<Arc<AppState>> {
         .merge(generate::routes())
         .merge(responses::routes())
         .merge(ollama::routes())
+        .merge(ollama_models::routes())
         .merge(infill::routes())
+        .merge(llama_cpp::routes())
         .merge(score::routes())
         .merge(parse::routes())
         .merge(models::routes())
@@ -46,6 +51,6 @@ pub fn all(page: bool) -> Router<Arc<AppState>> {
         .merge(metrics::routes())
         .merge(admin::routes())
         .merge(unbuilt::routes())
-        .fallback(|| async { detail(StatusCode::NOT_FOUND, "Not Found") })
-        .method_not_allowed_fallback(|| async { detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
+        .fallback(unserved::path)
+        .method_not_allowed_fallback(unserved::method)
 }

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::StatusCode,
-    response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::{Value, json};
@@ -19,30 +17,21 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn list(State(state): State<Arc<AppState>>) -> Json<Value> {
-    Json(json!({ "object": "list", "data": [card(&state)] }))
+    Json(json!({ "object": "list", "data": [card(&state, &state.config.served_model_name)] }))
 }
 
-async fn one(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Response {
-    if id == state.config.served_model_name {
-        return Json(card(&state)).into_response();
-    }
-    let error = json!({
-        "message": format!("The model '{id}' does not exist"),
-        "type": "invalid_request_error",
-        "param": "model",
-        "code": "model_not_found",
-    });
-    (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+/// Requests may name any model, so every name has a card; its `root` says what is served.
+async fn one(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Json<Value> {
+    Json(card(&state, &id))
 }
 
-fn card(state: &AppState) -> Value {
-    let name = &state.config.served_model_name;
+fn card(state: &AppState, id: &str) -> Value {
     json!({
-        "id": name,
+        "id": id,
         "object": "model",
         "created": since_1970(state.started).as_secs(),
         "owned_by": "sglang",
-        "root": name,
+        "root": state.config.served_model_name,
         "parent": null,
         "max_model_len": state.config.context_length,
     })

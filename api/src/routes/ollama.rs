@@ -1,12 +1,12 @@
-//! `/api/chat`, `/api/generate`, `/api/tags`, `/api/show` and `/api/version`, Ollama's.
+//! `/api/chat` and `/api/generate`, Ollama's.
 
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
     extract::{Request, State},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::post,
 };
 use quern_text::{Specials, fim_prompt, fim_tokens, tool::ToolEvent};
 use serde_json::{Map, Value, json};
@@ -32,9 +32,6 @@ use crate::{
     translated::Translated,
 };
 
-/// The version of Ollama whose forms these are. Clients ask for a lowest one.
-const OLLAMA_VERSION: &str = "0.12.6";
-
 /// Fields that ask for what is not built.
 const UNSERVED: &[(&str, &str)] = &[
     ("images", "the model reads text"),
@@ -45,12 +42,7 @@ const UNSERVED: &[(&str, &str)] = &[
 
 /// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
-    Router::new()
-        .route("/api/chat", post(chat))
-        .route("/api/generate", post(generate))
-        .route("/api/tags", get(tags))
-        .route("/api/show", post(show))
-        .route("/api/version", get(|| async { Json(json!({ "version": OLLAMA_VERSION })) }))
+    Router::new().route("/api/chat", post(chat)).route("/api/generate", post(generate))
 }
 
 async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, OllamaError> {
@@ -129,9 +121,11 @@ async fn answer(
     if streams { Ok(stream::lines(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }
 }
 
-/// A request without a prompt asks for the model to be loaded, which it is.
+/// A request without a prompt asks for the model to be loaded, which it is, or to be unloaded.
 fn loaded(state: &AppState, fields: &OllamaFields, form: Form) -> Response {
-    let end = OllamaEnd { done_reason: "load", ..OllamaEnd::default() };
+    // It stays in memory all the same: it is what the server serves.
+    let done_reason = if fields.unloads() { "unload" } else { "load" };
+    let end = OllamaEnd { done_reason, ..OllamaEnd::default() };
     let model = fields.model.as_deref().unwrap_or(&state.config.served_model_name);
     let said = form.said(String::new(), Vec::new());
     let created_at = rfc3339(unix_seconds());
@@ -272,59 +266,4 @@ impl Calls {
             ToolEvent::Content(_) | ToolEvent::CallCut { .. } => None,
         }
     }
-}
-
-async fn tags(State(state): State<Arc<AppState>>) -> Json<Value> {
-    let name = &state.config.served_model_name;
-    let model = json!({
-        "name": name,
-        "model": name,
-        "modified_at": started(&state),
-        "size": state.model.weight_bytes,
-        "digest": "",
-        "details": details(&state),
-    });
-    Json(json!({ "models": [model] }))
-}
-
-async fn show(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, OllamaError> {
-    // Whatever model is asked for, one is served.
-    Body::receive_optional(request, &state.config).await?;
-    let family = state.model.family;
-    let mut capabilities = vec!["completion"];
-    if state.config.tool_call_parser.is_some() {
-        capabilities.push("tools");
-    }
-    if fim_tokens(&state.tokenizer).next().is_some() {
-        capabilities.push("insert");
-    }
-    let mut model_info = Map::new();
-    model_info.insert("general.architecture".into(), family.into());
-    model_info.insert("general.parameter_count".into(), state.model.parameters.into());
-    model_info.insert(format!("{family}.context_length"), state.config.context_length.into());
-    Ok(Json(json!({
-        "modelfile": "",
-        "parameters": "",
-        "template": state.template.as_ref().map_or("", |template| template.source()),
-        "details": details(&state),
-        "model_info": model_info,
-        "capabilities": capabilities,
-        "modified_at": started(&state),
-    })))
-}
-
-fn started(state: &AppState) -> String {
-    rfc3339(state.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
-}
-
-fn details(state: &AppState) -> Value {
-    let model = &state.model;
-    json!({
-        "parent_model": "",
-        "format": if model.load_format == "gguf" { "gguf" } else { "safetensors" },
-        "family": model.family,
-        "families": [model.family],
-        "parameter_size": format!("{:.1}B", model.parameters as f64 / 1e9),
-        "quantization_level": model.encoding.as_deref().unwrap_or(""),
-    })
 }

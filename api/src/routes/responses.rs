@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, Request, State},
+    extract::{Path, Query, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
@@ -52,11 +53,26 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 pub fn routes() -> Router<Arc<AppState>> {
     Router::new()
         .route("/v1/responses", post(create))
+        .route("/v1/responses/input_tokens", post(input_tokens))
+        .route("/v1/responses/compact", post(compact))
+        .route("/v1/responses/{id}/input_items", get(input_items))
         .route("/v1/responses/{id}", get(retrieve).delete(forget))
         .route("/v1/responses/{id}/cancel", post(cancel))
 }
 
-async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ResponsesError> {
+/// What a request says.
+struct Asked {
+    fields: ResponsesFields,
+    functions: Functions,
+    /// The conversation, without instructions.
+    history: Vec<Value>,
+    /// Tools that came with it.
+    brought: Vec<Value>,
+    conversation: Translated,
+    truncates: bool,
+}
+
+async fn read(state: &AppState, request: Request) -> Result<Asked, ResponsesError> {
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: ResponsesFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
@@ -108,6 +124,11 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
         cache_salt: fields.cache_salt.clone(),
         ..Translated::default()
     };
+    Ok(Asked { fields, functions, history, brought, conversation, truncates })
+}
+
+async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ResponsesError> {
+    let Asked { fields, functions, history, brought, conversation, truncates } = read(&state, request).await?;
     let named = |error: ApiError| {
         error.renamed("max_new_tokens", "max_output_tokens").renamed("response_format", "text.format")
     };
@@ -120,6 +141,55 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
     let answer =
         Answer { items: Items::new(functions), created: unix_seconds(), id, fields, history, brought, dialogue, state };
     if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }
+}
+
+async fn input_tokens(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ResponsesError> {
+    let Asked { mut conversation, .. } = read(&state, request).await?;
+    // What must be called changes what may be written, not what is read.
+    conversation.tool_choice = conversation.tool_choice.filter(|choice| choice == "none");
+    let ids = conversation.conversation()?.tokenise_any(&state).await?;
+    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": ids.len() })))
+}
+
+async fn compact() -> ResponsesError {
+    let message = "/v1/responses/compact is not supported: histories are not summarised here; \
+                   truncation: auto forgets the oldest turns of one that is too long.";
+    ApiError::status(StatusCode::NOT_IMPLEMENTED, message).into()
+}
+
+/// Which items of an `input` are wanted.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ItemsQuery {
+    after: Option<String>,
+    limit: Option<usize>,
+    order: Option<String>,
+}
+
+async fn input_items(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+    Query(query): Query<ItemsQuery>,
+) -> Result<Json<Value>, ResponsesError> {
+    let response = state.responses.get(&id).ok_or_else(|| not_found(&id))?;
+    let limit = query.limit.unwrap_or(20);
+    if !(1..=100).contains(&limit) {
+        return Err(ApiError::invalid(format!("limit must be in [1, 100], got {limit}.")).about("limit").into());
+    }
+    let mut items: Vec<&Value> = response.input.iter().collect();
+    if query.order.as_deref() != Some("asc") {
+        items.reverse();
+    }
+    let begin = query.after.and_then(|after| items.iter().position(|item| item["id"] == after)).map_or(0, |at| at + 1);
+    let rest = &items[begin..];
+    let data = &rest[..limit.min(rest.len())];
+    Ok(Json(json!({
+        "object": "list",
+        "data": data,
+        "first_id": data.first().map(|item| &item["id"]),
+        "last_id": data.last().map(|item| &item["id"]),
+        "has_more": rest.len() > limit,
+    })))
 }
 
 /// Begin the answer. With `truncation: auto`, a conversation that is too long loses its beginning.
@@ -323,9 +393,28 @@ impl Answer {
         let output = object.get("output").expect("an answer has it");
         let read = read_input(self.items.functions(), output, |_| None, &mut messages);
         read.expect("what was written here can be read here");
-        let response = StoredResponse { object: object.clone(), messages, tools: self.brought.clone() };
+        let input = self.fields.input.as_ref().map(items_of).unwrap_or_default();
+        let response = StoredResponse { object: object.clone(), messages, tools: self.brought.clone(), input };
         self.state.responses.insert(self.id.clone(), response);
     }
+}
+
+/// The items of an `input`, each with an id.
+fn items_of(input: &Value) -> Vec<Value> {
+    let message = |text: &str| json!({ "role": "user", "content": [{ "type": "input_text", "text": text }] });
+    let items = match input {
+        Value::Array(items) => items.clone(),
+        Value::String(text) => vec![message(text)],
+        other => vec![other.clone()],
+    };
+    let with_id = |mut item: Value| {
+        if let Some(fields) = item.as_object_mut() {
+            fields.entry("type").or_insert_with(|| "message".into());
+            fields.entry("id").or_insert_with(|| format!("msg_{}", new_id()).into());
+        }
+        item
+    };
+    items.into_iter().map(with_id).collect()
 }
 
 /// How an answer ended.

@@ -8,7 +8,7 @@ use axum::{
     routing::post,
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     constraint::ToolUse,
@@ -16,6 +16,7 @@ use crate::{
     protocol::{
         ApiError, Body,
         body::ContentType,
+        chat::ChatFields,
         completions::{Prompt, Prompts},
     },
     state::AppState,
@@ -34,11 +35,18 @@ pub fn routes() -> Router<Arc<AppState>> {
 #[serde(default)]
 struct TokenizeFields {
     prompt: Option<Value>,
-    messages: Option<Vec<Value>>,
-    tools: Option<Vec<Value>>,
-    tool_choice: Option<Value>,
-    chat_template_kwargs: Option<Map<String, Value>>,
+    messages: Option<Value>,
     add_generation_prompt: Option<bool>,
+    /// llama.cpp's name of a prompt.
+    content: Option<String>,
+    with_pieces: Option<bool>,
+}
+
+/// The conversation that a chat request of these fields would be answered, tools and all.
+pub(super) fn conversation(body: &Body) -> Result<Conversation, ApiError> {
+    let fields: ChatFields = body.read()?;
+    let (tools, choice) = fields.tools_and_choice();
+    Ok(Conversation { tools: ToolUse::new(&tools, choice.as_ref(), true)?.tools, ..Conversation::of_chat(&fields)? })
 }
 
 async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ApiError> {
@@ -61,19 +69,29 @@ async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Resul
                 }
             }))
         }
-        (None, Some(messages)) => {
-            let tools = fields.tools.unwrap_or_default();
-            let conversation = Conversation {
-                messages,
-                tools: ToolUse::new(&tools, fields.tool_choice.as_ref(), true)?.tools,
-                kwargs: fields.chat_template_kwargs.unwrap_or_default(),
-                add_generation_prompt: fields.add_generation_prompt.unwrap_or(true),
-                continue_final_message: false,
-            };
+        (None, Some(_)) => {
+            let mut conversation = conversation(&body)?;
+            // An answer that is to go on has begun already.
+            conversation.add_generation_prompt =
+                conversation.continue_final_message || fields.add_generation_prompt.unwrap_or(true);
             let ids = conversation.tokenise_any(&state).await?;
             Ok(Json(json!({ "tokens": ids, "count": ids.len(), "max_model_len": max_model_len })))
         }
-        _ => Err(ApiError::invalid("Exactly one of prompt and messages must be given.")),
+        (None, None) if fields.content.is_some() => {
+            let content = fields.content.unwrap_or_default();
+            let ids = tokenise_any(&state, vec![Prompt::Text(content)]).await?.swap_remove(0);
+            if !fields.with_pieces.unwrap_or(false) {
+                return Ok(Json(json!({ "tokens": ids })));
+            }
+            // A token that ends inside a character is shown by its bytes.
+            let piece = |id: &u32| {
+                let bytes = state.tokenizer.token_bytes(*id).unwrap_or_default();
+                let piece = std::str::from_utf8(bytes).map_or_else(|_| json!(bytes), |text| json!(text));
+                json!({ "id": id, "piece": piece })
+            };
+            Ok(Json(json!({ "tokens": ids.iter().map(piece).collect::<Vec<_>>() })))
+        }
+        _ => Err(ApiError::invalid("Exactly one of prompt and messages (or llama.cpp's content) must be given.")),
     }
 }
 
@@ -100,5 +118,6 @@ async fn detokenize(State(state): State<Arc<AppState>>, request: Request) -> Res
     let mut texts = texts.await?;
     // `[]` is an empty list of tokens, not an empty list of lists.
     let text = if tokens.is_batch && !texts.is_empty() { json!(texts) } else { json!(texts.pop().unwrap_or_default()) };
-    Ok(Json(json!({ "text": text })))
+    // SGLang's name, vLLM's and llama.cpp's.
+    Ok(Json(json!({ "text": text, "prompt": text, "content": text })))
 }
