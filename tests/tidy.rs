@@ -402,6 +402,17 @@ fn files_named_in_the_readme_exist() {
 }
 
 #[test]
+fn start_alone_names_a_backend() {
+    for (path, text) in files("quern/src", &["rs"]) {
+        for (number, line) in text.lines().enumerate() {
+            let found = words(&code(line)).any(|word| word == "quern_cpu");
+            let line = number + 1;
+            assert!(!found || path == "quern/src/start.rs", "{path}:{line}: a backend is named; ask `Device` instead");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_left_undone() {
     let mut found = Vec::new();
     for (krate, _) in ARROWS {

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{StreamExt, future::join_all};
 use quern_api::ApiConfig;
-use quern_engine::{EngineConfig, ForwardError};
+use quern_engine::{DeviceFault, EngineConfig};
 use serde_json::{Value, json};
 use support::{Server, Setup, config, frames, small_engine, user, with};
 use tokio::{
@@ -253,7 +253,7 @@ async fn a_failing_step_ends_its_requests_with_an_error_and_the_next_ones_work()
     let failing = Arc::new(AtomicBool::new(false));
     let fails = Arc::clone(&failing);
     let hook = Box::new(move |_| match fails.swap(false, Ordering::AcqRel) {
-        true => Err(ForwardError::Backend { backend: "fake", cause: "the memory is on fire".into() }),
+        true => Err(DeviceFault::Step { backend: "fake", cause: "the memory is on fire".into() }.into()),
         false => Ok(()),
     });
     let server = Server::with(config(), Some(hook)).await;

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::StreamExt;
 use quern_api::{ApiConfig, config::Secret};
-use quern_engine::{EngineConfig, ForwardError};
+use quern_engine::{DeviceFault, EngineConfig};
 use serde_json::{Value, json};
 use support::{CALL, Server, Setup, arguments, config, functions, parsing, small_engine, user, with};
 
@@ -438,7 +438,7 @@ async fn while_a_prompt_is_read_there_are_pings_and_a_failure_ends_the_stream() 
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         if failing.load(Ordering::Acquire) {
-            return Err(ForwardError::Backend { backend: "fake", cause: "scripted".into() });
+            return Err(DeviceFault::Step { backend: "fake", cause: "scripted".into() }.into());
         }
         Ok(())
     });

@@ -1,94 +1,10 @@
-//! [`Backend`]: the operations a network is written in.
+//! [`Backend`]: the operations a network is written in; [`Uploader`]: how its weights get there.
 
-use crate::{KvFormat, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowOutput};
+use std::ops::Range;
 
-/// Sizes of the attention heads of one layer.
-///
-/// A row of `qkv` is `num_heads` query heads, then `num_kv_heads` key heads, then as many value heads,
-/// each `head_dim` wide. Query head `h` reads KV head `h / (num_heads / num_kv_heads)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadLayout {
-    /// Query heads.
-    pub num_heads: usize,
-    /// Key/value heads; divides `num_heads`.
-    pub num_kv_heads: usize,
-    /// Features of one head; even.
-    pub head_dim: usize,
-}
-
-impl HeadLayout {
-    /// Features of all query heads: also the width of attention's output.
-    pub fn q_dim(&self) -> usize {
-        self.num_heads * self.head_dim
-    }
-
-    /// Features of all key heads (as many as of all value heads).
-    pub fn kv_dim(&self) -> usize {
-        self.num_kv_heads * self.head_dim
-    }
-
-    /// Features of a `qkv` row.
-    pub fn qkv_dim(&self) -> usize {
-        self.q_dim() + 2 * self.kv_dim()
-    }
-}
-
-/// Size of the paged memory for keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvSpec {
-    /// Layers, each with its own pages.
-    pub num_layers: usize,
-    /// Heads of a layer.
-    pub heads: HeadLayout,
-    /// Tokens of a page.
-    pub page_size: usize,
-    /// Pages of the pool; page indices are below it.
-    pub num_pages: usize,
-    /// How a head's key or value is stored.
-    pub format: KvFormat,
-}
-
-impl KvSpec {
-    /// Bytes of keys and values of one token over all layers.
-    pub fn bytes_per_token(&self) -> usize {
-        self.num_layers * 2 * self.heads.num_kv_heads * self.format.head_bytes(self.heads.head_dim)
-    }
-}
-
-/// A weight that this backend cannot hold.
-#[derive(Debug, thiserror::Error)]
-pub enum UploadError {
-    /// No kernel for this encoding.
-    #[error("no {op} kernel for {format} weights on the {backend} backend")]
-    UnsupportedFormat {
-        /// The operation the weight is for.
-        op: &'static str,
-        /// Its encoding.
-        format: QuantFormat,
-        /// The backend's name.
-        backend: &'static str,
-    },
-    /// Memory ran out.
-    #[error("{what} needs {bytes} bytes; the {backend} backend could not allocate them")]
-    OutOfMemory {
-        /// What was to be allocated.
-        what: &'static str,
-        /// Its size.
-        bytes: usize,
-        /// The backend's name.
-        backend: &'static str,
-    },
-    /// The file that keeps what was made of weights cannot be read or written.
-    #[error("{what} of {bytes} bytes cannot be kept in a file: {cause}")]
-    File {
-        /// What was to be kept.
-        what: &'static str,
-        /// Its size.
-        bytes: usize,
-        /// Why.
-        cause: std::io::Error,
-    },
-}
+use crate::{
+    AttentionSpec, DeviceFault, ForwardBatch, HeadLayout, KvSpec, PackedMatrix, RowOutput, SampleBatch, UploadError,
+};
 
 /// The fused operations of a decoder, and the memory they act on.
 ///
@@ -103,6 +19,16 @@ pub enum UploadError {
 ///   in one chunk or in many.
 /// - After start nothing here allocates device memory.
 /// - No default methods and no capability queries: an operation that is missing does not compile.
+///
+/// A step is begun once, which is when its tables go to the device, and finished once, which is the one place that
+/// waits and may fail:
+///
+/// ```text
+/// begin ─▶ embed, linear, attention, …, sample ─▶ launch ─▶ (the host does other work) ─▶ finish
+/// ```
+///
+/// Between `begin` and `launch` a backend may compute, queue or only record the operations (a captured graph is
+/// replayed by `launch`); it reads nothing of the host's meanwhile but what `begin` took.
 pub trait Backend: Send + Sync + 'static {
     /// Activations, `[rows, cols]` f32.
     type Buffer: Send + Sync;
@@ -114,6 +40,8 @@ pub trait Backend: Send + Sync + 'static {
     type Routing: Send + Sync;
     /// Pages of keys and values of all layers.
     type KvCache: Send;
+    /// A step in flight: its tables where the operations read them, and what has been sampled.
+    type Step: Send;
 
     /// A zeroed buffer of `capacity` rows (its present rows) and `cols` columns.
     fn alloc(&self, capacity: usize, cols: usize) -> Self::Buffer;
@@ -124,27 +52,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Pages for `spec`, zeroed.
     fn alloc_kv(&self, spec: &KvSpec) -> Result<Self::KvCache, UploadError>;
 
-    /// Take one or more matrices of equal `cols` as one, stacked by rows in the order given (q, k, v;
-    /// gate, up). May keep the stored bytes where they are.
-    fn upload_weight(&self, parts: &[PackedMatrix]) -> Result<Self::Weight, UploadError>;
-
-    /// Take the experts of a layer: `gate[e]` and `up[e]` are `[inner, hidden]`, `down[e]` is
-    /// `[hidden, inner]`.
-    fn upload_experts(
-        &self,
-        gate: &[PackedMatrix],
-        up: &[PackedMatrix],
-        down: &[PackedMatrix],
-    ) -> Result<Self::Experts, UploadError>;
-
-    /// Whether an earlier start kept what it made of these very weights: they were checked then, and need no second
-    /// check.
-    fn has_weights(&self) -> bool {
-        false
-    }
-
-    /// All weights have been uploaded.
-    fn uploaded(&self) {}
+    /// A way for weights to this backend, which lasts as long as a network is loaded.
+    fn uploader(&self) -> Box<dyn Uploader<Self> + '_>;
 
     /// Overwrite `buffer` with `values`, row-major; sets its rows to `values.len() / cols`.
     fn write(&self, buffer: &mut Self::Buffer, values: &[f32]);
@@ -155,8 +64,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Set `rows` rows of zeros.
     fn zero(&self, buffer: &mut Self::Buffer, rows: usize);
 
-    /// `out[i] = table[ids[i]]`. `table`: `[vocab, cols]`. Ids are below `vocab`.
-    fn embed(&self, table: &Self::Weight, ids: &[u32], out: &mut Self::Buffer);
+    /// Hand over what a step needs besides activations: `batch`, and what to make of its logits. One step is in
+    /// flight at a time.
+    ///
+    /// `samples` has a task for each of the batch's `logit_rows`, or none where another rank samples.
+    fn begin(&self, batch: &ForwardBatch, samples: &SampleBatch) -> Self::Step;
+
+    /// `out[i] = table[token i of the step]`. `table`: `[vocab, cols]`. Tokens are below `vocab`.
+    fn embed(&self, table: &Self::Weight, step: &Self::Step, out: &mut Self::Buffer);
 
     /// `residual += delta`, then `out = residual / rms(residual) * gain`, with
     /// `rms(x) = sqrt(mean(x²) + eps)`. `gain`: one row.
@@ -199,17 +114,16 @@ pub trait Backend: Send + Sync + 'static {
     /// Source: HF `modeling_qwen2.py`, `Qwen2Attention.forward`.
     fn bias_rope(&self, qkv: &mut Self::Buffer, heads: &HeadLayout, bias: &Self::Buffer, rotation: &Self::Buffer);
 
-    /// Store the rows' keys and values in their pages, then attend: for each row and query head
-    /// `softmax(q · kᵀ / sqrt(head_dim)) · v` over the sequence's positions up to the row's own.
+    /// Store the rows' keys and values in the layer's pages, then attend: for each row and query head
+    /// `softmax(q · kᵀ * scale) · v` over the sequence's positions up to the row's own, or the last `window` of them.
     ///
     /// `qkv`: `[rows, qkv_dim]`, rotated. `out`: `[rows, q_dim]`.
     fn attention(
         &self,
         qkv: &Self::Buffer,
-        heads: &HeadLayout,
+        spec: &AttentionSpec,
         kv: &mut Self::KvCache,
-        layer: usize,
-        batch: &PagedBatch,
+        step: &Self::Step,
         out: &mut Self::Buffer,
     );
 
@@ -227,10 +141,49 @@ pub trait Backend: Send + Sync + 'static {
     /// the routing. `x`, `out`: `[rows, hidden]`.
     fn moe(&self, x: &Self::Buffer, routing: &Self::Routing, experts: &Self::Experts, out: &mut Self::Buffer);
 
-    /// `out[i] = x[rows[i]]`.
-    fn gather_rows(&self, x: &Self::Buffer, rows: &[usize], out: &mut Self::Buffer);
+    /// `out[i] = x[logit row rows.start + i of the step]`, for all of `rows`.
+    fn gather_rows(&self, x: &Self::Buffer, step: &Self::Step, rows: Range<usize>, out: &mut Self::Buffer);
 
-    /// Sample or score: row `i` of `logits` belongs to `tasks[i]` (whose `row` field is not looked at).
-    /// May overwrite `logits`. Clears `out` and pushes one output a task.
-    fn sample(&self, logits: &mut Self::Buffer, tasks: &[LogitRow], out: &mut Vec<RowOutput>);
+    /// Sample or score: row `i` of `logits` belongs to the step's task `rows.start + i`. May overwrite `logits`.
+    ///
+    /// The outputs stay with the step. Ranges of one step follow one another from 0.
+    fn sample(&self, logits: &mut Self::Buffer, step: &mut Self::Step, rows: Range<usize>);
+
+    /// All operations of `step` have been called: have them computed, if that has not begun. Does not wait.
+    fn launch(&self, step: &mut Self::Step);
+
+    /// Wait for `step`; returns the output of each of its tasks, in their order.
+    ///
+    /// # Errors
+    /// If any of its operations failed, or the device did.
+    fn finish(&self, step: Self::Step) -> Result<Vec<RowOutput>, DeviceFault>;
+}
+
+/// Weights on their way to a backend. May keep memory for as long as it lives (what is read ahead, what is pinned).
+pub trait Uploader<B: Backend + ?Sized> {
+    /// Take one or more matrices of equal `cols` as one, stacked by rows in the order given (q, k, v;
+    /// gate, up). May keep the stored bytes where they are.
+    ///
+    /// # Errors
+    /// If there is no kernel for a format, or no memory.
+    fn weight(&mut self, parts: &[PackedMatrix]) -> Result<B::Weight, UploadError>;
+
+    /// Take the experts of a layer: `gate[e]` and `up[e]` are `[inner, hidden]`, `down[e]` is
+    /// `[hidden, inner]`.
+    ///
+    /// # Errors
+    /// As for [`weight`](Self::weight).
+    fn experts(
+        &mut self,
+        gate: &[PackedMatrix],
+        up: &[PackedMatrix],
+        down: &[PackedMatrix],
+    ) -> Result<B::Experts, UploadError>;
+
+    /// All weights of the network have been taken. An uploader that is dropped without it keeps nothing for later
+    /// starts.
+    ///
+    /// # Errors
+    /// If a weight that was taken did not arrive.
+    fn finish(self: Box<Self>) -> Result<(), UploadError>;
 }

@@ -8,19 +8,29 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attention;
 pub mod backend;
+pub mod batch;
 pub mod conformance;
+pub mod device;
 pub mod dtype;
+pub mod error;
 pub mod kv_format;
 pub mod paged;
+pub mod precision;
 pub mod quant;
 pub mod reference;
 pub mod sampling;
 
-pub use backend::{Backend, HeadLayout, KvSpec, UploadError};
+pub use attention::{AttentionSpec, HeadLayout, KeyOrValue, KvSpec};
+pub use backend::{Backend, Uploader};
+pub use batch::{ForwardBatch, SampleBatch};
+pub use device::{Device, DeviceMemory, KernelChoice, MachinePeaks};
 pub use dtype::DType;
+pub use error::{DeviceFault, UploadError};
 pub use kv_format::KvFormat;
 pub use paged::{PagedBatch, Span};
+pub use precision::Precision;
 pub use quant::{ByteOwner, PackedMatrix, QuantFormat, SharedBytes};
 pub use reference::RefBackend;
-pub use sampling::{Fault, LogitRow, RowOutput, RowTask, SamplingParams, TokenCounts, TokenMask};
+pub use sampling::{Fault, LogitTask, RowOutput, RowTask, SamplingParams, TokenCounts, TokenMask};

@@ -2,7 +2,12 @@
 //!
 //! Clarity over speed: one thread, buffers reallocated at will, weights decoded a row at a time.
 
-use crate::{Backend, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, RowOutput, UploadError, sampling};
+use std::ops::Range;
+
+use crate::{
+    AttentionSpec, Backend, DeviceFault, ForwardBatch, HeadLayout, KeyOrValue, KvSpec, PackedMatrix, RowOutput,
+    SampleBatch, UploadError, Uploader, sampling,
+};
 
 /// The oracle.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,28 +59,36 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    fn offset(&self, layer: usize, page: usize, value: bool, head: usize, slot: usize) -> usize {
+    fn offset(&self, layer: usize, page: usize, half: KeyOrValue, head: usize, slot: usize) -> usize {
         let spec = &self.spec;
         assert!(page < spec.num_pages, "page {page} of {}", spec.num_pages);
         let heads = spec.heads.num_kv_heads;
-        let index = ((layer * spec.num_pages + page) * 2 + usize::from(value)) * heads + head;
+        let index = ((layer * spec.num_pages + page) * 2 + half as usize) * heads + head;
         (index * spec.page_size + slot) * spec.heads.head_dim
     }
 
-    fn read(&self, layer: usize, pages: &[u32], value: bool, head: usize, position: usize) -> &[f32] {
+    fn read(&self, layer: usize, pages: &[u32], half: KeyOrValue, head: usize, position: usize) -> &[f32] {
         let page = pages[position / self.spec.page_size] as usize;
-        let start = self.offset(layer, page, value, head, position % self.spec.page_size);
+        let start = self.offset(layer, page, half, head, position % self.spec.page_size);
         &self.values[start..start + self.spec.heads.head_dim]
     }
 
-    fn store(&mut self, layer: usize, pages: &[u32], value: bool, head: usize, position: usize, values: &[f32]) {
+    fn store(&mut self, layer: usize, pages: &[u32], half: KeyOrValue, head: usize, position: usize, values: &[f32]) {
         let page = pages[position / self.spec.page_size] as usize;
-        let start = self.offset(layer, page, value, head, position % self.spec.page_size);
+        let start = self.offset(layer, page, half, head, position % self.spec.page_size);
         let format = self.spec.format;
         let mut bytes = vec![0; format.head_bytes(values.len())];
         format.encode(values, &mut bytes);
         format.decode(&bytes, &mut self.values[start..start + values.len()]);
     }
+}
+
+/// A copy of what the step was begun with, and what has been sampled.
+#[derive(Clone, Debug)]
+pub struct Step {
+    batch: ForwardBatch,
+    samples: SampleBatch,
+    outputs: Vec<RowOutput>,
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -131,6 +144,7 @@ impl Backend for RefBackend {
     type Experts = Experts;
     type Routing = Routing;
     type KvCache = KvCache;
+    type Step = Step;
 
     fn alloc(&self, capacity: usize, cols: usize) -> Buffer {
         Buffer { cols, values: vec![0.0; capacity * cols] }
@@ -145,19 +159,8 @@ impl Backend for RefBackend {
         Ok(KvCache { spec: *spec, values: vec![0.0; len] })
     }
 
-    fn upload_weight(&self, parts: &[PackedMatrix]) -> Result<Vec<PackedMatrix>, UploadError> {
-        assert!(parts.windows(2).all(|w| w[0].cols() == w[1].cols()), "stacked matrices share their columns");
-        Ok(parts.to_vec())
-    }
-
-    fn upload_experts(
-        &self,
-        gate: &[PackedMatrix],
-        up: &[PackedMatrix],
-        down: &[PackedMatrix],
-    ) -> Result<Experts, UploadError> {
-        assert!(gate.len() == up.len() && up.len() == down.len(), "three matrices an expert");
-        Ok(Experts { gate: gate.to_vec(), up: up.to_vec(), down: down.to_vec() })
+    fn uploader(&self) -> Box<dyn Uploader<Self> + '_> {
+        Box::new(*self)
     }
 
     fn write(&self, buffer: &mut Buffer, values: &[f32]) {
@@ -173,8 +176,13 @@ impl Backend for RefBackend {
         buffer.rows_mut(rows).for_each(|row| row.fill(0.0));
     }
 
-    fn embed(&self, table: &Vec<PackedMatrix>, ids: &[u32], out: &mut Buffer) {
+    fn begin(&self, batch: &ForwardBatch, samples: &SampleBatch) -> Step {
+        Step { batch: batch.clone(), samples: samples.clone(), outputs: Vec::new() }
+    }
+
+    fn embed(&self, table: &Vec<PackedMatrix>, step: &Step, out: &mut Buffer) {
         let [table] = table.as_slice() else { panic!("an embedding table is one matrix, not {}", table.len()) };
+        let ids = &step.batch.token_ids;
         for (row, &id) in out.rows_mut(ids.len()).zip(ids) {
             table.decode_row(id as usize, row);
         }
@@ -235,44 +243,41 @@ impl Backend for RefBackend {
         }
     }
 
-    fn attention(
-        &self,
-        qkv: &Buffer,
-        heads: &HeadLayout,
-        kv: &mut KvCache,
-        layer: usize,
-        batch: &PagedBatch,
-        out: &mut Buffer,
-    ) {
+    fn attention(&self, qkv: &Buffer, spec: &AttentionSpec, kv: &mut KvCache, step: &Step, out: &mut Buffer) {
+        let AttentionSpec { layer, heads, scale, window } = *spec;
+        let batch = &step.batch.paged;
         assert_eq!(qkv.rows(), batch.num_rows(), "rows of qkv and of the batch");
+        assert_ne!(window, Some(0), "a row sees its own position");
         let dim = heads.head_dim;
         for span in &batch.spans {
             for i in 0..span.q_len {
                 let (_, keys_values) = qkv.row(span.q_start + i).split_at(heads.q_dim());
                 let position = span.kv_len - span.q_len + i;
                 for (head, values) in keys_values.chunks_exact(dim).enumerate() {
-                    let (is_value, head) = (head >= heads.num_kv_heads, head % heads.num_kv_heads);
-                    kv.store(layer, batch.pages_of(span), is_value, head, position, values);
+                    let (half, head) = heads.stored_head(head);
+                    kv.store(layer, batch.pages_of(span), half, head, position, values);
                 }
             }
         }
         let group = heads.num_heads / heads.num_kv_heads;
-        let scale = 1.0 / (dim as f32).sqrt();
         let mut rows = out.rows_mut(qkv.rows());
         for span in &batch.spans {
             let pages = batch.pages_of(span);
             for i in 0..span.q_len {
                 let row = rows.next().expect("one output row a query row");
                 let queries = &qkv.row(span.q_start + i)[..heads.q_dim()];
-                let visible = span.kv_len - span.q_len + i + 1;
+                let end = span.kv_len - span.q_len + i + 1;
+                let visible = end - window.unwrap_or(end).min(end)..end;
                 for (h, (query, out)) in queries.chunks_exact(dim).zip(row.chunks_exact_mut(dim)).enumerate() {
                     let head = h / group;
-                    let mut weights: Vec<f32> =
-                        (0..visible).map(|p| dot(query, kv.read(layer, pages, false, head, p)) * scale).collect();
+                    let mut weights: Vec<f32> = visible
+                        .clone()
+                        .map(|p| dot(query, kv.read(layer, pages, KeyOrValue::Key, head, p)) * scale)
+                        .collect();
                     softmax(&mut weights);
                     out.fill(0.0);
-                    for (p, weight) in weights.iter().enumerate() {
-                        for (o, v) in out.iter_mut().zip(kv.read(layer, pages, true, head, p)) {
+                    for (p, weight) in visible.clone().zip(&weights) {
+                        for (o, v) in out.iter_mut().zip(kv.read(layer, pages, KeyOrValue::Value, head, p)) {
                             *o += weight * v;
                         }
                     }
@@ -321,15 +326,44 @@ impl Backend for RefBackend {
         }
     }
 
-    fn gather_rows(&self, x: &Buffer, rows: &[usize], out: &mut Buffer) {
+    fn gather_rows(&self, x: &Buffer, step: &Step, rows: Range<usize>, out: &mut Buffer) {
+        let rows = &step.batch.logit_rows[rows];
         out.rows_mut(rows.len()).zip(rows).for_each(|(row, &from)| row.copy_from_slice(x.row(from)));
     }
 
-    fn sample(&self, logits: &mut Buffer, tasks: &[LogitRow], out: &mut Vec<RowOutput>) {
-        assert_eq!(logits.rows(), tasks.len(), "rows of logits and tasks");
-        out.clear();
+    fn sample(&self, logits: &mut Buffer, step: &mut Step, rows: Range<usize>) {
+        assert_eq!(logits.rows(), rows.len(), "rows of logits and tasks");
+        assert_eq!(step.outputs.len(), rows.start, "rows of a step are sampled in order");
+        let tasks = &step.samples.tasks[rows];
         let rows = logits.values.chunks_exact_mut(logits.cols);
-        out.extend(rows.zip(tasks).map(|(row, task)| sampling::sample_row(row, task)));
+        step.outputs.extend(rows.zip(tasks).map(|(row, task)| sampling::sample_row(row, task)));
+    }
+
+    fn launch(&self, _: &mut Step) {}
+
+    fn finish(&self, step: Step) -> Result<Vec<RowOutput>, DeviceFault> {
+        Ok(step.outputs)
+    }
+}
+
+impl Uploader<RefBackend> for RefBackend {
+    fn weight(&mut self, parts: &[PackedMatrix]) -> Result<Vec<PackedMatrix>, UploadError> {
+        assert!(parts.windows(2).all(|w| w[0].cols() == w[1].cols()), "stacked matrices share their columns");
+        Ok(parts.to_vec())
+    }
+
+    fn experts(
+        &mut self,
+        gate: &[PackedMatrix],
+        up: &[PackedMatrix],
+        down: &[PackedMatrix],
+    ) -> Result<Experts, UploadError> {
+        assert!(gate.len() == up.len() && up.len() == down.len(), "three matrices an expert");
+        Ok(Experts { gate: gate.to_vec(), up: up.to_vec(), down: down.to_vec() })
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), UploadError> {
+        Ok(())
     }
 }
 

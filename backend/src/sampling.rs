@@ -92,9 +92,7 @@ impl TokenMask {
 
 /// What a step must make of one row of logits.
 #[derive(Clone, Debug)]
-pub struct LogitRow {
-    /// The row of the step's activations whose logits are wanted.
-    pub row: usize,
+pub struct LogitTask {
     /// Sample from them, or score a known token.
     pub task: RowTask,
     /// Report the log-probability of the chosen token at all. A greedy row that does not is one pass
@@ -132,7 +130,7 @@ pub enum RowTask {
     },
 }
 
-/// What came of one [`LogitRow`].
+/// What came of one [`LogitTask`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowOutput {
     /// The chosen token, or the scored one.
@@ -168,7 +166,7 @@ const GREEDY_BELOW: f32 = 1e-6;
 /// top-p and min-p, each judging the unfiltered distribution, and one draw.
 ///
 /// A NaN, a +∞, or no finite logit at all is reported as `fault`, by whose doing it is: no token is made up.
-pub fn sample_row(logits: &mut [f32], task: &LogitRow) -> RowOutput {
+pub fn sample_row(logits: &mut [f32], task: &LogitTask) -> RowOutput {
     let failed = |fault| RowOutput { fault: Some(fault), ..RowOutput::default() };
     if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) || !logits.iter().any(|x| x.is_finite()) {
         return failed(Fault::NotFinite);
@@ -307,7 +305,7 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
 }
 
 /// The output for `token`: log-softmax of `logits / temperature` at the places the task names.
-fn report(logits: &[f32], temperature: f32, token: u32, task: &LogitRow) -> RowOutput {
+fn report(logits: &[f32], temperature: f32, token: u32, task: &LogitTask) -> RowOutput {
     let scoring = matches!(task.task, RowTask::Score { .. });
     if !scoring && !task.want_logprob && task.top_logprobs == 0 && task.logprob_ids.is_empty() {
         return RowOutput { token, ..RowOutput::default() };
@@ -347,9 +345,8 @@ mod tests {
 
     use super::*;
 
-    fn row(params: SamplingParams, seed: u64, step: u64) -> LogitRow {
-        LogitRow {
-            row: 0,
+    fn row(params: SamplingParams, seed: u64, step: u64) -> LogitTask {
+        LogitTask {
             task: RowTask::Sample { params: params.into(), seed, step, counts: None, banned: Arc::new([]), mask: None },
             want_logprob: true,
             top_logprobs: 0,
@@ -357,11 +354,11 @@ mod tests {
         }
     }
 
-    fn sampled(logits: &[f32], task: &LogitRow) -> RowOutput {
+    fn sampled(logits: &[f32], task: &LogitTask) -> RowOutput {
         sample_row(&mut logits.to_vec(), task)
     }
 
-    fn with(task: &mut LogitRow, f: impl FnOnce(&mut SamplingParams, &mut Option<Arc<TokenCounts>>, &mut Arc<[u32]>)) {
+    fn with(task: &mut LogitTask, f: impl FnOnce(&mut SamplingParams, &mut Option<Arc<TokenCounts>>, &mut Arc<[u32]>)) {
         let RowTask::Sample { params, counts, banned, .. } = &mut task.task else { unreachable!("rows sample here") };
         let mut changed = SamplingParams::clone(params);
         f(&mut changed, counts, banned);

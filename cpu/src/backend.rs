@@ -2,12 +2,13 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use quern_backend::Precision;
+
 use crate::{
     affinity,
     attention::AttentionScratch,
-    detect::{Compute, Isa, KernelChoice, Kernels},
+    detect::{Isa, Kernels},
     moe::MoeScratch,
-    panels::{Kept, PanelFile},
     pool::Pool,
     product::ProductScratch,
 };
@@ -23,8 +24,8 @@ pub struct CpuConfig {
     pub threads: Option<usize>,
     /// Instruction set; `None` takes the best there is.
     pub isa: Option<Isa>,
-    /// Precision of the inputs of matrix products.
-    pub compute: Compute,
+    /// What the inputs of matrix products are rounded to.
+    pub precision: Precision,
 }
 
 /// Why there is no CPU backend.
@@ -65,19 +66,17 @@ pub(crate) struct Scratch {
 /// The fused operations on CPU threads and SIMD.
 ///
 /// One operation runs at a time; a second caller waits. Results depend neither on the number of threads
-/// nor on what else is in a batch, and with `Compute::F32` not on the instruction set.
+/// nor on what else is in a batch, and with `Precision::F32` not on the instruction set.
 pub struct CpuBackend {
     pub(crate) kernels: Kernels,
     pub(crate) pool: Pool,
     scratch: Mutex<Scratch>,
-    /// Where repacked weights are kept, until all are uploaded.
-    panels: Mutex<Option<(PanelFile, Kept)>>,
 }
 
 impl CpuBackend {
     /// Detect, choose kernels, start the workers.
     pub fn new(config: CpuConfig) -> Result<Self, CpuError> {
-        let kernels = Kernels::choose(config.isa, config.compute)?;
+        let kernels = Kernels::choose(config.isa, config.precision)?;
         let threads = config.threads.unwrap_or_else(default_threads);
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(CpuError::Threads { threads });
@@ -87,32 +86,7 @@ impl CpuBackend {
             moe: MoeScratch::new(threads),
             attention: AttentionScratch::new(threads),
         };
-        Ok(Self { kernels, pool: Pool::new(threads)?, scratch: Mutex::new(scratch), panels: Mutex::new(None) })
-    }
-
-    /// Take repacked weights from `file`, or keep them there for the next start; `kept` hears how that ended. The
-    /// file's identity answers for it that the weights are those that are going to be uploaded, in the same order.
-    pub fn with_panels(self, file: PanelFile, kept: Kept) -> Self {
-        Self { panels: Mutex::new(Some((file, kept))), ..self }
-    }
-
-    /// Worker threads, the caller's included.
-    pub fn threads(&self) -> usize {
-        self.pool.workers()
-    }
-
-    /// The instruction set in use.
-    pub fn isa(&self) -> Isa {
-        self.kernels.isa()
-    }
-
-    /// Which kernel runs each operation, for the start-up summary.
-    pub fn kernels(&self) -> Vec<KernelChoice> {
-        self.kernels.choices()
-    }
-
-    pub(crate) fn panels(&self) -> MutexGuard<'_, Option<(PanelFile, Kept)>> {
-        self.panels.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(Self { kernels, pool: Pool::new(threads)?, scratch: Mutex::new(scratch) })
     }
 
     /// Held for one operation. A panic leaves nothing in it that the next operation reads before it

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use quern_backend::{KvFormat, QuantFormat};
+use quern_backend::{KernelChoice, KvFormat, Precision, QuantFormat};
 
 use crate::{
     CpuError,
@@ -163,29 +163,6 @@ fn loads_are_scarce() -> bool {
     false
 }
 
-/// What matrix products round their inputs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Compute {
-    /// Everything in f32; weights are expanded exactly.
-    F32,
-    /// Inputs that meet bf16 or fp8 weights are rounded to bf16, those that meet blocks to 8-bit integers
-    /// with a scale for each 32; queries and weights of attention that meet bf16 or fp8 are rounded to bf16. Sums
-    /// and all else stay f32.
-    #[default]
-    Bf16,
-}
-
-/// One line of the start-up summary: which kernel runs an operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelChoice {
-    /// The operation.
-    pub op: &'static str,
-    /// The encoding of its weights, or of its keys and values; `None` where there is neither.
-    pub format: Option<String>,
-    /// The kernel.
-    pub kernel: String,
-}
-
 /// The kernel of a product, by where its weights lie.
 #[derive(Clone, Copy)]
 enum Product {
@@ -197,13 +174,13 @@ enum Product {
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
     isa: Isa,
-    compute: Compute,
+    precision: Precision,
     entries: Entries,
 }
 
 impl Kernels {
     /// The kernels of `isa`, or of the best there is.
-    pub(crate) fn choose(isa: Option<Isa>, compute: Compute) -> Result<Self, CpuError> {
+    pub(crate) fn choose(isa: Option<Isa>, precision: Precision) -> Result<Self, CpuError> {
         let isa = isa.unwrap_or_else(Isa::detect);
         let missing = isa.missing();
         if !missing.is_empty() {
@@ -213,7 +190,7 @@ impl Kernels {
         if let Some(wide) = entries.wide_panels_int8.filter(|_| loads_are_scarce()) {
             entries.panels_int8 = wide;
         }
-        Ok(Self { isa, compute, entries })
+        Ok(Self { isa, precision, entries })
     }
 
     pub(crate) fn isa(&self) -> Isa {
@@ -229,16 +206,16 @@ impl Kernels {
             QuantFormat::BF16 => (e.gemm_bf16, e.native_bf16),
             QuantFormat::Fp8Block128 => (e.gemm_fp8, e.native_fp8),
             blocks => {
-                return match self.compute {
-                    Compute::F32 => (Product::Panels((e.panels_f32)(blocks)), Layout::Plain, "expanded, f32 fma"),
-                    Compute::Bf16 => (Product::Panels((e.panels_int8)(blocks)), Layout::Int8, e.int8),
+                return match self.precision {
+                    Precision::F32 => (Product::Panels((e.panels_f32)(blocks)), Layout::Plain, "expanded, f32 fma"),
+                    Precision::Bf16 => (Product::Panels((e.panels_int8)(blocks)), Layout::Int8, e.int8),
                 };
             }
         };
-        let (kernel, layout, name) = match (self.compute, native) {
-            (Compute::F32, _) => (plain, Layout::Split, "expanded, f32 fma"),
-            (Compute::Bf16, None) => (plain, Layout::SplitRounded, "expanded, f32 fma, bf16 inputs"),
-            (Compute::Bf16, Some(native)) => (native, Layout::Bf16, "bf16 dot product"),
+        let (kernel, layout, name) = match (self.precision, native) {
+            (Precision::F32, _) => (plain, Layout::Split, "expanded, f32 fma"),
+            (Precision::Bf16, None) => (plain, Layout::SplitRounded, "expanded, f32 fma, bf16 inputs"),
+            (Precision::Bf16, Some(native)) => (native, Layout::Bf16, "bf16 dot product"),
         };
         (Product::Mapped(kernel), layout, name)
     }
@@ -309,7 +286,7 @@ impl Kernels {
     /// The kernel for keys and values in `format`, and how queries must lie to meet them.
     fn attention(&self, format: KvFormat) -> (AttendEntry, Queries) {
         let plain = (self.entries.attend)(format);
-        if self.compute == Compute::F32 || !format.is_in_bf16() {
+        if self.precision == Precision::F32 || !format.is_in_bf16() {
             return (plain, Queries::Exact);
         }
         (self.entries.native_attend)(format).map_or((plain, Queries::Rounded), |native| (native, Queries::Pairs))
@@ -339,7 +316,7 @@ impl Kernels {
     /// See `roof.rs`: f32 chains, bfloat16 chains where products use them, integer chains.
     pub(crate) fn chains(&self) -> (ChainsEntry, Option<ChainsEntry>, ChainsEntry) {
         let e = &self.entries;
-        (e.chains, e.native_chains.filter(|_| self.compute == Compute::Bf16), e.int8_chains)
+        (e.chains, e.native_chains.filter(|_| self.precision == Precision::Bf16), e.int8_chains)
     }
 
     /// Every choice, for the start-up summary.
@@ -388,7 +365,7 @@ mod tests {
     fn both_ways_through_panels_give_the_same_bits() {
         let pool = Pool::new(2).unwrap();
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            let kernels = Kernels::choose(Some(isa), Compute::Bf16).unwrap();
+            let kernels = Kernels::choose(Some(isa), Precision::Bf16).unwrap();
             let Some(wide) = kernels.entries.wide_panels_int8 else { continue };
             for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
                 for (tokens, rows) in [(9, 16), (48, 80), (61, 37)] {

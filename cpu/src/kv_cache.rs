@@ -1,6 +1,6 @@
 //! [`KvCache`]: pages of keys and values, `[layer][page][k|v][head][slot][dim]`.
 
-use quern_backend::KvSpec;
+use quern_backend::{KeyOrValue, KvSpec};
 
 use crate::{
     attention::FEATURES,
@@ -61,23 +61,23 @@ impl LayerPages<'_> {
     }
 
     /// Byte offset of a position's key or value.
-    fn offset(&self, pages: &[u32], value: bool, head: usize, position: usize) -> usize {
+    fn offset(&self, pages: &[u32], half: KeyOrValue, head: usize, position: usize) -> usize {
         let spec = &self.spec;
         let page = pages[position / spec.page_size] as usize;
         assert!(page < spec.num_pages, "page {page} of {}", spec.num_pages);
-        let plane = ((self.layer * spec.num_pages + page) * 2 + usize::from(value)) * spec.heads.num_kv_heads + head;
+        let plane = ((self.layer * spec.num_pages + page) * 2 + half as usize) * spec.heads.num_kv_heads + head;
         (plane * spec.page_size + position % spec.page_size) * head_bytes(spec)
     }
 
     /// Where the keys or values of the positions from `first` on lie, as many as `to` is long: [`head_bytes`] of
     /// each.
-    pub(crate) fn addresses(&self, pages: &[u32], value: bool, head: usize, first: usize, to: &mut [*const u8]) {
+    pub(crate) fn addresses(&self, pages: &[u32], half: KeyOrValue, head: usize, first: usize, to: &mut [*const u8]) {
         let bytes = head_bytes(&self.spec);
         let (mut position, mut rest) = (first, to);
         while !rest.is_empty() {
             let left_in_page = self.spec.page_size - position % self.spec.page_size;
             let (run, behind) = rest.split_at_mut(left_in_page.min(rest.len()));
-            let start = self.bytes.as_ptr().wrapping_add(self.offset(pages, value, head, position));
+            let start = self.bytes.as_ptr().wrapping_add(self.offset(pages, half, head, position));
             run.iter_mut().enumerate().for_each(|(i, address)| *address = start.wrapping_add(i * bytes));
             (position, rest) = (position + run.len(), behind);
         }
@@ -87,8 +87,8 @@ impl LayerPages<'_> {
     ///
     /// # Safety
     /// Nobody else reads or writes this position meanwhile.
-    pub(crate) unsafe fn store(&self, pages: &[u32], value: bool, head: usize, position: usize, values: &[f32]) {
-        let offset = self.offset(pages, value, head, position);
+    pub(crate) unsafe fn store(&self, pages: &[u32], half: KeyOrValue, head: usize, position: usize, values: &[f32]) {
+        let offset = self.offset(pages, half, head, position);
         // SAFETY: this function's contract.
         let bytes = unsafe { self.bytes.part(offset..offset + self.spec.format.head_bytes(values.len())) };
         self.spec.format.encode(values, bytes);

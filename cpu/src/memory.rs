@@ -47,57 +47,20 @@ impl std::ops::DerefMut for AlignedVec {
     }
 }
 
-/// Memory that the operating system provides page by page on first touch: zeroed, or a part of a file.
+/// A mapping that this process owns: unmapped when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Region {
+struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: a region owns its mapping; access follows the borrow of the region as for `Box<[u8]>`.
-unsafe impl Send for Region {}
+// SAFETY: a mapping is owned like a `Box<[u8]>`; access follows the borrow of `Region` or `ReadRegion`.
+unsafe impl Send for Mapping {}
 // SAFETY: as above.
-unsafe impl Sync for Region {}
+unsafe impl Sync for Mapping {}
 
-impl Region {
-    /// `len` bytes, or `None` if the operating system refuses.
-    pub(crate) fn zeroed(len: usize) -> Option<Self> {
-        if len == 0 {
-            return Some(Self { start: NonNull::<Line>::dangling().cast(), len });
-        }
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a fresh anonymous mapping touches no memory of ours.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return None;
-        }
-        #[cfg(target_os = "linux")]
-        // SAFETY: the range was mapped above. Advice only: attention walks pages of keys in an order
-        // of its own and weights are many gigabytes, so fewer TLB entries help, and failure costs nothing
-        // else.
-        unsafe {
-            libc::madvise(start, len, libc::MADV_HUGEPAGE);
-        }
-        Some(Self { start: NonNull::new(start.cast())?, len })
-    }
-
-    /// `len` bytes of a file from `at` on, to read; what is in memory already is mapped at once.
-    pub(crate) fn mapped(file: &File, at: u64, len: usize) -> io::Result<Self> {
-        let region = Self::of_file(file, at, len, libc::PROT_READ)?;
-        #[cfg(target_os = "linux")]
-        // SAFETY: the range was mapped just now. Advice only: read in order it comes from the disk in large pieces.
-        unsafe {
-            libc::madvise(region.start.as_ptr().cast(), len, libc::MADV_POPULATE_READ);
-        }
-        Ok(region)
-    }
-
-    /// `len` bytes of a file from `at` on, to write and to read.
-    pub(crate) fn shared(file: &File, at: u64, len: usize) -> io::Result<Self> {
-        Self::of_file(file, at, len, libc::PROT_READ | libc::PROT_WRITE)
-    }
-
+impl Mapping {
+    /// `len` bytes of `file` from `at` on, shared with everybody who maps the file.
     fn of_file(file: &File, at: u64, len: usize, protection: libc::c_int) -> io::Result<Self> {
         let at = libc::off_t::try_from(at).expect("files are shorter than 2^63 bytes");
         // SAFETY: a fresh mapping touches no memory of ours. Nobody else writes the file while it is being written
@@ -107,39 +70,100 @@ impl Region {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        let mapping = Self { start: NonNull::new(start.cast()).expect("a mapping is not at 0"), len };
+        mapping.advise_huge_pages();
+        Ok(mapping)
+    }
+
+    /// Attention walks pages of keys in an order of its own and weights are many gigabytes, so fewer TLB entries help.
+    fn advise_huge_pages(&self) {
         #[cfg(target_os = "linux")]
-        // SAFETY: as in `zeroed`.
+        // SAFETY: the range is mapped. Advice only: failure costs nothing else.
         unsafe {
-            libc::madvise(start, len, libc::MADV_HUGEPAGE);
+            libc::madvise(self.start.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE);
         }
-        Ok(Self { start: NonNull::new(start.cast()).expect("a mapping is not at 0"), len })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is `len` bytes, readable; who writes it borrows the `Region` exclusively.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: `mmap` gave these `len` bytes to this value (a mapping of none is dangling), and no borrow of
+            // them outlives it.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        }
+    }
+}
+
+/// Writable memory that the operating system provides page by page on first touch: zeroed, or a part of a file.
+#[derive(Debug)]
+pub(crate) struct Region(Mapping);
+
+impl Region {
+    /// `len` bytes, or `None` if the operating system refuses.
+    pub(crate) fn zeroed(len: usize) -> Option<Self> {
+        if len == 0 {
+            return Some(Self(Mapping { start: NonNull::<Line>::dangling().cast(), len }));
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh anonymous mapping touches no memory of ours.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        let mapping = Mapping { start: NonNull::new(start.cast())?, len };
+        mapping.advise_huge_pages();
+        Some(Self(mapping))
+    }
+
+    /// `len` bytes of a file from `at` on, to write and to read.
+    pub(crate) fn shared(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        Mapping::of_file(file, at, len, libc::PROT_READ | libc::PROT_WRITE).map(Self)
     }
 
     /// The bytes as f32, as many as are whole.
     pub(crate) fn words(&mut self) -> &mut [f32] {
-        // SAFETY: a mapping begins on a page, so it is aligned; every bit pattern is an f32; the borrow
-        // is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len / 4) }
-    }
-
-    /// The bytes.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping is `len` bytes, readable, and `disjoint` and `words` borrow it exclusively.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        // SAFETY: the mapping is writable and begins on a page (or, of no bytes, on a `Line`), so it is aligned; every
+        // bit pattern is an f32; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr().cast(), self.0.len / 4) }
     }
 
     /// The bytes, for several workers.
     pub(crate) fn disjoint(&mut self) -> Disjoint<'_, u8> {
-        Disjoint { start: self.start.as_ptr(), len: self.len, borrow: PhantomData }
+        Disjoint { start: self.0.start.as_ptr(), len: self.0.len, borrow: PhantomData }
+    }
+
+    /// The same memory, which nobody writes any more.
+    pub(crate) fn freeze(self) -> ReadRegion {
+        ReadRegion(self.0)
     }
 }
 
-impl Drop for Region {
-    fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: this mapping was made in `zeroed` and nobody can borrow it any more.
-            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+/// Memory that is only read: a frozen [`Region`], or a part of a file that was mapped without the right to write it.
+#[derive(Debug)]
+pub(crate) struct ReadRegion(Mapping);
+
+impl ReadRegion {
+    /// `len` bytes of a file from `at` on; what is in memory already is mapped at once.
+    pub(crate) fn mapped(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        let mapping = Mapping::of_file(file, at, len, libc::PROT_READ)?;
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range was mapped just now. Advice only: read in order it comes from the disk in large pieces.
+        unsafe {
+            libc::madvise(mapping.start.as_ptr().cast(), len, libc::MADV_POPULATE_READ);
         }
+        Ok(Self(mapping))
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.bytes()
     }
 }
 
@@ -183,6 +207,7 @@ impl<'a, T> Disjoint<'a, T> {
         // SAFETY: in bounds by the assertion; exclusive by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
+
     /// A part of it, to read.
     ///
     /// # Safety

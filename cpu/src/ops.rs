@@ -1,18 +1,23 @@
 //! The operations of [`CpuBackend`], each a split of its work over the pool.
 
+use std::ops::Range;
+
 use quern_backend::{
-    Backend, HeadLayout, KvSpec, LogitRow, PackedMatrix, PagedBatch, RowOutput, RowTask, UploadError, sampling,
+    AttentionSpec, Backend, DeviceFault, ForwardBatch, HeadLayout, KvSpec, LogitTask, RowOutput, RowTask, SampleBatch,
+    UploadError, Uploader, sampling,
 };
 
 use crate::{
     CpuBackend,
-    attention::Step,
+    attention::Attend,
     buffer::{Buffer, Routing},
     kv_cache::KvCache,
     memory::Disjoint,
     moe::{self, Experts},
     product::{self, Weight},
     route::route_row,
+    step::Step,
+    uploader::CpuUploader,
 };
 
 /// Elements of activations that the caller goes through sooner than a second worker wakes.
@@ -39,6 +44,7 @@ impl Backend for CpuBackend {
     type Experts = Experts;
     type Routing = Routing;
     type KvCache = KvCache;
+    type Step = Step;
 
     fn alloc(&self, capacity: usize, cols: usize) -> Buffer {
         Buffer::zeroed(capacity, cols)
@@ -54,27 +60,8 @@ impl Backend for CpuBackend {
         KvCache::new(spec).ok_or(UploadError::OutOfMemory { what: "KV pages", bytes, backend: "cpu" })
     }
 
-    fn upload_weight(&self, parts: &[PackedMatrix]) -> Result<Weight, UploadError> {
-        Weight::new(&self.pool, self.panels().as_mut().map(|(file, _)| file), parts)
-    }
-
-    fn upload_experts(
-        &self,
-        gate: &[PackedMatrix],
-        up: &[PackedMatrix],
-        down: &[PackedMatrix],
-    ) -> Result<Experts, UploadError> {
-        Experts::new(&self.pool, self.panels().as_mut().map(|(file, _)| file), gate, up, down)
-    }
-
-    fn has_weights(&self) -> bool {
-        self.panels().as_ref().is_some_and(|(file, _)| file.is_whole())
-    }
-
-    fn uploaded(&self) {
-        if let Some((file, kept)) = self.panels().take() {
-            file.keep(kept);
-        }
+    fn uploader(&self) -> Box<dyn Uploader<Self> + '_> {
+        Box::new(CpuUploader::new(&self.pool, None))
     }
 
     fn write(&self, buffer: &mut Buffer, values: &[f32]) {
@@ -92,9 +79,14 @@ impl Backend for CpuBackend {
         buffer.values_mut().fill(0.0);
     }
 
-    fn embed(&self, table: &Weight, ids: &[u32], out: &mut Buffer) {
+    fn begin(&self, batch: &ForwardBatch, samples: &SampleBatch) -> Step {
+        Step::new(batch, samples)
+    }
+
+    fn embed(&self, table: &Weight, step: &Step, out: &mut Buffer) {
         let [table] = table.parts() else { panic!("an embedding table is one matrix, not {}", table.parts().len()) };
         assert_eq!(out.cols(), table.cols(), "columns of the output and of the table");
+        let ids = &step.batch.token_ids;
         out.set_rows(ids.len());
         let cols = out.cols();
         self.each_row(out.values_mut(), cols, |i, row| table.decode_row(ids[i] as usize, row));
@@ -152,23 +144,17 @@ impl Backend for CpuBackend {
         });
     }
 
-    fn attention(
-        &self,
-        qkv: &Buffer,
-        heads: &HeadLayout,
-        kv: &mut KvCache,
-        layer: usize,
-        batch: &PagedBatch,
-        out: &mut Buffer,
-    ) {
+    fn attention(&self, qkv: &Buffer, spec: &AttentionSpec, kv: &mut KvCache, step: &Step, out: &mut Buffer) {
+        let (batch, heads) = (&step.batch.paged, &spec.heads);
         assert_eq!(qkv.rows(), batch.num_rows(), "rows of qkv and of the batch");
         assert_eq!(*heads, kv.spec().heads, "heads of the layer and of the pages");
         assert!(qkv.cols() == heads.qkv_dim() && out.cols() == heads.q_dim(), "columns of qkv and of the output");
+        assert_ne!(spec.window, Some(0), "a row sees its own position");
         out.set_rows(qkv.rows());
-        let pages = kv.layer(layer);
-        let step = Step { kernels: &self.kernels, pool: &self.pool, qkv, heads, pages, batch };
-        step.store();
-        step.attend(&mut self.scratch().attention, out);
+        let pages = kv.layer(spec.layer);
+        let attend = Attend { kernels: &self.kernels, pool: &self.pool, qkv, spec, pages, batch };
+        attend.store();
+        attend.run(&mut self.scratch().attention, out);
     }
 
     fn silu_mul(&self, gate_up: &Buffer, out: &mut Buffer) {
@@ -197,18 +183,20 @@ impl Backend for CpuBackend {
         moe::moe(&self.kernels, &self.pool, &mut self.scratch().moe, x, routing, experts, out);
     }
 
-    fn gather_rows(&self, x: &Buffer, rows: &[usize], out: &mut Buffer) {
+    fn gather_rows(&self, x: &Buffer, step: &Step, rows: Range<usize>, out: &mut Buffer) {
         assert_eq!(out.cols(), x.cols(), "columns of the output and of the input");
+        let rows = &step.batch.logit_rows[rows];
         out.set_rows(rows.len());
         let cols = out.cols();
         out.values_mut().chunks_exact_mut(cols).zip(rows).for_each(|(row, &from)| row.copy_from_slice(x.row(from)));
     }
 
-    fn sample(&self, logits: &mut Buffer, tasks: &[LogitRow], out: &mut Vec<RowOutput>) {
-        assert_eq!(logits.rows(), tasks.len(), "rows of logits and tasks");
-        out.clear();
-        out.resize_with(tasks.len(), RowOutput::default);
-        let outputs = Disjoint::new(out.as_mut_slice());
+    fn sample(&self, logits: &mut Buffer, step: &mut Step, rows: Range<usize>) {
+        assert_eq!(logits.rows(), rows.len(), "rows of logits and tasks");
+        assert_eq!(step.outputs.len(), rows.start, "rows of a step are sampled in order");
+        let tasks = &step.samples.tasks[rows.clone()];
+        step.outputs.resize_with(rows.end, RowOutput::default);
+        let outputs = Disjoint::new(&mut step.outputs[rows]);
         let cols = logits.cols();
         let rows = Disjoint::new(logits.values_mut());
         self.pool.for_each(tasks.len(), 1, |_, range| {
@@ -224,12 +212,20 @@ impl Backend for CpuBackend {
             }
         });
     }
+
+    /// Operations compute when they are called.
+    fn launch(&self, _: &mut Step) {}
+
+    /// What can fail on a CPU is a programmer's error, and panics where it happens.
+    fn finish(&self, step: Step) -> Result<Vec<RowOutput>, DeviceFault> {
+        Ok(step.outputs)
+    }
 }
 
 impl CpuBackend {
     /// The largest logit's token, where that is all the task asks for and every logit is finite: the
     /// same as [`sampling::sample_row`], at the speed of memory.
-    fn plainly_greedy(&self, logits: &[f32], task: &LogitRow) -> Option<u32> {
+    fn plainly_greedy(&self, logits: &[f32], task: &LogitTask) -> Option<u32> {
         let RowTask::Sample { params, banned, mask, .. } = &task.task else { return None };
         let plain = params.temperature == 0.0
             && !params.needs_counts()

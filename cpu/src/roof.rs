@@ -1,8 +1,10 @@
-//! [`Roof`]: what this machine can do at best, measured with the backend's own threads.
+//! [`measure`]: what this machine can do at best, with the backend's own threads.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 
 use std::{hint::black_box, time::Instant};
+
+use quern_backend::MachinePeaks;
 
 use crate::{
     CpuBackend,
@@ -18,86 +20,64 @@ pub(crate) const CHAINS: usize = 16;
 const ROUNDS: usize = 1 << 20;
 
 /// Memory read by one measurement; far past any last-level cache of a machine this size.
-const READ_BYTES: usize = 512 << 20;
+pub(crate) const READ_BYTES: usize = 512 << 20;
 
 /// Part of it that one worker reads in a piece: a millisecond or a few, long against the barrier behind it.
 const READ_PIECE_BYTES: usize = 16 << 20;
 
-/// The machine's ceilings with all workers at work.
-#[derive(Clone, Copy, Debug)]
-pub struct Roof {
-    /// Bytes a second, reading memory in order.
-    pub read_bytes_per_s: f64,
-    /// Floating-point operations a second of f32 multiply-adds (two each).
-    pub f32_flops: f64,
-    /// The same for bfloat16 dot products, where products use them.
-    pub bf16_flops: Option<f64>,
-    /// Operations a second of 8-bit integer dot products (two each pair), as products with blocks use them.
-    pub int8_ops: f64,
-}
-
-impl Roof {
-    /// Bytes of memory that [`Roof::measure`] takes for as long as it runs.
-    pub const BYTES: u64 = READ_BYTES as u64;
-
-    /// Measure; half a second or so and half a GiB. Each figure is the best of five.
-    ///
-    /// Returns `None` if the memory cannot be had.
-    pub fn measure(backend: &CpuBackend) -> Option<Self> {
-        Self::measure_while(backend, &|| true)
+/// Measure; half a second or so and half a GiB, in pieces of some milliseconds, between which `go_on` is asked. Each
+/// figure is the best of five.
+///
+/// Returns `None` if the memory cannot be had, or where `go_on` says no.
+pub(crate) fn measure(backend: &CpuBackend, go_on: &dyn Fn() -> bool) -> Option<MachinePeaks> {
+    let workers = backend.pool.workers();
+    let piece = (READ_PIECE_BYTES * workers).min(READ_BYTES);
+    let mut memory = Region::zeroed(READ_BYTES)?;
+    let words = memory.words();
+    // Zeros as mapped are one shared page; written they are memory.
+    for words in words.chunks_mut(READ_PIECE_BYTES / size_of::<f32>()) {
+        go_on().then(|| words.fill(1.0))?;
     }
-
-    /// The same in pieces of some milliseconds, between which `go_on` is asked; `None` also where it says no.
-    pub fn measure_while(backend: &CpuBackend, go_on: &dyn Fn() -> bool) -> Option<Self> {
-        let workers = backend.threads();
-        let piece = (READ_PIECE_BYTES * workers).min(READ_BYTES);
-        let mut memory = Region::zeroed(READ_BYTES)?;
-        let words = memory.words();
-        // Zeros as mapped are one shared page; written they are memory.
-        for words in words.chunks_mut(READ_PIECE_BYTES / size_of::<f32>()) {
-            go_on().then(|| words.fill(1.0))?;
-        }
-        let words = &*words;
-        let timed = |f: &dyn Fn()| {
-            let start = Instant::now();
-            f();
-            start.elapsed().as_secs_f64()
-        };
-        let best = |seconds: &dyn Fn() -> Option<f64>| {
-            (0..5).try_fold(f64::INFINITY, |best, _| seconds().map(|seconds| best.min(seconds)))
-        };
-        let read = best(&|| {
-            let pieces = words.chunks(piece / size_of::<f32>()).map(|words| {
-                let read = || {
-                    backend.pool.for_each(words.len(), 1 << 18, |_, range| {
-                        black_box(backend.kernels.peak(&words[range]));
-                    });
-                };
-                go_on().then(|| timed(&read))
-            });
-            pieces.sum()
-        })?;
-        let flops = |chains: unsafe fn(usize, f32) -> f32, per_step: usize| {
-            let compute = || {
-                backend.pool.run(&|_| {
-                    // SAFETY: the entry is of the instruction set that detection chose.
-                    black_box(unsafe { chains(ROUNDS, black_box(1.0)) });
+    let words = &*words;
+    let timed = |f: &dyn Fn()| {
+        let start = Instant::now();
+        f();
+        start.elapsed().as_secs_f64()
+    };
+    let best = |seconds: &dyn Fn() -> Option<f64>| {
+        (0..5).try_fold(f64::INFINITY, |best, _| seconds().map(|seconds| best.min(seconds)))
+    };
+    let read = best(&|| {
+        let pieces = words.chunks(piece / size_of::<f32>()).map(|words| {
+            let read = || {
+                backend.pool.for_each(words.len(), 1 << 18, |_, range| {
+                    black_box(backend.kernels.peak(&words[range]));
                 });
             };
-            let seconds = best(&|| go_on().then(|| timed(&compute)))?;
-            Some((workers * ROUNDS * CHAINS * per_step) as f64 / seconds)
+            go_on().then(|| timed(&read))
+        });
+        pieces.sum()
+    })?;
+    let flops = |chains: unsafe fn(usize, f32) -> f32, per_step: usize| {
+        let compute = || {
+            backend.pool.run(&|_| {
+                // SAFETY: the entry is of the instruction set that detection chose.
+                black_box(unsafe { chains(ROUNDS, black_box(1.0)) });
+            });
         };
-        let (f32_chains, bf16_chains, int8_chains) = backend.kernels.chains();
-        Some(Self {
-            read_bytes_per_s: size_of_val(words) as f64 / read,
-            f32_flops: flops(f32_chains, 2 * LANES)?,
-            bf16_flops: match bf16_chains {
-                Some(chains) => Some(flops(chains, 4 * LANES)?),
-                None => None,
-            },
-            int8_ops: flops(int8_chains, 8 * LANES)?,
-        })
-    }
+        let seconds = best(&|| go_on().then(|| timed(&compute)))?;
+        Some((workers * ROUNDS * CHAINS * per_step) as f64 / seconds)
+    };
+    let (f32_chains, bf16_chains, int8_chains) = backend.kernels.chains();
+    Some(MachinePeaks {
+        read_bytes_per_s: size_of_val(words) as f64 / read,
+        f32_flops: flops(f32_chains, 2 * LANES)?,
+        bf16_flops: match bf16_chains {
+            Some(chains) => Some(flops(chains, 4 * LANES)?),
+            None => None,
+        },
+        int8_ops: flops(int8_chains, 8 * LANES)?,
+    })
 }
 
 /// [`CHAINS`] chains of `rounds` multiply-adds of `x * x`.

@@ -4,17 +4,18 @@
 use std::sync::Arc;
 
 use quern_backend::{
-    Backend, HeadLayout, KvFormat, KvSpec, PackedMatrix, PagedBatch, QuantFormat, RefBackend, SharedBytes, Span,
-    conformance::{self, Precision, Rng, attention_error, input_errors, matrix},
+    AttentionSpec, Backend, HeadLayout, KvFormat, KvSpec, PackedMatrix, PagedBatch, Precision, QuantFormat, RefBackend,
+    SharedBytes, Span,
+    conformance::{self, Grid, Rng, attention_error, input_errors, matrix, step_over},
 };
-use quern_cpu::{Compute, CpuBackend, CpuConfig, Isa};
+use quern_cpu::{CpuBackend, CpuConfig, Isa};
 
 fn available() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
 
-fn backend(isa: Isa, compute: Compute, threads: usize) -> CpuBackend {
-    CpuBackend::new(CpuConfig { threads: Some(threads), isa: Some(isa), compute }).unwrap()
+fn backend(isa: Isa, precision: Precision, threads: usize) -> CpuBackend {
+    CpuBackend::new(CpuConfig { threads: Some(threads), isa: Some(isa), precision }).unwrap()
 }
 
 fn filled<B: Backend>(b: &B, values: &[f32], cols: usize) -> B::Buffer {
@@ -27,7 +28,7 @@ fn linear<B: Backend>(b: &B, x: &[f32], parts: &[PackedMatrix]) -> Vec<f32> {
     let cols = parts[0].cols();
     let rows = parts.iter().map(PackedMatrix::rows).sum();
     let mut out = b.alloc(x.len() / cols, rows);
-    b.linear(&filled(b, x, cols), &b.upload_weight(parts).unwrap(), &mut out);
+    b.linear(&filled(b, x, cols), &b.uploader().weight(parts).unwrap(), &mut out);
     b.read(&out)
 }
 
@@ -63,11 +64,9 @@ fn magnitudes(x: &[f32], parts: &[PackedMatrix], precision: Precision) -> Vec<(f
 fn every_instruction_set_conforms() {
     for isa in available() {
         // Each thread count once; that they agree to the bit is the business of the tests below.
-        for (compute, precision, threads) in
-            [(Compute::F32, Precision::F32, 1), (Compute::F32, Precision::F32, 3), (Compute::Bf16, Precision::Bf16, 2)]
-        {
-            eprintln!("{isa}, {compute:?}, {threads} threads");
-            conformance::run(&backend(isa, compute, threads), precision);
+        for (precision, threads) in [(Precision::F32, 1), (Precision::F32, 3), (Precision::Bf16, 2)] {
+            eprintln!("{isa}, {precision}, {threads} threads");
+            conformance::run(&backend(isa, precision, threads), &Grid::whole(precision));
         }
     }
 }
@@ -85,13 +84,13 @@ fn linear_is_near_the_reference_and_equal_on_every_instruction_set() {
             let parts = [matrix(&mut random, format, rows, cols), matrix(&mut random, format, 3, cols)];
             let x = random.values(tokens * cols);
             let reference = linear(&RefBackend, &x, &parts);
-            for (compute, precision) in [(Compute::F32, Precision::F32), (Compute::Bf16, Precision::Bf16)] {
+            for precision in [Precision::F32, Precision::Bf16] {
                 let magnitudes = magnitudes(&x, &parts, precision);
-                let scalar = linear(&backend(Isa::Scalar, compute, 1), &x, &parts);
-                let what = format!("{format} {compute:?} {tokens}×{rows}×{cols}, seed {seed}");
+                let scalar = linear(&backend(Isa::Scalar, precision, 1), &x, &parts);
+                let what = format!("{format} {precision} {tokens}×{rows}×{cols}, seed {seed}");
                 assert_close(&scalar, &reference, &magnitudes, cols, &what);
                 for isa in available() {
-                    assert_eq!(linear(&backend(isa, compute, 2), &x, &parts), scalar, "{isa} {what}");
+                    assert_eq!(linear(&backend(isa, precision, 2), &x, &parts), scalar, "{isa} {what}");
                 }
             }
         }
@@ -103,11 +102,11 @@ fn every_fp8_code_is_expanded_exactly() {
     for code in 0..=255 {
         let matrix = PackedMatrix::fp8(1, 1, SharedBytes::new(Arc::new(vec![code])), Arc::new([1.0]));
         for isa in available() {
-            for compute in [Compute::F32, Compute::Bf16] {
-                let out = linear(&backend(isa, compute, 1), &[1.0], std::slice::from_ref(&matrix));
+            for precision in [Precision::F32, Precision::Bf16] {
+                let out = linear(&backend(isa, precision, 1), &[1.0], std::slice::from_ref(&matrix));
                 let want = quern_backend::quant::fp8::E4M3[code as usize];
                 let same = out[0] == want || out[0].is_nan() && want.is_nan();
-                assert!(same, "{isa} {compute:?} {code:#x}: {} for {want}", out[0]);
+                assert!(same, "{isa} {precision} {code:#x}: {} for {want}", out[0]);
             }
         }
     }
@@ -122,12 +121,12 @@ fn a_row_has_the_same_bits_alone_and_in_a_batch_and_at_any_thread_count() {
         let x = random.values(23 * cols);
         for isa in available() {
             let alone: Vec<f32> = {
-                let b = backend(isa, Compute::Bf16, 1);
+                let b = backend(isa, Precision::Bf16, 1);
                 x.chunks(cols).flat_map(|row| linear(&b, row, &parts)).collect()
             };
             for threads in [1, 2, 3] {
                 assert_eq!(
-                    linear(&backend(isa, Compute::Bf16, threads), &x, &parts),
+                    linear(&backend(isa, Precision::Bf16, threads), &x, &parts),
                     alone,
                     "{isa} {format} {threads}"
                 );
@@ -168,7 +167,7 @@ impl MoeCase {
         let mut routing = b.alloc_routing(tokens.len(), self.top_k);
         let logits = &self.logits[tokens.start * experts..tokens.end * experts];
         b.route(&filled(b, logits, experts), true, &mut routing);
-        let weights = b.upload_experts(&self.gate, &self.up, &self.down).unwrap();
+        let weights = b.uploader().experts(&self.gate, &self.up, &self.down).unwrap();
         let mut out = b.alloc(tokens.len(), self.hidden);
         let x = &self.x[tokens.start * self.hidden..tokens.end * self.hidden];
         b.moe(&filled(b, x, self.hidden), &routing, &weights, &mut out);
@@ -184,16 +183,20 @@ fn experts_agree_with_the_reference_whether_idle_shared_or_alone() {
             let case = MoeCase::new(tokens as u64, format, tokens, experts, top_k);
             let reference = case.run(&RefBackend, 0..tokens);
             let scale = reference.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            let scalar = case.run(&backend(Isa::Scalar, Compute::F32, 1), 0..tokens);
+            let scalar = case.run(&backend(Isa::Scalar, Precision::F32, 1), 0..tokens);
             for (a, b) in scalar.iter().zip(&reference) {
                 // Three sums of at most `hidden` terms, one after the other, relative to the largest output.
                 assert!((a - b).abs() <= 3.0 * case.hidden as f32 * f32::EPSILON * scale.max(1.0), "{format}: {a} {b}");
             }
             for isa in available() {
-                let three = backend(isa, Compute::F32, 3);
+                let three = backend(isa, Precision::F32, 3);
                 assert_eq!(case.run(&three, 0..tokens), scalar, "{isa} {format}");
-                let alone: Vec<f32> = (0..tokens).flat_map(|t| case.run(&three, t..t + 1)).collect();
-                assert_eq!(alone, scalar, "{isa} {format}, one by one");
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let three = backend(isa, precision, 3);
+                    let together = case.run(&three, 0..tokens);
+                    let alone: Vec<f32> = (0..tokens).flat_map(|t| case.run(&three, t..t + 1)).collect();
+                    assert_eq!(alone, together, "{isa} {format} {precision}, one by one");
+                }
             }
         }
     }
@@ -243,7 +246,8 @@ impl AttentionCase {
             }
             let batch = PagedBatch { spans, pages: pages.clone() };
             let mut out = b.alloc(batch.num_rows(), self.heads.q_dim());
-            b.attention(&filled(b, &rows, width), &self.heads, &mut kv, 1, &batch, &mut out);
+            let spec = AttentionSpec::causal(1, self.heads);
+            b.attention(&filled(b, &rows, width), &spec, &mut kv, &step_over(b, &batch), &mut out);
             result.extend_from_slice(&b.read(&out)[..chunk * self.heads.q_dim()]);
             done = kv_len;
         }
@@ -259,10 +263,10 @@ fn attention_is_near_the_reference() {
         for format in KvFormat::ALL {
             let case = AttentionCase::new(seed as u64, HeadLayout { num_heads, num_kv_heads, head_dim }, len, format);
             let reference = case.run(&RefBackend, 16, std::iter::repeat(len), false);
-            for (isa, (compute, precision)) in available().flat_map(|isa| {
-                [(Compute::F32, Precision::F32), (Compute::Bf16, Precision::Bf16)].map(|how| (isa, how))
-            }) {
-                let ours = case.run(&backend(isa, compute, 2), 16, std::iter::repeat(len), false);
+            for (isa, precision) in
+                available().flat_map(|isa| [Precision::F32, Precision::Bf16].map(|precision| (isa, precision)))
+            {
+                let ours = case.run(&backend(isa, precision, 2), 16, std::iter::repeat(len), false);
                 for (a, b) in ours.iter().zip(&reference) {
                     // Outputs are means of values within ±1; scores of `head_dim` terms within ±√head_dim
                     // round in f32, and the exponential carries their error over.
@@ -284,10 +288,10 @@ fn attention_has_the_same_bits_for_any_chunks_pages_threads_and_neighbours() {
 
 fn same_bits_anyhow(heads: HeadLayout) {
     let case = AttentionCase::new(3, heads, 600, KvFormat::BF16);
-    let expected = case.run(&backend(Isa::Scalar, Compute::Bf16, 1), 16, std::iter::repeat(600), false);
+    let expected = case.run(&backend(Isa::Scalar, Precision::Bf16, 1), 16, std::iter::repeat(600), false);
     for isa in available() {
         for threads in [1, 2, 3] {
-            let b = backend(isa, Compute::Bf16, threads);
+            let b = backend(isa, Precision::Bf16, threads);
             for (page_size, seed) in [(1, 1), (16, 2), (7, 3), (256, 4)] {
                 let mut random = Rng(seed);
                 let chunks = std::iter::repeat_with(move || if random.below(2) == 0 { 1 } else { random.below(250) });
@@ -328,21 +332,28 @@ fn rows_of_any_length_are_normalised_rotated_and_gated_alike_everywhere() {
         }
         let inputs = [&residual[..], &delta, &gain, &qkv, &rotation];
         let reference = run(&RefBackend, &heads, inputs);
-        let scalar = run(&backend(Isa::Scalar, Compute::F32, 1), &heads, inputs);
+        let scalar = run(&backend(Isa::Scalar, Precision::F32, 1), &heads, inputs);
         for (ours, theirs) in scalar.iter().flatten().zip(reference.iter().flatten()) {
             let bound = (cols + 8) as f32 * f32::EPSILON * theirs.abs().max(1.0);
             assert!((ours - theirs).abs() <= bound, "{cols} columns: {ours} {theirs}");
         }
         for isa in available() {
-            assert_eq!(run(&backend(isa, Compute::F32, 2), &heads, inputs), scalar, "{isa}, {cols} columns");
+            assert_eq!(run(&backend(isa, Precision::F32, 2), &heads, inputs), scalar, "{isa}, {cols} columns");
         }
     }
 }
 
 #[test]
 fn an_instruction_set_the_cpu_lacks_is_named_with_what_is_missing() {
-    let Some(isa) = Isa::ALL.into_iter().find(|isa| !isa.is_available()) else { return };
-    let error = CpuBackend::new(CpuConfig { isa: Some(isa), ..CpuConfig::default() }).err().expect("refused");
-    assert!(error.to_string().contains("lacks"), "{error}");
+    // No CPU is both.
+    let foreign = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
+    let needed = if cfg!(target_arch = "aarch64") { "an x86-64 CPU" } else { "a 64-bit Arm CPU" };
+    let refusal = |isa| CpuBackend::new(CpuConfig { isa: Some(isa), ..CpuConfig::default() }).err().expect("refused");
+    assert_eq!(refusal(foreign).to_string(), format!("this CPU cannot run `{foreign}` kernels: it lacks {needed}"));
+    for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
+        let error = refusal(isa).to_string();
+        let missing = error.rsplit_once("lacks ").expect("what is missing").1;
+        assert!(missing.split(", ").all(|feature| feature.len() > 2), "{error}");
+    }
     assert!("sse9".parse::<Isa>().unwrap_err().to_string().contains("sse9"));
 }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quern_model::{ForwardBatch, Model, StepOutput, Work};
+use quern_model::{ForwardError, Model, Work};
 
 use crate::{
     config::EngineConfig,
@@ -21,6 +21,7 @@ use crate::{
     request::{EventSink, FailCause, GenerateRequest, SubmitError, TokenEvent},
     scheduler::Scheduler,
     sequence::SequenceKey,
+    step_plan::StepPlan,
 };
 
 /// This many failed steps within [`FAULT_WINDOW`] and the engine takes no more work.
@@ -286,92 +287,108 @@ impl Engine {
     }
 
     fn serve(&mut self) {
-        while self.drain_commands() == Flow::Continue {
-            let Some(batch) = self.scheduler.schedule() else {
+        while self.wait_for_work() == Flow::Continue {
+            let Some(plan) = self.scheduler.schedule() else {
                 // Only requests that can never run were in the queue, and they have failed.
                 continue;
             };
             self.publish();
             let started = Instant::now();
-            let output = self.forward(&batch);
-            self.work += self.shared.config.cost.step((&batch).into());
-            drop(batch);
+            let mix = plan.mix;
+            let launched = guarded(|| self.model.launch(&plan.batch, &plan.samples));
+            // Beside the step, where a device computes it.
+            self.work += self.shared.config.cost.step((&plan.batch).into());
+            let flow = self.take_commands();
+            let output = launched.and_then(|()| guarded(|| self.model.wait())?.map_err(StepFailure::from));
             match output {
-                Ok(output) => self.scheduler.commit(output),
-                Err(cause) => self.fault(&cause),
+                Ok(output) => self.scheduler.commit(plan, output),
+                Err(failure) => self.fault(plan, &failure),
             }
             self.last_step_s = started.elapsed().as_secs_f64();
             self.busy_s += self.last_step_s;
-            self.log.step(self.scheduler.shape(), &self.scheduler.stats(), self.scheduler.running_tokens());
+            self.log.step(mix, &self.scheduler.stats(), self.scheduler.running_tokens());
             self.publish();
+            if flow == Flow::Stop {
+                break;
+            }
         }
         self.scheduler.fail_all(&FailCause::ShuttingDown);
         self.publish();
     }
 
     /// Apply what has come in; wait for something while there is nothing to compute.
-    fn drain_commands(&mut self) -> Flow {
+    fn wait_for_work(&mut self) -> Flow {
+        while self.take_commands() == Flow::Continue {
+            if !self.scheduler.is_idle() {
+                return Flow::Continue;
+            }
+            self.last_step_s = 0.0;
+            self.publish();
+            self.shared.metrics.note_idle();
+            let Ok(command) = self.inbox.recv() else { return Flow::Stop };
+            self.shared.metrics.note_progress();
+            if self.apply(command) == Flow::Stop {
+                return Flow::Stop;
+            }
+        }
+        Flow::Stop
+    }
+
+    /// Apply what has come in. A step may be in flight.
+    fn take_commands(&mut self) -> Flow {
         loop {
-            let command = if self.scheduler.is_idle() {
-                self.last_step_s = 0.0;
-                self.publish();
-                self.shared.metrics.note_idle();
-                let Ok(command) = self.inbox.recv() else { return Flow::Stop };
-                self.shared.metrics.note_progress();
-                command
-            } else {
-                match self.inbox.try_recv() {
-                    Ok(command) => command,
-                    Err(TryRecvError::Empty) => return Flow::Continue,
-                    Err(TryRecvError::Disconnected) => return Flow::Stop,
-                }
+            let flow = match self.inbox.try_recv() {
+                Ok(command) => self.apply(command),
+                Err(TryRecvError::Empty) => return Flow::Continue,
+                Err(TryRecvError::Disconnected) => Flow::Stop,
             };
-            match command {
-                Command::Submit(key, request, sink) => self.scheduler.submit(key, *request, sink),
-                Command::Abort(key) => self.scheduler.abort(key),
-                Command::Close(key) => self.scheduler.close(key),
-                Command::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
-                Command::Flush(reply) => {
-                    let flushed = self.scheduler.flush();
-                    if flushed {
-                        tracing::info!("Cache flushed successfully!");
-                    }
-                    // Whoever asked may have gone.
-                    let _ = reply.send(flushed);
+            if flow == Flow::Stop {
+                return Flow::Stop;
+            }
+        }
+    }
+
+    fn apply(&mut self, command: Command) -> Flow {
+        match command {
+            Command::Submit(key, request, sink) => self.scheduler.submit(key, *request, sink),
+            Command::Abort(key) => self.scheduler.abort(key),
+            Command::Close(key) => self.scheduler.close(key),
+            Command::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
+            Command::Flush(reply) => {
+                let flushed = self.scheduler.flush();
+                if flushed {
+                    tracing::info!("Cache flushed successfully!");
                 }
-                Command::Shutdown => return Flow::Stop,
+                // The caller may have gone.
+                let _ = reply.send(flushed);
             }
-            self.note_left_queue();
+            Command::Shutdown => return Flow::Stop,
         }
+        self.note_left_queue();
+        Flow::Continue
     }
 
-    /// Compute a step; a panic of the model is one more way to fail.
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<StepOutput, String> {
-        match catch_unwind(AssertUnwindSafe(|| self.model.forward(batch))) {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-                Err(format!("the model panicked: {}", text.unwrap_or("no message")))
-            }
-        }
-    }
-
-    /// A failed step ends its sequences. Several in a row and the machine is not to be trusted; that is
-    /// known before the sequences hear of their end.
-    fn fault(&mut self, cause: &str) {
+    /// A failed step ends its sequences. A device that is lost, or several failures in a row, and the machine is not
+    /// to be trusted; that is known before the sequences hear of their end.
+    fn fault(&mut self, plan: StepPlan, failure: &StepFailure) {
+        let cause = failure.cause.as_str();
         tracing::error!("step failed: {cause}");
         let now = Instant::now();
         self.faults.push_back(now);
         while self.faults.front().is_some_and(|then| now.duration_since(*then) > FAULT_WINDOW) {
             self.faults.pop_front();
         }
-        let broken = self.faults.len() >= MAX_FAULTS;
-        if broken {
+        let repeated = self.faults.len() >= MAX_FAULTS;
+        if failure.is_final {
+            tracing::error!("no later step can succeed: the engine takes no more requests");
+        } else if repeated {
             tracing::error!("{MAX_FAULTS} failed steps within {FAULT_WINDOW:?}: the engine takes no more requests");
+        }
+        let broken = failure.is_final || repeated;
+        if broken {
             self.shared.metrics.mark_unhealthy();
         }
-        self.scheduler.fail_step(cause);
+        self.scheduler.fail_step(plan, cause);
         if broken {
             self.scheduler.fail_all(&FailCause::Engine(cause.into()));
         }
@@ -394,4 +411,26 @@ impl Engine {
             work: self.work,
         });
     }
+}
+
+/// Why a step has no output.
+struct StepFailure {
+    cause: String,
+    /// Whether no later step can succeed either.
+    is_final: bool,
+}
+
+impl From<ForwardError> for StepFailure {
+    fn from(error: ForwardError) -> Self {
+        Self { is_final: error.is_final(), cause: error.to_string() }
+    }
+}
+
+/// Run a part of the model; a panic in it is one more way to fail.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, StepFailure> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        StepFailure { cause: format!("the model panicked: {}", text.unwrap_or("no message")), is_final: false }
+    })
 }

@@ -1,8 +1,8 @@
 //! [`FakeModel`]: a test double whose next token is a hash of all earlier tokens *as read back through
 //! the pages*. A wrong page, a leaked prefix or a lost token changes the text.
 
-use quern_backend::{Fault, LogitRow, RowOutput, RowTask};
-use quern_model::{ForwardBatch, ForwardError, Model, StepOutput};
+use quern_backend::{Fault, LogitTask, RowOutput, RowTask};
+use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepOutput};
 
 /// Called before each step with its number; may wait, or fail the step.
 pub type StepHook = Box<dyn FnMut(u64) -> Result<(), ForwardError> + Send>;
@@ -15,6 +15,7 @@ pub struct FakeModel {
     slots: Vec<u32>,
     steps: u64,
     before_step: Option<StepHook>,
+    in_flight: Option<Result<StepOutput, ForwardError>>,
 }
 
 /// What an unwritten slot reads as: no token of any vocabulary.
@@ -23,7 +24,14 @@ const UNWRITTEN: u32 = u32::MAX;
 impl FakeModel {
     /// A model of `vocab_size` tokens over pages that hold nothing.
     pub fn new(vocab_size: u32, page_size: usize, num_pages: usize) -> Self {
-        Self { page_size, vocab_size, slots: vec![UNWRITTEN; page_size * num_pages], steps: 0, before_step: None }
+        Self {
+            page_size,
+            vocab_size,
+            slots: vec![UNWRITTEN; page_size * num_pages],
+            steps: 0,
+            before_step: None,
+            in_flight: None,
+        }
     }
 
     /// Call `hook` before each step.
@@ -45,18 +53,18 @@ impl FakeModel {
         (0..vocab_size).map(|i| (first + i) % vocab_size).find(allowed).unwrap_or(first)
     }
 
-    fn output(&self, batch: &ForwardBatch, row: &LogitRow) -> RowOutput {
+    fn output(&self, batch: &ForwardBatch, row: usize, wanted: &LogitTask) -> RowOutput {
         let spans = &batch.paged.spans;
-        let span = &spans[spans.partition_point(|s| s.q_start <= row.row) - 1];
+        let span = &spans[spans.partition_point(|s| s.q_start <= row) - 1];
         let pages = batch.paged.pages_of(span);
-        let visible = span.kv_len - span.q_len + (row.row - span.q_start) + 1;
+        let visible = span.kv_len - span.q_len + (row - span.q_start) + 1;
         let slot = |p: usize| self.slots[pages[p / self.page_size] as usize * self.page_size + p % self.page_size];
-        let token = match &row.task {
+        let token = match &wanted.task {
             RowTask::Score { target } => *target,
             sample => Self::next_token(self.vocab_size, (0..visible).map(slot), sample),
         };
-        let top = (0..row.top_logprobs as u32).map(|i| ((token + i) % self.vocab_size, -0.5 - i as f32));
-        let excluded = match &row.task {
+        let top = (0..wanted.top_logprobs as u32).map(|i| ((token + i) % self.vocab_size, -0.5 - i as f32));
+        let excluded = match &wanted.task {
             RowTask::Sample { banned, mask, .. } => {
                 banned.contains(&token) || mask.as_ref().is_some_and(|mask| !mask.allows(token))
             }
@@ -66,7 +74,7 @@ impl FakeModel {
             token,
             logprob: -0.5,
             top: top.collect(),
-            requested: row.logprob_ids.iter().map(|&t| (t, -2.0)).collect(),
+            requested: wanted.logprob_ids.iter().map(|&t| (t, -2.0)).collect(),
             fault: excluded.then_some(Fault::NoToken),
         }
     }
@@ -78,8 +86,8 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-impl Model for FakeModel {
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<StepOutput, ForwardError> {
+impl FakeModel {
+    fn compute(&mut self, batch: &ForwardBatch, samples: &SampleBatch) -> Result<StepOutput, ForwardError> {
         self.steps += 1;
         if let Some(hook) = &mut self.before_step {
             hook(self.steps)?;
@@ -93,6 +101,19 @@ impl Model for FakeModel {
                 self.slots[page * self.page_size + position % self.page_size] = batch.token_ids[row];
             }
         }
-        Ok(StepOutput { rows: batch.logit_rows.iter().map(|row| self.output(batch, row)).collect() })
+        assert_eq!(batch.logit_rows.len(), samples.tasks.len(), "rows of logits and what to make of them");
+        let rows = batch.logit_rows.iter().zip(&samples.tasks);
+        Ok(StepOutput { rows: rows.map(|(&row, task)| self.output(batch, row, task)).collect() })
+    }
+}
+
+impl Model for FakeModel {
+    fn launch(&mut self, batch: &ForwardBatch, samples: &SampleBatch) {
+        assert!(self.in_flight.is_none(), "the step before has not been waited for");
+        self.in_flight = Some(self.compute(batch, samples));
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, ForwardError> {
+        self.in_flight.take().expect("a step is in flight")
     }
 }

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
+mod audit;
 mod budget;
 pub mod config;
 pub mod engine;
@@ -17,10 +19,12 @@ pub mod request;
 pub mod reserve;
 pub mod scheduler;
 pub mod sequence;
+pub mod stats;
+pub mod step_plan;
 
 // What this crate's interface speaks of and others define, for those who see no backend and no checkpoint.
-pub use quern_backend::{LogitRow, RowOutput, RowTask, SamplingParams, TokenMask};
-pub use quern_model::{ForwardBatch, ForwardError, Model, StepCost, StepOutput, Work};
+pub use quern_backend::{DeviceFault, LogitTask, RowOutput, RowTask, SamplingParams, TokenMask};
+pub use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepCost, StepOutput, Work};
 
 pub use config::{EngineConfig, Policy};
 pub use engine::{Aborter, EngineHandle, RequestHandle, start};

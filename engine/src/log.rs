@@ -3,10 +3,7 @@
 
 use std::time::Instant;
 
-use crate::{
-    config::EngineConfig,
-    scheduler::{SchedulerStats, StepShape},
-};
+use crate::{config::EngineConfig, stats::SchedulerStats, step_plan::StepMix};
 
 /// Counts between two lines.
 #[derive(Debug)]
@@ -42,15 +39,15 @@ impl StepLog {
     }
 
     /// A step has ended.
-    pub fn step(&mut self, shape: StepShape, stats: &SchedulerStats, running_tokens: usize) {
+    pub fn step(&mut self, mix: StepMix, stats: &SchedulerStats, running_tokens: usize) {
         if stats.retractions > self.before.retractions {
             tracing::info!("{}", self.retraction_line(stats));
         }
         self.before = *stats;
-        if shape.prefill_tokens > 0 {
-            tracing::info!("{}", self.prefill_line(shape, stats));
+        if mix.prefill_tokens > 0 {
+            tracing::info!("{}", self.prefill_line(mix, stats));
         }
-        if shape.decodes > 0 {
+        if mix.decodes > 0 {
             self.decode_steps += 1;
             if self.decode_steps.is_multiple_of(self.config.decode_log_interval.max(1)) {
                 tracing::info!("{}", self.decode_line(stats, running_tokens));
@@ -74,21 +71,21 @@ impl StepLog {
         )
     }
 
-    fn prefill_line(&mut self, shape: StepShape, stats: &SchedulerStats) -> String {
+    fn prefill_line(&mut self, mix: StepMix, stats: &SchedulerStats) -> String {
         let now = Instant::now();
         let seconds = now.duration_since(self.prefill_mark).as_secs_f64();
         self.prefill_mark = now;
         format!(
             "Prefill batch, #new-seq: {}, #new-token: {}, #cached-token: {}, token usage: {:.2}, #running-req: {}, \
              #queue-req: {}, #pending-token: {}, cuda graph: False, input throughput (token/s): {:.2}",
-            shape.new_sequences,
-            shape.prefill_tokens,
-            shape.cached_tokens,
+            mix.new_sequences,
+            mix.prefill_tokens,
+            mix.cached_tokens,
             self.usage(stats),
-            shape.decodes,
+            mix.decodes,
             stats.waiting,
             stats.pending_tokens,
-            shape.prefill_tokens as f64 / seconds.max(1e-9),
+            mix.prefill_tokens as f64 / seconds.max(1e-9),
         )
     }
 
@@ -144,7 +141,7 @@ mod tests {
     fn lines_read_as_sglang_writes_them() {
         let mut log = log();
         log.before.new_token_ratio = 0.1;
-        let shape = StepShape { new_sequences: 1, prefill_tokens: 609, cached_tokens: 32, decodes: 2 };
+        let mix = StepMix { new_sequences: 1, prefill_tokens: 609, cached_tokens: 32, decodes: 2 };
         let stats = SchedulerStats {
             running: 16,
             waiting: 3,
@@ -158,7 +155,7 @@ mod tests {
             ..SchedulerStats::default()
         };
         assert_eq!(
-            timeless(&log.prefill_line(shape, &stats)),
+            timeless(&log.prefill_line(mix, &stats)),
             "Prefill batch, #new-seq: 1, #new-token: 609, #cached-token: 32, token usage: 0.25, #running-req: 2, \
              #queue-req: 3, #pending-token: 77, cuda graph: False, input throughput (token/s): N"
         );

@@ -10,7 +10,7 @@ use std::{
 
 use quern_model::Work;
 
-use crate::scheduler::SchedulerStats;
+use crate::stats::SchedulerStats;
 
 /// Figures of a running engine. Written by its thread once a step, read by any other.
 #[derive(Debug)]

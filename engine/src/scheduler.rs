@@ -11,107 +11,36 @@
 //! bits, invariant I7). The oldest sequence is never retracted for another, so the system as a whole
 //! always moves.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use quern_backend::{Fault, PagedBatch, Span};
-use quern_model::{ForwardBatch, StepOutput};
+use quern_backend::Fault;
+use quern_model::StepOutput;
 
 use crate::{
     budget::Budget,
-    config::{EngineConfig, LPM_LIMIT, Policy},
+    config::EngineConfig,
     kv_pool::KvPool,
     radix_cache::{Extended, RadixCache},
-    request::{EventSink, FailCause, FinishReason, GenerateRequest, GrammarError, TokenEvent},
+    request::{EventSink, FailCause, FinishReason, GenerateRequest, TokenEvent},
     reserve::Reserve,
     sequence::{End, Sequence, SequenceKey},
+    stats::SchedulerStats,
+    step_plan::{Part, StepPlan},
 };
-
-/// Queued requests that are passed over in one step because another one is just computing the prefix
-/// they share.
-const MAX_HELD_BACK: usize = 64;
-
-/// What the scheduler has counted since its start, and its present state.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SchedulerStats {
-    /// Sequences that run.
-    pub running: usize,
-    /// Requests that wait.
-    pub waiting: usize,
-    /// Free pages.
-    pub free_pages: usize,
-    /// Pages of cached prefixes.
-    pub cached_pages: usize,
-    /// Of those, pages that eviction could free now.
-    pub evictable_pages: usize,
-    /// Share of `max_new_tokens` that admission expects.
-    pub new_token_ratio: f64,
-    /// Steps committed.
-    pub steps: u64,
-    /// Prompt tokens of admitted requests.
-    pub prompt_tokens: u64,
-    /// Of those, tokens reused from the cache.
-    pub cached_tokens: u64,
-    /// Tokens computed that were not sampled in the step before.
-    pub prefill_tokens: u64,
-    /// Tokens sampled.
-    pub generated_tokens: u64,
-    /// Pages evicted.
-    pub evicted_pages: u64,
-    /// Retractions.
-    pub retractions: u64,
-    /// Tokens whose pages retractions made available.
-    pub retracted_tokens: u64,
-    /// Prompt (or recomputed) tokens that wait to be computed, in the queue and in running requests.
-    pub pending_tokens: usize,
-    /// Requests that finished as they wanted.
-    pub finished: u64,
-    /// Requests that were aborted.
-    pub aborted: u64,
-    /// Requests that failed otherwise.
-    pub failed: u64,
-    /// Requests that have left the queue for the first time, or ended in it.
-    pub left_queue: u64,
-}
-
-/// What a step is made of, for the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StepShape {
-    /// Sequences admitted in this step.
-    pub new_sequences: usize,
-    /// Prompt (or recomputed) tokens.
-    pub prefill_tokens: usize,
-    /// Cached tokens of the admitted sequences.
-    pub cached_tokens: usize,
-    /// Sequences that decode.
-    pub decodes: usize,
-}
-
-/// One sequence's part of the step in flight.
-struct Planned {
-    key: SequenceKey,
-    /// Computed tokens after the step.
-    end: usize,
-    /// Logit rows of this sequence.
-    num_rows: usize,
-}
 
 /// Owner of all sequences, the prefix tree and the pages.
 pub struct Scheduler {
-    config: EngineConfig,
-    pool: KvPool,
-    cache: RadixCache,
-    reserve: Reserve,
-    sequences: HashMap<SequenceKey, Sequence>,
-    waiting: VecDeque<SequenceKey>,
+    pub(crate) config: EngineConfig,
+    pub(crate) pool: KvPool,
+    pub(crate) cache: RadixCache,
+    pub(crate) reserve: Reserve,
+    pub(crate) sequences: HashMap<SequenceKey, Sequence>,
+    pub(crate) waiting: VecDeque<SequenceKey>,
     /// Tokens of those that wait.
-    waiting_tokens: usize,
+    pub(crate) waiting_tokens: usize,
     /// In order of admission: the front is the oldest.
-    running: Vec<SequenceKey>,
-    in_flight: Vec<Planned>,
-    /// Sequences whose grammar failed while the step was planned.
-    broken: Vec<(SequenceKey, GrammarError)>,
-    shape: StepShape,
-    stats: SchedulerStats,
+    pub(crate) running: Vec<SequenceKey>,
+    pub(crate) stats: SchedulerStats,
 }
 
 impl Scheduler {
@@ -130,9 +59,6 @@ impl Scheduler {
             waiting: VecDeque::new(),
             waiting_tokens: 0,
             running: Vec::new(),
-            in_flight: Vec::new(),
-            broken: Vec::new(),
-            shape: StepShape::default(),
             stats: SchedulerStats::default(),
             config,
         }
@@ -211,32 +137,26 @@ impl Scheduler {
         self.running.iter().map(|key| self.sequences[key].num_computed).sum()
     }
 
-    /// The step that [`schedule`](Self::schedule) returned last.
-    pub fn shape(&self) -> StepShape {
-        self.shape
-    }
-
-    /// The next step, or `None` if there is nothing to compute. Must be followed by
-    /// [`commit`](Self::commit) or [`fail_step`](Self::fail_step).
-    pub fn schedule(&mut self) -> Option<ForwardBatch> {
-        assert!(self.in_flight.is_empty(), "the step before is neither committed nor failed");
+    /// The next step, or `None` if there is nothing to compute. The plan comes back by [`commit`](Self::commit) or
+    /// [`fail_step`](Self::fail_step) before the next one is made; requests may come and go in between.
+    pub fn schedule(&mut self) -> Option<StepPlan> {
         loop {
-            self.shape = StepShape::default();
-            let mut batch = ForwardBatch::default();
-            let decodes = self.plan_decodes(&mut batch);
+            let mut plan = StepPlan::default();
+            self.plan_decodes(&mut plan);
+            let decodes = plan.mix.decodes;
             let tokens = self.config.chunk_tokens.saturating_sub(decodes).min(self.config.max_prefill_tokens);
             let budget = match decodes {
                 0 => Budget::flat(tokens),
                 _ => Budget::weighed(tokens, self.config.balanced_context),
             };
-            self.plan_prompts(&mut batch, budget);
-            let broken = std::mem::take(&mut self.broken);
+            self.plan_prompts(&mut plan, budget);
+            let broken = std::mem::take(&mut plan.broken);
             let room_was_made = !broken.is_empty();
             for (key, error) in broken {
                 self.fail(key, FailCause::Grammar(error));
             }
-            if !self.in_flight.is_empty() {
-                return Some(batch);
+            if !plan.parts.is_empty() {
+                return Some(plan);
             }
             if room_was_made {
                 continue;
@@ -252,57 +172,35 @@ impl Scheduler {
         }
     }
 
-    /// Take the results of the step in flight.
-    pub fn commit(&mut self, output: StepOutput) {
+    /// Take the results of a step. Those of sequences that ended while it was in flight are dropped.
+    ///
+    /// # Panics
+    /// If `output` has not one row for each of the batch's logit rows.
+    pub fn commit(&mut self, plan: StepPlan, output: StepOutput) {
+        let StepPlan { samples, parts, mix, .. } = plan;
+        // Its tasks share the sequences' token counts, which are about to change.
+        drop(samples);
         let mut rows = output.rows.into_iter();
         self.stats.steps += 1;
-        self.stats.prefill_tokens += self.shape.prefill_tokens as u64;
-        for planned in std::mem::take(&mut self.in_flight) {
-            let rows: Vec<_> = rows.by_ref().take(planned.num_rows).collect();
-            assert_eq!(rows.len(), planned.num_rows, "outputs for the rows of {:?}", planned.key);
-            self.commit_sequence(&planned, rows);
+        self.stats.prefill_tokens += mix.prefill_tokens as u64;
+        for part in parts {
+            let rows: Vec<_> = rows.by_ref().take(part.num_rows).collect();
+            assert_eq!(rows.len(), part.num_rows, "outputs for the rows of {:?}", part.key);
+            if self.sequences.contains_key(&part.key) {
+                self.commit_sequence(&part, rows);
+            }
         }
         assert!(rows.next().is_none(), "the model returned more outputs than rows");
         self.reserve.decay();
         self.debug_check();
     }
 
-    /// The step in flight could not be computed: its sequences fail, nothing of it is cached.
-    pub fn fail_step(&mut self, cause: &str) {
-        for planned in std::mem::take(&mut self.in_flight) {
-            self.fail(planned.key, FailCause::Engine(cause.into()));
+    /// A step could not be computed: its sequences fail, nothing of it is cached.
+    pub fn fail_step(&mut self, plan: StepPlan, cause: &str) {
+        for part in plan.parts {
+            self.fail(part.key, FailCause::Engine(cause.into()));
         }
         self.debug_check();
-    }
-
-    /// Verify that every page has exactly one owner and every lock is accounted for (invariant I5).
-    /// O(pages).
-    ///
-    /// # Panics
-    /// If not, naming the page.
-    pub fn check(&self) {
-        self.cache.check();
-        let mut owners: BTreeMap<u32, &str> = BTreeMap::new();
-        let mut own = |page: u32, owner| {
-            if let Some(other) = owners.insert(page, owner) {
-                panic!("page {page} is owned by {owner} and by {other}");
-            }
-        };
-        let total = self.pool.total() as u32;
-        (0..total).filter(|&page| self.pool.is_free(page)).for_each(|page| own(page, "the free list"));
-        self.cache.pages().for_each(|page| own(page, "the prefix tree"));
-        let mut locks = 0;
-        for sequence in self.sequences.values() {
-            locks += usize::from(sequence.lock.is_some());
-            sequence.pages[sequence.num_shared..].iter().for_each(|&page| own(page, "a sequence"));
-            assert!(sequence.lock.is_some() || sequence.pages.is_empty(), "{}: pages without a lock", sequence.id);
-        }
-        assert_eq!(owners.len(), self.pool.total(), "free + cached + private pages, of all");
-        assert_eq!(locks, self.cache.num_locks(), "locks that sequences hold, of those that are out");
-        let waiting_tokens: usize = self.waiting.iter().map(|key| self.sequences[key].tokens.len()).sum();
-        assert_eq!(waiting_tokens, self.waiting_tokens, "tokens that wait");
-        let queued = self.waiting.len() + self.running.len();
-        assert_eq!(queued, self.sequences.len(), "waiting and running sequences, of all");
     }
 
     fn debug_check(&self) {
@@ -314,7 +212,7 @@ impl Scheduler {
     // ── planning ────────────────────────────────────────────────────────────────────────────────────
 
     /// One token of every sequence that is one behind, oldest first.
-    fn plan_decodes(&mut self, batch: &mut ForwardBatch) -> usize {
+    fn plan_decodes(&mut self, plan: &mut StepPlan) {
         let mut index = 0;
         while index < self.running.len() {
             let key = self.running[index];
@@ -326,18 +224,17 @@ impl Scheduler {
                 while self.grow(key, end) < end && self.running.len() > index + 1 {
                     self.retract_youngest();
                 }
-                if self.grow(key, end) == end && self.plan(key, end, batch) {
-                    self.shape.decodes += 1;
+                if self.grow(key, end) == end && self.plan(key, end, plan) {
+                    plan.mix.decodes += 1;
                 }
             }
             index += 1;
         }
-        self.shape.decodes
     }
 
     /// Chunks of prompts. The oldest has most of the budget; a part is for those behind it, the ones with
     /// the least to compute first, so that a long prompt does not hold up the short ones that come later.
-    fn plan_prompts(&mut self, batch: &mut ForwardBatch, mut budget: Budget) {
+    fn plan_prompts(&mut self, plan: &mut StepPlan, mut budget: Budget) {
         let is_prompt = |key: &SequenceKey| !self.sequences[key].is_decoding();
         let mut prompts: Vec<_> = self.running.iter().copied().filter(is_prompt).collect();
         if !prompts.is_empty() {
@@ -346,24 +243,24 @@ impl Scheduler {
             let mut others = budget.split(sequence.num_computed, sequence.behind());
             prompts.sort_by_key(|key| self.sequences[key].behind());
             for key in prompts {
-                self.plan_chunk(key, batch, &mut others);
+                self.plan_chunk(key, plan, &mut others);
             }
-            self.admit(batch, &mut others);
+            self.admit(plan, &mut others);
             budget.join(others);
-            self.plan_chunk(oldest, batch, &mut budget);
+            self.plan_chunk(oldest, plan, &mut budget);
         } else {
-            self.admit(batch, &mut budget);
+            self.admit(plan, &mut budget);
         }
     }
 
     /// As much of a prompt as budget and pages allow.
-    fn plan_chunk(&mut self, key: SequenceKey, batch: &mut ForwardBatch, budget: &mut Budget) {
+    pub(crate) fn plan_chunk(&mut self, key: SequenceKey, plan: &mut StepPlan, budget: &mut Budget) {
         let sequence = &self.sequences[&key];
         let start = sequence.num_computed;
         let wanted = start + sequence.behind().min(budget.room(start));
         let end = self.grow(key, wanted);
-        if end > start && self.plan(key, end, batch) {
-            self.shape.prefill_tokens += end - start;
+        if end > start && self.plan(key, end, plan) {
+            plan.mix.prefill_tokens += end - start;
             budget.spend(start, end - start);
         }
     }
@@ -385,135 +282,10 @@ impl Scheduler {
         wanted.min(sequence.pages.len() * page_size)
     }
 
-    /// Put tokens `num_computed..end` of a sequence into the batch; says whether its grammar let it.
-    fn plan(&mut self, key: SequenceKey, end: usize, batch: &mut ForwardBatch) -> bool {
+    /// See [`StepPlan::add`].
+    fn plan(&mut self, key: SequenceKey, end: usize, plan: &mut StepPlan) -> bool {
         let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
-        let start = sequence.num_computed;
-        let first_row = batch.token_ids.len();
-        let first_page = batch.paged.pages.len();
-        let num_pages = end.div_ceil(self.config.page_size);
-        let rows_before = batch.logit_rows.len();
-        if let Err(error) = sequence.logit_rows(start, end, first_row, &mut batch.logit_rows) {
-            batch.logit_rows.truncate(rows_before);
-            self.broken.push((key, error));
-            return false;
-        }
-        batch.token_ids.extend_from_slice(&sequence.tokens[start..end]);
-        batch.positions.extend(start as u32..end as u32);
-        let PagedBatch { spans, pages } = &mut batch.paged;
-        pages.extend_from_slice(&sequence.pages[..num_pages]);
-        spans.push(Span { q_start: first_row, q_len: end - start, kv_len: end, pages: first_page..pages.len() });
-        self.in_flight.push(Planned { key, end, num_rows: batch.logit_rows.len() - rows_before });
-        true
-    }
-
-    // ── admission ───────────────────────────────────────────────────────────────────────────────────
-
-    /// Admit from the queue while there is budget, a place and, by estimate, room in the pool.
-    fn admit(&mut self, batch: &mut ForwardBatch, budget: &mut Budget) {
-        if budget.is_spent() || self.running.len() >= self.config.max_running {
-            return;
-        }
-        self.order_queue();
-        let mut position = 0;
-        while !budget.is_spent() && self.running.len() < self.config.max_running && position <= MAX_HELD_BACK {
-            let Some(&key) = self.waiting.get(position) else { break };
-            if self.is_held_back(key) {
-                position += 1;
-                continue;
-            }
-            if !self.try_admit(key) {
-                break;
-            }
-            self.waiting.remove(position);
-            self.waiting_tokens -= self.sequences[&key].tokens.len();
-            self.plan_chunk(key, batch, budget);
-        }
-    }
-
-    fn order_queue(&mut self) {
-        if self.config.policy != Policy::Lpm || self.waiting.len() > LPM_LIMIT || self.waiting.len() < 2 {
-            return;
-        }
-        let (cache, sequences) = (&self.cache, &self.sequences);
-        let matched = |key: &SequenceKey| {
-            let sequence = &sequences[key];
-            cache.matched_tokens(sequence.namespace.as_ref(), &sequence.tokens)
-        };
-        self.waiting.make_contiguous().sort_by_cached_key(|key| std::cmp::Reverse(matched(key)));
-    }
-
-    /// Whether a running prompt is about to compute a page that this one could then reuse.
-    fn is_held_back(&self, key: SequenceKey) -> bool {
-        if !self.config.prefix_cache {
-            return false;
-        }
-        let page_size = self.config.page_size;
-        let waiting = &self.sequences[&key];
-        let reusable = waiting.reusable_tokens();
-        let mut matched = None;
-        self.running.iter().map(|key| &self.sequences[key]).any(|running| {
-            if running.is_decoding() || running.namespace != waiting.namespace {
-                return false;
-            }
-            let computed_pages = running.num_shared * page_size;
-            let cached = *matched.get_or_insert_with(|| {
-                self.cache.matched_tokens(waiting.namespace.as_ref(), &waiting.tokens[..reusable])
-            });
-            let next = cached + page_size;
-            next <= reusable
-                && next > computed_pages
-                && next <= running.tokens.len()
-                && running.tokens[..next] == waiting.tokens[..next]
-        })
-    }
-
-    /// Lock the request's cached prefix and let it run, if its pages and those that the running ones
-    /// are expected to need fit.
-    fn try_admit(&mut self, key: SequenceKey) -> bool {
-        let page_size = self.config.page_size;
-        let promised: usize = self.running.iter().map(|key| self.expected_pages(&self.sequences[key])).sum();
-        let sequence = self.sequences.get_mut(&key).expect("waiting sequences are alive");
-        let reusable = if self.config.prefix_cache { sequence.reusable_tokens() } else { 0 };
-        let namespace = sequence.namespace.clone();
-        let lock = self.cache.lock_prefix(namespace.as_ref(), &sequence.tokens[..reusable], &mut sequence.pages);
-        let cached = sequence.pages.len() * page_size;
-        sequence.num_shared = sequence.pages.len();
-        sequence.num_computed = cached;
-
-        let sequence = &self.sequences[&key];
-        let available = self.pool.num_free() + self.cache.num_evictable();
-        // Alone, a request is admitted if its tokens so far fit: what it will really need, only time tells.
-        let fits = match self.running.len() {
-            0 => sequence.tokens.len().div_ceil(page_size) - sequence.pages.len() <= available,
-            _ => promised + self.expected_pages(sequence) <= available,
-        };
-        let sequence = self.sequences.get_mut(&key).expect("waiting sequences are alive");
-        if !fits {
-            sequence.pages.clear();
-            (sequence.num_shared, sequence.num_computed) = (0, 0);
-            self.cache.unlock(lock);
-            return false;
-        }
-        sequence.lock = Some(lock);
-        if !sequence.admitted {
-            sequence.admitted = true;
-            sequence.report.cached_tokens = cached;
-            self.stats.left_queue += 1;
-            self.stats.prompt_tokens += sequence.prompt_len as u64;
-            self.stats.cached_tokens += cached as u64;
-        }
-        self.shape.new_sequences += 1;
-        self.shape.cached_tokens += cached;
-        self.running.push(key);
-        true
-    }
-
-    /// Pages that a sequence has not got yet and is expected to need.
-    fn expected_pages(&self, sequence: &Sequence) -> usize {
-        let remaining = sequence.max_new_tokens.saturating_sub(sequence.num_output());
-        let tokens = sequence.tokens.len() + self.reserve.expected(remaining, sequence.ignore_eos);
-        tokens.div_ceil(self.config.page_size).saturating_sub(sequence.pages.len())
+        plan.add(key, sequence, end, self.config.page_size)
     }
 
     /// Take the pages of the youngest running sequence and queue it again, in front.
@@ -540,8 +312,8 @@ impl Scheduler {
 
     // ── results ─────────────────────────────────────────────────────────────────────────────────────
 
-    fn commit_sequence(&mut self, planned: &Planned, rows: Vec<quern_backend::RowOutput>) {
-        let key = planned.key;
+    fn commit_sequence(&mut self, part: &Part, rows: Vec<quern_backend::RowOutput>) {
+        let key = part.key;
         let failed = |fault| rows.iter().any(|row| row.fault == Some(fault));
         if failed(Fault::NotFinite) {
             // Its earlier pages are in the tree already, and who knows which of them are sound.
@@ -558,8 +330,8 @@ impl Scheduler {
             return self.fail(key, FailCause::NoToken { step, grammar });
         }
         let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
-        sequence.num_computed = planned.end;
-        let caught_up = planned.end == sequence.tokens.len();
+        sequence.num_computed = part.end;
+        let caught_up = part.end == sequence.tokens.len();
         if self.config.prefix_cache {
             self.cache_full_pages(key);
         }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use quern_backend::{LogitRow, RowTask, SamplingParams, TokenCounts};
+use quern_backend::{LogitTask, RowTask, SamplingParams, TokenCounts};
 
 use crate::{
     radix_cache::PrefixLock,
@@ -133,37 +133,33 @@ impl Sequence {
         self.logprobs.as_ref().and_then(|l| l.prompt_from)
     }
 
-    /// The rows wanted of a step that computes `start..end` of this sequence in the batch's rows from
-    /// `first_row` on: prompt scores, and a sample where the step catches up. The grammar is asked for
-    /// its mask here; if it fails, rows already in `out` mean nothing.
+    /// The rows whose logits are wanted of a step that computes `start..end`: `add` gets each, counted from the first
+    /// of these tokens, with what to make of it (prompt scores, and a sample where the step catches up). The grammar
+    /// is asked for its mask here; if it fails, rows already added mean nothing.
+    ///
+    /// # Errors
+    /// If the grammar fails.
     pub fn logit_rows(
         &mut self,
         start: usize,
         end: usize,
-        first_row: usize,
-        out: &mut Vec<LogitRow>,
+        mut add: impl FnMut(usize, LogitTask),
     ) -> Result<(), GrammarError> {
         let (want_logprob, top_logprobs) = self.logprobs.as_ref().map_or((false, 0), |l| (true, l.top));
         let logprob_ids = Arc::clone(&self.logprob_ids);
-        let row = |row: usize, task| LogitRow {
-            row,
-            task,
-            want_logprob,
-            top_logprobs,
-            logprob_ids: Arc::clone(&logprob_ids),
-        };
+        let task = |task| LogitTask { task, want_logprob, top_logprobs, logprob_ids: Arc::clone(&logprob_ids) };
         if let Some(from) = self.scores_from().filter(|_| !self.prefilled) {
             // The logits at `p` score the token at `p + 1`.
             let scored = start.max(from.max(1) - 1)..end.min(self.prompt_len - 1);
             for position in scored {
                 let target = self.tokens[position + 1];
-                out.push(row(first_row + position - start, RowTask::Score { target }));
+                add(position - start, task(RowTask::Score { target }));
             }
         }
         if end == self.tokens.len() && self.max_new_tokens > 0 {
             let step = self.num_output();
             let banned = if step < self.min_new_tokens { Arc::clone(&self.stop_token_ids) } else { Arc::new([]) };
-            let task = RowTask::Sample {
+            let sample = RowTask::Sample {
                 params: Arc::clone(&self.sampling),
                 seed: self.seed,
                 step: step as u64,
@@ -171,7 +167,7 @@ impl Sequence {
                 banned,
                 mask: self.grammar.as_mut().map(|grammar| contained(|| grammar.mask())).transpose()?,
             };
-            out.push(row(first_row + end - 1 - start, task));
+            add(end - 1 - start, task(sample));
         }
         Ok(())
     }
@@ -181,7 +177,8 @@ impl Sequence {
     pub fn push(&mut self, token: u32) -> Result<Option<End>, GrammarError> {
         self.tokens.push(token);
         if let Some(counts) = &mut self.counts {
-            // The step's batch is gone by now, so nobody shares the counts and nothing is copied.
+            // The step's tasks are gone by now, so that the counts are shared with nothing and not copied.
+            debug_assert_eq!(Arc::strong_count(counts), 1, "a step that is over still holds the counts");
             *Arc::make_mut(counts).entry(token).or_default() += 1;
         }
         Ok(if !self.ignore_eos && self.stop_token_ids.contains(&token) {

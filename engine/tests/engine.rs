@@ -9,14 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quern_backend::{KvFormat, TokenMask};
+use quern_backend::{DeviceFault, KvFormat, TokenMask};
 use quern_engine::{
     EngineConfig, EngineHandle, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, Policy, RequestHandle,
     SubmitError, TokenEvent,
     fake::{FakeModel, StepHook},
     start,
 };
-use quern_model::{Checkpoint, ForwardError, GenerationConfig, ModelConfig, StepCost, StepShape, Work};
+use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepCost, StepShape, Work};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -267,8 +267,8 @@ fn a_panic_of_the_model_fails_its_batch_and_the_engine_goes_on() {
 
 #[test]
 fn repeated_failures_make_the_engine_refuse_work() {
-    let fail = || ForwardError::Backend { backend: "fake", cause: "broken".into() };
-    let engine = engine(config(), Some(Box::new(move |_| Err(fail()))));
+    let fail = || DeviceFault::Step { backend: "fake", cause: "broken".into() };
+    let engine = engine(config(), Some(Box::new(move |_| Err(fail().into()))));
     for _ in 0..3 {
         let (_handle, heard) = submit(&engine, request("a", 8, 1)).expect("accepted");
         assert!(matches!(terminal(&heard), TokenEvent::Failed(FailCause::Engine(_))));
@@ -276,6 +276,27 @@ fn repeated_failures_make_the_engine_refuse_work() {
     assert!(engine.wait_idle(PATIENCE));
     assert!(!engine.metrics().is_healthy());
     assert!(submit(&engine, request("a", 8, 1)).is_err());
+}
+
+#[test]
+fn a_lost_device_ends_everything_at_once() {
+    let (steps, open, mut wait) = announced_gate();
+    let hook: StepHook = Box::new(move |step| {
+        wait(step)?;
+        Err(DeviceFault::Lost { backend: "fake", cause: "it fell off the bus".into() }.into())
+    });
+    let engine = engine(EngineConfig { max_running: 1, ..config() }, Some(hook));
+    let (_a, a) = submit(&engine, request("a", 8, 5)).expect("accepted");
+    assert_eq!(steps.recv_timeout(PATIENCE), Ok(1));
+    let (_b, b) = submit(&engine, request("b", 8, 5)).expect("accepted");
+    drop(open);
+    for heard in [a, b] {
+        let TokenEvent::Failed(cause) = terminal(&heard) else { panic!("the request fails") };
+        assert!(cause.to_string().contains("the fake backend is lost: it fell off the bus"), "{cause}");
+    }
+    assert!(engine.wait_idle(PATIENCE) && !engine.metrics().is_healthy());
+    assert_eq!(submit(&engine, request("c", 8, 5)).err(), Some(SubmitError::Unhealthy));
+    assert_eq!(steps.try_recv(), Err(mpsc::TryRecvError::Empty), "no second step is tried");
 }
 
 #[test]

@@ -63,10 +63,12 @@ impl World {
 
     /// One step; its tokens beside those of decoding sequences.
     fn step(&mut self) -> usize {
-        let batch = self.scheduler.schedule().expect("there is work");
-        let output = self.model.forward(&batch).unwrap();
-        self.scheduler.commit(output);
-        self.scheduler.shape().prefill_tokens
+        let plan = self.scheduler.schedule().expect("there is work");
+        let prefill_tokens = plan.mix.prefill_tokens;
+        self.model.launch(&plan.batch, &plan.samples);
+        let output = self.model.wait().unwrap();
+        self.scheduler.commit(plan, output);
+        prefill_tokens
     }
 }
 

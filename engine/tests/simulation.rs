@@ -16,14 +16,12 @@ use std::{
     },
 };
 
-use quern_backend::{Fault, RowTask, SamplingParams, TokenCounts, TokenMask};
+use quern_backend::{DeviceFault, Fault, RowTask, SamplingParams, TokenCounts, TokenMask};
 use quern_engine::{
     EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy, TokenEvent,
-    fake::FakeModel,
-    scheduler::{Scheduler, SchedulerStats},
-    sequence::SequenceKey,
+    fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey, stats::SchedulerStats,
 };
-use quern_model::{ForwardError, Model, StepCost};
+use quern_model::{Model, StepCost};
 
 const VOCAB: u32 = 61;
 
@@ -236,7 +234,7 @@ impl World {
         let mut faults = Rng(seed ^ 0xfa17);
         let model = FakeModel::new(VOCAB, weather.page_size, num_pages).with_hook(Box::new(move |_| {
             if faults.chance(weather.faults) {
-                return Err(ForwardError::Backend { backend: "fake", cause: "injected".into() });
+                return Err(DeviceFault::Step { backend: "fake", cause: "injected".into() }.into());
             }
             Ok(())
         }));
@@ -328,18 +326,25 @@ impl World {
 
     /// One step; says whether there was anything to compute.
     fn step(&mut self) -> bool {
-        let Some(batch) = self.scheduler.schedule() else { return false };
+        let Some(plan) = self.scheduler.schedule() else { return false };
+        let batch = &plan.batch;
         assert!(batch.token_ids.len() <= self.weather.chunk.max(self.weather.max_running), "tokens of a step");
-        match self.model.forward(&batch) {
+        self.model.launch(batch, &plan.samples);
+        // Requests come and go while a step is in flight, its own among them.
+        if self.rng.chance(self.weather.aborts) {
+            self.abort_something();
+            self.arrivals();
+            self.scheduler.check();
+        }
+        match self.model.wait() {
             Ok(mut output) => {
-                drop(batch);
                 for row in &mut output.rows {
                     row.fault = (self.weather.faults > 0.0 && self.rng.chance(self.weather.faults / 10.0))
                         .then_some(Fault::NotFinite);
                 }
-                self.scheduler.commit(output);
+                self.scheduler.commit(plan, output);
             }
-            Err(error) => self.scheduler.fail_step(&error.to_string()),
+            Err(error) => self.scheduler.fail_step(plan, &error.to_string()),
         }
         self.scheduler.check();
         self.listen();

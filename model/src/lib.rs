@@ -6,7 +6,6 @@
 #![deny(unsafe_code)]
 
 pub mod architecture;
-pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod foreign;
@@ -22,12 +21,13 @@ pub mod rope;
 pub mod step_cost;
 pub mod weights;
 
-pub use batch::{ForwardBatch, StepOutput};
 pub use checkpoint::{Checkpoint, CheckpointOptions, LoadFormat};
 pub use config::ModelConfig;
 pub use generation_config::GenerationConfig;
-pub use load::{StepLimits, load};
-pub use model::{ForwardError, Model};
+pub use load::{StepLimits, load, load_through};
+pub use model::{ForwardError, Model, StepOutput};
 pub use network::{NetworkSpec, Role, TensorSpec};
 pub use step_cost::{StepCost, StepShape, Work};
 pub use weights::LoadError;
+
+pub use quern_backend::{ForwardBatch, SampleBatch};

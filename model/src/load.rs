@@ -1,8 +1,8 @@
 //! [`load`]: a checkpoint becomes a [`Model`] on a backend.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
-use quern_backend::{Backend, KvFormat};
+use quern_backend::{Backend, KvFormat, Uploader};
 
 use crate::{
     Model,
@@ -29,7 +29,25 @@ pub struct StepLimits {
 }
 
 /// Build the checkpoint's network on `backend`. `loaded` hears of each finished layer.
+///
+/// # Errors
+/// If a weight cannot be read, or the backend cannot hold it.
 pub fn load<B: Backend>(
+    checkpoint: &Checkpoint,
+    backend: Arc<B>,
+    limits: StepLimits,
+    loaded: &mut dyn FnMut(usize),
+) -> Result<Box<dyn Model>, LoadError> {
+    let shared = Arc::clone(&backend);
+    load_through(shared.uploader(), checkpoint, backend, limits, loaded)
+}
+
+/// The same, with weights that reach `backend` through an uploader of its own.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_through<B: Backend>(
+    mut uploader: Box<dyn Uploader<B> + '_>,
     checkpoint: &Checkpoint,
     backend: Arc<B>,
     limits: StepLimits,
@@ -39,12 +57,18 @@ pub fn load<B: Backend>(
     let shared = Arc::clone(&backend);
     let quantised = checkpoint.quantised_weights();
     let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
-    let from = Loading { backend: &*shared, weights, config, network: checkpoint.network() };
+    let from = Loading {
+        backend: &*shared,
+        uploader: RefCell::new(&mut *uploader),
+        weights,
+        config,
+        network: checkpoint.network(),
+    };
     let model: Box<dyn Model> = match config.architecture {
         Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => {
             Box::new(Qwen3::load(&from, backend, limits, loaded)?)
         }
     };
-    shared.uploaded();
+    uploader.finish()?;
     Ok(model)
 }

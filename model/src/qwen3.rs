@@ -2,16 +2,16 @@
 //!
 //! Source: Qwen Team 2025, "Qwen3 Technical Report"; HF `modeling_qwen3.py`, `modeling_qwen3_moe.py`.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-use quern_backend::{Backend, KvSpec, LogitRow, RowOutput};
+use quern_backend::{Backend, ForwardBatch, KvSpec, SampleBatch};
 
 use crate::{
-    ForwardBatch, ForwardError, Model, StepOutput,
+    ForwardError, Model, StepOutput,
     config::{ConfigError, Fields, ModelConfig},
     layers::{
-        Attention, Experts, Linear, Loading, Mlp, RmsNorm, attention::AttentionScratch, experts::ExpertsScratch,
-        mlp::MlpScratch,
+        Attention, Experts, LayerContext, Linear, Loading, Mlp, RmsNorm, attention::AttentionScratch,
+        experts::ExpertsScratch, mlp::MlpScratch,
     },
     load::StepLimits,
     network::{MlpPart, NetworkSpec, Role},
@@ -72,6 +72,10 @@ pub struct Qwen3<B: Backend> {
     rope: Rope,
     kv: B::KvCache,
     scratch: Scratch<B>,
+    /// `[tokens, head_dim]`.
+    rotation: B::Buffer,
+    rotation_host: Vec<f32>,
+    in_flight: Option<B::Step>,
 }
 
 /// One decoder layer.
@@ -96,9 +100,6 @@ struct Scratch<B: Backend> {
     x: B::Buffer,
     /// `[tokens, hidden]`: a block's output, not yet added.
     out: B::Buffer,
-    /// `[tokens, head_dim]`.
-    rotation: B::Buffer,
-    rotation_host: Vec<f32>,
     attention: AttentionScratch<B>,
     /// Present where a layer is dense.
     mlp: Option<MlpScratch<B>>,
@@ -108,7 +109,6 @@ struct Scratch<B: Backend> {
     last: B::Buffer,
     /// `[logit rows, vocab]`.
     logits: B::Buffer,
-    sampled: Vec<RowOutput>,
 }
 
 impl<B: Backend> Qwen3<B> {
@@ -141,6 +141,9 @@ impl<B: Backend> Qwen3<B> {
             norm: RmsNorm::load(from, from.network.tensor(None, Role::FinalNorm))?,
             rope: Rope::new(&config.rope, config.heads.head_dim),
             scratch: Scratch::new(&*backend, config, &limits),
+            rotation: backend.alloc(limits.max_tokens, config.heads.head_dim),
+            rotation_host: Vec::with_capacity(limits.max_tokens * config.heads.head_dim),
+            in_flight: None,
             backend,
             limits,
             embed_tokens,
@@ -150,40 +153,48 @@ impl<B: Backend> Qwen3<B> {
         })
     }
 
-    /// Logits of `rows`, at most `max_logit_rows` of them, and what their tasks make of them.
-    fn sample(&mut self, rows: &[LogitRow], output: &mut StepOutput) {
+    /// Logits of the step's rows `rows`, at most `max_logit_rows` of them, and what their tasks make of them.
+    fn sample(&mut self, step: &mut B::Step, rows: Range<usize>) {
         let (b, s) = (&*self.backend, &mut self.scratch);
-        let indices: Vec<usize> = rows.iter().map(|row| row.row).collect();
-        b.gather_rows(&s.x, &indices, &mut s.last);
+        b.gather_rows(&s.x, step, rows.clone(), &mut s.last);
         self.lm_head.forward(b, &s.last, &mut s.logits);
-        b.sample(&mut s.logits, rows, &mut s.sampled);
-        output.rows.append(&mut s.sampled);
+        b.sample(&mut s.logits, step, rows);
     }
 }
 
 impl<B: Backend> Model for Qwen3<B> {
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<StepOutput, ForwardError> {
-        let tokens = batch.token_ids.len();
+    fn launch(&mut self, batch: &ForwardBatch, samples: &SampleBatch) {
+        let (tokens, rows) = (batch.token_ids.len(), batch.logit_rows.len());
         assert!(tokens <= self.limits.max_tokens, "{tokens} tokens in a step of at most {}", self.limits.max_tokens);
         assert_eq!(tokens, batch.paged.num_rows(), "tokens and rows of the batch");
+        assert_eq!(rows, samples.tasks.len(), "rows of logits and what to make of them");
+        assert!(self.in_flight.is_none(), "the step before has not been waited for");
 
-        let (b, s) = (&*self.backend, &mut self.scratch);
-        s.rotation_host.clear();
-        self.rope.rotations(&batch.positions, &mut s.rotation_host);
-        b.write(&mut s.rotation, &s.rotation_host);
+        let b = Arc::clone(&self.backend);
+        self.rotation_host.clear();
+        self.rope.rotations(&batch.positions, &mut self.rotation_host);
+        b.write(&mut self.rotation, &self.rotation_host);
+        let mut step = b.begin(batch, samples);
 
+        let s = &mut self.scratch;
         b.zero(&mut s.residual, tokens);
-        self.embed_tokens.embed(b, &batch.token_ids, &mut s.out);
-        for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(b, index, batch, &mut self.kv, s);
+        self.embed_tokens.embed(&b, &step, &mut s.out);
+        let mut cx = LayerContext { backend: &*b, step: &step, kv: &mut self.kv, rotation: &self.rotation };
+        for layer in &self.layers {
+            layer.forward(&mut cx, s);
         }
-        self.norm.forward(b, &mut s.residual, &s.out, &mut s.x);
+        self.norm.forward(&b, &mut s.residual, &s.out, &mut s.x);
 
-        let mut output = StepOutput::default();
-        for rows in batch.logit_rows.chunks(self.limits.max_logit_rows) {
-            self.sample(rows, &mut output);
+        for first in (0..rows).step_by(self.limits.max_logit_rows) {
+            self.sample(&mut step, first..rows.min(first + self.limits.max_logit_rows));
         }
-        Ok(output)
+        b.launch(&mut step);
+        self.in_flight = Some(step);
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, ForwardError> {
+        let step = self.in_flight.take().expect("a step is in flight");
+        Ok(StepOutput { rows: self.backend.finish(step)? })
     }
 }
 
@@ -201,9 +212,10 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    fn forward(&self, b: &B, index: usize, batch: &ForwardBatch, kv: &mut B::KvCache, s: &mut Scratch<B>) {
+    fn forward(&self, cx: &mut LayerContext<'_, B>, s: &mut Scratch<B>) {
+        let b = cx.backend;
         self.input_norm.forward(b, &mut s.residual, &s.out, &mut s.x);
-        self.attention.forward(b, &s.x, &s.rotation, &batch.paged, index, kv, &mut s.attention, &mut s.out);
+        self.attention.forward(cx, &s.x, &mut s.attention, &mut s.out);
         self.post_norm.forward(b, &mut s.residual, &s.out, &mut s.x);
         match (&self.mlp, &mut s.mlp, &mut s.experts) {
             (Feed::Dense(mlp), Some(scratch), _) => mlp.forward(b, &s.x, scratch, &mut s.out),
@@ -221,8 +233,6 @@ impl<B: Backend> Scratch<B> {
             residual: b.alloc(tokens, config.hidden),
             x: b.alloc(tokens, config.hidden),
             out: b.alloc(tokens, config.hidden),
-            rotation: b.alloc(tokens, heads.head_dim),
-            rotation_host: Vec::with_capacity(tokens * heads.head_dim),
             attention: AttentionScratch {
                 qkv: b.alloc(tokens, heads.qkv_dim()),
                 context: b.alloc(tokens, heads.q_dim()),
@@ -237,7 +247,6 @@ impl<B: Backend> Scratch<B> {
             }),
             last: b.alloc(limits.max_logit_rows, config.hidden),
             logits: b.alloc(limits.max_logit_rows, config.vocab_size),
-            sampled: Vec::with_capacity(limits.max_logit_rows),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use quern_backend::KvFormat;
+use quern_backend::{Device, KvFormat};
 use quern_cpu::{CpuBackend, CpuConfig};
 use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, Policy, RequestHandle, TokenEvent};
 use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepCost, StepLimits};

@@ -3,12 +3,11 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use quern_api::{AppState, state::Peaks};
-use quern_backend::QuantFormat;
-use quern_cpu::{Compute, CpuBackend, Roof};
+use quern_backend::{Device, MachinePeaks, Precision, QuantFormat};
 use quern_engine::EngineHandle;
 use quern_model::{StepCost, StepShape, Work};
 
-use crate::machine::{CpuTicks, Machine};
+use crate::machine::{self, CpuTicks};
 
 /// Memory that must be available beside what a measurement takes.
 const SPARE_BYTES: u64 = 1 << 30;
@@ -30,18 +29,18 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// Of a model whose matrices are in `formats`, multiplied in `compute`. Where formats are mixed the fastest
+    /// Of a model whose matrices are in `formats`, multiplied in `precision`. Where formats are mixed the fastest
     /// counts: the ceiling is none that could be passed.
-    pub fn of(roof: &Roof, formats: &[QuantFormat], compute: Compute) -> Self {
-        let ops_per_s = match compute {
-            Compute::F32 => roof.f32_flops,
-            Compute::Bf16 if formats.iter().any(|format| format.blocks().is_some()) => roof.int8_ops,
-            Compute::Bf16 if formats.iter().all(|format| matches!(format, QuantFormat::F32 | QuantFormat::F16)) => {
-                roof.f32_flops
+    pub fn of(peaks: &MachinePeaks, formats: &[QuantFormat], precision: Precision) -> Self {
+        let ops_per_s = match precision {
+            Precision::F32 => peaks.f32_flops,
+            Precision::Bf16 if formats.iter().any(|format| format.blocks().is_some()) => peaks.int8_ops,
+            Precision::Bf16 if formats.iter().all(|format| matches!(format, QuantFormat::F32 | QuantFormat::F16)) => {
+                peaks.f32_flops
             }
-            Compute::Bf16 => roof.bf16_flops.unwrap_or(roof.f32_flops),
+            Precision::Bf16 => peaks.bf16_flops.unwrap_or(peaks.f32_flops),
         };
-        Self { read_bytes_per_s: roof.read_bytes_per_s, ops_per_s }
+        Self { read_bytes_per_s: peaks.read_bytes_per_s, ops_per_s }
     }
 
     /// The least time that `work` takes.
@@ -55,23 +54,23 @@ impl Ceiling {
     }
 }
 
-/// Measure what `backend` could do; `None` where memory is too scarce for it.
-pub fn measure(backend: &CpuBackend) -> Option<Roof> {
-    memory_suffices().then(|| Roof::measure(backend)).flatten()
+/// Measure what `device` could do; `None` where memory is too scarce for it.
+pub fn measure(device: &dyn Device) -> Option<MachinePeaks> {
+    memory_suffices(device).then(|| device.measure(&|| true)).flatten()
 }
 
-fn memory_suffices() -> bool {
-    Machine::probe().available_bytes.unwrap_or(u64::MAX) > Roof::BYTES + SPARE_BYTES
+fn memory_suffices(device: &dyn Device) -> bool {
+    machine::available_bytes(device).unwrap_or(u64::MAX) > device.measured_bytes() + SPARE_BYTES
 }
 
 /// A machine that is yet to be measured, and the model that its figures are for.
 pub struct Unmeasured {
     /// What computes the model.
-    pub backend: Arc<CpuBackend>,
+    pub device: Arc<dyn Device>,
     /// The encodings of its matrices.
     pub formats: Vec<QuantFormat>,
-    /// What they are multiplied in.
-    pub compute: Compute,
+    /// What their inputs are rounded to.
+    pub precision: Precision,
 }
 
 /// Measure for the live view, on a thread of its own and only while no request is alive: a request that comes ends the
@@ -82,7 +81,7 @@ pub struct Unmeasured {
 pub fn measure_beside(state: Arc<AppState>, machine: Unmeasured) -> std::io::Result<()> {
     tracing::info!("This machine's peaks are measured when no request runs (--skip-peak-measurement leaves it out).");
     let work = move || {
-        let Unmeasured { backend, formats, compute } = machine;
+        let Unmeasured { device, formats, precision } = machine;
         let idle = || state.engine.num_alive() == 0;
         loop {
             let before = CpuTicks::now();
@@ -90,12 +89,12 @@ pub fn measure_beside(state: Arc<AppState>, machine: Unmeasured) -> std::io::Res
                 continue;
             }
             let others = before.zip(CpuTicks::now()).map(|(before, after)| after.busy_since(before));
-            if !memory_suffices() {
+            if !memory_suffices(&*device) {
                 return tracing::info!("This machine's peaks are not measured: that takes 1.5 GB of free memory.");
             }
-            let Some(roof) = Roof::measure_while(&backend, &idle) else { continue };
-            let ceiling = Ceiling::of(&roof, &formats, compute);
-            tracing::info!("{}", line(&roof, &backend));
+            let Some(roof) = device.measure(&idle) else { continue };
+            let ceiling = Ceiling::of(&roof, &formats, precision);
+            tracing::info!("{}", line(&roof, &*device));
             tracing::info!("{}", speed_line(ceiling, &state.engine));
             if let Some(share) = others.filter(|share| *share > BUSY) {
                 tracing::warn!(
@@ -126,15 +125,15 @@ fn speed_line(ceiling: Ceiling, engine: &EngineHandle) -> String {
 }
 
 /// `Roof: reads 31.2 GB/s; int8 1531, bf16 173, f32 353 GFLOP/s (2 threads, avx512bf16).`
-pub fn line(roof: &Roof, backend: &CpuBackend) -> String {
-    let bf16 = roof.bf16_flops.map_or("without hardware".into(), |flops| format!("{:.0}", flops / 1e9));
+pub fn line(peaks: &MachinePeaks, device: &dyn Device) -> String {
+    let bf16 = peaks.bf16_flops.map_or("without hardware".into(), |flops| format!("{:.0}", flops / 1e9));
     format!(
         "Roof: reads {:.1} GB/s; int8 {:.0}, bf16 {bf16}, f32 {:.0} GFLOP/s ({} threads, {}).",
-        roof.read_bytes_per_s / 1e9,
-        roof.int8_ops / 1e9,
-        roof.f32_flops / 1e9,
-        backend.threads(),
-        backend.isa(),
+        peaks.read_bytes_per_s / 1e9,
+        peaks.int8_ops / 1e9,
+        peaks.f32_flops / 1e9,
+        device.threads(),
+        device.isa(),
     )
 }
 
@@ -144,13 +143,13 @@ mod tests {
 
     #[test]
     fn products_are_measured_against_what_computes_them() {
-        let roof = Roof { read_bytes_per_s: 30e9, f32_flops: 1.0, bf16_flops: Some(2.0), int8_ops: 3.0 };
-        let ops = |formats: &[QuantFormat], compute| Ceiling::of(&roof, formats, compute).ops_per_s;
-        assert_eq!(ops(&[QuantFormat::BF16], Compute::Bf16), 2.0);
-        assert_eq!(ops(&[QuantFormat::BF16, QuantFormat::Q4K], Compute::Bf16), 3.0);
-        assert_eq!(ops(&[QuantFormat::F32], Compute::Bf16), 1.0);
-        assert_eq!(ops(&[QuantFormat::Fp8Block128], Compute::F32), 1.0);
-        let without = Roof { bf16_flops: None, ..roof };
-        assert_eq!(Ceiling::of(&without, &[QuantFormat::BF16], Compute::Bf16).ops_per_s, 1.0);
+        let roof = MachinePeaks { read_bytes_per_s: 30e9, f32_flops: 1.0, bf16_flops: Some(2.0), int8_ops: 3.0 };
+        let ops = |formats: &[QuantFormat], precision| Ceiling::of(&roof, formats, precision).ops_per_s;
+        assert_eq!(ops(&[QuantFormat::BF16], Precision::Bf16), 2.0);
+        assert_eq!(ops(&[QuantFormat::BF16, QuantFormat::Q4K], Precision::Bf16), 3.0);
+        assert_eq!(ops(&[QuantFormat::F32], Precision::Bf16), 1.0);
+        assert_eq!(ops(&[QuantFormat::Fp8Block128], Precision::F32), 1.0);
+        let without = MachinePeaks { bf16_flops: None, ..roof };
+        assert_eq!(Ceiling::of(&without, &[QuantFormat::BF16], Precision::Bf16).ops_per_s, 1.0);
     }
 }

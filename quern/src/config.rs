@@ -6,7 +6,7 @@
 use std::{fmt, path::PathBuf};
 
 use quern_api::ApiConfig;
-use quern_backend::KvFormat;
+use quern_backend::{KvFormat, Precision};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -28,8 +28,9 @@ pub struct Config {
     pub load_format: LoadFormat,
     /// Merged over `config.json`.
     pub json_model_override_args: Map<String, Value>,
-    /// What matrix products are computed in.
-    pub dtype: ComputeDtype,
+    /// What matrix products round their inputs to.
+    #[serde(serialize_with = "shown")]
+    pub dtype: Precision,
     /// How keys and values are stored.
     #[serde(serialize_with = "shown")]
     pub kv_cache_dtype: KvFormat,
@@ -115,7 +116,7 @@ impl Default for Config {
             revision: None,
             load_format: LoadFormat::Safetensors,
             json_model_override_args: Map::new(),
-            dtype: ComputeDtype::Bfloat16,
+            dtype: Precision::Bf16,
             kv_cache_dtype: KvFormat::BF16,
             chat_template: None,
             hf_chat_template_name: None,
@@ -169,25 +170,6 @@ impl LoadFormat {
             Self::Gguf => "gguf",
             Self::Dummy => "dummy",
         }
-    }
-}
-
-/// What matrix products are computed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ComputeDtype {
-    /// Inputs rounded to bf16, sums in f32.
-    Bfloat16,
-    /// Everything in f32.
-    Float32,
-}
-
-impl fmt::Display for ComputeDtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bfloat16 => "bfloat16",
-            Self::Float32 => "float32",
-        })
     }
 }
 

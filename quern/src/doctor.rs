@@ -1,7 +1,6 @@
 //! `quern doctor`: what this machine can do, and what that allows a model.
 
-use quern_backend::{DType, KvFormat};
-use quern_cpu::{Compute, CpuBackend, Isa, Roof};
+use quern_backend::{DType, Device, KvFormat, MachinePeaks, Precision};
 use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work, weights::Recipe};
 use serde::Serialize;
 use serde_json::{Map, json};
@@ -17,7 +16,7 @@ use crate::{
     machine::{self, Machine},
     memory::gib,
     model_files::{ModelFiles, Source},
-    start::chosen_cpu,
+    start::for_measuring,
     start_error::StartError,
 };
 
@@ -33,7 +32,7 @@ const CHUNK: usize = 512;
 /// If the machine cannot be measured or the model not be read.
 pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
     let busy = machine::busy_cores();
-    let backend = chosen_cpu(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
+    let backend = for_measuring(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
     let checkpoints = match &args.model {
         Some(model) => Runtime::new().map_err(StartError::Thread)?.block_on(named(model, args.revision.as_deref()))?,
         None => published(),
@@ -46,7 +45,7 @@ pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
         let roof = json!({"read_bytes_per_s": roof.read_bytes_per_s, "int8_ops_per_s": roof.int8_ops,
             "bf16_ops_per_s": roof.bf16_flops, "f32_ops_per_s": roof.f32_flops});
         let found = json!({"cpu": machine::cpu_name(), "cores": machine.cores, "available_bytes": machine.available_bytes,
-            "load_average": busy, "threads": backend.threads(), "isa": backend.isa().to_string(), "roof": roof,
+            "load_average": busy, "threads": backend.threads(), "isa": backend.isa(), "roof": roof,
             "models": forecasts});
         println!("{found:#}");
     } else {
@@ -77,13 +76,13 @@ struct Forecast {
 }
 
 impl Forecast {
-    fn of(name: &str, checkpoint: &Checkpoint, roof: &Roof, machine: &Machine) -> Result<Self, StartError> {
+    fn of(name: &str, checkpoint: &Checkpoint, roof: &MachinePeaks, machine: &Machine) -> Result<Self, StartError> {
         let cost = StepCost::of(checkpoint, KvFormat::BF16)?;
-        let compute = match checkpoint.config().dtype {
-            DType::F32 | DType::F16 if !checkpoint.config().fp8 => Compute::F32,
-            _ => Compute::Bf16,
+        let precision = match checkpoint.config().dtype {
+            DType::F32 | DType::F16 if !checkpoint.config().fp8 => Precision::F32,
+            _ => Precision::Bf16,
         };
-        let ceiling = Ceiling::of(roof, &checkpoint.formats(), compute);
+        let ceiling = Ceiling::of(roof, &checkpoint.formats(), precision);
         let mut prefill = Work::default();
         for end in (CHUNK..=PROMPT).step_by(CHUNK) {
             prefill += cost.step(StepShape::sequence(CHUNK, end, usize::from(end == PROMPT)));
@@ -133,17 +132,16 @@ async fn named(model: &str, revision: Option<&str>) -> Result<Vec<(String, Check
     Ok(found)
 }
 
-fn print(backend: &CpuBackend, roof: &Roof, machine: &Machine, forecasts: &[Forecast]) {
+fn print(device: &dyn Device, roof: &MachinePeaks, machine: &Machine, forecasts: &[Forecast]) {
     let available = machine.available_bytes.map_or_else(|| "unknown".into(), gib);
-    let sets: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(|isa| isa.to_string()).collect();
     println!(
         "CPU       {}, {} physical cores to use",
         machine::cpu_name().unwrap_or_else(|| "unknown".into()),
         machine.cores
     );
-    println!("Kernels   {} of {} (--cpu-isa)", backend.isa(), sets.join(", "));
+    println!("Kernels   {} of {} (--cpu-isa)", device.isa(), device.isas().join(", "));
     println!("Memory    {available} available");
-    println!("Measured  {}", ceiling::line(roof, backend).trim_start_matches("Roof: "));
+    println!("Measured  {}", ceiling::line(roof, device).trim_start_matches("Roof: "));
     println!(
         "\nAt most, projected from what was measured; nothing reads weights quicker than memory. `quern bench offline` \
          measures what is reached.\n"
@@ -180,7 +178,7 @@ mod tests {
     #[test]
     fn limits_are_those_of_arithmetic() {
         // The machine of the figures in the reference: 71 GB/s and 2.102 TOP/s of int8.
-        let roof = Roof { read_bytes_per_s: 71e9, f32_flops: 508e9, bf16_flops: Some(974e9), int8_ops: 2102e9 };
+        let roof = MachinePeaks { read_bytes_per_s: 71e9, f32_flops: 508e9, bf16_flops: Some(974e9), int8_ops: 2102e9 };
         let machine = Machine { available_bytes: Some(24 << 30), cores: 2 };
         let forecasts: Vec<_> = published()
             .iter()

@@ -11,6 +11,7 @@ use std::{
     thread,
 };
 
+use quern_backend::{Device, DeviceMemory};
 use rustix::process::{Resource, getrlimit};
 
 /// What this process may use.
@@ -37,6 +38,14 @@ impl Machine {
         // Two threads of one core share its arithmetic units, so a worker per core is as fast and steadier.
         let cores = physical_cores(root).map_or(threads, |cores| cores.min(threads)).max(1);
         Self { available_bytes, cores }
+    }
+}
+
+/// Bytes that can still be allocated where `device` computes; `None` where nobody says.
+pub fn available_bytes(device: &dyn Device) -> Option<u64> {
+    match device.memory() {
+        DeviceMemory::Host => Machine::probe().available_bytes,
+        DeviceMemory::Own { available_bytes, .. } => Some(available_bytes),
     }
 }
 

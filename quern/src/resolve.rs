@@ -9,8 +9,7 @@ use quern_api::{
     ApiConfig,
     config::{Secret, ToolCallParser},
 };
-use quern_backend::{DType, KvFormat};
-use quern_cpu::Compute;
+use quern_backend::{DType, KvFormat, Precision};
 use quern_model::ModelConfig;
 use quern_text::JsonBlanks;
 
@@ -19,7 +18,7 @@ use crate::{
         RefusedFlag, ServeArgs,
         serve::{GrammarChoice, ToolCalls},
     },
-    config::{ComputeDtype, Config, LoadFormat},
+    config::{Config, LoadFormat},
     defaults::{MAX_RUNNING_REQUESTS, MEM_FRACTION},
     machine::Machine,
     memory::{PoolDemand, PoolError},
@@ -215,11 +214,11 @@ fn served_model_name(args: &ServeArgs, model_path: &str) -> Result<String, Refus
     Ok(name)
 }
 
-fn dtype(typed: &Typed<'_>, stored: DType) -> Result<ComputeDtype, RefusedFlag> {
+fn dtype(typed: &Typed<'_>, stored: DType) -> Result<Precision, RefusedFlag> {
     match (typed.dtype, stored) {
-        (None, DType::F32 | DType::F16) | (Some(ComputeDtype::Float32), _) => Ok(ComputeDtype::Float32),
-        (None | Some(ComputeDtype::Bfloat16), DType::BF16 | DType::F8E4M3) => Ok(ComputeDtype::Bfloat16),
-        (Some(ComputeDtype::Bfloat16), _) => Err(refuse(
+        (None, DType::F32 | DType::F16) | (Some(Precision::F32), _) => Ok(Precision::F32),
+        (None | Some(Precision::Bf16), DType::BF16 | DType::F8E4M3) => Ok(Precision::Bf16),
+        (Some(Precision::Bf16), _) => Err(refuse(
             "dtype",
             "bfloat16",
             format!("the checkpoint holds {stored:?} weights and they are not rounded; float32 is supported"),
@@ -227,21 +226,11 @@ fn dtype(typed: &Typed<'_>, stored: DType) -> Result<ComputeDtype, RefusedFlag> 
     }
 }
 
-fn kv_cache_dtype(typed: &Typed<'_>, dtype: ComputeDtype) -> KvFormat {
+fn kv_cache_dtype(typed: &Typed<'_>, dtype: Precision) -> KvFormat {
     typed.kv_cache_dtype.unwrap_or(match dtype {
-        ComputeDtype::Float32 => KvFormat::F32,
-        ComputeDtype::Bfloat16 => KvFormat::BF16,
+        Precision::F32 => KvFormat::F32,
+        Precision::Bf16 => KvFormat::BF16,
     })
-}
-
-impl ComputeDtype {
-    /// The CPU backend's name of it.
-    pub fn compute(self) -> Compute {
-        match self {
-            Self::Bfloat16 => Compute::Bf16,
-            Self::Float32 => Compute::F32,
-        }
-    }
 }
 
 fn context_length(args: &ServeArgs, facts: &Facts<'_>, notes: &mut Vec<String>) -> Result<usize, RefusedFlag> {
@@ -411,17 +400,17 @@ mod tests {
         let of = |line: &str, model: &ModelConfig| {
             decide_for(line, model, Some(1 << 30), false).map(|d| (d.config.dtype, d.config.kv_cache_dtype))
         };
-        assert_eq!(of("", &f32_model), Ok((ComputeDtype::Float32, KvFormat::F32)));
-        assert_eq!(of("--kv-cache-dtype bf16", &f32_model), Ok((ComputeDtype::Float32, KvFormat::BF16)));
+        assert_eq!(of("", &f32_model), Ok((Precision::F32, KvFormat::F32)));
+        assert_eq!(of("--kv-cache-dtype bf16", &f32_model), Ok((Precision::F32, KvFormat::BF16)));
         assert!(of("--dtype bfloat16", &f32_model).unwrap_err().contains("F32"));
         let bf16_model = model("bfloat16", "");
-        assert_eq!(of("", &bf16_model), Ok((ComputeDtype::Bfloat16, KvFormat::BF16)));
+        assert_eq!(of("", &bf16_model), Ok((Precision::Bf16, KvFormat::BF16)));
         for (name, format) in [("fp8_e4m3", KvFormat::F8E4M3), ("fp8_e5m2", KvFormat::F8E5M2), ("q8_0", KvFormat::Q8_0)]
         {
             let line = format!("--kv-cache-dtype {name}");
-            assert_eq!(of(&line, &bf16_model), Ok((ComputeDtype::Bfloat16, format)));
+            assert_eq!(of(&line, &bf16_model), Ok((Precision::Bf16, format)));
         }
-        assert_eq!(of("--dtype float", &bf16_model), Ok((ComputeDtype::Float32, KvFormat::F32)));
+        assert_eq!(of("--dtype float", &bf16_model), Ok((Precision::F32, KvFormat::F32)));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     logging,
     machine::{self, Machine},
     shutdown::{self, Signals},
-    start::{self, Prepared},
+    start::{Chosen, Prepared},
     start_error::StartError,
     summary, warmup,
 };
@@ -136,17 +136,16 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
     }
     let address = BoundAddress::bind(&config.host, config.port)?;
     // The only place that chooses a backend.
-    let backend = start::cpu_backend(config, &prepared.checkpoint)?;
-    for line in summary::kernel_lines(&backend, &prepared.checkpoint, config) {
+    let chosen = Chosen::new(config, &prepared.checkpoint)?;
+    for line in summary::kernel_lines(&*chosen.device(), &prepared.checkpoint, config) {
         tracing::info!("{line}");
     }
-    let backend = Arc::new(backend);
     let skip_warmup = config.skip_server_warmup;
     let unmeasured = (!config.api.no_ui && !config.skip_peak_measurement).then(|| Unmeasured {
-        backend: Arc::clone(&backend),
+        device: chosen.device(),
         formats: prepared.checkpoint.formats(),
-        compute: config.dtype.compute(),
+        precision: config.dtype,
     });
-    let state = Arc::new(AppState::new(prepared.start(backend)?, began));
+    let state = Arc::new(AppState::new(prepared.start(chosen)?, began));
     Ok(Some(Loaded { state, address, skip_warmup, unmeasured }))
 }

@@ -1,10 +1,10 @@
 //! The way from a command line to an engine that runs: [`Prepared`], then a [`Service`].
 
-use std::{sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
-use quern_backend::Backend;
-use quern_cpu::{CpuBackend, CpuConfig, Isa};
+use quern_backend::{Backend, Device, Precision, Uploader};
+use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PanelFile};
 use quern_engine::{EngineConfig, EngineHandle, Policy};
 use quern_model::{Checkpoint, StepCost, StepLimits};
 use quern_text::{ChatTemplate, Tokenizer};
@@ -22,7 +22,7 @@ use crate::{
     start_error::StartError,
     summary,
     typed::Typed,
-    weight_cache,
+    weight_cache::{self, Found, WeightFile},
 };
 
 /// Rows of logits computed at once: with 150,000 tokens of vocabulary 40 MB; steps with more rows take
@@ -95,18 +95,21 @@ impl Prepared {
         Ok(Self { config, notes, checkpoint, tokenizer, template })
     }
 
-    /// Read the weights into `backend` and start the engine.
-    pub fn start<B: Backend>(self, backend: Arc<B>) -> Result<Service, StartError> {
+    /// Read the weights into what was chosen and start the engine.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or memory is too scarce.
+    pub fn start(self, chosen: Chosen) -> Result<Service, StartError> {
         let Self { config, checkpoint, tokenizer, template, .. } = self;
         let begin = Instant::now();
         let available = || Machine::probe().available_bytes;
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
-        if config.load_format != LoadFormat::Dummy && !backend.has_weights() {
+        if config.load_format != LoadFormat::Dummy && !chosen.has_weights() {
             let progress = ByteProgress::new("Checking weights", checkpoint.weights().num_bytes());
             checkpoint.scan(config.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
-        let engine = engine(&config, &checkpoint, backend)?;
+        let engine = chosen.engine(&config, &checkpoint)?;
         tracing::info!(
             "Load weight end. elapsed={:.2} s, avail mem={}",
             begin.elapsed().as_secs_f64(),
@@ -148,58 +151,95 @@ pub fn judge(typed: &Typed<'_>, small: &ModelFiles, is_gguf: bool) -> Result<(),
     Ok(())
 }
 
-/// Load the weights into `backend` and start an engine over them.
-///
-/// # Errors
-/// If a weight cannot be read or memory is too scarce.
-pub fn engine<B: Backend>(
-    config: &Config,
-    checkpoint: &Checkpoint,
-    backend: Arc<B>,
-) -> Result<EngineHandle, StartError> {
-    let network = checkpoint.config();
-    let kv_format = config.kv_cache_dtype;
-    let balanced_context = checkpoint.network().balanced_context();
-    let engine_config = config.engine(balanced_context, StepCost::of(checkpoint, kv_format)?);
-    let limits = StepLimits {
-        max_tokens: engine_config.step_tokens(),
-        max_logit_rows: MAX_LOGIT_ROWS,
-        page_size: config.page_size,
-        num_pages: config.num_pages,
-        kv_format,
-    };
-    let layers = network.num_layers as u64;
-    let per_layer = checkpoint.weight_bytes() / layers.max(1);
-    let model = {
-        let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
-        let progress = ByteProgress::new(doing, per_layer * layers);
-        quern_model::load(checkpoint, backend, limits, &mut |_| progress.advance(per_layer))?
-    };
-    quern_engine::start(model, engine_config).map_err(StartError::Thread)
+/// The backend that was decided on: this file alone knows which there are.
+pub struct Chosen {
+    backend: Arc<CpuBackend>,
+    /// Where its repacked weights are kept.
+    panels: Option<(PanelFile, OnSaved)>,
 }
 
-/// The backend that was decided on, for `checkpoint`.
-///
-/// # Errors
-/// If this CPU cannot do what was asked for, or its weights cannot be kept.
-pub fn cpu_backend(config: &Config, checkpoint: &Checkpoint) -> Result<CpuBackend, StartError> {
-    let compute = config.dtype.compute();
-    let isa = config.cpu_isa.as_deref().map(str::parse::<Isa>).transpose()?;
-    let backend = CpuBackend::new(CpuConfig { threads: Some(config.cpu_threads), isa, compute })?;
-    match &config.weight_cache {
-        Some(dir) => weight_cache::attach(dir, checkpoint, backend),
-        None => Ok(backend),
+impl Chosen {
+    /// What `config` decided on, for `checkpoint`.
+    ///
+    /// # Errors
+    /// If this CPU cannot do what was asked for, or its weights cannot be kept.
+    pub fn new(config: &Config, checkpoint: &Checkpoint) -> Result<Self, StartError> {
+        let backend = cpu(Some(config.cpu_threads), config.cpu_isa.as_deref(), config.dtype)?;
+        let panels = match &config.weight_cache {
+            Some(dir) => panels(dir, checkpoint)?,
+            None => None,
+        };
+        Ok(Self { backend: Arc::new(backend), panels })
     }
+
+    /// What computes, as the rest of the program sees it.
+    pub fn device(&self) -> Arc<dyn Device> {
+        Arc::clone(&self.backend) as Arc<dyn Device>
+    }
+
+    /// Whether an earlier start kept what it made of these very weights: they were checked then, and need no second
+    /// check.
+    fn has_weights(&self) -> bool {
+        self.panels.as_ref().is_some_and(|(file, _)| file.is_whole())
+    }
+
+    /// Load the weights and start an engine over them.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or memory is too scarce.
+    pub fn engine(self, config: &Config, checkpoint: &Checkpoint) -> Result<EngineHandle, StartError> {
+        let network = checkpoint.config();
+        let kv_format = config.kv_cache_dtype;
+        let balanced_context = checkpoint.network().balanced_context();
+        let engine_config = config.engine(balanced_context, StepCost::of(checkpoint, kv_format)?);
+        let limits = StepLimits {
+            max_tokens: engine_config.step_tokens(),
+            max_logit_rows: MAX_LOGIT_ROWS,
+            page_size: config.page_size,
+            num_pages: config.num_pages,
+            kv_format,
+        };
+        let layers = network.num_layers as u64;
+        let per_layer = checkpoint.weight_bytes() / layers.max(1);
+        let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
+        let progress = ByteProgress::new(doing, per_layer * layers);
+        let Self { backend, panels } = self;
+        let uploader: Box<dyn Uploader<CpuBackend> + '_> = match panels {
+            Some((file, on_saved)) => Box::new(backend.uploader_with(file, on_saved)),
+            None => backend.uploader(),
+        };
+        let loaded = &mut |_| progress.advance(per_layer);
+        let model = quern_model::load_through(uploader, checkpoint, Arc::clone(&backend), limits, loaded)?;
+        drop(progress);
+        quern_engine::start(model, engine_config).map_err(StartError::Thread)
+    }
+}
+
+/// The file of `checkpoint`'s repacked weights in `dir`, and what to say once it is written; `None` while another
+/// process writes it.
+fn panels(dir: &Path, checkpoint: &Checkpoint) -> Result<Option<(PanelFile, OnSaved)>, StartError> {
+    let place = WeightFile::locate(dir, checkpoint)?;
+    let file = PanelFile::open(&place.path, &place.identity).map_err(|error| weight_cache::refused(dir, error))?;
+    place.announce(match &file {
+        None => Found::Busy,
+        Some(file) if file.is_whole() => Found::Whole,
+        Some(_) => Found::Nothing,
+    });
+    Ok(file.map(|file| (file, Box::new(move |result| place.announce_saved(result)) as OnSaved)))
+}
+
+fn cpu(threads: Option<usize>, isa: Option<&str>, precision: Precision) -> Result<CpuBackend, StartError> {
+    let refused = |error: CpuError| StartError::Device(error.into());
+    let isa = isa.map(str::parse::<Isa>).transpose().map_err(refused)?;
+    CpuBackend::new(CpuConfig { threads, isa, precision }).map_err(refused)
 }
 
 /// A backend for measuring the machine, without a model that decides.
 ///
 /// # Errors
 /// If this CPU cannot do what was asked for.
-pub fn chosen_cpu(threads: Option<usize>, isa: Option<&str>) -> Result<CpuBackend, StartError> {
-    let threads = threads.unwrap_or_else(|| Machine::probe().cores);
-    let isa = isa.map(str::parse::<Isa>).transpose()?;
-    Ok(CpuBackend::new(CpuConfig { threads: Some(threads), isa, ..CpuConfig::default() })?)
+pub fn for_measuring(threads: Option<usize>, isa: Option<&str>) -> Result<impl Backend + Device, StartError> {
+    cpu(Some(threads.unwrap_or_else(|| Machine::probe().cores)), isa, Precision::default())
 }
 
 /// What the API is told of the model.

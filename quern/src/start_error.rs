@@ -1,7 +1,6 @@
 //! [`StartError`]: why the server did not start.
 
 use quern_api::listen::ListenError;
-use quern_cpu::CpuError;
 use quern_model::LoadError;
 use quern_text::{TemplateError, TokenizerError};
 
@@ -61,7 +60,7 @@ pub enum StartError {
     },
     /// The kernels cannot run here.
     #[error("{0} (--cpu-isa, --cpu-threads)")]
-    Backend(#[from] CpuError),
+    Device(Box<dyn std::error::Error + Send + Sync>),
     /// Repacked weights cannot be kept.
     #[error("--weight-cache {dir}: {cause}")]
     WeightCache {

@@ -1,6 +1,6 @@
 //! What an operator reads at start: the model, its weights, the pool, the kernels, the limits.
 
-use quern_cpu::CpuBackend;
+use quern_backend::Device;
 use quern_model::Checkpoint;
 
 use crate::{config::Config, memory::gib};
@@ -40,21 +40,16 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
 
 /// The lines about threads and kernels: the kernel of each operation, for the encodings that this model
 /// uses.
-pub fn kernel_lines(backend: &CpuBackend, checkpoint: &Checkpoint, config: &Config) -> Vec<String> {
+pub fn kernel_lines(device: &dyn Device, checkpoint: &Checkpoint, config: &Config) -> Vec<String> {
     let mut used: Vec<String> = checkpoint.formats().iter().map(ToString::to_string).collect();
     used.push(config.kv_cache_dtype.to_string());
-    let kernels = backend.kernels().into_iter().filter_map(|choice| match choice.format {
+    let kernels = device.kernels().into_iter().filter_map(|choice| match choice.format {
         None => Some(format!("{} [{}]", choice.op, choice.kernel)),
         Some(format) if used.contains(&format) => Some(format!("{} {format} [{}]", choice.op, choice.kernel)),
         Some(_) => None,
     });
     vec![
-        format!(
-            "CPU: {} threads, {} kernels, inputs of products in {}.",
-            backend.threads(),
-            backend.isa(),
-            config.dtype
-        ),
+        format!("CPU: {} threads, {} kernels, inputs of products in {}.", device.threads(), device.isa(), config.dtype),
         format!("Kernels: {}.", kernels.collect::<Vec<_>>().join(", ")),
     ]
 }

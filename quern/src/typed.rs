@@ -2,7 +2,7 @@
 
 use std::env;
 
-use quern_backend::KvFormat;
+use quern_backend::{KvFormat, Precision};
 use quern_model::weights::Recipe;
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         RefusedFlag, ServeArgs,
         serve::{Quantization, ToolCalls},
     },
-    config::{ComputeDtype, LoadFormat, SchedulePolicy},
+    config::{LoadFormat, SchedulePolicy},
 };
 
 /// Environment variables of SGLang that are honoured. Any other `SGLANG_*` gets a line in the log.
@@ -24,7 +24,7 @@ pub struct Typed<'a> {
     /// Lines for the log.
     pub notes: Vec<String>,
     /// `--dtype`.
-    pub dtype: Option<ComputeDtype>,
+    pub dtype: Option<Precision>,
     /// `--kv-cache-dtype`.
     pub kv_cache_dtype: Option<KvFormat>,
     /// `--schedule-policy`.

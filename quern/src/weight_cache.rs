@@ -1,8 +1,11 @@
 //! `--weight-cache`: repacked weights kept between starts.
 
-use std::{fs, io, path::Path, time::UNIX_EPOCH};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
 
-use quern_cpu::{CpuBackend, PanelFile};
 use quern_model::Checkpoint;
 use sha2::{Digest, Sha256};
 
@@ -11,39 +14,75 @@ use crate::{memory::gib, start_error::StartError};
 /// Characters of the digest in a file's name.
 const DIGITS: usize = 16;
 
-/// `backend`, which takes `checkpoint`'s repacked weights from `dir` or keeps them there.
-///
-/// # Errors
-/// If there is nothing to keep, or `dir` cannot be read and written.
-pub fn attach(dir: &Path, checkpoint: &Checkpoint, backend: CpuBackend) -> Result<CpuBackend, StartError> {
-    let refused = |cause: String| StartError::WeightCache { dir: dir.display().to_string(), cause };
-    let [first, ..] = checkpoint.gguf_files() else {
-        return Err(refused(
-            "it keeps weights of GGUF files, and other weights are used as they lie; leave it out".into(),
-        ));
-    };
-    if checkpoint.recipe().is_some() {
-        return Err(refused("it keeps weights as files have them; quantise once with `quern convert`".into()));
+/// The file that keeps a checkpoint's repacked weights.
+pub struct WeightFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What must be in it: changes when the weights do, or what is made of them.
+    pub identity: String,
+    weight_bytes: u64,
+}
+
+/// What a start found at a [`WeightFile`]'s place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The weights, as an earlier start repacked them.
+    Whole,
+    /// Nothing that fits: this start writes it.
+    Nothing,
+    /// Another process, which is just writing it.
+    Busy,
+}
+
+impl WeightFile {
+    /// The file of `checkpoint` in `dir`, which is made if need be.
+    ///
+    /// # Errors
+    /// If there is nothing to keep, or `dir` cannot be made or the model's files not be looked at.
+    pub fn locate(dir: &Path, checkpoint: &Checkpoint) -> Result<Self, StartError> {
+        let refused = |cause: String| refused(dir, cause);
+        let [first, ..] = checkpoint.gguf_files() else {
+            return Err(refused(
+                "it keeps weights of GGUF files, and other weights are used as they lie; leave it out".into(),
+            ));
+        };
+        if checkpoint.recipe().is_some() {
+            return Err(refused("it keeps weights as files have them; quantise once with `quern convert`".into()));
+        }
+        let identity = identity(checkpoint).map_err(|error| refused(error.to_string()))?;
+        let stem = first.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy());
+        let path = dir.join(format!("{stem}-{}.panels", &identity[..DIGITS]));
+        fs::create_dir_all(dir).map_err(|error| refused(error.to_string()))?;
+        Ok(Self { path, identity, weight_bytes: checkpoint.weight_bytes() })
     }
-    let identity = identity(checkpoint).map_err(|error| refused(error.to_string()))?;
-    let stem = first.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy());
-    let path = dir.join(format!("{stem}-{}.panels", &identity[..DIGITS]));
-    fs::create_dir_all(dir).map_err(|error| refused(error.to_string()))?;
-    let shown = path.display().to_string();
-    let Some(file) = PanelFile::open(&path, &identity).map_err(|error| refused(error.to_string()))? else {
-        tracing::warn!("{shown} is just being written by another process; this one repacks for itself.");
-        return Ok(backend);
-    };
-    if file.is_whole() {
-        tracing::info!("Weights are mapped from {shown}, as repacked by an earlier start.");
-    } else {
-        tracing::info!("Repacked weights are kept in {shown} for the next start ({}).", gib(checkpoint.weight_bytes()));
+
+    /// Tell the operator.
+    pub fn announce(&self, found: Found) {
+        let shown = self.path.display();
+        match found {
+            Found::Whole => tracing::info!("Weights are mapped from {shown}, as repacked by an earlier start."),
+            Found::Nothing => {
+                tracing::info!("Repacked weights are kept in {shown} for the next start ({}).", gib(self.weight_bytes))
+            }
+            Found::Busy => {
+                tracing::warn!("{shown} is just being written by another process; this one repacks for itself.");
+            }
+        }
     }
-    let kept = move |result: io::Result<u64>| match result {
-        Ok(bytes) => tracing::info!("{shown} is whole: {}.", gib(bytes)),
-        Err(error) => tracing::warn!("{shown} could not be kept, the next start repacks again: {error}"),
-    };
-    Ok(backend.with_panels(file, Box::new(kept)))
+
+    /// Tell the operator how writing it ended: its bytes, or why it could not be kept.
+    pub fn announce_saved(&self, result: io::Result<u64>) {
+        let shown = self.path.display();
+        match result {
+            Ok(bytes) => tracing::info!("{shown} is whole: {}.", gib(bytes)),
+            Err(error) => tracing::warn!("{shown} could not be kept, the next start repacks again: {error}"),
+        }
+    }
+}
+
+/// Repacked weights cannot be kept in `dir`.
+pub fn refused(dir: &Path, cause: impl ToString) -> StartError {
+    StartError::WeightCache { dir: dir.display().to_string(), cause: cause.to_string() }
 }
 
 /// A digest that changes when a file of the model does (its name, length or time of modification), or what is made of

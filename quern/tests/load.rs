@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use quern::{config::LoadFormat, model_files::ModelFiles};
-use quern_backend::KvFormat;
-use quern_cpu::{Compute, CpuBackend, CpuConfig};
+use quern_backend::{KvFormat, Precision};
+use quern_cpu::{CpuBackend, CpuConfig};
 use quern_engine::EngineConfig;
 use quern_model::StepLimits;
 use serde_json::{Map, Value, json};
@@ -27,7 +27,7 @@ async fn server() -> Server {
     let setup = setup();
     let files = ModelFiles::Directory(BYTE_MODEL.into());
     let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
-    let backend = CpuBackend::new(CpuConfig { threads: Some(2), isa: None, compute: Compute::Bf16 }).unwrap();
+    let backend = CpuBackend::new(CpuConfig { threads: Some(2), isa: None, precision: Precision::Bf16 }).unwrap();
     let limits = StepLimits {
         max_tokens: setup.engine.step_tokens(),
         max_logit_rows: 64,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quern_engine::{ForwardBatch, ForwardError, LogitRow, Model, RowOutput, RowTask, StepOutput};
+use quern_engine::{ForwardBatch, ForwardError, Model, RowOutput, RowTask, SampleBatch, StepOutput};
 use quern_text::{Specials, Tokenizer};
 
 /// What to say to a prompt.
@@ -19,6 +19,7 @@ pub(crate) struct Scripted {
     slots: Vec<u32>,
     /// The last prompt and its answer: of each prompt the script is asked once, not once a token.
     last: (Vec<u32>, Vec<u32>),
+    in_flight: Option<StepOutput>,
 }
 
 impl Scripted {
@@ -36,16 +37,17 @@ impl Scripted {
             page_size,
             slots: vec![0; page_size * num_pages],
             last: Default::default(),
+            in_flight: None,
         }
     }
 
-    fn token(&mut self, batch: &ForwardBatch, row: &LogitRow) -> u32 {
-        let (step, mask) = match &row.task {
+    fn token(&mut self, batch: &ForwardBatch, row: usize, task: &RowTask) -> u32 {
+        let (step, mask) = match task {
             RowTask::Sample { step, mask, .. } => (*step as usize, mask),
             RowTask::Score { target } => return *target,
         };
         let spans = &batch.paged.spans;
-        let span = &spans[spans.partition_point(|span| span.q_start <= row.row) - 1];
+        let span = &spans[spans.partition_point(|span| span.q_start <= row) - 1];
         let pages = batch.paged.pages_of(span);
         let prompt: Vec<u32> = (0..span.kv_len - step).map(|p| self.slots[self.slot(pages, p)]).collect();
         if self.last.0 != prompt {
@@ -64,7 +66,7 @@ impl Scripted {
 }
 
 impl Model for Scripted {
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<StepOutput, ForwardError> {
+    fn launch(&mut self, batch: &ForwardBatch, samples: &SampleBatch) {
         for span in &batch.paged.spans {
             let pages = batch.paged.pages_of(span);
             for i in 0..span.q_len {
@@ -72,8 +74,14 @@ impl Model for Scripted {
                 self.slots[slot] = batch.token_ids[span.q_start + i];
             }
         }
-        let rows = batch.logit_rows.iter();
-        let rows = rows.map(|row| RowOutput { token: self.token(batch, row), ..RowOutput::default() }).collect();
-        Ok(StepOutput { rows })
+        let rows = batch.logit_rows.iter().zip(&samples.tasks);
+        let rows = rows
+            .map(|(&row, wanted)| RowOutput { token: self.token(batch, row, &wanted.task), ..RowOutput::default() })
+            .collect();
+        self.in_flight = Some(StepOutput { rows });
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, ForwardError> {
+        Ok(self.in_flight.take().expect("a step is in flight"))
     }
 }

@@ -54,7 +54,10 @@ pub(crate) struct Partition<'a> {
     pub(crate) behind: &'a [*const u8],
     /// Bytes of one of them.
     pub(crate) head_bytes: usize,
-    /// How many of the positions each row sees: at least 1, and no fewer than the row before.
+    /// How many of the positions, from the first, each row does not see: less than it has `visible`. Zeros without a
+    /// window.
+    pub(crate) hidden: &'a [usize],
+    /// The end of the positions that each row sees: at least 1, and no less than the row before.
     pub(crate) visible: &'a [usize],
     /// `[rows, group, dim]`, in words of [`Element::STEP`] features.
     pub(crate) queries: &'a [f32],
@@ -62,7 +65,7 @@ pub(crate) struct Partition<'a> {
     pub(crate) rounded: bool,
     /// Features of a head, padded to whole [`FEATURES`].
     pub(crate) dim: usize,
-    /// `1 / sqrt(head_dim)`.
+    /// Multiplies scores.
     pub(crate) scale: f32,
     /// Working space, [`block_words`].
     pub(crate) block: &'a mut [f32],
@@ -100,6 +103,7 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element<L>, const Q: usize>(task: &mut 
     let queries = rows * group;
     assert!((1..=PARTITION).contains(&count) && task.values.len() == count, "{count} positions");
     assert!(task.visible.is_sorted() && task.visible[0] >= 1 && task.visible[rows - 1] == count, "{count} positions");
+    assert!(task.hidden.len() == rows && task.hidden.iter().zip(task.visible).all(|(h, v)| h < v), "{count} positions");
     assert!(dim.is_multiple_of(FEATURES) && task.block.len() >= block_words(dim), "room for a block");
     assert!(task.scores.len() >= queries * PARTITION, "room for scores");
     assert!(task.partials.len() >= queries * partial_words(dim), "room for {queries} partial results");
@@ -122,7 +126,7 @@ pub(crate) unsafe fn attend<L: Bytes, E: Element<L>, const Q: usize>(task: &mut 
     }
 
     for query in 0..queries {
-        weights::<L, E>(task, query, task.visible[query / group]);
+        weights::<L, E>(task, query, task.hidden[query / group], task.visible[query / group]);
     }
 
     for start in (0..count).step_by(BLOCK) {
@@ -325,11 +329,11 @@ unsafe fn scores_at<L: Bytes, E: Element<L>, const Q: usize>(
 
 /// One query's scores become weights; its maximum and sum are written, its output begins with zeros.
 #[inline(always)]
-unsafe fn weights<L: Bytes, E: Element<L>>(task: &mut Partition<'_>, query: usize, visible: usize) {
+unsafe fn weights<L: Bytes, E: Element<L>>(task: &mut Partition<'_>, query: usize, hidden: usize, visible: usize) {
     let scores = task.scores.as_mut_ptr().add(query * PARTITION);
     let partial = task.partials.as_mut_ptr().add(query * partial_words(task.dim));
     // Minus infinity weighs nothing, so whole vectors can be summed.
-    for p in visible..visible.next_multiple_of(LANES) {
+    for p in (0..hidden).chain(visible..visible.next_multiple_of(LANES)) {
         scores.add(p).write(f32::NEG_INFINITY);
     }
     let mut top = L::splat(f32::NEG_INFINITY);

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use quern_backend::{HeadLayout, PagedBatch, Span};
+use quern_backend::{AttentionSpec, HeadLayout, KeyOrValue, PagedBatch, Span};
 
 use super::{
     element::FEATURES,
@@ -122,18 +122,18 @@ impl AttentionScratch {
 }
 
 /// One call of attention: what is read, and how heads divide it.
-pub(crate) struct Step<'a> {
+pub(crate) struct Attend<'a> {
     pub(crate) kernels: &'a Kernels,
     pub(crate) pool: &'a Pool,
     pub(crate) qkv: &'a Buffer,
-    pub(crate) heads: &'a HeadLayout,
+    pub(crate) spec: &'a AttentionSpec,
     pub(crate) pages: LayerPages<'a>,
     pub(crate) batch: &'a PagedBatch,
 }
 
-impl Step<'_> {
+impl Attend<'_> {
     fn group(&self) -> usize {
-        self.heads.num_heads / self.heads.num_kv_heads
+        self.spec.heads.num_heads / self.spec.heads.num_kv_heads
     }
 
     /// How queries lie.
@@ -143,7 +143,7 @@ impl Step<'_> {
 
     /// Features of a stored head.
     fn dim(&self) -> usize {
-        self.heads.head_dim.next_multiple_of(FEATURES)
+        self.spec.heads.head_dim.next_multiple_of(FEATURES)
     }
 
     /// Rows of a unit, within its span.
@@ -156,9 +156,19 @@ impl Step<'_> {
         span.kv_len - span.q_len + row + 1
     }
 
+    /// Positions before those that row `row` of `span` sees.
+    fn hidden(&self, span: &Span, row: usize) -> usize {
+        self.spec.window.map_or(0, |window| Self::visible(span, row).saturating_sub(window))
+    }
+
+    /// The partitions in which any of `rows` of `span` sees a position.
+    fn partitions(&self, span: &Span, rows: &Range<usize>) -> Range<usize> {
+        self.hidden(span, rows.start) / PARTITION..Self::visible(span, rows.end - 1).div_ceil(PARTITION)
+    }
+
     /// Put the step's keys and values in their pages.
     pub(crate) fn store(&self) {
-        let heads = self.heads;
+        let heads = &self.spec.heads;
         let rows_of = |span: &Span| span.q_start..span.q_start + span.q_len;
         for span in &self.batch.spans {
             let pages = self.batch.pages_of(span);
@@ -167,10 +177,10 @@ impl Step<'_> {
                     let position = span.kv_len - span.q_len + i;
                     let row = &self.qkv.row(rows_of(span).start + i)[heads.q_dim()..];
                     for (head, values) in row.chunks_exact(heads.head_dim).enumerate() {
-                        let (is_value, head) = (head >= heads.num_kv_heads, head % heads.num_kv_heads);
+                        let (half, head) = heads.stored_head(head);
                         // SAFETY: each position of a sequence is one row's, and no page that is written
                         // belongs to two sequences (`PagedBatch`).
-                        unsafe { self.pages.store(pages, is_value, head, position, values) };
+                        unsafe { self.pages.store(pages, half, head, position, values) };
                     }
                 }
             });
@@ -178,8 +188,8 @@ impl Step<'_> {
     }
 
     /// Attend from every row.
-    pub(crate) fn attend(&self, scratch: &mut AttentionScratch, out: &mut Buffer) {
-        scratch.reserve(self.heads);
+    pub(crate) fn run(&self, scratch: &mut AttentionScratch, out: &mut Buffer) {
+        scratch.reserve(&self.spec.heads);
         let AttentionScratch { benches, left, units, bases } = scratch;
         benches.iter_mut().for_each(|bench| bench.holds = None);
         units.clear();
@@ -187,9 +197,9 @@ impl Step<'_> {
         let mut longest = 0;
         for (index, span) in self.batch.spans.iter().enumerate() {
             let positions = span.kv_len * span.q_len.div_ceil(ROWS);
-            bytes += positions * 2 * self.heads.num_kv_heads * head_bytes(self.pages.spec());
+            bytes += positions * 2 * self.spec.heads.num_kv_heads * head_bytes(self.pages.spec());
             longest = longest.max(span.kv_len);
-            for head in 0..self.heads.num_kv_heads {
+            for head in 0..self.spec.heads.num_kv_heads {
                 units.extend((0..span.q_len).step_by(ROWS).map(|row| Unit { span: index, head, row, partition: 0 }));
             }
         }
@@ -212,9 +222,9 @@ impl Step<'_> {
         let partials = Disjoint::new(partials.words());
         // Cut each unit by partition, in place of the whole ones.
         for whole in 0..units.len() {
-            let span = &self.batch.spans[units[whole].span];
-            let last_row = (units[whole].row + ROWS).min(span.q_len) - 1;
-            for partition in 1..Self::visible(span, last_row).div_ceil(PARTITION) {
+            let mut partitions = self.partitions(&self.batch.spans[units[whole].span], &self.rows(&units[whole]));
+            units[whole].partition = partitions.next().expect("a row sees its own position");
+            for partition in partitions {
                 units.push(Unit { partition, ..units[whole] });
             }
         }
@@ -223,7 +233,7 @@ impl Step<'_> {
             let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
             units[range].iter().for_each(|unit| self.leave(unit, bench, bases, &partials));
         });
-        let heads = self.heads.num_kv_heads;
+        let heads = self.spec.heads.num_kv_heads;
         self.pool.for_each(self.batch.num_rows() * heads, 1, |worker, range| {
             // SAFETY: each worker has a bench of its own.
             let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
@@ -237,7 +247,7 @@ impl Step<'_> {
         let mut total = 0;
         for span in &self.batch.spans {
             bases.push(total);
-            total += span.q_len * span.kv_len.div_ceil(PARTITION) * self.heads.num_kv_heads;
+            total += span.q_len * span.kv_len.div_ceil(PARTITION) * self.spec.heads.num_kv_heads;
         }
         total
     }
@@ -250,7 +260,7 @@ impl Step<'_> {
         let state_words = self.group() * words;
         bench.states.at_least(rows.len() * state_words).chunks_exact_mut(words).for_each(|s| clear(s, self.dim()));
         self.gather(unit, bench);
-        for partition in 0..Self::visible(span, rows.end - 1).div_ceil(PARTITION) {
+        for partition in self.partitions(span, &rows) {
             let seeing = self.partition(unit, partition, bench);
             let states = &mut bench.states[(seeing.start - rows.start) * state_words..];
             let partials = &bench.partials[..seeing.len() * state_words];
@@ -278,7 +288,7 @@ impl Step<'_> {
 
     /// Index of a partial result, in groups of heads.
     fn left_at(&self, span: &Span, base: usize, row: usize, partition: usize, head: usize) -> usize {
-        base + (row * span.kv_len.div_ceil(PARTITION) + partition) * self.heads.num_kv_heads + head
+        base + (row * span.kv_len.div_ceil(PARTITION) + partition) * self.spec.heads.num_kv_heads + head
     }
 
     /// Fold what was left for one row and KV head.
@@ -297,7 +307,7 @@ impl Step<'_> {
         let words = partial_words(self.dim());
         let states = bench.states.at_least(self.group() * words);
         states.chunks_exact_mut(words).for_each(|state| clear(state, self.dim()));
-        for partition in 0..Self::visible(span, in_span).div_ceil(PARTITION) {
+        for partition in self.partitions(span, &(in_span..in_span + 1)) {
             let at = self.left_at(span, bases[index], in_span, partition, head) * self.group() * words;
             // SAFETY: the pass that wrote has ended; one worker folds this row and head.
             let partials = unsafe { partials.part(at..at + self.group() * words) };
@@ -316,7 +326,7 @@ impl Step<'_> {
             return;
         }
         bench.holds = whose;
-        let (group, head_dim) = (self.group(), self.heads.head_dim);
+        let (group, head_dim) = (self.group(), self.spec.heads.head_dim);
         let rows = self.rows(unit);
         let first = unit.head * group * head_dim;
         let how = self.queries();
@@ -335,18 +345,20 @@ impl Step<'_> {
         let pages = self.batch.pages_of(span);
         let rows = self.rows(unit);
         let start = partition * PARTITION;
-        let count = Self::visible(span, rows.end - 1).min(start + PARTITION) - start;
+        let blind = rows.clone().take_while(|&row| Self::visible(span, row) <= start).count();
+        let past = rows.clone().rev().take_while(|&row| self.hidden(span, row) >= start + PARTITION).count();
+        let seeing = rows.start + blind..rows.end - past;
+        let count = Self::visible(span, seeing.end - 1).min(start + PARTITION) - start;
         let mut keys = [std::ptr::null(); PARTITION];
         let mut values = [std::ptr::null(); PARTITION];
-        self.pages.addresses(pages, false, unit.head, start, &mut keys[..count]);
-        self.pages.addresses(pages, true, unit.head, start, &mut values[..count]);
+        self.pages.addresses(pages, KeyOrValue::Key, unit.head, start, &mut keys[..count]);
+        self.pages.addresses(pages, KeyOrValue::Value, unit.head, start, &mut values[..count]);
         let behind = Self::visible(span, rows.end - 1).saturating_sub(start + PARTITION).min(BLOCK);
         let mut keys_behind = [std::ptr::null(); BLOCK];
-        self.pages.addresses(pages, false, unit.head, start + PARTITION, &mut keys_behind[..behind]);
-        let blind = rows.clone().take_while(|&row| Self::visible(span, row) <= start).count();
-        let seeing = rows.start + blind..rows.end;
-        let mut visible = [0; ROWS];
-        for (visible, row) in visible.iter_mut().zip(seeing.clone()) {
+        self.pages.addresses(pages, KeyOrValue::Key, unit.head, start + PARTITION, &mut keys_behind[..behind]);
+        let (mut hidden, mut visible) = ([0; ROWS], [0; ROWS]);
+        for ((hidden, visible), row) in hidden.iter_mut().zip(&mut visible).zip(seeing.clone()) {
+            *hidden = self.hidden(span, row).saturating_sub(start);
             *visible = (Self::visible(span, row) - start).min(PARTITION);
         }
         let (dim, queries) = (self.dim(), seeing.len() * self.group());
@@ -357,11 +369,12 @@ impl Step<'_> {
             values: &values[..count],
             behind: &keys_behind[..behind],
             head_bytes: head_bytes(self.pages.spec()),
+            hidden: &hidden[..seeing.len()],
             visible: &visible[..seeing.len()],
             queries: &bench.queries[blind * self.group() * words..][..queries * words],
             rounded: how != Queries::Exact,
             dim,
-            scale: 1.0 / (self.heads.head_dim as f32).sqrt(),
+            scale: self.spec.scale,
             block: bench.block.at_least(block_words(dim)),
             scores: bench.scores.at_least(queries * PARTITION),
             partials: bench.partials.at_least(queries * partial_words(dim)),
@@ -373,8 +386,8 @@ impl Step<'_> {
 
     /// Divide by the sums and write one row's heads.
     fn finish(&self, row: usize, head: usize, states: &[f32], out: &Disjoint<'_, f32>) {
-        let (group, dim, head_dim) = (self.group(), self.dim(), self.heads.head_dim);
-        let at = row * self.heads.q_dim() + head * group * head_dim;
+        let (group, dim, head_dim) = (self.group(), self.dim(), self.spec.heads.head_dim);
+        let at = row * self.spec.heads.q_dim() + head * group * head_dim;
         // SAFETY: (row, head) is finished by one worker.
         let out = unsafe { out.part(at..at + group * head_dim) };
         for (out, state) in out.chunks_exact_mut(head_dim).zip(states.chunks_exact(partial_words(dim))) {

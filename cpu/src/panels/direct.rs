@@ -14,7 +14,7 @@
 //! Integer sums begin at `−OFFSET * Σ x`, which the inputs bring along, so the offset costs a shift.
 //!
 //! With f32 inputs ([`Expanded`]) each weight is expanded to the value that the file gives it and one
-//! multiply-add a column follows: slow, exact, for `Compute::F32` and for tests.
+//! multiply-add a column follows: slow, exact, for `Precision::F32` and for tests.
 
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 #![allow(clippy::needless_range_loop, reason = "indices name the tile's tokens in several arrays at once")]

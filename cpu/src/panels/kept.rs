@@ -19,9 +19,10 @@ use std::{
     thread,
 };
 
-use crate::memory::Region;
+use crate::memory::{ReadRegion, Region};
 
-/// Names the layout of the file and of panels (`format.rs`): a change of either is another number.
+/// Names the layout of the file and of panels (`format.rs`): a change of either is another number, which
+/// `tests/panel_file.rs` sees to.
 const MAGIC: &str = "quern panels 1";
 
 /// Bytes of the header.
@@ -33,8 +34,8 @@ const ALIGNMENT: u64 = 2 << 20;
 /// More than this is no table of ours.
 const MOST_TABLE: u64 = 256 << 20;
 
-/// Hears how keeping the file ended: its bytes, or why there is none.
-pub type Kept = Box<dyn FnOnce(io::Result<u64>) + Send>;
+/// Called when the file is whole, with its bytes, or with the reason why there is none.
+pub type OnSaved = Box<dyn FnOnce(io::Result<u64>) + Send>;
 
 /// A file of panels, either whole and read in order, or written for the next start.
 #[derive(Debug)]
@@ -51,11 +52,20 @@ pub struct PanelFile {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// All regions are there, to be mapped and read.
     Whole,
-    /// Under another name.
+    /// Being written, under [`partial_name`].
     Partial,
-    /// Somebody else's concern.
+    /// Written and renamed.
     Done,
+}
+
+/// Where panels lie, or are to lie, in a [`PanelFile`].
+pub(crate) enum PanelRegion {
+    /// They are there.
+    Packed(ReadRegion),
+    /// They are to be written.
+    Empty(Region),
 }
 
 impl PanelFile {
@@ -95,18 +105,23 @@ impl PanelFile {
         self.state == State::Whole
     }
 
-    /// The next region, `bytes` long, for what `matrices` says in one line; and whether its panels are there.
-    pub(crate) fn region(&mut self, matrices: &str, bytes: usize) -> io::Result<(Region, bool)> {
-        let region = if self.is_whole() { self.known(matrices, bytes) } else { self.fresh(matrices, bytes) };
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display()));
-        Ok((region.map_err(named)?, self.is_whole()))
+    /// The next region, `bytes` long, for what `matrices` says in one line.
+    ///
+    /// # Errors
+    /// If the file has another region next, or cannot be mapped or grow.
+    pub(crate) fn region(&mut self, matrices: &str, bytes: usize) -> io::Result<PanelRegion> {
+        let region = match self.is_whole() {
+            true => self.known(matrices, bytes).map(PanelRegion::Packed),
+            false => self.fresh(matrices, bytes).map(PanelRegion::Empty),
+        };
+        region.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
     }
 
-    fn known(&mut self, matrices: &str, bytes: usize) -> io::Result<Region> {
+    fn known(&mut self, matrices: &str, bytes: usize) -> io::Result<ReadRegion> {
         let line = self.table.pop_front().unwrap_or_else(|| "nothing".into());
         let at = line.split(' ').next().and_then(|at| at.parse().ok());
         match at.filter(|&at| line == describe(at, bytes, matrices)) {
-            Some(at) => Region::mapped(&self.file, at, bytes),
+            Some(at) => ReadRegion::mapped(&self.file, at, bytes),
             None => {
                 let told = format!("the next region is `{}`, not {bytes} {matrices}; delete the file", line.trim_end());
                 Err(io::Error::new(io::ErrorKind::InvalidData, told))
@@ -123,11 +138,11 @@ impl PanelFile {
     }
 
     /// All regions are written: bring the file to disk and give it its name, beside other work.
-    pub(crate) fn keep(mut self, kept: Kept) {
+    pub(crate) fn save(mut self, on_saved: OnSaved) {
         if self.state != State::Partial {
             return;
         }
-        let work = move || kept(self.finish());
+        let work = move || on_saved(self.finish());
         // A system without a thread to spare has more urgent needs; the next start repacks.
         let _ = thread::Builder::new().name("quern-panels".into()).spawn(work);
     }
@@ -250,7 +265,7 @@ mod tests {
 
     fn keep(file: Option<PanelFile>) -> u64 {
         let (done, wait) = mpsc::channel();
-        file.unwrap().keep(Box::new(move |result| done.send(result).unwrap()));
+        file.unwrap().save(Box::new(move |result| done.send(result).unwrap()));
         wait.recv().unwrap().unwrap()
     }
 

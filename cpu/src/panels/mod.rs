@@ -6,5 +6,5 @@ mod kept;
 mod repack;
 pub(crate) mod staged;
 
-pub use kept::{Kept, PanelFile};
+pub use kept::{OnSaved, PanelFile};
 pub(crate) use repack::Panels;

@@ -19,9 +19,9 @@ use quern_backend::{PackedMatrix, QuantFormat, UploadError, quant::Block};
 use crate::{
     bytes::BYTES,
     lanes::LANES,
-    memory::Region,
+    memory::{ReadRegion, Region},
     panels::format::{BLOCK, Codes, STEP, STEPS, Scales, panel_format},
-    panels::kept::PanelFile,
+    panels::kept::{PanelFile, PanelRegion},
     pool::Pool,
 };
 
@@ -54,7 +54,7 @@ pub(crate) struct Panels {
     rows: usize,
     cols: usize,
     shape: PanelShape,
-    region: Arc<Region>,
+    region: Arc<ReadRegion>,
     start: usize,
 }
 
@@ -89,10 +89,10 @@ impl Panels {
                 place
             })
             .collect();
-        let (mut region, packed) = match file {
+        let region = match file {
             None => {
                 let refused = UploadError::OutOfMemory { what: "repacked weights", bytes, backend: "cpu" };
-                (Region::zeroed(bytes).ok_or(refused)?, false)
+                PanelRegion::Empty(Region::zeroed(bytes).ok_or(refused)?)
             }
             Some(file) => file.region(&describe(matrices), bytes).map_err(|cause| UploadError::File {
                 what: "repacked weights",
@@ -100,23 +100,10 @@ impl Panels {
                 cause,
             })?,
         };
-        let all = region.disjoint();
-        let left = if packed { 0 } else { panels };
-        pool.for_each(left, 1, |_, range| {
-            for panel in range {
-                let index = places.partition_point(|place| place.panel <= panel) - 1;
-                let (matrix, place) = (matrices[index], &places[index]);
-                let nth = panel - place.panel;
-                let at = place.byte + nth * place.shape.bytes;
-                // SAFETY: each panel is one worker's.
-                let out = unsafe { all.part(at..at + place.shape.bytes) };
-                pack_panel(matrix, nth * LANES, place.shape, out);
-                if place.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    matrix.release();
-                }
-            }
+        let region = Arc::new(match region {
+            PanelRegion::Packed(region) => region,
+            PanelRegion::Empty(region) => pack_into(region, pool, matrices, &places, panels),
         });
-        let region = Arc::new(region);
         let panels = matrices.iter().zip(places).map(|(matrix, place)| Self {
             format: matrix.format(),
             rows: matrix.rows(),
@@ -157,6 +144,32 @@ impl Panels {
         let decode: fn(QuantFormat, &[u8], &[u8], usize, &mut [f32]) = panel_format!(self.format, decode_panel_row);
         decode(self.format, scales, codes, row % LANES, out);
     }
+}
+
+/// Pack `panels` panels of `matrices` to their `places`, each by one worker.
+fn pack_into(
+    mut region: Region,
+    pool: &Pool,
+    matrices: &[&PackedMatrix],
+    places: &[Place],
+    panels: usize,
+) -> ReadRegion {
+    let all = region.disjoint();
+    pool.for_each(panels, 1, |_, range| {
+        for panel in range {
+            let index = places.partition_point(|place| place.panel <= panel) - 1;
+            let (matrix, place) = (matrices[index], &places[index]);
+            let nth = panel - place.panel;
+            let at = place.byte + nth * place.shape.bytes;
+            // SAFETY: each panel is one worker's.
+            let out = unsafe { all.part(at..at + place.shape.bytes) };
+            pack_panel(matrix, nth * LANES, place.shape, out);
+            if place.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                matrix.release();
+            }
+        }
+    });
+    region.freeze()
 }
 
 /// What matrices are, in one line: each format and shape, once for as many as follow one another.

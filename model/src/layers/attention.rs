@@ -1,13 +1,13 @@
 //! [`Attention`]: grouped-query attention with rotated queries and keys, which are normalised or have biases.
 
-use quern_backend::{Backend, HeadLayout, PagedBatch};
+use quern_backend::{AttentionSpec, Backend};
 
-use super::{Linear, Loading, RmsNorm};
+use super::{LayerContext, Linear, Loading, RmsNorm};
 use crate::{network::Role, weights::LoadError};
 
 /// One layer's attention.
 pub struct Attention<B: Backend> {
-    heads: HeadLayout,
+    spec: AttentionSpec,
     qkv_proj: Linear<B>,
     rope: HeadRope<B>,
     o_proj: Linear<B>,
@@ -34,34 +34,31 @@ impl<B: Backend> Attention<B> {
     pub fn load(from: &Loading<'_, B>, layer: usize) -> Result<Self, LoadError> {
         let tensor = |role| from.tensor(layer, role);
         Ok(Self {
-            heads: from.config.heads,
+            spec: AttentionSpec::causal(layer, from.config.heads),
             qkv_proj: Linear::load(from, &[Role::Query, Role::Key, Role::Value].map(tensor))?,
             rope: HeadRope::load(from, layer)?,
             o_proj: Linear::load(from, &[tensor(Role::AttentionOutput)])?,
         })
     }
 
-    /// `out = o_proj(attend(rope(q, k), v))`, normed or biased before; stores this step's keys and values in `layer`'s pages.
-    #[expect(clippy::too_many_arguments, reason = "one box of the diagram, each input its own thing")]
+    /// `out = o_proj(attend(rope(q, k), v))`, normed or biased before; stores this step's keys and values in the layer's
+    /// pages.
     pub fn forward(
         &self,
-        b: &B,
+        cx: &mut LayerContext<'_, B>,
         x: &B::Buffer,
-        rotation: &B::Buffer,
-        batch: &PagedBatch,
-        layer: usize,
-        kv: &mut B::KvCache,
         s: &mut AttentionScratch<B>,
         out: &mut B::Buffer,
     ) {
+        let (b, heads) = (cx.backend, &self.spec.heads);
         self.qkv_proj.forward(b, x, &mut s.qkv);
         match &self.rope {
             HeadRope::Normed { q_norm, k_norm } => {
-                b.qk_norm_rope(&mut s.qkv, &self.heads, &q_norm.gain, &k_norm.gain, q_norm.eps, rotation);
+                b.qk_norm_rope(&mut s.qkv, heads, &q_norm.gain, &k_norm.gain, q_norm.eps, cx.rotation);
             }
-            HeadRope::Biased { bias } => b.bias_rope(&mut s.qkv, &self.heads, bias, rotation),
+            HeadRope::Biased { bias } => b.bias_rope(&mut s.qkv, heads, bias, cx.rotation),
         }
-        b.attention(&s.qkv, &self.heads, kv, layer, batch, &mut s.context);
+        b.attention(&s.qkv, &self.spec, cx.kv, cx.step, &mut s.context);
         self.o_proj.forward(b, &s.context, out);
     }
 }

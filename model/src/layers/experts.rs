@@ -31,7 +31,7 @@ impl<B: Backend> Experts<B> {
         let (gates, ups, downs) = (all(MlpPart::Gate)?, all(MlpPart::Up)?, all(MlpPart::Down)?);
         Ok(Self {
             gate: Linear::load(from, &[from.tensor(layer, Role::Router)])?,
-            experts: from.backend.upload_experts(&gates, &ups, &downs)?,
+            experts: from.uploader.borrow_mut().experts(&gates, &ups, &downs)?,
             renormalise: moe.renormalise,
         })
     }

@@ -16,7 +16,7 @@ impl<B: Backend> Linear<B> {
     /// The matrices of `tensors`, which share their input features, as one: their outputs lie side by side.
     pub fn load(from: &Loading<'_, B>, tensors: &[&TensorSpec]) -> Result<Self, LoadError> {
         let parts: Result<Vec<_>, _> = tensors.iter().map(|tensor| from.weights.matrix(tensor)).collect();
-        Ok(Self { weight: Arc::new(from.backend.upload_weight(&parts?)?) })
+        Ok(Self { weight: Arc::new(from.uploader.borrow_mut().weight(&parts?)?) })
     }
 
     /// The same matrix under another role: a tied head is the embedding.
@@ -29,8 +29,8 @@ impl<B: Backend> Linear<B> {
         backend.linear(x, &self.weight, out);
     }
 
-    /// `out[i] = w[ids[i]]`: the matrix as an embedding table.
-    pub fn embed(&self, backend: &B, ids: &[u32], out: &mut B::Buffer) {
-        backend.embed(&self.weight, ids, out);
+    /// `out[i] = w[token i of the step]`: the matrix as an embedding table.
+    pub fn embed(&self, backend: &B, step: &B::Step, out: &mut B::Buffer) {
+        backend.embed(&self.weight, step, out);
     }
 }

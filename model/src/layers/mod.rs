@@ -12,7 +12,9 @@ pub use linear::Linear;
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 
-use quern_backend::Backend;
+use std::cell::RefCell;
+
+use quern_backend::{Backend, Uploader};
 
 use crate::{
     config::ModelConfig,
@@ -22,8 +24,10 @@ use crate::{
 
 /// What a layer needs to load itself.
 pub struct Loading<'a, B: Backend> {
-    /// Where its weights go.
+    /// What computes; its buffers hold the gains.
     pub backend: &'a B,
+    /// The matrices' way there, one after the other.
+    pub uploader: RefCell<&'a mut dyn Uploader<B>>,
     /// Where they come from.
     pub weights: &'a dyn Weights,
     /// The network's numbers.
@@ -37,4 +41,16 @@ impl<'a, B: Backend> Loading<'a, B> {
     fn tensor(&self, layer: usize, role: Role) -> &'a TensorSpec {
         self.network.tensor(Some(layer), role)
     }
+}
+
+/// What all layers of one step share.
+pub struct LayerContext<'a, B: Backend> {
+    /// What computes.
+    pub backend: &'a B,
+    /// The step in flight.
+    pub step: &'a B::Step,
+    /// The pages of all layers.
+    pub kv: &'a mut B::KvCache,
+    /// `[tokens, head_dim]`: the angles of each token's position.
+    pub rotation: &'a B::Buffer,
 }

@@ -7,8 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use quern_backend::{Backend, KvFormat, LogitRow, PagedBatch, RowOutput, RowTask, SamplingParams, Span};
-use quern_model::{Checkpoint, CheckpointOptions, ForwardBatch, Model, StepLimits, load};
+use quern_backend::{
+    Backend, ForwardBatch, KvFormat, LogitTask, PagedBatch, RowOutput, RowTask, SampleBatch, SamplingParams, Span,
+};
+use quern_model::{Checkpoint, CheckpointOptions, Model, StepLimits, load};
+
+/// A row of a step and what to make of its logits.
+pub type LogitRow = (usize, LogitTask);
 
 /// The reference shelf, or `None` with a loud line.
 pub fn shelf() -> Option<PathBuf> {
@@ -91,16 +96,33 @@ impl Driver {
             sequence.computed = end;
             last_rows.push(batch.token_ids.len() - 1);
         }
-        batch.logit_rows = rows(&last_rows);
-        self.model.forward(&batch).expect("the step is computed").rows
+        let (logit_rows, tasks) = rows(&last_rows).into_iter().unzip();
+        batch.logit_rows = logit_rows;
+        self.model.launch(&batch, &SampleBatch { tasks });
+        self.model.wait().expect("the step is computed").rows
     }
 
     /// Greedy continuation of every sequence by `count` tokens, prompts in one step (or in chunks), then
     /// all together.
     pub fn greedy(&mut self, count: usize, chunk: usize) -> Vec<Vec<u32>> {
+        let outputs = self.continued(count, chunk, greedy_row);
+        outputs.iter().map(|rows| rows.iter().map(|out| out.token).collect()).collect()
+    }
+
+    /// The same, each token with the bits of its log-probability, to which every logit of its row contributes.
+    pub fn greedy_bits(&mut self, count: usize, chunk: usize) -> Vec<Vec<(u32, u32)>> {
+        let scored = |row: usize| {
+            let (row, task) = greedy_row(row);
+            (row, LogitTask { want_logprob: true, ..task })
+        };
+        let outputs = self.continued(count, chunk, scored);
+        outputs.iter().map(|rows| rows.iter().map(|out| (out.token, out.logprob.to_bits())).collect()).collect()
+    }
+
+    fn continued(&mut self, count: usize, chunk: usize, row_of: impl Fn(usize) -> LogitRow) -> Vec<Vec<RowOutput>> {
         let n = self.sequences.len();
         let mut outputs = vec![Vec::new(); n];
-        while outputs.iter().any(|o: &Vec<u32>| o.len() < count) {
+        while outputs.iter().any(|o: &Vec<RowOutput>| o.len() < count) {
             let mut budget = chunk;
             let mut shares = Vec::new();
             for (i, s) in self.sequences.iter().enumerate() {
@@ -115,12 +137,12 @@ impl Driver {
                 .map(|&(i, behind)| self.sequences[i].computed + behind == self.sequences[i].tokens.len())
                 .collect();
             let outs = self.step(&shares, |rows| {
-                rows.iter().zip(&done).filter(|(_, done)| **done).map(|(&row, _)| greedy_row(row)).collect()
+                rows.iter().zip(&done).filter(|(_, done)| **done).map(|(&row, _)| row_of(row)).collect()
             });
             let finished = shares.iter().zip(&done).filter(|(_, done)| **done);
             for (((index, _), _), out) in finished.zip(outs) {
                 self.sequences[*index].tokens.push(out.token);
-                outputs[*index].push(out.token);
+                outputs[*index].push(out);
             }
         }
         outputs
@@ -129,8 +151,7 @@ impl Driver {
 
 pub fn greedy_row(row: usize) -> LogitRow {
     let params = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    LogitRow {
-        row,
+    let task = LogitTask {
         task: RowTask::Sample {
             params: params.into(),
             seed: 0,
@@ -142,18 +163,19 @@ pub fn greedy_row(row: usize) -> LogitRow {
         want_logprob: false,
         top_logprobs: 0,
         logprob_ids: Vec::new().into(),
-    }
+    };
+    (row, task)
 }
 
 /// A row that reports the log-probability of every token of the vocabulary, by id.
 pub fn full_row(row: usize, vocab: usize) -> LogitRow {
-    LogitRow {
-        row,
+    let task = LogitTask {
         task: RowTask::Score { target: 0 },
         want_logprob: true,
         top_logprobs: 0,
         logprob_ids: (0..vocab as u32).collect::<Vec<_>>().into(),
-    }
+    };
+    (row, task)
 }
 
 pub fn limits(page_size: usize, kv_format: KvFormat) -> StepLimits {

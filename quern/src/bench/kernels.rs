@@ -9,10 +9,9 @@ use std::{
 };
 
 use quern_backend::{
-    Backend, HeadLayout, KvFormat, KvSpec, LogitRow, PackedMatrix, PagedBatch, QuantFormat, RowTask, SamplingParams,
-    SharedBytes, Span,
+    AttentionSpec, Backend, ForwardBatch, HeadLayout, KvFormat, KvSpec, LogitTask, MachinePeaks, PackedMatrix,
+    PagedBatch, Precision, QuantFormat, RowTask, SampleBatch, SamplingParams, SharedBytes, Span,
 };
-use quern_cpu::{Compute, CpuBackend, Roof};
 use quern_model::Work;
 
 use super::table::Table;
@@ -31,16 +30,16 @@ const MEASURE: Duration = Duration::from_millis(1500);
 /// Bytes that weights are cut from; the last-level cache must be small beside it.
 const ARENA: usize = VOCAB * HIDDEN * 2;
 
-struct Bench<'a> {
-    backend: &'a CpuBackend,
-    roof: Roof,
+struct Bench<'a, B: Backend> {
+    backend: &'a B,
+    roof: MachinePeaks,
     only: Option<&'a str>,
     table: &'a mut Table,
     arena: SharedBytes,
 }
 
 /// Measure those whose name holds `only`.
-pub(super) fn run(backend: &CpuBackend, roof: Roof, only: Option<&str>, table: &mut Table) {
+pub(super) fn run<B: Backend>(backend: &B, roof: MachinePeaks, only: Option<&str>, table: &mut Table) {
     // Small bf16 values (exponent below one, every mantissa), which read as finite in every format.
     let mut state = 1u64;
     let arena: Vec<u8> = (0..ARENA / 2)
@@ -82,7 +81,7 @@ pub(super) fn run(backend: &CpuBackend, roof: Roof, only: Option<&str>, table: &
     bench.argmax();
 }
 
-impl Bench<'_> {
+impl<B: Backend> Bench<'_, B> {
     /// Run `f` for a while and add its row. `format` says what multiplies.
     fn row(&mut self, name: &str, bytes: usize, ops: usize, format: QuantFormat, mut f: impl FnMut(usize)) {
         if self.is_left_out(name) {
@@ -100,7 +99,7 @@ impl Bench<'_> {
             }
         }
         let work = Work { bytes: bytes as f64, ops: ops as f64 };
-        let ceiling = Ceiling::of(&self.roof, &[format], Compute::Bf16);
+        let ceiling = Ceiling::of(&self.roof, &[format], Precision::Bf16);
         self.table.add(name.to_owned(), None, work, seconds, ceiling);
     }
 
@@ -126,7 +125,7 @@ impl Bench<'_> {
         }
     }
 
-    fn filled(&self, rows: usize, cols: usize) -> <CpuBackend as Backend>::Buffer {
+    fn filled(&self, rows: usize, cols: usize) -> B::Buffer {
         let backend = self.backend;
         let mut buffer = backend.alloc(rows, cols);
         let values: Vec<f32> = (0..rows * cols).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
@@ -142,7 +141,7 @@ impl Bench<'_> {
         }
         let bytes = rows * format.row_bytes(cols);
         let weights: Vec<_> = (0..(ARENA / bytes).clamp(1, 32))
-            .map(|i| backend.upload_weight(&[self.matrix(format, rows, cols, i)]).expect("supported"))
+            .map(|i| backend.uploader().weight(&[self.matrix(format, rows, cols, i)]).expect("supported"))
             .collect();
         let x = self.filled(tokens, cols);
         let mut out = backend.alloc(tokens, rows);
@@ -159,7 +158,7 @@ impl Bench<'_> {
         }
         let matrices: Vec<_> = (0..8).map(|i| self.matrix(format, rows, cols, i)).collect();
         self.row(&format!("upload {name} {format}"), rows * format.row_bytes(cols), 0, format, |i| {
-            backend.upload_weight(&matrices[i % matrices.len()..][..1]).expect("supported");
+            backend.uploader().weight(&matrices[i % matrices.len()..][..1]).expect("supported");
         });
     }
 
@@ -173,16 +172,17 @@ impl Bench<'_> {
             (0..EXPERTS).map(|e| self.matrix(format, rows, cols, first + e)).collect()
         };
         let (gate, up, down) = (all(INNER, HIDDEN, 0), all(INNER, HIDDEN, EXPERTS), all(HIDDEN, INNER, 2 * EXPERTS));
-        let experts = backend.upload_experts(&gate, &up, &down).expect("supported");
+        let experts = backend.uploader().experts(&gate, &up, &down).expect("supported");
         let x = self.filled(tokens, HIDDEN);
         let mut out = backend.alloc(tokens, HIDDEN);
         // Uniform routing, which touches the most experts, other ones in each call.
+        let chosen = |call: usize, t: usize, k: usize| (call * 8 + t * 29 + k * 17) % EXPERTS;
         let routings: Vec<_> = (0..16)
             .map(|call| {
                 let mut routing = backend.alloc_routing(tokens, TOP_K);
                 let mut logits = vec![0.0; tokens * EXPERTS];
                 for (t, row) in logits.chunks_exact_mut(EXPERTS).enumerate() {
-                    (0..TOP_K).for_each(|k| row[(call * 8 + t * 29 + k * 17) % EXPERTS] = 1.0);
+                    (0..TOP_K).for_each(|k| row[chosen(call, t, k)] = 1.0);
                 }
                 let mut buffer = backend.alloc(tokens, EXPERTS);
                 backend.write(&mut buffer, &logits);
@@ -190,13 +190,10 @@ impl Bench<'_> {
                 routing
             })
             .collect();
-        let touched = |routing: &<CpuBackend as Backend>::Routing| {
-            let mut experts = routing.experts().to_vec();
-            experts.sort_unstable();
-            experts.dedup();
-            experts.len()
-        };
-        let bytes = touched(&routings[0]) * 3 * INNER * format.row_bytes(HIDDEN);
+        let mut touched: Vec<_> = (0..tokens * TOP_K).map(|i| chosen(0, i / TOP_K, i % TOP_K)).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        let bytes = touched.len() * 3 * INNER * format.row_bytes(HIDDEN);
         self.row(&name, bytes, 2 * tokens * TOP_K * 3 * INNER * HIDDEN, format, |i| {
             backend.moe(&x, &routings[i % routings.len()], &experts, &mut out);
         });
@@ -217,26 +214,28 @@ impl Bench<'_> {
         let mut kv = backend.alloc_kv(&spec).expect("room for pages");
         let qkv = self.filled(rows, HEADS.qkv_dim());
         let mut out = backend.alloc(rows, HEADS.q_dim());
-        let batch = |q_len: usize, kv_len: usize| PagedBatch {
-            spans: vec![Span { q_start: 0, q_len, kv_len, pages: 0..num_pages }],
-            pages: (0..num_pages as u32).rev().collect(),
+        let begin = |q_len: usize, kv_len: usize| {
+            let spans = vec![Span { q_start: 0, q_len, kv_len, pages: 0..num_pages }];
+            let paged = PagedBatch { spans, pages: (0..num_pages as u32).rev().collect() };
+            backend.begin(&ForwardBatch { paged, ..ForwardBatch::default() }, &SampleBatch::default())
         };
+        let spec = |layer: usize| AttentionSpec::causal(layer, HEADS);
         // Touch every page, so that the first measured call does not pay for it.
         for layer in 0..num_layers {
             for start in (0..kv_len).step_by(rows) {
                 if rows > 1 {
-                    backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(rows, start + rows), &mut out);
+                    backend.attention(&qkv, &spec(layer), &mut kv, &begin(rows, start + rows), &mut out);
                 } else if start % PAGE == 0 {
-                    backend.attention(&qkv, &HEADS, &mut kv, layer, &batch(1, start + 1), &mut out);
+                    backend.attention(&qkv, &spec(layer), &mut kv, &begin(1, start + 1), &mut out);
                 }
             }
         }
-        let step = batch(rows, kv_len);
+        let step = begin(rows, kv_len);
         let pairs: usize = (kv_len - rows + 1..=kv_len).sum();
         // What fits bfloat16 is multiplied as weights in bfloat16 are.
         let like = if format.is_in_bf16() { QuantFormat::BF16 } else { QuantFormat::F32 };
         self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), like, |i| {
-            backend.attention(&qkv, &HEADS, &mut kv, i % num_layers, &step, &mut out);
+            backend.attention(&qkv, &spec(i % num_layers), &mut kv, &step, &mut out);
         });
     }
 
@@ -263,10 +262,14 @@ impl Bench<'_> {
             banned: Arc::new([]),
             mask: None,
         };
-        let task = LogitRow { row: 0, task, want_logprob: false, top_logprobs: 0, logprob_ids: Arc::new([]) };
-        let mut out = Vec::new();
+        let task = LogitTask { task, want_logprob: false, top_logprobs: 0, logprob_ids: Arc::new([]) };
+        let (batch, samples) =
+            (ForwardBatch { logit_rows: vec![0], ..ForwardBatch::default() }, SampleBatch { tasks: vec![task] });
         self.row("sample, greedy, 1 row", VOCAB * 4, VOCAB * 2, QuantFormat::F32, |_| {
-            backend.sample(&mut logits, std::slice::from_ref(&task), &mut out);
+            let mut step = backend.begin(&batch, &samples);
+            backend.sample(&mut logits, &mut step, 0..1);
+            backend.launch(&mut step);
+            backend.finish(step).expect("a step on this CPU");
         });
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     cli::bench::{BenchJob, KernelsArgs},
     config::LogLevel,
     logging,
-    start::chosen_cpu,
+    start::for_measuring,
     start_error::StartError,
 };
 
@@ -87,7 +87,7 @@ pub fn run(job: &BenchJob) -> Result<ExitCode, MeasureError> {
 }
 
 fn kernels(args: &KernelsArgs) -> Result<(), MeasureError> {
-    let backend = chosen_cpu(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
+    let backend = for_measuring(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
     let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
     let lines = [ceiling::line(&roof, &backend)];
     let mut table = Table::begin("Kernels".into(), &lines, args.output.clone());

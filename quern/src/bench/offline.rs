@@ -1,12 +1,11 @@
 //! `quern bench offline`: decoding and prefill through the engine, as fractions of what the machine allows.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use quern_bench::report::Series;
-use quern_cpu::Roof;
 use quern_engine::{EngineHandle, GenerateRequest, RequestHandle, TokenEvent};
 use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work};
 
@@ -20,7 +19,8 @@ use crate::{
     machine::Machine,
     model_files::{ModelFiles, Source},
     resolve::{self, Decision, Facts},
-    start, summary,
+    start::{self, Chosen},
+    summary,
     typed::{self, Typed},
 };
 
@@ -49,16 +49,17 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     }
     args.prompt_lens.iter().try_for_each(|&tokens| check(&config, tokens.min(1), tokens + 1))?;
 
-    let backend = start::cpu_backend(&config, &checkpoint)?;
-    let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
-    let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype.compute());
+    let chosen = Chosen::new(&config, &checkpoint)?;
+    let device = chosen.device();
+    let roof = ceiling::measure(&*device).ok_or(MeasureError::Memory)?;
+    let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype);
     let mut lines = notes;
     lines.extend(summary::model_lines(&config, &checkpoint));
-    lines.push(ceiling::line(&roof, &backend));
-    if checkpoint.weight_bytes() < Roof::BYTES {
+    lines.push(ceiling::line(&roof, &*device));
+    if checkpoint.weight_bytes() < device.measured_bytes() {
         lines.push("These weights may fit into caches, which are quicker than the memory the roof is made of.".into());
     }
-    let engine = start::engine(&config, &checkpoint, Arc::new(backend))?;
+    let engine = chosen.engine(&config, &checkpoint)?;
     let vocab = checkpoint.config().vocab_size;
     let bench = Bench { cost: engine.config().cost, engine, config, vocab, ceiling };
     let mut table = Table::begin(format!("Offline: {}", bench.config.model_path), &lines, args.output.clone());

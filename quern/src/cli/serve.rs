@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quern_api::config::{GrammarBackend, SamplingDefaults, ToolCallParser};
-use quern_backend::KvFormat;
+use quern_backend::{KvFormat, Precision};
 use quern_model::weights::Recipe;
 use quern_text::JsonBlanks;
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use super::{
     compat::CompatArgs,
     human::parse_count,
 };
-use crate::config::{ComputeDtype, LoadFormat, LogLevel, SchedulePolicy};
+use crate::config::{LoadFormat, LogLevel, SchedulePolicy};
 
 /// What was typed after `quern serve`. Flags have SGLang's names; what each means is said here, what is
 /// made of it in [`Config`](crate::config::Config).
@@ -67,10 +67,10 @@ pub struct ServeArgs {
     /// What matrix products are computed in; `auto` follows the checkpoint: bfloat16 (f32 sums) for bf16 and
     /// fp8 weights, float32 for f32 and f16 ones
     #[arg(long, default_value = "auto", help_heading = "Model", value_parser = choices(
-        &[("auto", None), ("bfloat16", Some(ComputeDtype::Bfloat16)), ("float32", Some(ComputeDtype::Float32))],
-        &[("float", Some(ComputeDtype::Float32))],
+        &[("auto", None), ("bfloat16", Some(Precision::Bf16)), ("float32", Some(Precision::F32))],
+        &[("float", Some(Precision::F32))],
         &["half", "float16"]))]
-    pub dtype: Choice<Option<ComputeDtype>>,
+    pub dtype: Choice<Option<Precision>>,
 
     /// How the weights are held: fp8 is what an fp8 checkpoint has anyway; q8_0, q4_0 and q4_k_m are made from
     /// any checkpoint as it is loaded, by llama.cpp's mixtures, and so is q4_best, which is q4_k_m with more bits

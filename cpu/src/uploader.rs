@@ -1,0 +1,59 @@
+//! [`CpuUploader`]: weights on their way to kernels, repacked or as they lie.
+
+use quern_backend::{PackedMatrix, UploadError, Uploader};
+
+use crate::{
+    CpuBackend,
+    moe::Experts,
+    panels::{OnSaved, PanelFile},
+    pool::Pool,
+    product::Weight,
+};
+
+/// Takes the weights of one network, in the order in which it loads them.
+pub struct CpuUploader<'a> {
+    pool: &'a Pool,
+    /// Where repacked weights are kept, and who hears how that ended.
+    file: Option<(PanelFile, OnSaved)>,
+}
+
+impl<'a> CpuUploader<'a> {
+    pub(crate) fn new(pool: &'a Pool, file: Option<(PanelFile, OnSaved)>) -> Self {
+        Self { pool, file }
+    }
+
+    fn file(&mut self) -> Option<&mut PanelFile> {
+        self.file.as_mut().map(|(file, _)| file)
+    }
+}
+
+impl CpuBackend {
+    /// A way for weights which takes repacked ones from `file`, or writes them there for the next start; `on_saved`
+    /// hears how that ended. The file's identity vouches for the weights: those that are going to be uploaded, in the
+    /// same order.
+    pub fn uploader_with(&self, file: PanelFile, on_saved: OnSaved) -> CpuUploader<'_> {
+        CpuUploader::new(&self.pool, Some((file, on_saved)))
+    }
+}
+
+impl Uploader<CpuBackend> for CpuUploader<'_> {
+    fn weight(&mut self, parts: &[PackedMatrix]) -> Result<Weight, UploadError> {
+        Weight::new(self.pool, self.file(), parts)
+    }
+
+    fn experts(
+        &mut self,
+        gate: &[PackedMatrix],
+        up: &[PackedMatrix],
+        down: &[PackedMatrix],
+    ) -> Result<Experts, UploadError> {
+        Experts::new(self.pool, self.file(), gate, up, down)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), UploadError> {
+        if let Some((file, on_saved)) = self.file {
+            file.save(on_saved);
+        }
+        Ok(())
+    }
+}
