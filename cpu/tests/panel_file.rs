@@ -1,0 +1,46 @@
+//! The layout of kept weights, byte by byte: files that an earlier program wrote must not be taken for the present
+//! layout.
+
+use std::{fs, sync::mpsc};
+
+use quern_backend::{
+    QuantFormat, Uploader,
+    conformance::{Rng, matrix},
+};
+use quern_cpu::{CpuBackend, CpuConfig, PanelFile};
+
+/// The first line of every file. Whoever has to change a line of [`LAYOUTS`] counts it up, here and in
+/// `panels/kept.rs`.
+const MAGIC: &str = "quern panels 1";
+
+/// A digest of everything behind the header, for a small matrix in each format.
+const LAYOUTS: &[(&str, u64)] = &[];
+
+/// Bytes of the header, which holds the identity of the weights.
+const HEADER: usize = 4096;
+
+/// FNV-1a.
+fn digest(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[test]
+fn a_change_of_layout_needs_another_number() {
+    let backend = CpuBackend::new(CpuConfig { threads: Some(1), ..CpuConfig::default() }).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut found = Vec::new();
+    for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
+        let path = dir.path().join(format.to_string());
+        let file = PanelFile::open(&path, "these").unwrap().expect("nobody else writes it");
+        let (done, saved) = mpsc::channel();
+        let mut uploader = Box::new(backend.uploader_with(file, Box::new(move |result| done.send(result).unwrap())));
+        uploader.weight(&[matrix(&mut Rng(1), format, 19, 512)]).unwrap();
+        uploader.finish().unwrap();
+        saved.recv().unwrap().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.starts_with(format!("{MAGIC}\n").as_bytes()), "{format}");
+        found.push((format.to_string(), digest(&bytes[HEADER..])));
+    }
+    let found: Vec<_> = found.iter().map(|(format, digest)| (format.as_str(), *digest)).collect();
+    assert_eq!(found, LAYOUTS, "the layout has changed: it needs another MAGIC, and these digests: {found:#x?}");
+}
