@@ -16,7 +16,7 @@ use support::{Server, config, frames, user, with};
 
 /// Patterns of some hundred states each.
 fn patterns() -> Vec<String> {
-    (0..32).map(|i| format!(r"[a-m]{{200}}{i}")).collect()
+    (0..32).map(|i| format!(r"[a-m]{{300}}{i}")).collect()
 }
 
 /// A field of `/generate` that multiplies the cost of others, at its limit.

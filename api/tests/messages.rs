@@ -374,7 +374,7 @@ async fn refusals_have_anthropics_form() {
         (json!({"messages": []}), "Messages cannot be empty"),
         (json!({"messages": image}), "messages[0].content[0]"),
         (json!({"temperature": -1}), "temperature"),
-        (json!({"stop_sequences": [""]}), "stop_sequences"),
+        (json!({"stop_sequences": vec!["x"; 33]}), "stop_sequences: 33 stop strings"),
         (json!({"tool_choice": {"type": "any"}}), "Tools cannot be empty"),
         (json!({"tools": tools(), "tool_choice": {"type": "tool", "name": "rm"}}), "'rm'"),
         (json!({"tools": tools(), "tool_choice": {"type": "maybe"}}), "maybe"),
