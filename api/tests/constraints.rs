@@ -464,7 +464,8 @@ async fn constraints_in_the_words_of_other_servers_are_obeyed_or_refused_by_name
     let digits = |text: &str| text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
     let chosen = |text: &str| ["yes", "no", "no."].contains(&text);
     let zz = |text: &str| text == "zz";
-    let cases: Vec<(Value, fn(&str) -> bool)> = vec![
+    type Obeys = fn(&str) -> bool;
+    let cases: Vec<(Value, Obeys)> = vec![
         (json!({"guided_json": form}), is_valid),
         (json!({"guided_json": form.to_string()}), is_valid),
         (json!({"guided_regex": "[0-9]{3}"}), digits),
