@@ -14,7 +14,21 @@ use quern_cpu::{CpuBackend, CpuConfig, PanelFile};
 const MAGIC: &str = "quern panels 1";
 
 /// A digest of everything behind the header, for a small matrix in each format.
-const LAYOUTS: &[(&str, u64)] = &[];
+const LAYOUTS: &[(&str, u64)] = &[
+    ("Q4_0", 0xaf5c3fb6432cdca6),
+    ("Q4_1", 0x6f66c642d477e0af),
+    ("Q5_0", 0xd63d6ff94f23e12e),
+    ("Q5_1", 0x390db6e272b8557d),
+    ("Q8_0", 0x11767b177b1722be),
+    ("Q2_K", 0xf215468753540002),
+    ("Q3_K", 0x406cdde6ff36ba2b),
+    ("Q4_K", 0x7fd6923e9abc7d95),
+    ("Q5_K", 0xe784e59fad3b6118),
+    ("Q6_K", 0x214b80fd0ab77c0a),
+    ("IQ4_NL", 0x52e5683c45fc5f3b),
+    ("IQ4_XS", 0x3d999b4a5951781a),
+    ("MXFP4", 0x208a0de514f6edbc),
+];
 
 /// Bytes of the header, which holds the identity of the weights.
 const HEADER: usize = 4096;
