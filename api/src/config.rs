@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use quern_text::{JsonBlanks, tool::ToolFormat};
+use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -32,6 +32,8 @@ pub struct ApiConfig {
     /// What may stand between the tokens of constrained JSON.
     #[serde(serialize_with = "shown")]
     pub json_blanks: JsonBlanks,
+    /// Repeats of one unit in a constrained output before it is stopped from looping; 0: any number.
+    pub constrained_max_repeats: usize,
     /// Cut prompts that are too long, instead of refusing them.
     pub allow_auto_truncate: bool,
     /// Send a stream's text every so many tokens; the first token is always sent.
@@ -97,6 +99,7 @@ impl Default for ApiConfig {
             tool_call_parser: None,
             grammar_backend: Some(GrammarBackend::Llguidance),
             json_blanks: JsonBlanks::default(),
+            constrained_max_repeats: GrammarFactory::MAX_REPEATS,
             allow_auto_truncate: false,
             stream_interval: 1,
             incremental_streaming_output: false,

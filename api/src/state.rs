@@ -116,8 +116,8 @@ impl AppState {
         let tokenizer = Arc::new(tokenizer);
         let grammars = match config.grammar_backend {
             Some(GrammarBackend::Llguidance) => {
-                let blanks = config.json_blanks.clone();
-                Grammars::start(Arc::clone(&tokenizer), model.vocab_size, eos_token_ids.clone(), blanks)
+                let (blanks, max_repeats) = (config.json_blanks.clone(), config.constrained_max_repeats);
+                Grammars::start(Arc::clone(&tokenizer), model.vocab_size, eos_token_ids.clone(), blanks, max_repeats)
             }
             None => Grammars::none(),
         };

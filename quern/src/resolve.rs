@@ -138,6 +138,7 @@ pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveE
         tool_call_parser,
         grammar_backend: args.grammar_backend.backend(),
         json_blanks: json_blanks(args),
+        constrained_max_repeats: args.constrained_max_repeats,
         allow_auto_truncate: args.allow_auto_truncate,
         stream_interval: args.stream_interval,
         incremental_streaming_output: args.incremental_streaming_output,

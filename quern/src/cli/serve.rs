@@ -6,7 +6,7 @@ use clap::Args;
 use quern_api::config::{GrammarBackend, SamplingDefaults, ToolCallParser};
 use quern_backend::{KvFormat, Precision};
 use quern_model::weights::Recipe;
-use quern_text::JsonBlanks;
+use quern_text::{GrammarFactory, JsonBlanks};
 use serde_json::{Map, Value};
 
 use super::{
@@ -206,6 +206,11 @@ pub struct ServeArgs {
     /// At most this many blanks of any kind between two tokens of constrained JSON
     #[arg(long, value_name = "BLANKS", help_heading = "Requests", value_parser = clap::value_parser!(u32).range(..=1024))]
     pub constrained_json_max_whitespace_cnt: Option<u32>,
+
+    /// Stop a constrained output that repeats one unit more often than this, over 192 bytes or more, where the
+    /// grammar does not let it end; 0 lets it loop
+    #[arg(long, value_name = "REPEATS", default_value_t = GrammarFactory::MAX_REPEATS, help_heading = "Requests")]
+    pub constrained_max_repeats: usize,
 
     /// Where a chat request's missing sampling parameters come from: the model's generation_config.json (in
     /// a GGUF file, general.sampling.*), or OpenAI's fixed values

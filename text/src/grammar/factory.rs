@@ -59,10 +59,15 @@ pub struct GrammarFactory {
     rows: usize,
     /// What may stand between the tokens of JSON.
     blanks: JsonBlanks,
+    /// Repeats of one unit that an output may have where it may not end; 0: any number.
+    max_repeats: usize,
     cache: Mutex<Cache>,
 }
 
 impl GrammarFactory {
+    /// Repeats of one unit after which an output is taken to loop, if they are long as well.
+    pub const MAX_REPEATS: usize = 32;
+
     /// A factory for the vocabulary of `tokenizer`, padded to the model's `vocab_size` rows of logits.
     /// `eos` are the tokens that may end an output.
     pub fn new(tokenizer: &Tokenizer, vocab_size: usize, eos: &[u32]) -> Result<Self, GrammarError> {
@@ -80,7 +85,13 @@ impl GrammarFactory {
             .map_err(|cause| error(brief(&cause)))?;
         *parsers.limits_mut() = LIMITS;
         parsers.quiet();
-        Ok(Self { parsers, rows: vocab_size, blanks: JsonBlanks::default(), cache: Mutex::default() })
+        let (blanks, max_repeats) = (JsonBlanks::default(), Self::MAX_REPEATS);
+        Ok(Self { parsers, rows: vocab_size, blanks, max_repeats, cache: Mutex::default() })
+    }
+
+    /// The same with another bound of repeats; 0: none.
+    pub fn with_max_repeats(self, max_repeats: usize) -> Self {
+        Self { max_repeats, ..self }
     }
 
     /// The same with other blanks between the tokens of JSON.
@@ -94,7 +105,7 @@ impl GrammarFactory {
     pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar, GrammarError> {
         let key = key(spec);
         if let Some(matcher) = self.cached().get(&key) {
-            return Ok(Grammar::new(matcher, self.rows));
+            return Ok(self.begin(spec, matcher));
         }
         let error = |cause| GrammarError::Compile { kind: spec.kind(), cause };
         let grammar = self.translate(spec).map_err(error)?;
@@ -107,7 +118,12 @@ impl GrammarFactory {
         };
         first.map_err(error)?;
         self.cached().insert(key, matcher.deep_clone(), source_bytes);
-        Ok(Grammar::new(matcher, self.rows))
+        Ok(self.begin(spec, matcher))
+    }
+
+    fn begin(&self, spec: &GrammarSpec, matcher: Matcher) -> Grammar {
+        let has_calls = matches!(spec, GrammarSpec::ToolCalls { .. });
+        Grammar::new(matcher, self.parsers.tok_env().clone(), self.rows, has_calls, self.max_repeats)
     }
 
     /// Grammars kept now.

@@ -1,8 +1,8 @@
 //! JSON under a schema, as rules of a [`Lark`]: every gap and every number has a bound.
 //!
 //! A constrained model ends its answer only where the grammar lets it, so whatever may go on for ever will,
-//! now and then: whitespace between tokens, the digits of a number. Both are bounded here. Strings and
-//! arrays are as long as the schema allows; they carry the answer.
+//! now and then: whitespace between tokens, the digits of a number, nesting where the schema says nothing. All
+//! are bounded here. Strings and arrays are as long as the schema allows; they carry the answer.
 //!
 //! Objects, arrays, alternatives, references and unbounded scalars are written as rules. What needs
 //! llguidance's own compiler of schemas (intersections, patterns, ranges) is handed to it as a `%json` part
@@ -23,6 +23,10 @@ use super::lark::{Lark, literal, one_of, regex, repeat};
 
 /// Most alternatives and references followed in one schema.
 const MAX_VISITS: usize = 10_000;
+
+/// Levels of objects and arrays in a value of which the schema says nothing: models that nest for ever do so
+/// there.
+const MAX_FREE_DEPTH: usize = 16;
 
 /// Digits of an integer: `u64::MAX` has twenty.
 const INTEGER: &str = "-?(0|[1-9][0-9]{0,19})";
@@ -211,14 +215,16 @@ impl<'a> Writer<'a> {
         if let Some(name) = self.lark.known("any JSON") {
             return Ok(name);
         }
-        let name = self.lark.forward();
-        self.lark.know("any JSON", &name);
-        let members = self.members(Vec::new(), &[], Some(&name));
-        let items = format!("{name} ({} {name})*", self.comma());
-        let array = self.array_of(&items, true);
-        let scalars = [self.lark.terminal("/true|false|null/"), self.number(), self.any_string()];
-        self.lark.define_forward(&name, &format!("{} | {members} | {array}", scalars.join(" | ")));
-        Ok(name)
+        let scalars = [self.lark.terminal("/true|false|null/"), self.number(), self.any_string()].join(" | ");
+        let mut value = self.lark.rule(&scalars);
+        for _ in 0..MAX_FREE_DEPTH {
+            let members = self.members(Vec::new(), &[], Some(&value));
+            let items = format!("{value} ({} {value})*", self.comma());
+            let array = self.array_of(&items, true);
+            value = self.lark.rule(&format!("{scalars} | {members} | {array}"));
+        }
+        self.lark.know("any JSON", &value);
+        Ok(value)
     }
 
     fn number(&mut self) -> String {

@@ -9,6 +9,7 @@
 //! - Control tokens never appear in constrained text. The one exception ends it: an end-of-sequence token
 //!   where the grammar may end. Added tokens that are text (`<tool_call>`) may stand for that text.
 //! - A mask has a bit for each row of logits, whether or not the vocabulary has a token there.
+//! - An output that repeats itself where it may not end is stopped from it (`loop_guard.rs`).
 //! - No source, however hostile, takes long to compile: sizes are bounded before, fuel during.
 
 mod bounds;
@@ -17,6 +18,7 @@ mod factory;
 mod json_blanks;
 mod json_schema;
 mod lark;
+mod loop_guard;
 mod matcher;
 mod spec;
 mod structural_tag;
