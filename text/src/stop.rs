@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn bad_stops_are_refused_with_their_reason() {
-        let refused = |s: &[String], p: &[String]| Stops::new(s, p).err().expect("refused").to_string();
+        let refused = |s: &[String], p: &[String]| Stops::new(s, p).expect_err("refused").to_string();
         assert!(refused(&strings(&[""]), &[]).contains("empty"));
         assert!(refused(&vec!["x".to_string(); 33], &[]).contains("33 stop strings"));
         assert!(refused(&[], &strings(&["("])).contains("stop pattern \"(\""));
