@@ -33,15 +33,15 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// What a chat request says, without its tools.
-    pub fn of_chat(fields: &ChatFields) -> Result<Self, ApiError> {
-        let mut kwargs = fields.chat_template_kwargs.clone().unwrap_or_default();
-        if let Some(effort) = &fields.reasoning_effort {
-            kwargs.entry("reasoning_effort").or_insert_with(|| effort.as_str().into());
+    /// What a chat request says, without its tools. It is taken: a long history lies in memory once.
+    pub fn of_chat(fields: &mut ChatFields) -> Result<Self, ApiError> {
+        let mut kwargs = fields.chat_template_kwargs.take().unwrap_or_default();
+        if let Some(effort) = fields.reasoning_effort.take() {
+            kwargs.entry("reasoning_effort").or_insert(effort.into());
         }
         let missing = || ApiError::schema("missing field `messages`; /v1/responses reads `input`").about("messages");
         Ok(Self {
-            messages: fields.messages.clone().ok_or_else(missing)?,
+            messages: fields.messages.take().ok_or_else(missing)?,
             kwargs,
             add_generation_prompt: true,
             continue_final_message: fields.continue_final_message.unwrap_or(false),

@@ -32,11 +32,11 @@ pub struct ChatFields {
 }
 
 impl ChatFields {
-    /// The tools that are offered, and `tool_choice` in the form that has a function's name inside: OpenAI
+    /// Take the tools that are offered, and `tool_choice` in the form that has a function's name inside: OpenAI
     /// has a flat form too, and one that allows some tools only.
-    pub fn tools_and_choice(&self) -> (Vec<Value>, Option<Value>) {
-        let mut tools = self.tools.clone().unwrap_or_default();
-        let Some(choice) = self.tool_choice.clone().filter(|choice| !choice.is_null()) else { return (tools, None) };
+    pub fn take_tools_and_choice(&mut self) -> (Vec<Value>, Option<Value>) {
+        let mut tools = self.tools.take().unwrap_or_default();
+        let Some(choice) = self.tool_choice.take().filter(|choice| !choice.is_null()) else { return (tools, None) };
         match choice.get("type").and_then(Value::as_str) {
             Some("function") if choice.get("function").is_none() && choice.get("name").is_some() => {
                 let flat = json!({ "type": "function", "function": { "name": choice["name"] } });

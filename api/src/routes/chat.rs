@@ -48,18 +48,18 @@ pub fn routes() -> Router<Arc<AppState>> {
 
 async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
-    let fields: ChatFields = body.read()?;
+    let mut fields: ChatFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
     let sampling_fields: SamplingFields = body.read()?;
     drop(body);
     let sampling = Sampling::new(&sampling_fields, state.chat_defaults, state.vocab_size())?;
     let logprobs = logprobs::chat_request(fields.logprobs.unwrap_or(false), fields.top_logprobs)?;
     let wants_logprobs = logprobs.is_some();
-    let (tools, tool_choice) = fields.tools_and_choice();
+    let (tools, tool_choice) = fields.take_tools_and_choice();
     let tool_use = ToolUse::new(&tools, tool_choice.as_ref(), fields.parallel_tool_calls.unwrap_or(true))?;
     let prompt = match &fields.input_ids {
         Some(ids) => Asked::Ids(ids.iter().map(|Int(id)| *id).collect()),
-        None => Asked::Conversation(Conversation::of_chat(&fields)?),
+        None => Asked::Conversation(Conversation::of_chat(&mut fields)?),
     };
     let id = request_id(fields.rid.as_ref())?;
     let streams = fields.stream.unwrap_or(false);

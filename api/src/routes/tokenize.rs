@@ -44,9 +44,12 @@ struct TokenizeFields {
 
 /// The conversation that a chat request of these fields would be answered, tools and all.
 pub(super) fn conversation(body: &Body) -> Result<Conversation, ApiError> {
-    let fields: ChatFields = body.read()?;
-    let (tools, choice) = fields.tools_and_choice();
-    Ok(Conversation { tools: ToolUse::new(&tools, choice.as_ref(), true)?.tools, ..Conversation::of_chat(&fields)? })
+    let mut fields: ChatFields = body.read()?;
+    let (tools, choice) = fields.take_tools_and_choice();
+    Ok(Conversation {
+        tools: ToolUse::new(&tools, choice.as_ref(), true)?.tools,
+        ..Conversation::of_chat(&mut fields)?
+    })
 }
 
 async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ApiError> {
