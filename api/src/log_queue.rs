@@ -129,8 +129,9 @@ impl LogQueue {
                 }
                 Err(left) => {
                     let written = &chunk[..chunk.len() - left];
+                    // The end that was added to a cut line is no line of its own.
+                    self.count_dropped(&chunk[written.len().max(usize::from(mid_line))..]);
                     mid_line = written.last().map_or(mid_line, |last| *last != b'\n');
-                    self.count_dropped(&chunk[written.len()..]);
                 }
             }
             chunk.clear();

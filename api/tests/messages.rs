@@ -317,7 +317,8 @@ async fn recorded_requests_are_answered_or_refused_as_documented() {
         let kind = &body["tool_choice"]["type"];
         let forced = kind == "any" || kind == "tool";
         if forced || body["output_config"].get("format").is_some() {
-            let message = obedient.ok(&path, with(body, json!({"max_tokens": 1000}))).await;
+            // Without its stop sequences, one of which such a model would say sooner or later.
+            let message = obedient.ok(&path, with(body, json!({"max_tokens": 1000, "stop_sequences": []}))).await;
             let block = &message["content"][0];
             let obeys = match forced {
                 true => message["stop_reason"] == "tool_use" && block["type"] == "tool_use",

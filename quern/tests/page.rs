@@ -136,7 +136,15 @@ async fn with_a_key_the_files_are_open_and_the_rest_is_not() {
     for path in ["/", "/configure", "/configure/table", "/dashboard", "/ui/app.js"] {
         assert_eq!(get(&server, path, BROWSER).await.status(), 200, "{path}");
     }
-    for path in ["/dashboard/events", "/v1/models", "/server_info", "/ui/other.js", "/configure/"] {
+    for path in [
+        "/dashboard/events",
+        "/v1/models",
+        "/server_info",
+        "/ui/other.js",
+        "/v1/models/",
+        "//v1/models",
+        "/configure/table/x",
+    ] {
         assert_eq!(get(&server, path, BROWSER).await.status(), 401, "{path}");
     }
     assert_eq!(get(&server, "/", "*/*").await.status(), 401);
