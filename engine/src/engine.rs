@@ -119,6 +119,7 @@ pub fn start(model: Box<dyn Model>, config: EngineConfig) -> std::io::Result<Eng
         inbox,
         shared: Arc::clone(&shared),
         faults: VecDeque::new(),
+        broken: None,
         log: StepLog::new(config),
         left_queue: 0,
         last_step_s: 0.0,
@@ -260,6 +261,8 @@ struct Engine {
     shared: Arc<Shared>,
     /// When steps failed.
     faults: VecDeque<Instant>,
+    /// Why no step is tried any more.
+    broken: Option<String>,
     log: StepLog,
     left_queue: u64,
     last_step_s: f64,
@@ -287,7 +290,7 @@ impl Engine {
     }
 
     fn serve(&mut self) {
-        while self.wait_for_work() == Flow::Continue {
+        while self.drain_commands() == Flow::Continue {
             let Some(plan) = self.scheduler.schedule() else {
                 // Only requests that can never run were in the queue, and they have failed.
                 continue;
@@ -296,9 +299,9 @@ impl Engine {
             let started = Instant::now();
             let mix = plan.mix;
             let launched = guarded(|| self.model.launch(&plan.batch, &plan.samples));
-            // Beside the step, where a device computes it.
+            // Beside the step, where a device computes it. Commands wait for its end: what they change is told with it,
+            // and on a CPU, whose launch computes, nothing would be won (`benches/host.rs`).
             self.work += self.shared.config.cost.step((&plan.batch).into());
-            let flow = self.take_commands();
             let output = launched.and_then(|()| guarded(|| self.model.wait())?.map_err(StepFailure::from));
             match output {
                 Ok(output) => self.scheduler.commit(plan, output),
@@ -308,64 +311,51 @@ impl Engine {
             self.busy_s += self.last_step_s;
             self.log.step(mix, &self.scheduler.stats(), self.scheduler.running_tokens());
             self.publish();
-            if flow == Flow::Stop {
-                break;
-            }
         }
         self.scheduler.fail_all(&FailCause::ShuttingDown);
         self.publish();
     }
 
     /// Apply what has come in; wait for something while there is nothing to compute.
-    fn wait_for_work(&mut self) -> Flow {
-        while self.take_commands() == Flow::Continue {
-            if !self.scheduler.is_idle() {
-                return Flow::Continue;
-            }
-            self.last_step_s = 0.0;
-            self.publish();
-            self.shared.metrics.note_idle();
-            let Ok(command) = self.inbox.recv() else { return Flow::Stop };
-            self.shared.metrics.note_progress();
-            if self.apply(command) == Flow::Stop {
-                return Flow::Stop;
-            }
-        }
-        Flow::Stop
-    }
-
-    /// Apply what has come in. A step may be in flight.
-    fn take_commands(&mut self) -> Flow {
+    fn drain_commands(&mut self) -> Flow {
         loop {
-            let flow = match self.inbox.try_recv() {
-                Ok(command) => self.apply(command),
-                Err(TryRecvError::Empty) => return Flow::Continue,
-                Err(TryRecvError::Disconnected) => Flow::Stop,
-            };
-            if flow == Flow::Stop {
-                return Flow::Stop;
-            }
-        }
-    }
-
-    fn apply(&mut self, command: Command) -> Flow {
-        match command {
-            Command::Submit(key, request, sink) => self.scheduler.submit(key, *request, sink),
-            Command::Abort(key) => self.scheduler.abort(key),
-            Command::Close(key) => self.scheduler.close(key),
-            Command::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
-            Command::Flush(reply) => {
-                let flushed = self.scheduler.flush();
-                if flushed {
-                    tracing::info!("Cache flushed successfully!");
+            let command = if self.scheduler.is_idle() {
+                self.last_step_s = 0.0;
+                self.publish();
+                self.shared.metrics.note_idle();
+                let Ok(command) = self.inbox.recv() else { return Flow::Stop };
+                self.shared.metrics.note_progress();
+                command
+            } else {
+                match self.inbox.try_recv() {
+                    Ok(command) => command,
+                    Err(TryRecvError::Empty) => return Flow::Continue,
+                    Err(TryRecvError::Disconnected) => return Flow::Stop,
                 }
-                // The caller may have gone.
-                let _ = reply.send(flushed);
+            };
+            match command {
+                Command::Submit(key, request, sink) => {
+                    self.scheduler.submit(key, *request, sink);
+                    // It was on its way when the engine broke.
+                    if let Some(cause) = &self.broken {
+                        self.scheduler.fail_all(&FailCause::Engine(cause.clone()));
+                    }
+                }
+                Command::Abort(key) => self.scheduler.abort(key),
+                Command::Close(key) => self.scheduler.close(key),
+                Command::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
+                Command::Flush(reply) => {
+                    let flushed = self.scheduler.flush();
+                    if flushed {
+                        tracing::info!("Cache flushed successfully!");
+                    }
+                    // The caller may have gone.
+                    let _ = reply.send(flushed);
+                }
+                Command::Shutdown => return Flow::Stop,
             }
-            Command::Shutdown => return Flow::Stop,
+            self.note_left_queue();
         }
-        self.note_left_queue();
-        Flow::Continue
     }
 
     /// A failed step ends its sequences. A device that is lost, or several failures in a row, and the machine is not
@@ -391,6 +381,7 @@ impl Engine {
         self.scheduler.fail_step(plan, cause);
         if broken {
             self.scheduler.fail_all(&FailCause::Engine(cause.into()));
+            self.broken = Some(cause.into());
         }
     }
 
