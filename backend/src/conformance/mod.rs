@@ -1,4 +1,4 @@
-//! What every backend must do: each operation against [`RefBackend`] over a grid of shapes, formats and
+//! What every backend must do: each operation against `RefBackend` over a grid of shapes, formats and
 //! raggedness, and against itself for invariance.
 //!
 //! The grid is chosen to be awkward: sizes that are no multiples of any register, blocks with ragged
