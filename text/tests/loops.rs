@@ -6,9 +6,9 @@ use quern_text::{CallChoice, Grammar, GrammarFactory, GrammarSpec};
 use serde_json::{Value, json};
 use support::{Dice, ROWS, TOKENIZER, allowed, compile, eos, text, tokens_in};
 
-/// What a model says that goes through `loops`, saying each as often as it may before it takes any token
-/// and turns to the next; and whether it ended.
-fn stubborn(mut grammar: Grammar, loops: &[&str], limit: usize) -> (String, bool) {
+/// What a model says that goes through `loops`, saying each as often as it may before it takes any token,
+/// one that begins with `liked` if it may, and turns to the next; and whether it ended.
+fn stubborn(mut grammar: Grammar, loops: &[&str], liked: &str, limit: usize) -> (String, bool) {
     let mut dice = Dice(7);
     let mut units = loops.iter().map(|unit| tokens_in(unit)).cycle();
     let (mut unit, mut place) = (units.next().unwrap(), 0);
@@ -21,7 +21,10 @@ fn stubborn(mut grammar: Grammar, loops: &[&str], limit: usize) -> (String, bool
             unit[(place + unit.len() - 1) % unit.len()]
         } else {
             (unit, place) = (units.next().unwrap(), 0);
-            mask[dice.roll(mask.len())]
+            let is_liked = |id: &u32| TOKENIZER.token_bytes(*id).is_some_and(|b| b.starts_with(liked.as_bytes()));
+            let liked: Vec<u32> = mask.iter().copied().filter(is_liked).collect();
+            let from = if liked.is_empty() { &mask } else { &liked };
+            from[dice.roll(from.len())]
         };
         let ended = grammar.accept(token).unwrap();
         said.extend((token != eos()).then_some(token));
@@ -48,9 +51,10 @@ fn json_of_a_model_that_loops_is_complete() {
     for spec in
         [of_type(json!({"type": "string"})), of_type(list), GrammarSpec::JsonSchema(tree), GrammarSpec::JsonObject]
     {
-        for loops in loops {
-            let (said, ended) = stubborn(compile(&spec), loops, 4000);
-            assert!(ended, "{spec:?} {loops:?}: {said:?}");
+        // Tokens such as `", "` end a string and begin another one.
+        for (loops, liked) in loops.iter().flat_map(|loops| [(loops, ""), (loops, "\","), (loops, "\":")]) {
+            let (said, ended) = stubborn(compile(&spec), loops, liked, 4000);
+            assert!(ended, "{spec:?} {loops:?} {liked}: {said:?}");
             assert!(serde_json::from_str::<Value>(&said).is_ok(), "{said}");
         }
     }
@@ -64,7 +68,7 @@ fn calls_of_a_model_that_loops_are_complete() {
     for choice in [CallChoice::Required, CallChoice::Named("store".into())] {
         let spec = GrammarSpec::ToolCalls { tools: tools.clone(), choice, parallel: false };
         for loops in [&["results"][..], &["results", "a b c, ", ";"]] {
-            let (said, ended) = stubborn(compile(&spec), loops, 4000);
+            let (said, ended) = stubborn(compile(&spec), loops, "\n</parameter>", 4000);
             assert!(ended && said.ends_with("</function>\n</tool_call>"), "{said:?}");
             assert!(said.contains("<parameter=path>") && said.contains("<parameter=text>"), "{said:?}");
         }
@@ -78,7 +82,7 @@ fn repetition_below_the_bound_and_where_the_output_may_end_is_untouched() {
     for json in [zeros, rows] {
         assert!(support::matches(&of_type(json!({"type": "string"})), &json), "{json}");
     }
-    let (said, ended) = stubborn(compile(&GrammarSpec::Regex("[a-z]+".into())), &["results"], 500);
+    let (said, ended) = stubborn(compile(&GrammarSpec::Regex("[a-z]+".into())), &["results"], "", 500);
     assert!(!ended && said == "results".repeat(said.len() / 7), "{said:?}");
 }
 
@@ -86,6 +90,6 @@ fn repetition_below_the_bound_and_where_the_output_may_end_is_untouched() {
 fn an_operator_may_let_it_loop() {
     let factory = GrammarFactory::new(&TOKENIZER, ROWS, &[eos()]).unwrap().with_max_repeats(0);
     let grammar = factory.compile(&of_type(json!({"type": "string"}))).unwrap();
-    let (said, ended) = stubborn(grammar, &["results"], 1000);
+    let (said, ended) = stubborn(grammar, &["results"], "", 1000);
     assert!(!ended && said.contains(&"results".repeat(100)), "{said:?}");
 }

@@ -66,9 +66,10 @@ impl Grammar {
         }
         let trie = self.vocabulary.tok_trie();
         let closing = self.closing.as_bytes();
+        // No token that goes beyond the end: `", "` closes a string and opens the next one, for ever.
         let closes = |token: u32| {
             let bytes = trie.token(token);
-            !bytes.is_empty() && (closing.starts_with(bytes) || bytes.starts_with(closing))
+            !bytes.is_empty() && closing.starts_with(bytes)
         };
         if closing.is_empty() || !narrow(words, closes) {
             self.closing = "";
