@@ -250,6 +250,24 @@ fn a_call_that_must_come_comes_at_once() {
 }
 
 #[test]
+fn text_after_a_call_does_not_go_on_with_its_markup() {
+    let tools = tools();
+    let spec = GrammarSpec::ToolCalls { tools: tools.clone(), choice: CallChoice::Required, parallel: true };
+    let name = |tool: &&Value| tool["function"]["parameters"]["required"].as_array().is_none_or(Vec::is_empty);
+    let tool = tools.iter().find(name).expect("a tool without required parameters");
+    let call =
+        format!("<tool_call>\n<function={}>\n</function>\n</tool_call>", tool["function"]["name"].as_str().unwrap());
+    for markup in ["<parameter=a>\n2", "</parameter>", "</function>\n", "</tool_call>"] {
+        for gap in ["", "\n", " \n\n"] {
+            assert!(!matches(&spec, &format!("{call}{gap}{markup}")), "{gap:?} {markup:?}");
+        }
+        let said = format!("{call}\nSee {markup}");
+        assert!(matches(&spec, &said), "{markup:?}");
+        assert_eq!(check_calls(&tools, &said, 0), 1, "{said}");
+    }
+}
+
+#[test]
 fn a_call_or_an_answer_of_a_form_and_nothing_else() {
     let call = "<tool_call>\n<function=now>\n</function>\n</tool_call>";
     let form = json!({"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": false});

@@ -37,8 +37,10 @@ const MAX_DEPTH: usize = 32;
 /// Schemas looked at for one tool. Real tools have tens; references that double end here.
 const MAX_VISITS: usize = 4096;
 
-/// What text between calls cannot hold: the beginning of a call, and thoughts.
-const BEGINS_CALL: &str = r"(?s:.*(<tool_call>|<function=|</?think>).*)";
+/// What text between calls cannot hold: the beginning of a call, and thoughts; nor, at its own beginning,
+/// markup after which the call before it would not have ended.
+const BEGINS_CALL: &str =
+    concat!(r"(?s:.*(<tool_call>|<function=|</?think>).*", r"|\s*(<parameter=|</(parameter|function|tool_call)).*)",);
 
 /// What a text value cannot hold, because the parser takes it for markup.
 const MARKUP: &str = concat!(
