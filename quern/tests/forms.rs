@@ -1,9 +1,9 @@
 //! What the shipped model makes of forms: prompts and schemas of a seeded generator of its own, none of them
 //! seen in training. Constrained answers should be complete and valid, and a required call should come.
 //!
-//! Ignored: a measurement of the model, which runs away inside of strings, where a grammar has no bound. At the
-//! last sitting (greedy, 512 tokens) 29 of 40 answers under a schema, 10 of 40 objects and 31 of 40 calls were
-//! complete; none was cut in blanks or digits.
+//! Ignored: a measurement of the model, which now and then fills a string until its limit. At the last sitting
+//! (512 tokens) 39 of 40 answers under a schema, 38 of 40 objects and 39 of 40 calls were complete where it chose
+//! the likeliest token; 37, 39 and 40 at random.
 
 use std::{
     io::{BufRead, BufReader},
