@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use quern_engine::LogprobsOf;
 use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -40,6 +41,9 @@ pub struct ApiConfig {
     pub stream_interval: usize,
     /// `/generate` streams send differences instead of the text so far.
     pub incremental_streaming_output: bool,
+    /// What the log-probabilities of sampled tokens are of.
+    #[serde(serialize_with = "mode")]
+    pub logprobs_mode: LogprobsOf,
     /// Streams end with usage even when the request does not ask for it.
     pub stream_response_default_include_usage: bool,
     /// Path prefix a reverse proxy puts before every route.
@@ -80,6 +84,15 @@ pub struct ApiConfig {
     pub bucket_e2e_request_latency: Option<Vec<f64>>,
 }
 
+/// vLLM's names of what log-probabilities are of.
+pub const LOGPROBS_MODES: [(&str, LogprobsOf); 2] =
+    [("raw_logprobs", LogprobsOf::Model), ("processed_logprobs", LogprobsOf::Sampler)];
+
+fn mode<S: Serializer>(value: &LogprobsOf, serializer: S) -> Result<S::Ok, S::Error> {
+    let (name, _) = LOGPROBS_MODES.iter().find(|(_, mode)| mode == value).expect("each has a name");
+    serializer.serialize_str(name)
+}
+
 fn shown<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
@@ -103,6 +116,7 @@ impl Default for ApiConfig {
             allow_auto_truncate: false,
             stream_interval: 1,
             incremental_streaming_output: false,
+            logprobs_mode: LogprobsOf::default(),
             stream_response_default_include_usage: false,
             fastapi_root_path: String::new(),
             api_key: None,

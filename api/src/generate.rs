@@ -12,7 +12,7 @@ use std::{
 use axum::http::StatusCode;
 use quern_engine::{
     Aborter, FailCause, FinishReason, GenerateRequest, Grammar, LogprobRequest, PromptReport, RequestHandle,
-    SubmitError, TokenEvent, TokenLogprobs,
+    SamplingParams, SubmitError, TokenEvent, TokenLogprobs,
 };
 use quern_text::{Detokenizer, GrammarSpec, StopMatcher, Stops};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -285,7 +285,7 @@ impl Output {
         let request = GenerateRequest {
             id,
             prompt,
-            sampling: sampling.params.clone(),
+            sampling: SamplingParams { logprobs_of: state.config.logprobs_mode, ..sampling.params.clone() },
             // Far apart, so that request 1's second sample is not request 2's first.
             seed: seed.wrapping_add((sample_index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             max_new_tokens,

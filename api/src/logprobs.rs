@@ -58,11 +58,13 @@ pub fn chat(tokenizer: &Tokenizer, scores: &[TokenLogprobs]) -> ChatLogprobs {
     ChatLogprobs { content: scores.iter().map(entry).collect() }
 }
 
-/// A completion's form, of an echoed prompt (its first token has no score) and of an output.
+/// A completion's form, of an echoed prompt (its first token has no score) and of an output. `offset`, in
+/// characters, is where the next token begins in the whole text; it moves on by the tokens written.
 pub fn completion(
     tokenizer: &Tokenizer,
     echoed: Option<(u32, &[TokenLogprobs])>,
     output: &[TokenLogprobs],
+    offset: &mut usize,
 ) -> CompletionLogprobs {
     let mut out = CompletionLogprobs::default();
     let text = |id: u32| tokenizer.decode(&[id], false);
@@ -74,10 +76,15 @@ pub fn completion(
     for token in echoed.into_iter().flat_map(|(_, scores)| scores).chain(output) {
         out.tokens.push(text(token.id));
         out.token_logprobs.push(Some(token.logprob));
-        let top: Map<String, Value> = token.top.iter().map(|&(id, lp)| (text(id), Value::from(lp))).collect();
+        let mut top: Map<String, Value> = token.top.iter().map(|&(id, lp)| (text(id), Value::from(lp))).collect();
+        // As OpenAI does: the chosen token too, so that there may be one more than were asked for.
+        top.entry(text(token.id)).or_insert(Value::from(token.logprob));
         out.top_logprobs.push(Some(top));
     }
-    out.text_offset = vec![-1; out.tokens.len()];
+    for token in &out.tokens {
+        out.text_offset.push(*offset);
+        *offset += token.chars().count();
+    }
     out
 }
 

@@ -142,6 +142,7 @@ impl Sampling {
             presence_penalty: presence_penalty as f32,
             repetition_penalty: repetition_penalty as f32,
             logit_bias: logit_bias(fields, vocab_size)?,
+            ..SamplingParams::default()
         };
 
         let limits = [

@@ -221,6 +221,53 @@ async fn scores_come_where_they_are_asked_for() {
     assert_eq!(logprobs["token_logprobs"].as_array().unwrap().len(), 4);
     assert!(choice["text"].as_str().unwrap().starts_with("abc"));
 
+    // Where each token begins in the text, echoed or not, whole or streamed.
+    let body = json!({"prompt": "abc", "max_tokens": 3, "temperature": 0, "logprobs": 2, "ignore_eos": true});
+    for echo in [true, false] {
+        let body = with(&body, json!({ "echo": echo }));
+        let whole = server.ok("/v1/completions", body.clone()).await["choices"][0]["logprobs"].clone();
+        let (mut offsets, mut at) = (Vec::new(), 0);
+        for token in whole["tokens"].as_array().unwrap() {
+            offsets.push(at);
+            at += token.as_str().unwrap().chars().count();
+        }
+        assert_eq!(whole["text_offset"], json!(offsets));
+        let frames = server.frames("/v1/completions", with(&body, json!({"stream": true}))).await;
+        let streamed: Vec<_> = frames
+            .iter()
+            .flat_map(|frame| frame["choices"][0]["logprobs"]["text_offset"].as_array().cloned().unwrap_or_default())
+            .collect();
+        assert_eq!(json!(streamed), whole["text_offset"]);
+        for (token, top) in whole["tokens"].as_array().unwrap().iter().zip(whole["top_logprobs"].as_array().unwrap()) {
+            assert!(top.is_null() || top.get(token.as_str().unwrap()).is_some(), "the chosen token is among {top}");
+        }
+    }
+
+    // Scores of the prompt alone.
+    let scored = server.ok("/v1/completions", with(&body, json!({"echo": true, "max_tokens": 0}))).await;
+    let choice = &scored["choices"][0];
+    assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!("abc"), &json!("length")));
+    assert_eq!(choice["logprobs"]["tokens"], json!(["a", "b", "c"]));
+    assert_eq!(scored["usage"]["completion_tokens"], 0);
+    let frames = server.frames("/v1/completions", with(&body, json!({"echo": true, "max_tokens": 0, "stream": true})));
+    let frames = frames.await;
+    assert!(frames.iter().any(|frame| frame["choices"][0]["logprobs"] == choice["logprobs"]), "{frames:?}");
+
+    // The model's own, whatever is done to the distribution before a token is drawn.
+    let own = json!({"messages": user("x"), "logprobs": true, "top_logprobs": 3, "max_tokens": 1, "seed": 5});
+    let mut seen = Vec::new();
+    for how in [
+        json!({"temperature": 1}),
+        json!({"temperature": 0.2}),
+        json!({"temperature": 2}),
+        json!({"logit_bias": {"5": 60}}),
+        json!({"repetition_penalty": 1.5}),
+    ] {
+        let answer = server.ok("/v1/chat/completions", with(&own, how)).await;
+        seen.push(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"].clone());
+    }
+    assert!(seen.iter().all(|top| *top == seen[0] && top.as_array().unwrap().len() == 3), "{seen:?}");
+
     let body = json!({"messages": user("x"), "logprobs": true, "top_logprobs": 3, "max_tokens": 4, "ignore_eos": true});
     let whole = server.ok("/v1/chat/completions", with(&body, json!({"temperature": 0}))).await;
     let content = whole["choices"][0]["logprobs"]["content"].as_array().unwrap().clone();

@@ -28,6 +28,20 @@ pub struct SamplingParams {
     pub repetition_penalty: f32,
     /// Added to the logit of each listed token after the mask, so it cannot revive a masked token.
     pub logit_bias: Vec<(u32, f32)>,
+    /// What log-probabilities are of. They never change which token is chosen.
+    pub logprobs_of: LogprobsOf,
+}
+
+/// The distribution whose log-probabilities are reported for a sampled token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogprobsOf {
+    /// The model's own, as OpenAI means them: log-softmax of the logits as the network left them. vLLM's
+    /// `raw_logprobs`.
+    #[default]
+    Model,
+    /// The distribution the token was drawn from, before top-k, top-p and min-p: after penalties, bans, mask,
+    /// bias and temperature. vLLM's `processed_logprobs`; what SGLang reports.
+    Sampler,
 }
 
 impl Default for SamplingParams {
@@ -41,6 +55,7 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
+            logprobs_of: LogprobsOf::default(),
         }
     }
 }
@@ -104,6 +119,14 @@ pub struct LogitTask {
     pub logprob_ids: Arc<[u32]>,
 }
 
+impl LogitTask {
+    /// Whether any log-probability is asked for.
+    pub fn reports(&self) -> bool {
+        let scores = matches!(self.task, RowTask::Score { .. });
+        scores || self.want_logprob || self.top_logprobs > 0 || !self.logprob_ids.is_empty()
+    }
+}
+
 /// The two uses of a row of logits.
 #[derive(Clone, Debug)]
 pub enum RowTask {
@@ -135,8 +158,8 @@ pub enum RowTask {
 pub struct RowOutput {
     /// The chosen token, or the scored one.
     pub token: u32,
-    /// Its log-probability: after penalties, mask, bias and temperature, before top-k/p/min-p. Finite
-    /// (an impossible token has `f32::MIN`); 0 where nobody wanted it.
+    /// Its log-probability, of the distribution that [`SamplingParams::logprobs_of`] names. Finite (an
+    /// impossible token has `f32::MIN`); 0 where it was not asked for.
     pub logprob: f32,
     /// The likeliest tokens, best first, ties to the lower id.
     pub top: Vec<(u32, f32)>,
@@ -174,16 +197,20 @@ pub fn sample_row(logits: &mut [f32], task: &LogitTask) -> RowOutput {
     match &task.task {
         RowTask::Score { target } => report(logits, 1.0, *target, task),
         RowTask::Sample { params, seed, step, counts, banned, mask } => {
+            // A copy only where it is read: a row of the vocabulary is half a megabyte.
+            let of_model = params.logprobs_of == LogprobsOf::Model && task.reports();
+            let own = of_model.then(|| logits.to_vec());
             adjust(logits, params, counts.as_deref(), banned, mask.as_deref());
             let (best, top) = argmax(logits);
             if !top.is_finite() || logits.iter().any(|x| x.is_nan()) {
                 return failed(Fault::NoToken);
             }
-            if params.temperature < GREEDY_BELOW {
-                return report(logits, 1.0, best, task);
+            let greedy = params.temperature < GREEDY_BELOW;
+            let token = if greedy { best } else { draw(logits, params, uniform(*seed, *step)) };
+            match own {
+                Some(own) => report(&own, 1.0, token, task),
+                None => report(logits, if greedy { 1.0 } else { params.temperature }, token, task),
             }
-            let token = draw(logits, params, uniform(*seed, *step));
-            report(logits, params.temperature, token, task)
         }
     }
 }
@@ -306,8 +333,7 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
 
 /// The output for `token`: log-softmax of `logits / temperature` at the places the task names.
 fn report(logits: &[f32], temperature: f32, token: u32, task: &LogitTask) -> RowOutput {
-    let scoring = matches!(task.task, RowTask::Score { .. });
-    if !scoring && !task.want_logprob && task.top_logprobs == 0 && task.logprob_ids.is_empty() {
+    if !task.reports() {
         return RowOutput { token, ..RowOutput::default() };
     }
     let top = argmax(logits).1;
@@ -449,6 +475,36 @@ mod tests {
         // (3 - 3·0.5 - 0.25) / 2, (-0.25 - 0.5 - 0.25) · 2, untouched.
         assert_eq!(logits, [0.625, -2.0, 0.6]);
         assert_eq!(out.token, 0);
+    }
+
+    #[test]
+    fn log_probabilities_are_the_models_own_unless_the_samplers_are_asked_for() {
+        let logits = [1.0, 2.0, 0.5, -1.0];
+        let own = |id: usize| {
+            let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+            (f64::from(logits[id]) - sum.ln()) as f32
+        };
+        let reported = |params: SamplingParams| {
+            let mut task = row(params, 3, 0);
+            task.top_logprobs = 4;
+            task.logprob_ids = Arc::new([3]);
+            let RowTask::Sample { banned, mask, .. } = &mut task.task else { unreachable!("rows sample here") };
+            *banned = Arc::new([1]);
+            *mask = Some(Arc::new(TokenMask::new(vec![0b0111])));
+            sampled(&logits, &task)
+        };
+        for temperature in [0.0, 0.2, 1.0, 2.0] {
+            let biased = SamplingParams { temperature, logit_bias: vec![(2, 3.0)], ..SamplingParams::default() };
+            let out = reported(biased.clone());
+            assert!([0, 2].contains(&out.token), "banned and masked tokens are not chosen");
+            assert!((out.logprob - own(out.token as usize)).abs() < 1e-6, "temperature {temperature}: {}", out.logprob);
+            assert_eq!(out.top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 0, 2, 3], "ranked by the model");
+            assert!((out.requested[0].1 - own(3)).abs() < 1e-6, "a masked token keeps the model's own");
+            let processed = reported(SamplingParams { logprobs_of: LogprobsOf::Sampler, ..biased });
+            assert_eq!(processed.token, out.token, "what is reported does not change the draw");
+            assert_eq!(processed.top.iter().map(|t| t.0).collect::<Vec<_>>(), [2, 0], "what could be drawn");
+            assert_eq!(processed.requested, [(3, f32::MIN)]);
+        }
     }
 
     #[test]

@@ -232,9 +232,7 @@ impl CpuBackend {
             && params.logit_bias.is_empty()
             && banned.is_empty()
             && mask.is_none()
-            && !task.want_logprob
-            && task.top_logprobs == 0
-            && task.logprob_ids.is_empty();
+            && !task.reports();
         if !plain {
             return None;
         }

@@ -23,7 +23,7 @@ pub mod stats;
 pub mod step_plan;
 
 // What this crate's interface speaks of and others define, for those who see no backend and no checkpoint.
-pub use quern_backend::{DeviceFault, LogitTask, RowOutput, RowTask, SamplingParams, TokenMask};
+pub use quern_backend::{DeviceFault, LogitTask, LogprobsOf, RowOutput, RowTask, SamplingParams, TokenMask};
 pub use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepCost, StepOutput, Work};
 
 pub use config::{EngineConfig, Policy};

@@ -100,7 +100,7 @@ pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveE
     let kv_cache_dtype = kv_cache_dtype(&typed, dtype);
     let context_length = context_length(args, facts, &mut notes)?;
     let page_size = page_size(args, context_length)?;
-    let chunked_prefill_size = chunked_prefill_size(args, page_size, context_length)?;
+    let chunked_prefill_size = chunked_prefill_size(args, page_size, context_length, &mut notes);
     let wanted_running = args.max_running_requests.unwrap_or(MAX_RUNNING_REQUESTS);
     let mem_fraction_static = args.mem_fraction_static.unwrap_or(MEM_FRACTION);
     let pool = PoolDemand {
@@ -142,6 +142,7 @@ pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveE
         allow_auto_truncate: args.allow_auto_truncate,
         stream_interval: args.stream_interval,
         incremental_streaming_output: args.incremental_streaming_output,
+        logprobs_mode: args.logprobs_mode,
         stream_response_default_include_usage: args.stream_response_default_include_usage,
         fastapi_root_path: args.fastapi_root_path.trim_end_matches('/').to_owned(),
         api_key: args.api_key.clone().map(Secret::new),
@@ -268,17 +269,18 @@ fn page_size(args: &ServeArgs, context_length: usize) -> Result<usize, RefusedFl
     Ok(args.page_size)
 }
 
-fn chunked_prefill_size(args: &ServeArgs, page_size: usize, context_length: usize) -> Result<usize, RefusedFlag> {
-    match args.chunked_prefill_size {
-        None => Ok(CHUNK_TOKENS.next_multiple_of(page_size)),
-        Some(chunk) => match usize::try_from(chunk) {
-            Err(_) | Ok(0) => Ok(context_length.next_multiple_of(page_size)),
-            Ok(chunk) if chunk.is_multiple_of(page_size) => Ok(chunk.min(context_length.next_multiple_of(page_size))),
-            Ok(chunk) => {
-                Err(refuse("chunked-prefill-size", chunk, format!("a multiple of --page-size {page_size} is wanted")))
-            }
-        },
+/// Whole pages. SGLang's users type what filled their memory, 130172 say: that is rounded and said.
+fn chunked_prefill_size(args: &ServeArgs, page_size: usize, context_length: usize, notes: &mut Vec<String>) -> usize {
+    let whole = context_length.next_multiple_of(page_size);
+    let Some(typed) = args.chunked_prefill_size else { return CHUNK_TOKENS.next_multiple_of(page_size) };
+    let Ok(chunk @ 1..) = usize::try_from(typed) else { return whole };
+    let rounded = (chunk / page_size).max(1) * page_size;
+    if rounded != chunk && rounded <= whole {
+        notes.push(format!(
+            "--chunked-prefill-size {chunk} is {rounded} here: a step computes whole pages of --page-size {page_size}."
+        ));
     }
+    rounded.min(whole)
 }
 
 /// What may stand between the tokens of constrained JSON. The flags exclude one another.
@@ -391,8 +393,11 @@ mod tests {
         assert_eq!(decide("--page-size 48").unwrap().config.chunked_prefill_size, 528);
         assert_eq!(decide("--chunked-prefill-size=-1").unwrap().config.chunked_prefill_size, 4096);
         assert_eq!(decide("--chunked-prefill-size 0").unwrap().config.chunked_prefill_size, 4096);
-        let error = decide("--chunked-prefill-size 100").unwrap_err();
-        assert!(error.contains("--chunked-prefill-size 100") && error.contains("--page-size 32"), "{error}");
+        let rounded = decide("--chunked-prefill-size 100").unwrap();
+        assert_eq!(rounded.config.chunked_prefill_size, 96);
+        assert!(rounded.notes.iter().any(|note| note.contains("100 is 96")), "{:?}", rounded.notes);
+        assert_eq!(decide("--chunked-prefill-size 7").unwrap().config.chunked_prefill_size, 32);
+        assert_eq!(decide("--chunked-prefill-size 130172").unwrap().config.chunked_prefill_size, 4096);
     }
 
     #[test]

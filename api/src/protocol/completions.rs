@@ -106,8 +106,8 @@ pub struct CompletionChoice {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "OpenAI's names")]
 pub struct CompletionLogprobs {
-    /// Always −1, as in SGLang.
-    pub text_offset: Vec<i64>,
+    /// Where each token begins in the text, in characters: the sum of the tokens before it.
+    pub text_offset: Vec<usize>,
     pub token_logprobs: Vec<Option<f32>>,
     pub tokens: Vec<String>,
     /// Likeliest tokens by their text; null where there is no score.

@@ -55,14 +55,15 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
     }
     let sampling = Arc::new(sampling);
     let wanted = sampling.wanted(MAX_TOKENS);
-    if wanted == Some(0) {
-        return Err(ApiError::invalid("max_tokens must be at least 1, got 0.").about("max_tokens"));
-    }
     if let Some(Int(best_of)) = fields.best_of.filter(|best_of| best_of.0 > sampling.n as i64) {
         let message = format!("best_of: {best_of} is not supported: outputs are not ranked; n gives several.");
         return Err(ApiError::unsupported("best_of", message));
     }
     let echo = fields.echo.unwrap_or(false);
+    if wanted == Some(0) && !echo {
+        let message = "max_tokens must be at least 1, got 0; with echo: true, 0 scores the prompt alone.";
+        return Err(ApiError::invalid(message).about("max_tokens"));
+    }
     let logprobs = logprobs::completion_request(fields.logprobs, echo)?;
 
     let prompts = fields.prompt.ok_or_else(|| ApiError::schema("missing field `prompt`").about("prompt"))?;
@@ -103,6 +104,7 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
         echoes,
         wants_logprobs: logprobs.is_some(),
         samples: sampling.n,
+        offsets: vec![0; outputs],
         include_usage: options.include_usage.unwrap_or(state.config.stream_response_default_include_usage),
         continuous_usage: options.continuous_usage_stats.unwrap_or(false),
         generations,
@@ -182,6 +184,8 @@ struct Answer {
     echoes: Vec<String>,
     wants_logprobs: bool,
     samples: usize,
+    /// Where the next token of each output begins in its text, in characters.
+    offsets: Vec<usize>,
     include_usage: bool,
     continuous_usage: bool,
     generations: Generations,
@@ -237,8 +241,8 @@ impl Answer {
         }
     }
 
-    fn choice(&self, index: usize, piece: Piece, first: bool) -> CompletionChoice {
-        let echo = self.echoes.get(index / self.samples).filter(|_| first);
+    fn choice(&mut self, index: usize, piece: Piece, first: bool) -> CompletionChoice {
+        let echo = self.echoes.get(index / self.samples).filter(|_| first).cloned();
         let logprobs = self.logprobs(index, &piece, echo.is_some());
         let (finish_reason, matched_stop) = match &piece.finish {
             None => (None, Value::Null),
@@ -255,14 +259,15 @@ impl Answer {
         }
     }
 
-    fn logprobs(&self, index: usize, piece: &Piece, echo: bool) -> Option<CompletionLogprobs> {
+    fn logprobs(&mut self, index: usize, piece: &Piece, echo: bool) -> Option<CompletionLogprobs> {
         if !self.wants_logprobs {
             return None;
         }
         let prompt = &self.generations.output(index).prompt.logprobs;
         let echoed = echo.then(|| (self.first_tokens[index / self.samples], prompt.as_slice()));
         let any = echoed.is_some() || !piece.logprobs.is_empty();
-        any.then(|| logprobs::completion(&self.state.tokenizer, echoed, &piece.logprobs))
+        let offset = &mut self.offsets[index];
+        any.then(|| logprobs::completion(&self.state.tokenizer, echoed, &piece.logprobs, offset))
     }
 
     /// Each prompt counts once, however many outputs it has.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quern_api::config::{GrammarBackend, SamplingDefaults, ToolCallParser};
-use quern_backend::{KvFormat, Precision};
+use quern_api::config::{GrammarBackend, LOGPROBS_MODES, SamplingDefaults, ToolCallParser};
+use quern_backend::{KvFormat, LogprobsOf, Precision};
 use quern_model::weights::Recipe;
 use quern_text::{GrammarFactory, JsonBlanks};
 use serde_json::{Map, Value};
@@ -61,7 +61,7 @@ pub struct ServeArgs {
     pub json_model_override_args: Map<String, Value>,
 
     /// Most tokens of prompt and output together, e.g. 8192, 8k, 32Ki [default: the model's]
-    #[arg(long, value_name = "TOKENS", value_parser = parse_count, help_heading = "Model")]
+    #[arg(long, aliases = ["max-model-len", "ctx-size"], value_name = "TOKENS", value_parser = parse_count, help_heading = "Model")]
     pub context_length: Option<u64>,
 
     /// What matrix products are computed in; `auto` follows the checkpoint: bfloat16 (f32 sums) for bf16 and
@@ -234,6 +234,11 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Requests")]
     pub incremental_streaming_output: bool,
 
+    /// Log-probabilities of sampled tokens: `raw_logprobs` are the model's own, as OpenAI's;
+    /// `processed_logprobs` are after penalties, bias and temperature, as SGLang's
+    #[arg(long, value_parser = names(&LOGPROBS_MODES, &[]), default_value = "raw_logprobs", help_heading = "Requests")]
+    pub logprobs_mode: LogprobsOf,
+
     /// End every OpenAI stream with usage, asked for or not
     #[arg(long, help_heading = "Requests")]
     pub stream_response_default_include_usage: bool,
@@ -243,7 +248,7 @@ pub struct ServeArgs {
     pub random_seed: Option<u64>,
 
     /// Share of the available memory for weights and KV pool, between 0 and 1 [default: 0.8]
-    #[arg(long, value_name = "SHARE", help_heading = "Memory and scheduling")]
+    #[arg(long, aliases = ["gpu-memory-utilization"], value_name = "SHARE", help_heading = "Memory and scheduling")]
     pub mem_fraction_static: Option<f64>,
 
     /// Tokens of the KV pool at most [default: what memory allows]
@@ -255,16 +260,16 @@ pub struct ServeArgs {
     pub page_size: usize,
 
     /// Most requests computed together [default: 256]
-    #[arg(long, value_name = "N", help_heading = "Memory and scheduling")]
+    #[arg(long, aliases = ["max-num-seqs"], value_name = "N", help_heading = "Memory and scheduling")]
     pub max_running_requests: Option<usize>,
 
     /// Most requests waiting; further ones are answered 503 [default: no limit]
     #[arg(long, value_name = "N", help_heading = "Memory and scheduling")]
     pub max_queued_requests: Option<usize>,
 
-    /// Tokens computed per step, a multiple of --page-size; longer prompts take several steps. -1 computes
+    /// Tokens computed per step, in whole pages of --page-size; longer prompts take several steps. -1 computes
     /// every prompt in one [default: 512]
-    #[arg(long, value_name = "TOKENS", help_heading = "Memory and scheduling")]
+    #[arg(long, aliases = ["max-num-batched-tokens"], value_name = "TOKENS", help_heading = "Memory and scheduling")]
     pub chunked_prefill_size: Option<i64>,
 
     /// Prompt tokens admitted per step; a longer prompt is admitted alone
@@ -288,7 +293,7 @@ pub struct ServeArgs {
     pub disable_radix_cache: bool,
 
     /// Worker threads [default: one per physical core this process may use]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
+    #[arg(long, aliases = ["threads"], value_name = "N", help_heading = "Machine")]
     pub cpu_threads: Option<usize>,
 
     /// Instruction set of the kernels, to compare or to find a fault [default: the best this machine has]
