@@ -124,10 +124,10 @@ impl Cli {
         if words.get(1).is_some_and(|word| word == "serve") {
             let rest = words.split_off(2);
             let serve = command.find_subcommand("serve").expect("declared above");
-            // llama.cpp's words for the model; by themselves they would be short flags, and `-hf` ask for help.
+            // llama.cpp's words of several letters after one dash; clap would read them as short flags.
             let model = |word: OsString| {
-                let theirs = ["-m", "-hf", "-hfr", "--hf-repo"].iter().any(|known| word == *known);
-                if theirs { "--model-path".into() } else { word }
+                let theirs = LLAMA_CPP_WORDS.iter().find(|(theirs, _)| word == *theirs);
+                theirs.map_or(word, |(_, ours)| ours.into())
             };
             words.extend(config_file::expand(rest, |name| is_switch(serve, name))?.into_iter().map(model));
         }
@@ -150,6 +150,27 @@ impl Cli {
         Ok(cli)
     }
 }
+
+/// llama-server's words that begin with one dash, and what they are here.
+const LLAMA_CPP_WORDS: [(&str, &str); 17] = [
+    ("-m", "--model-path"),
+    ("-hf", "--model-path"),
+    ("-hfr", "--model-path"),
+    ("--hf-repo", "--model-path"),
+    ("-c", "--context-length"),
+    ("-t", "--cpu-threads"),
+    ("-tb", "--threads-batch"),
+    ("-np", "--parallel"),
+    ("-ngl", "--n-gpu-layers"),
+    ("-fa", "--flash-attn"),
+    ("-b", "--batch-size"),
+    ("-ub", "--ubatch-size"),
+    ("-cb", "--cont-batching"),
+    ("-ot", "--override-tensor"),
+    ("-ncmoe", "--n-cpu-moe"),
+    ("-cmoe", "--cpu-moe"),
+    ("-a", "--served-model-name"),
+];
 
 /// The long names of a subcommand's flags.
 fn flags_of(command: &Command, subcommand: &str) -> Vec<String> {
