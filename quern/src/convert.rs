@@ -67,17 +67,23 @@ async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
         Ok(())
     };
     let files = ModelFiles::locate_judged(&source, judge).await?;
+    let tokenizer_files = match args.tokenizer_path.as_deref() {
+        None => files.clone(),
+        path => {
+            ModelFiles::locate(&Source { path, wanted: Wanted::NoWeights, ..source }).await.map_err(StartError::from)?
+        }
+    };
     let format = if files.is_gguf() { LoadFormat::Gguf } else { LoadFormat::Safetensors };
     let recipe = Recipe::NAMES.into_iter().find(|(name, _)| *name == args.outtype).map(|(_, recipe)| recipe);
     let checkpoint = files.checkpoint(format, &Map::new()).map_err(StartError::from)?.quantised(recipe);
     for note in checkpoint.notes() {
         tracing::info!("{note}");
     }
-    let unreadable = |cause| StartError::Tokenizer { place: files.place(), cause };
-    let tokenizer = files.tokenizer().map_err(unreadable)?;
+    let unreadable = |cause| StartError::Tokenizer { place: tokenizer_files.place(), cause };
+    let tokenizer = tokenizer_files.tokenizer().map_err(unreadable)?;
     let lists = TokenLists::of(&tokenizer, checkpoint.config().vocab_size).map_err(unreadable)?;
-    let template = files.chat_template(&tokenizer, None, None);
-    let template = template.map_err(|cause| StartError::Template { place: files.place(), cause })?;
+    let template = tokenizer_files.chat_template(&tokenizer, None, None);
+    let template = template.map_err(|cause| StartError::Template { place: tokenizer_files.place(), cause })?;
     let plain = match args.outtype.as_str() {
         "f32" => DType::F32,
         "f16" => DType::F16,

@@ -11,6 +11,10 @@ pub struct ConvertArgs {
     #[arg(long = "model", visible_alias = "model-path", value_name = "MODEL")]
     pub model: Option<String>,
 
+    /// Where the tokenizer is, if the model's own place has none: a directory, a .gguf file or a hub id
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub tokenizer_path: Option<String>,
+
     /// The file to write; must not exist
     #[arg(long, value_name = "FILE")]
     pub outfile: PathBuf,
