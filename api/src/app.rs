@@ -3,36 +3,31 @@
 use std::sync::Arc;
 
 use axum::{Extension, Router, middleware};
-use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 
-use crate::{access_log, auth, routes, state::AppState};
+use crate::{
+    access_log, auth,
+    origin_guard::{self, CrossOrigin},
+    routes,
+    state::AppState,
+};
 
 /// All routes and the layers around them.
-pub fn router(state: Arc<AppState>) -> Router {
-    layered(routes::all(!state.config.no_ui), state)
+pub fn router(state: Arc<AppState>, cross_origin: &Arc<CrossOrigin>) -> Router {
+    layered(routes::all(!state.config.no_ui), state, cross_origin)
 }
 
 /// Those of probes alone, which have a thread of their own.
-pub fn probe_router(state: Arc<AppState>) -> Router {
-    layered(routes::health::routes(), state)
+pub fn probe_router(state: Arc<AppState>, cross_origin: &Arc<CrossOrigin>) -> Router {
+    layered(routes::health::routes(), state, cross_origin)
 }
 
 /// The layers, the outermost last.
-fn layered(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
+fn layered(routes: Router<Arc<AppState>>, state: Arc<AppState>, cross_origin: &Arc<CrossOrigin>) -> Router {
     routes
         .with_state(Arc::clone(&state))
         .layer(Extension(state.bodies.clone()))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_key))
-        .layer(cors())
+        .layer(origin_guard::cors(cross_origin))
+        .layer(middleware::from_fn_with_state(Arc::clone(cross_origin), origin_guard::guard))
         .layer(middleware::from_fn_with_state(state, access_log::record))
-}
-
-/// Any page may ask. What a preflight asks for is named in its answer: `*` does not cover `Authorization`
-/// (Fetch, "CORS protocol and credentials").
-fn cors() -> CorsLayer {
-    CorsLayer::new()
-        .allow_origin(Any)
-        .allow_methods(AllowMethods::mirror_request())
-        .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(Any)
 }

@@ -7,6 +7,8 @@ use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::cross_origin::CrossOriginConfig;
+
 /// Everything that was decided for the API. Field names are those of the flags, as `/server_info` shows them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ApiConfig {
@@ -52,6 +54,9 @@ pub struct ApiConfig {
     pub api_key: Option<Secret>,
     /// Key of administrative endpoints.
     pub admin_api_key: Option<Secret>,
+    /// Which web pages may use the server, and under which names.
+    #[serde(flatten)]
+    pub cross_origin: CrossOriginConfig,
     /// Serve only the API, not the page.
     pub no_ui: bool,
     /// Largest request body, bytes.
@@ -121,6 +126,7 @@ impl Default for ApiConfig {
             fastapi_root_path: String::new(),
             api_key: None,
             admin_api_key: None,
+            cross_origin: CrossOriginConfig::default(),
             no_ui: false,
             max_request_bytes: 32 << 20,
             response_store_entries: 1024,

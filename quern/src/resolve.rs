@@ -147,6 +147,7 @@ pub fn resolve(typed: Typed<'_>, facts: &Facts<'_>) -> Result<Decision, ResolveE
         fastapi_root_path: args.fastapi_root_path.trim_end_matches('/').to_owned(),
         api_key: args.api_key.clone().map(Secret::new),
         admin_api_key: args.admin_api_key.clone().map(Secret::new),
+        cross_origin: args.cross_origin.config(),
         no_ui: args.no_ui,
         max_request_bytes: usize::try_from(args.max_request_bytes).unwrap_or(usize::MAX),
         response_store_entries: args.response_store_entries,

@@ -86,6 +86,12 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
     let listener = address.listen()?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
     tracing::info!("Listening on http://{address} (press CTRL+C to stop)");
+    if !address.ip().to_canonical().is_loopback() && state.config.api_key.is_none() {
+        tracing::warn!(
+            "everyone who can reach {address} may use this server: there is no --api-key (--host 127.0.0.1 keeps it to \
+             this machine)"
+        );
+    }
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(connection::serve(listener, &state, requests, stopped));
     let mut drained = tokio::spawn(shutdown::run(Arc::clone(&state), signals, stop));

@@ -147,6 +147,8 @@ fn built_flags_parse() {
         "--disable-radix-cache --random-seed 7 --cpu-threads 2 --cpu-isa scalar --weight-cache /c --drain-timeout 1.5",
         "--max-request-bytes 1Mi --max-connections 4 --max-connections-per-address 2 --request-read-timeout 3",
         "--slow-client-timeout 3 --skip-peak-measurement",
+        "--allowed-origins https://a.example,http://localhost:* --allowed-origins [\"*\"] --allowed-methods [\"GET\"]",
+        "--allowed-headers authorization --allow-credentials --allowed-hosts llm.example *.example",
         "--log-level DEBUG --log-level-http warning --decode-log-interval 10 --enable-metrics",
         "--extra-metric-labels {\"a\":\"b\"} --bucket-time-to-first-token 0.1 1 --bucket-inter-token-latency 1",
         "--bucket-e2e-request-latency 1 2 3 --print-config",
@@ -185,6 +187,9 @@ fn usage_errors_exit_with_two() {
         &["--drain-timeout", "-1"],
         &["--drain-timeout", "nan"],
         &["--enable-metrics=yes"],
+        &["--allowed-origins", "a.example"],
+        &["--allowed-origins", "[1]"],
+        &["--allowed-hosts", "http://a"],
         &["a/model", "stray"],
         &["a/model", "--model", "another/model"],
     ] {

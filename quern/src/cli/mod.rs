@@ -6,6 +6,7 @@ pub mod compat;
 pub mod config_file;
 pub mod configure;
 pub mod convert;
+pub mod cross_origin;
 pub mod doctor;
 pub mod human;
 pub mod manual;

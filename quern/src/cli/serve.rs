@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::{
     choice::{Choice, choices, names},
     compat::CompatArgs,
+    cross_origin::CrossOriginArgs,
     human::parse_count,
 };
 use crate::config::{LoadFormat, LogLevel, SchedulePolicy};
@@ -115,6 +116,10 @@ pub struct ServeArgs {
     /// Key of administrative endpoints such as /flush_cache and /abort_request
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub admin_api_key: Option<String>,
+
+    /// Which web pages may use the server.
+    #[command(flatten)]
+    pub cross_origin: CrossOriginArgs,
 
     /// Largest request body, bytes
     #[arg(long, value_name = "BYTES", value_parser = parse_count, default_value = "32Mi", help_heading = "Server")]
