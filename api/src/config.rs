@@ -44,7 +44,7 @@ pub struct ApiConfig {
     /// `/generate` streams send differences instead of the text so far.
     pub incremental_streaming_output: bool,
     /// What the log-probabilities of sampled tokens are of.
-    #[serde(serialize_with = "mode")]
+    #[serde(serialize_with = "logprobs_mode")]
     pub logprobs_mode: LogprobsOf,
     /// Streams end with usage even when the request does not ask for it.
     pub stream_response_default_include_usage: bool,
@@ -93,7 +93,7 @@ pub struct ApiConfig {
 pub const LOGPROBS_MODES: [(&str, LogprobsOf); 2] =
     [("raw_logprobs", LogprobsOf::Model), ("processed_logprobs", LogprobsOf::Sampler)];
 
-fn mode<S: Serializer>(value: &LogprobsOf, serializer: S) -> Result<S::Ok, S::Error> {
+fn logprobs_mode<S: Serializer>(value: &LogprobsOf, serializer: S) -> Result<S::Ok, S::Error> {
     let (name, _) = LOGPROBS_MODES.iter().find(|(_, mode)| mode == value).expect("each has a name");
     serializer.serialize_str(name)
 }

@@ -67,12 +67,8 @@ async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
         Ok(())
     };
     let files = ModelFiles::locate_judged(&source, judge).await?;
-    let tokenizer_files = match args.tokenizer_path.as_deref() {
-        None => files.clone(),
-        path => {
-            ModelFiles::locate(&Source { path, wanted: Wanted::NoWeights, ..source }).await.map_err(StartError::from)?
-        }
-    };
+    let tokenizer_files = files.with_tokenizer_at(args.tokenizer_path.as_deref(), &source);
+    let tokenizer_files = tokenizer_files.await.map_err(StartError::from)?;
     let format = if files.is_gguf() { LoadFormat::Gguf } else { LoadFormat::Safetensors };
     let recipe = Recipe::NAMES.into_iter().find(|(name, _)| *name == args.outtype).map(|(_, recipe)| recipe);
     let checkpoint = files.checkpoint(format, &Map::new()).map_err(StartError::from)?.quantised(recipe);

@@ -59,7 +59,15 @@ impl ModelFiles {
         Self::locate_judged(source, |_, _| Ok(())).await
     }
 
-    /// The same, but let `judge` see the files, and whether the weights are GGUF, before weights are downloaded: what it
+    /// The files of the tokenizer: those at `path`, or these. `source` is where these come from.
+    pub async fn with_tokenizer_at(&self, path: Option<&str>, source: &Source<'_>) -> Result<Self, HubError> {
+        match path {
+            None => Ok(self.clone()),
+            path => Self::locate(&Source { path, wanted: Wanted::NoWeights, ..*source }).await,
+        }
+    }
+
+    /// The same as [`locate`](Self::locate), but let `judge` see the files, and whether the weights are GGUF, before weights are downloaded: what it
     /// refuses costs no download.
     pub async fn locate_judged<E: From<HubError>>(
         source: &Source<'_>,

@@ -54,10 +54,7 @@ impl Prepared {
             wanted: if typed.is_dummy() { Wanted::NoWeights } else { Wanted::Everything },
         };
         let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(&typed, small, is_gguf)).await?;
-        let tokenizer_files = match args.tokenizer_path.as_deref() {
-            None => files.clone(),
-            path => ModelFiles::locate(&Source { path, wanted: Wanted::NoWeights, ..source }).await?,
-        };
+        let tokenizer_files = files.with_tokenizer_at(args.tokenizer_path.as_deref(), &source).await?;
 
         let load_format = typed.load_format(files.is_gguf())?;
         let checkpoint = files.checkpoint(load_format, &args.json_model_override_args)?;

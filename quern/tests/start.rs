@@ -124,6 +124,33 @@ fn the_shipped_model_is_served_and_the_log_tells_the_story() {
 }
 
 #[test]
+fn log_probabilities_are_the_models_own_unless_the_samplers_are_asked_for() {
+    // Of the likeliest first tokens, for each way to change the distribution that is drawn from.
+    let likeliest = |mode: &str| {
+        let server = Server::start(&["--logprobs-mode", mode, "--skip-server-warmup"]);
+        ["\"temperature\":1", "\"temperature\":0.25", "\"temperature\":2", "\"logit_bias\":{\"5\":60}"].map(|how| {
+            let answer = server.post(
+                "/v1/chat/completions",
+                &format!(
+                    r#"{{"messages":[{{"role":"user","content":"Say hello."}}],"max_tokens":1,"top_k":-1,"top_p":1,"seed":1,
+                    "logprobs":true,"top_logprobs":2,{how}}}"#
+                ),
+            );
+            let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+            let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"));
+            body["choices"][0]["logprobs"]["content"][0]["top_logprobs"].clone()
+        })
+    };
+    let own = likeliest("raw_logprobs");
+    assert!(own.iter().all(|top| *top == own[0] && top.as_array().is_some_and(|top| top.len() == 2)), "{own:?}");
+    let [plain, cold, hot, biased] = likeliest("processed_logprobs");
+    assert_eq!(plain, own[0], "nothing is changed at temperature 1");
+    let second = |top: &serde_json::Value| top[1]["logprob"].as_f64().unwrap();
+    assert!(second(&cold) < second(&plain) && second(&plain) < second(&hot), "{plain} {cold} {hot}");
+    assert_ne!(biased, plain);
+}
+
+#[test]
 fn keys_stay_out_of_the_log() {
     let server = Server::start(&["--api-key", "open-sesame", "--admin-api-key", "s3same", "--skip-server-warmup"]);
     let log = server.log.join("\n");
@@ -320,6 +347,28 @@ fn what_cannot_start_says_why_in_one_line() {
             assert!(error.contains(part), "{arguments:?}: {error}");
         }
     }
+}
+
+#[test]
+fn a_model_without_a_tokenizer_is_converted_with_one_from_elsewhere() {
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo");
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&demo).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_file() && !name.starts_with("tokenizer") && name != "chat_template.jinja" {
+            std::fs::copy(entry.path(), folder.path().join(name)).unwrap();
+        }
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (model, refused, converted, whole) = (path(""), path("refused.gguf"), path("a.gguf"), path("b.gguf"));
+    let error = failure(&["convert", "--model", &model, "--outfile", &refused]);
+    assert!(error.contains("--tokenizer-path"), "{error}");
+    assert!(!std::path::Path::new(&refused).exists());
+    let demo = demo.display().to_string();
+    let lent = run(&["convert", "--model", &model, "--tokenizer-path", &demo, "--outfile", &converted]);
+    assert!(lent.status.success(), "{}", String::from_utf8_lossy(&lent.stderr));
+    assert!(run(&["convert", "--model", &demo, "--outfile", &whole]).status.success());
+    assert!(std::fs::read(&converted).unwrap() == std::fs::read(&whole).unwrap(), "the same file as with its own");
 }
 
 #[test]
