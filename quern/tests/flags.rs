@@ -40,7 +40,7 @@ fn other_value(takes: Takes, as_is: &[&str]) -> Option<String> {
         Takes::Nothing => None,
         Takes::Int => Some("77".into()),
         Takes::Float => Some("0.77".into()),
-        Takes::Value | Takes::Values => Some("something-else".into()),
+        Takes::Value | Takes::Optional | Takes::Values => Some("something-else".into()),
         Takes::OneOf(choices) => {
             let other = choices.iter().find(|choice| !as_is.contains(choice));
             Some((*other.expect("a choice that is not built, or the entry is needless")).to_owned())
@@ -85,7 +85,7 @@ fn values_of_the_wrong_kind_are_usage_errors() {
         let wrong = match flag.takes {
             Takes::Int | Takes::Float => "many",
             Takes::OneOf(_) => "something-else",
-            Takes::Nothing | Takes::Value | Takes::Values => continue,
+            Takes::Nothing | Takes::Value | Takes::Optional | Takes::Values => continue,
         };
         assert_eq!(status(&[&format!("--{}", flag.name), wrong]), 2, "{}", flag.name);
         assert_eq!(status(&[&format!("--{}", flag.name)]), 2, "{} without a value", flag.name);
@@ -168,6 +168,26 @@ fn prefixes_equals_signs_and_repetition_work_as_with_argparse() {
     // pp-size, pp-max-micro-batch-size and pp-async-batch-depth.
     assert_eq!(status(&["--pp", "1"]), 2);
     assert_eq!(parse(&["--model", "a"]).unwrap().model_path.as_deref(), Some("a"));
+}
+
+#[test]
+fn what_vllm_and_llama_server_call_our_flags_is_understood() {
+    let vllm = "--max-model-len 4k --gpu-memory-utilization 0.5 --max-num-seqs 4 --max-num-batched-tokens 64 \
+                --block-size 16 --no-enable-prefix-caching";
+    let llama = "-m a/model -c 4k -t 2 -a name --no-warmup --metrics";
+    let [vllm, llama] = [vllm, llama].map(|line| parse(&line.split_whitespace().collect::<Vec<_>>()).unwrap());
+    assert_eq!((vllm.context_length, llama.context_length), (Some(4000), Some(4000)));
+    assert_eq!((vllm.mem_fraction_static, vllm.max_running_requests), (Some(0.5), Some(4)));
+    assert_eq!((vllm.chunked_prefill_size, vllm.page_size, vllm.disable_radix_cache), (Some(64), 16, true));
+    assert_eq!((llama.model_path.as_deref(), llama.served_model_name.as_deref()), (Some("a/model"), Some("name")));
+    assert_eq!((llama.cpu_threads, llama.skip_server_warmup, llama.enable_metrics), (Some(2), true, true));
+    assert_eq!(parse(&["--hf-repo", "a/b:Q4_K_M"]).unwrap().model_path.as_deref(), Some("a/b:Q4_K_M"));
+
+    let words = ["-ngl", "99", "-fa", "-np", "4", "-b", "2048", "-ub", "512", "-cb", "-ot", "exps=CPU", "-tb", "2"];
+    let notes = parse(&words).unwrap().compat.judge().unwrap();
+    assert_eq!(notes.len(), 8, "{notes:?}");
+    assert!(notes.iter().any(|note| note.starts_with("--n-gpu-layers 99 changes nothing")), "{notes:?}");
+    assert!(parse(&["-fa", "off"]).unwrap().compat.judge().unwrap()[0].starts_with("--flash-attn off changes nothing"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Flags of SGLang, vLLM and llama-server that Quern does not have: which of their values are fine, and what is said of the rest.
+//! Flags of SGLang, vLLM and llama-server that Quern does not have: which values are fine, what is said of the rest.
 //!
 //! A flag of [`TABLE`] is never silently ignored. Asking for what Quern does anyway passes; a value that
 //! could change results or limits stops the start; one that tunes machinery Quern does not have passes
@@ -31,6 +31,8 @@ pub enum Takes {
     Nothing,
     /// One value.
     Value,
+    /// One value or nothing.
+    Optional,
     /// One of these values.
     OneOf(&'static [&'static str]),
     /// One whole number.
@@ -51,7 +53,7 @@ pub enum Otherwise {
 }
 
 use Otherwise::{Note, Refuse};
-use Takes::{Float, Int, Nothing, OneOf, Value, Values};
+use Takes::{Float, Int, Nothing, OneOf, Optional, Value, Values};
 
 const fn flag(name: &'static str, takes: Takes, as_is: &'static [&'static str], otherwise: Otherwise) -> CompatFlag {
     CompatFlag { name, aliases: &[], takes, as_is, otherwise }
@@ -71,13 +73,15 @@ const NO_LORA: &str = "LoRA adapters are not built";
 const NO_HOST_TIER: &str = "pages live in main memory already; a second tier is not built";
 const NO_PRIORITY: &str = "priorities are not built; --schedule-policy fcfs and lpm are";
 const NO_REQUEST_LOG: &str = "logging of request contents is not built";
-
 const NO_SUCH_LAYERS: &str = "the network has no such layers";
 const NO_GPU: &str = "no GPU is used";
+const NO_EXPERT_RECORD: &str = "how often experts are chosen is not recorded";
+const NO_WATCHDOG: &str = "no watchdog ends the server; /health/progress tells";
 const OWN_PROCESS: &str = "it tunes processes that are not here";
 const NOT_SUPPORTED: &str = "it is not supported";
 
-/// The flags of SGLang 0.5, and the most used of vLLM and llama-server, that [`ServeArgs`](super::ServeArgs) does not have.
+/// The flags of SGLang 0.5, and the most used of vLLM and llama-server, that [`ServeArgs`](super::ServeArgs) does not
+/// have.
 pub const TABLE: &[CompatFlag] = &[
     // Model and tokenizer.
     flag("trust-remote-code", Nothing, &[], Note("no code of a checkpoint is ever run")),
@@ -150,7 +154,7 @@ pub const TABLE: &[CompatFlag] = &[
     flag("retraction-policy", OneOf(&["length", "priority"]), &["length"], Refuse(NO_PRIORITY)),
     flag("disable-chunked-prefix-cache", Nothing, &[], Note("it concerns models with latent attention only")),
     flag("cpu-offload-gb", Float, &["0", "0.0"], Note("weights live in main memory already")),
-    flag("watchdog-timeout", Float, &["300", "300.0"], Refuse("no watchdog ends the server; /health/progress tells")),
+    flag("watchdog-timeout", Float, &["300", "300.0"], Refuse(NO_WATCHDOG)),
     flag("sleep-on-idle", Nothing, &[], Note("an idle engine always sleeps")),
     flag("device", Value, &["cpu", "auto"], Refuse("cpu is the only device")),
     flag("base-gpu-id", Int, &["0"], Refuse("cpu is the only device")),
@@ -289,8 +293,8 @@ pub const TABLE: &[CompatFlag] = &[
     flag("ep-dispatch-algorithm", Value, &[], Note(NO_GPU)),
     flag("deepep-config", Value, &[], Note(NO_GPU)),
     flag("mooncake-ib-device", Value, &[], Note(NO_GPU)),
-    flag("expert-distribution-recorder-mode", Value, &[], Note(NO_GPU)),
-    flag("expert-distribution-recorder-buffer-size", Int, &[], Note(NO_GPU)),
+    flag("expert-distribution-recorder-mode", Value, &[], Refuse(NO_EXPERT_RECORD)),
+    flag("expert-distribution-recorder-buffer-size", Int, &[], Refuse(NO_EXPERT_RECORD)),
     flag("enable-profile-cuda-graph", Nothing, &[], Note(NO_GPU)),
     flag("enable-cudagraph-gc", Nothing, &[], Note(NO_GPU)),
     flag("enable-layerwise-nvtx-marker", Nothing, &[], Note(NO_GPU)),
@@ -303,7 +307,6 @@ pub const TABLE: &[CompatFlag] = &[
     flag("triton-attention-reduce-in-fp32", Nothing, &[], Note(NO_GPU)),
     flag("triton-attention-split-tile-size", Int, &[], Note(NO_GPU)),
     flag("disable-flashinfer-autotune", Nothing, &[], Note(NO_GPU)),
-    flag("flashinfer-workspace-base", Value, &[], Note(NO_GPU)),
     flag("speculative-draft-attention-backend", Value, &[], Note(NO_GPU)),
     flag("enable-memory-saver", Nothing, &[], Note(NO_GPU)),
     flag("enable-weights-cpu-backup", Nothing, &[], Note(NO_GPU)),
@@ -319,15 +322,14 @@ pub const TABLE: &[CompatFlag] = &[
     flag("num-reserved-decode-tokens", Int, &[], Note(OWN_PROCESS)),
     flag("gc-warning-threshold-secs", Float, &[], Note(OWN_PROCESS)),
     flag("disable-outlines-disk-cache", Nothing, &[], Note(OWN_PROCESS)),
-    flag("enable-nan-detection", Nothing, &[], Note(OWN_PROCESS)),
-    flag("weight-loader-disable-mmap", Nothing, &[], Note(OWN_PROCESS)),
-    flag("collect-tokens-histogram", Nothing, &[], Note(OWN_PROCESS)),
-    flag("soft-watchdog-timeout", Float, &[], Note(OWN_PROCESS)),
-    flag("enable-expert-distribution-metrics", Nothing, &[], Note(OWN_PROCESS)),
+    flag("enable-nan-detection", Nothing, &[], Note("logits that are not finite always fail their request")),
+    flag("weight-loader-disable-mmap", Nothing, &[], Note("weights are mapped, which needs no tuning")),
+    flag("collect-tokens-histogram", Nothing, &[], Refuse("these histograms are not collected")),
+    flag("soft-watchdog-timeout", Float, &[], Refuse(NO_WATCHDOG)),
+    flag("enable-expert-distribution-metrics", Nothing, &[], Refuse(NO_EXPERT_RECORD)),
     flag("load-watch-interval", Float, &[], Note(OWN_PROCESS)),
     flag("prefill-round-robin-balance", Nothing, &[], Note(OWN_PROCESS)),
-    flag("modelopt-export-path", Value, &[], Note(OWN_PROCESS)),
-    flag("scheduler-recv-skipper-weight-default", Int, &[], Note(OWN_PROCESS)),
+    flag("modelopt-export-path", Value, &[], Refuse("quern convert writes quantised files")),
     // What could change answers or is a service of its own.
     flag("enable-double-sparsity", Nothing, &[], Refuse(NOT_SUPPORTED)),
     flag("hybrid-kvcache-ratio", Float, &[], Refuse(NOT_SUPPORTED)),
@@ -372,13 +374,12 @@ pub const TABLE: &[CompatFlag] = &[
     flag("no-enable-log-requests", Nothing, &[], Note("contents of requests are never logged")),
     flag("enforce-eager", Nothing, &[], Note(NO_GRAPHS)),
     flag("swap-space", Float, &[], Note("pages live in main memory already")),
-    flag("block-size", Int, &[], Note("the size of a page is --page-size")),
     flag("max-seq-len-to-capture", Int, &[], Note(NO_GRAPHS)),
     flag("jinja", Nothing, &[], Note("the model's own template is always rendered")),
     flag("cont-batching", Nothing, &[], Note("requests are always batched continuously")),
     flag("n-gpu-layers", Value, &[], Note(NO_GPU)),
     flag("gpu-layers", Value, &[], Note(NO_GPU)),
-    flag("flash-attn", Value, &[], Note("attention never writes its scores to memory")),
+    flag("flash-attn", Optional, &[], Note("attention never writes its scores to memory")),
     flag("no-mmap", Nothing, &[], Note("weights are mapped or repacked, as their format needs")),
     flag("mlock", Nothing, &[], Note("weights are mapped; lock memory with the system's limits")),
     flag("batch-size", Int, &[], Note("a step's tokens are --chunked-prefill-size")),
@@ -386,8 +387,6 @@ pub const TABLE: &[CompatFlag] = &[
     flag("n-cpu-moe", Int, &[], Note(NO_GPU)),
     flag("cpu-moe", Nothing, &[], Note(NO_GPU)),
     flag("override-tensor", Value, &[], Note(NO_GPU)),
-    flag("no-warmup", Nothing, &[], Note("to leave the warm-up out, use --skip-server-warmup")),
-    flag("metrics", Nothing, &[], Note("to serve them, use --enable-metrics")),
     flag("slots", Nothing, &[], Note("/slots is always served")),
     flag(
         "parallel",
@@ -396,7 +395,7 @@ pub const TABLE: &[CompatFlag] = &[
         Note("as many run together as --max-running-requests allows; contexts are not divided among them"),
     ),
     flag("threads-batch", Int, &[], Note("all steps use --cpu-threads")),
-    flag("limit-mm-per-prompt", Value, &[], Refuse("pictures are not supported")),
+    flag("limit-mm-per-prompt", Value, &[], Note("the model reads no pictures")),
     flag("mmproj", Value, &[], Refuse("pictures are not supported")),
     flag("model-draft", Value, &[], Refuse(NO_SPECULATION)),
     flag("lora", Value, &[], Refuse(NO_LORA)),
@@ -404,7 +403,7 @@ pub const TABLE: &[CompatFlag] = &[
     flag("embedding", Nothing, &[], Refuse("embeddings are not supported")),
     flag("embeddings", Nothing, &[], Refuse("embeddings are not supported")),
     flag("reranking", Nothing, &[], Refuse("reranking is not supported")),
-    flag("distributed-executor-backend", Value, &[], Refuse(ONE_RANK)),
+    flag("distributed-executor-backend", Value, &["mp", "uni"], Refuse(ONE_RANK)),
     flag("num-speculative-tokens", Int, &[], Refuse(NO_SPECULATION)),
     flag("speculative-config", Value, &[], Refuse(NO_SPECULATION)),
     // Split prefill and decode.
@@ -462,6 +461,7 @@ impl Args for CompatArgs {
             let arg = Arg::new(flag.name).long(flag.name).aliases(flag.aliases).hide(true);
             match flag.takes {
                 Nothing => arg.action(ArgAction::SetTrue),
+                Optional => arg.num_args(0..=1).default_missing_value("on"),
                 Value => arg.value_parser(NonEmptyStringValueParser::new()),
                 OneOf(choices) => arg.value_parser(PossibleValuesParser::new(choices)),
                 Int => arg.value_parser(|text: &str| text.parse::<i64>().map(|_| text.to_owned())),

@@ -125,12 +125,11 @@ impl Cli {
         if words.get(1).is_some_and(|word| word == "serve") {
             let rest = words.split_off(2);
             let serve = command.find_subcommand("serve").expect("declared above");
-            // llama.cpp's words of several letters after one dash; clap would read them as short flags.
-            let model = |word: OsString| {
-                let theirs = LLAMA_CPP_WORDS.iter().find(|(theirs, _)| word == *theirs);
-                theirs.map_or(word, |(_, ours)| ours.into())
+            let ours = |word: OsString| {
+                let known = LLAMA_CPP_WORDS.iter().find(|(theirs, _)| word == *theirs);
+                known.map_or(word, |(_, ours)| ours.into())
             };
-            words.extend(config_file::expand(rest, |name| is_switch(serve, name))?.into_iter().map(model));
+            words.extend(config_file::expand(rest, |name| is_switch(serve, name))?.into_iter().map(ours));
         }
         let matches = command.try_get_matches_from_mut(words)?;
         if let Some(offline) = matches.subcommand_matches("bench").and_then(|bench| bench.subcommand_matches("offline"))
@@ -152,12 +151,12 @@ impl Cli {
     }
 }
 
-/// llama-server's words that begin with one dash, and what they are here.
-const LLAMA_CPP_WORDS: [(&str, &str); 17] = [
+/// llama-server's flags of one dash, and what they are here. clap knows none of several letters: it would read `-ngl` as
+/// three flags, and `-hf` as a call for help.
+const LLAMA_CPP_WORDS: [(&str, &str); 16] = [
     ("-m", "--model-path"),
     ("-hf", "--model-path"),
     ("-hfr", "--model-path"),
-    ("--hf-repo", "--model-path"),
     ("-c", "--context-length"),
     ("-t", "--cpu-threads"),
     ("-tb", "--threads-batch"),

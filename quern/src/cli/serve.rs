@@ -27,7 +27,7 @@ pub struct ServeArgs {
 
     /// A directory, a .gguf file, or an id on the Hugging Face hub: OWNER/NAME, of GGUF files also OWNER/NAME:Q4_K_M or
     /// OWNER/NAME/FILE.gguf (llama.cpp's -hf and -m are known too) [default: the small model inside this program]
-    #[arg(long, visible_alias = "model", value_name = "DIR|FILE|ID", help_heading = "Model")]
+    #[arg(long, visible_alias = "model", alias = "hf-repo", value_name = "DIR|FILE|ID", help_heading = "Model")]
     pub model_path: Option<String>,
 
     /// The tokenizer's directory or hub id [default: the model]
@@ -62,7 +62,8 @@ pub struct ServeArgs {
     pub json_model_override_args: Map<String, Value>,
 
     /// Most tokens of prompt and output together, e.g. 8192, 8k, 32Ki [default: the model's]
-    #[arg(long, aliases = ["max-model-len", "ctx-size"], value_name = "TOKENS", value_parser = parse_count, help_heading = "Model")]
+    #[arg(long, aliases = ["max-model-len", "ctx-size"], value_name = "TOKENS", value_parser = parse_count,
+          help_heading = "Model")]
     pub context_length: Option<u64>,
 
     /// What matrix products are computed in; `auto` follows the checkpoint: bfloat16 (f32 sums) for bf16 and
@@ -90,7 +91,7 @@ pub struct ServeArgs {
     pub kv_cache_dtype: Choice<Option<KvFormat>>,
 
     /// The model's name in /v1/models [default: --model-path]
-    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    #[arg(long, alias = "alias", value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
 
     /// A label for the weights, echoed in responses
@@ -160,7 +161,7 @@ pub struct ServeArgs {
     pub drain_timeout: f64,
 
     /// Do not send the first request to ourselves before reporting ready
-    #[arg(long, help_heading = "Server")]
+    #[arg(long, alias = "no-warmup", help_heading = "Server")]
     pub skip_server_warmup: bool,
 
     /// Do not measure what this machine can do at best, which the live view compares with (half a second, while no
@@ -261,7 +262,13 @@ pub struct ServeArgs {
     pub max_total_tokens: Option<u64>,
 
     /// Tokens of a KV page; prefixes are reused in whole pages
-    #[arg(long, value_name = "TOKENS", default_value_t = 32, help_heading = "Memory and scheduling")]
+    #[arg(
+        long,
+        alias = "block-size",
+        value_name = "TOKENS",
+        default_value_t = 32,
+        help_heading = "Memory and scheduling"
+    )]
     pub page_size: usize,
 
     /// Most requests computed together [default: 256]
@@ -294,7 +301,7 @@ pub struct ServeArgs {
     pub schedule_conservativeness: f64,
 
     /// Do not reuse the computed prefixes of earlier requests
-    #[arg(long, help_heading = "Memory and scheduling")]
+    #[arg(long, alias = "no-enable-prefix-caching", help_heading = "Memory and scheduling")]
     pub disable_radix_cache: bool,
 
     /// Worker threads [default: one per physical core this process may use]
@@ -321,7 +328,7 @@ pub struct ServeArgs {
     pub decode_log_interval: usize,
 
     /// Serve Prometheus metrics at /metrics
-    #[arg(long, help_heading = "Logs and metrics")]
+    #[arg(long, alias = "metrics", help_heading = "Logs and metrics")]
     pub enable_metrics: bool,
 
     /// JSON object of labels added to every metric
