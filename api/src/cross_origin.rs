@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::http::{HeaderName, Method};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Which web pages may use the server. Field names are those of the flags.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -46,10 +46,7 @@ impl OriginPattern {
         let origin = origin.to_ascii_lowercase();
         match self.0.split_once('*') {
             None => self.0 == origin,
-            Some((before, after)) => {
-                let between = origin.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-                between.is_some()
-            }
+            Some((before, after)) => origin.strip_prefix(before).is_some_and(|rest| rest.ends_with(after)),
         }
     }
 }
@@ -86,7 +83,7 @@ impl HostPattern {
 /// A method's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct AllowedMethod(pub(crate) String);
+pub struct AllowedMethod(#[serde(serialize_with = "text")] pub(crate) Method);
 
 impl AllowedMethod {
     /// Read a name.
@@ -95,14 +92,14 @@ impl AllowedMethod {
     /// If it is none.
     pub fn parse(text: &str) -> Result<Self, String> {
         let method = Method::from_bytes(text.to_ascii_uppercase().as_bytes());
-        method.map(|method| Self(method.to_string())).map_err(|_| format!("`{text}` is no HTTP method"))
+        method.map(Self).map_err(|_| format!("`{text}` is no HTTP method"))
     }
 }
 
 /// A header's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct AllowedHeader(pub(crate) String);
+pub struct AllowedHeader(#[serde(serialize_with = "text")] pub(crate) HeaderName);
 
 impl AllowedHeader {
     /// Read a name.
@@ -111,8 +108,12 @@ impl AllowedHeader {
     /// If it is none.
     pub fn parse(text: &str) -> Result<Self, String> {
         let name = HeaderName::from_bytes(text.as_bytes());
-        name.map(|name| Self(name.to_string())).map_err(|_| format!("`{text}` is no header's name"))
+        name.map(Self).map_err(|_| format!("`{text}` is no header's name"))
     }
+}
+
+fn text<S: Serializer>(value: &impl AsRef<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(value.as_ref())
 }
 
 #[cfg(test)]

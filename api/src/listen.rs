@@ -7,6 +7,11 @@ use tokio::net::{TcpListener, TcpSocket};
 /// Connections the system keeps until they are accepted.
 const BACKLOG: u32 = 2048;
 
+/// Whether only this machine can reach what listens at `address`.
+pub fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {

@@ -9,7 +9,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
     middleware::Next,
     response::Response,
 };
@@ -140,11 +140,11 @@ pub fn cors(policy: &Arc<CrossOrigin>) -> CorsLayer {
     let config = &policy.config;
     let methods = match config.allowed_methods.as_slice() {
         [] => AllowMethods::mirror_request(),
-        names => AllowMethods::list(names.iter().filter_map(|name| name.0.parse::<Method>().ok())),
+        names => AllowMethods::list(names.iter().map(|name| name.0.clone())),
     };
     let headers = match config.allowed_headers.as_slice() {
         [] => AllowHeaders::mirror_request(),
-        names => AllowHeaders::list(names.iter().filter_map(|name| name.0.parse::<HeaderName>().ok())),
+        names => AllowHeaders::list(names.iter().map(|name| name.0.clone())),
     };
     let origins = Arc::clone(policy);
     let cors = CorsLayer::new()

@@ -4,6 +4,7 @@ mod support;
 
 use quern_api::{
     ApiConfig,
+    config::Secret,
     cross_origin::{AllowedHeader, AllowedMethod, CrossOriginConfig, HostPattern, OriginPattern},
 };
 use reqwest::{Method, Response};
@@ -79,8 +80,11 @@ async fn pages_that_are_allowed_hear_what_they_asked_for() {
         allow_credentials: true,
         ..allowed
     };
-    let server = Server::with(ApiConfig { cross_origin: narrow, ..config() }, None).await;
+    // Browsers send no key with a preflight.
+    let api_key = Some(Secret::new("sesame"));
+    let server = Server::with(ApiConfig { cross_origin: narrow, api_key, ..config() }, None).await;
     let preflight = ask(&server, Method::OPTIONS, "/v1/models", &asked).await;
+    assert_eq!(preflight.status(), 200);
     for (name, value) in [
         ("access-control-allow-headers", "x-api-key"),
         ("access-control-allow-methods", "GET"),

@@ -11,7 +11,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
-use crate::{app, origin_guard::CrossOrigin, state::AppState};
+use crate::{app, listen, origin_guard::CrossOrigin, state::AppState};
 
 /// Time for connections to end by themselves once the last answers are out.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ pub fn serve(
     stop: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> + use<> {
     let config = &state.config;
-    let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    let is_loopback = listener.local_addr().is_ok_and(listen::is_loopback);
     let cross_origin = CrossOrigin::new(config.cross_origin.clone(), is_loopback);
     let front = front::Front {
         probes: app::probe_router(Arc::clone(state), &cross_origin),
