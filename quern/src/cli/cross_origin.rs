@@ -6,8 +6,8 @@ use quern_api::cross_origin::{AllowedHeader, AllowedMethod, CrossOriginConfig, H
 /// Which web pages may use the server. The first four have vLLM's names, and its JSON lists are understood.
 #[derive(Args, Clone, Debug)]
 pub struct CrossOriginArgs {
-    /// Origins whose web pages may use this server beside its own page: https://app.example, http://localhost:*,
-    /// https://*.example, * for any; several with commas, as a JSON list, or by repeating the flag [default: none]
+    /// Origins whose web pages may use this server beside its own page: `https://app.example`,
+    /// `http://localhost:*`, `https://*.example`, `*` for any; several with commas, as a JSON list, or by repeating the flag [default: none]
     #[arg(long, value_name = "ORIGIN", num_args = 1.., value_parser = list(OriginPattern::parse), help_heading = "Server")]
     pub allowed_origins: Vec<List<OriginPattern>>,
 
@@ -24,7 +24,7 @@ pub struct CrossOriginArgs {
     pub allow_credentials: bool,
 
     /// Names under which the server may be asked for, beside addresses, localhost and names without a dot:
-    /// llm.example, *.example, * for any [default: any, but none more where it listens on this machine alone]
+    /// `llm.example`, `*.example`, `*` for any [default: any, but none more where it listens on this machine alone]
     #[arg(long, value_name = "HOST", num_args = 1.., value_parser = list(HostPattern::parse), help_heading = "Server")]
     pub allowed_hosts: Vec<List<HostPattern>>,
 }
