@@ -171,17 +171,26 @@ fn prefixes_equals_signs_and_repetition_work_as_with_argparse() {
 }
 
 #[test]
-fn what_vllm_and_llama_server_call_our_flags_is_understood() {
-    let vllm = "--max-model-len 4k --gpu-memory-utilization 0.5 --max-num-seqs 4 --max-num-batched-tokens 64 \
-                --block-size 16 --no-enable-prefix-caching";
-    let llama = "-m a/model -c 4k -t 2 -a name --no-warmup --metrics";
-    let [vllm, llama] = [vllm, llama].map(|line| parse(&line.split_whitespace().collect::<Vec<_>>()).unwrap());
-    assert_eq!((vllm.context_length, llama.context_length), (Some(4000), Some(4000)));
-    assert_eq!((vllm.mem_fraction_static, vllm.max_running_requests), (Some(0.5), Some(4)));
-    assert_eq!((vllm.chunked_prefill_size, vllm.page_size, vllm.disable_radix_cache), (Some(64), 16, true));
-    assert_eq!((llama.model_path.as_deref(), llama.served_model_name.as_deref()), (Some("a/model"), Some("name")));
-    assert_eq!((llama.cpu_threads, llama.skip_server_warmup, llama.enable_metrics), (Some(2), true, true));
-    assert_eq!(parse(&["--hf-repo", "a/b:Q4_K_M"]).unwrap().model_path.as_deref(), Some("a/b:Q4_K_M"));
+fn what_vllm_and_llama_server_call_our_flags_is_told() {
+    for (theirs, ours) in [
+        (&["--max-model-len", "2048"][..], "--context-length"),
+        (&["-c", "4096"], "--context-length"),
+        (&["--gpu-memory-utilization=0.9"], "--mem-fraction-static"),
+        (&["--max-num-seqs", "4"], "--max-running-requests"),
+        (&["--max-num-batched-tokens", "8192"], "--chunked-prefill-size"),
+        (&["--block-size", "16"], "--page-size"),
+        (&["--no-enable-prefix-caching"], "--disable-radix-cache"),
+        (&["-a", "name"], "--served-model-name"),
+        (&["-t", "8"], "--cpu-threads"),
+        (&["--no-warmup"], "--skip-server-warmup"),
+        (&["--metrics"], "--enable-metrics"),
+    ] {
+        let error = parse(theirs).unwrap().compat.judge().unwrap_err().to_string();
+        assert!(error.ends_with(&format!("here it is {ours}")), "{theirs:?}: {error}");
+    }
+    for words in [["-m", "a/model"], ["-hf", "a/model"], ["--hf-repo", "a/model"]] {
+        assert_eq!(parse(&words).unwrap().model_path.as_deref(), Some("a/model"));
+    }
 
     let words = ["-ngl", "99", "-fa", "-np", "4", "-b", "2048", "-ub", "512", "-cb", "-ot", "exps=CPU", "-tb", "2"];
     let notes = parse(&words).unwrap().compat.judge().unwrap();

@@ -365,7 +365,19 @@ pub const TABLE: &[CompatFlag] = &[
     flag("disaggregation-bootstrap-port", Int, &[], Refuse(NOT_SUPPORTED)),
     flag("disaggregation-ib-device", Value, &[], Refuse(NOT_SUPPORTED)),
     flag("elastic-ep-backend", Value, &[], Refuse(NOT_SUPPORTED)),
-    // vLLM's and llama-server's, where no flag here means the same; those that do are aliases in `ServeArgs`.
+    // vLLM's and llama-server's names of flags that are here.
+    flag("max-model-len", Value, &[], Refuse("here it is --context-length")),
+    flag("ctx-size", Value, &[], Refuse("here it is --context-length")),
+    flag("gpu-memory-utilization", Value, &[], Refuse("here it is --mem-fraction-static")),
+    flag("max-num-seqs", Value, &[], Refuse("here it is --max-running-requests")),
+    flag("max-num-batched-tokens", Value, &[], Refuse("here it is --chunked-prefill-size")),
+    flag("block-size", Value, &[], Refuse("here it is --page-size")),
+    flag("no-enable-prefix-caching", Nothing, &[], Refuse("here it is --disable-radix-cache")),
+    flag("alias", Value, &[], Refuse("here it is --served-model-name")),
+    flag("threads", Value, &[], Refuse("here it is --cpu-threads")),
+    flag("no-warmup", Nothing, &[], Refuse("here it is --skip-server-warmup")),
+    flag("metrics", Nothing, &[], Refuse("here it is --enable-metrics")),
+    // Theirs of which none here means the same.
     flag("enable-auto-tool-choice", Nothing, &[], Note("a model that calls tools may always choose to")),
     flag("enable-prefix-caching", Nothing, &[], Note("prefixes are cached unless --disable-radix-cache")),
     flag("enable-chunked-prefill", Nothing, &[], Note("long prompts are always computed in chunks")),

@@ -151,14 +151,14 @@ impl Cli {
     }
 }
 
-/// llama-server's flags of one dash, and what they are here. clap knows none of several letters: it would read `-ngl` as
-/// three flags, and `-hf` as a call for help.
+/// llama-server's flags of one dash in long form. clap knows none of several letters: it would read `-ngl` as three flags,
+/// and `-hf` as a call for help.
 const LLAMA_CPP_WORDS: [(&str, &str); 16] = [
     ("-m", "--model-path"),
     ("-hf", "--model-path"),
     ("-hfr", "--model-path"),
-    ("-c", "--context-length"),
-    ("-t", "--cpu-threads"),
+    ("-c", "--ctx-size"),
+    ("-t", "--threads"),
     ("-tb", "--threads-batch"),
     ("-np", "--parallel"),
     ("-ngl", "--n-gpu-layers"),
@@ -169,7 +169,7 @@ const LLAMA_CPP_WORDS: [(&str, &str); 16] = [
     ("-ot", "--override-tensor"),
     ("-ncmoe", "--n-cpu-moe"),
     ("-cmoe", "--cpu-moe"),
-    ("-a", "--served-model-name"),
+    ("-a", "--alias"),
 ];
 
 /// The long names of a subcommand's flags.

@@ -62,8 +62,7 @@ pub struct ServeArgs {
     pub json_model_override_args: Map<String, Value>,
 
     /// Most tokens of prompt and output together, e.g. 8192, 8k, 32Ki [default: the model's]
-    #[arg(long, aliases = ["max-model-len", "ctx-size"], value_name = "TOKENS", value_parser = parse_count,
-          help_heading = "Model")]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_count, help_heading = "Model")]
     pub context_length: Option<u64>,
 
     /// What matrix products are computed in; `auto` follows the checkpoint: bfloat16 (f32 sums) for bf16 and
@@ -91,7 +90,7 @@ pub struct ServeArgs {
     pub kv_cache_dtype: Choice<Option<KvFormat>>,
 
     /// The model's name in /v1/models [default: --model-path]
-    #[arg(long, alias = "alias", value_name = "NAME", help_heading = "Model")]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
 
     /// A label for the weights, echoed in responses
@@ -161,7 +160,7 @@ pub struct ServeArgs {
     pub drain_timeout: f64,
 
     /// Do not send the first request to ourselves before reporting ready
-    #[arg(long, alias = "no-warmup", help_heading = "Server")]
+    #[arg(long, help_heading = "Server")]
     pub skip_server_warmup: bool,
 
     /// Do not measure what this machine can do at best, which the live view compares with (half a second, while no
@@ -254,7 +253,7 @@ pub struct ServeArgs {
     pub random_seed: Option<u64>,
 
     /// Share of the available memory for weights and KV pool, between 0 and 1 [default: 0.8]
-    #[arg(long, aliases = ["gpu-memory-utilization"], value_name = "SHARE", help_heading = "Memory and scheduling")]
+    #[arg(long, value_name = "SHARE", help_heading = "Memory and scheduling")]
     pub mem_fraction_static: Option<f64>,
 
     /// Tokens of the KV pool at most [default: what memory allows]
@@ -262,17 +261,11 @@ pub struct ServeArgs {
     pub max_total_tokens: Option<u64>,
 
     /// Tokens of a KV page; prefixes are reused in whole pages
-    #[arg(
-        long,
-        alias = "block-size",
-        value_name = "TOKENS",
-        default_value_t = 32,
-        help_heading = "Memory and scheduling"
-    )]
+    #[arg(long, value_name = "TOKENS", default_value_t = 32, help_heading = "Memory and scheduling")]
     pub page_size: usize,
 
     /// Most requests computed together [default: 256]
-    #[arg(long, aliases = ["max-num-seqs"], value_name = "N", help_heading = "Memory and scheduling")]
+    #[arg(long, value_name = "N", help_heading = "Memory and scheduling")]
     pub max_running_requests: Option<usize>,
 
     /// Most requests waiting; further ones are answered 503 [default: no limit]
@@ -281,7 +274,7 @@ pub struct ServeArgs {
 
     /// Tokens computed per step, in whole pages of --page-size; longer prompts take several steps. -1 computes
     /// every prompt in one [default: 512]
-    #[arg(long, aliases = ["max-num-batched-tokens"], value_name = "TOKENS", help_heading = "Memory and scheduling")]
+    #[arg(long, value_name = "TOKENS", help_heading = "Memory and scheduling")]
     pub chunked_prefill_size: Option<i64>,
 
     /// Prompt tokens admitted per step; a longer prompt is admitted alone
@@ -301,11 +294,11 @@ pub struct ServeArgs {
     pub schedule_conservativeness: f64,
 
     /// Do not reuse the computed prefixes of earlier requests
-    #[arg(long, alias = "no-enable-prefix-caching", help_heading = "Memory and scheduling")]
+    #[arg(long, help_heading = "Memory and scheduling")]
     pub disable_radix_cache: bool,
 
     /// Worker threads [default: one per physical core this process may use]
-    #[arg(long, aliases = ["threads"], value_name = "N", help_heading = "Machine")]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
     pub cpu_threads: Option<usize>,
 
     /// Instruction set of the kernels, to compare or to find a fault [default: the best this machine has]
@@ -328,7 +321,7 @@ pub struct ServeArgs {
     pub decode_log_interval: usize,
 
     /// Serve Prometheus metrics at /metrics
-    #[arg(long, alias = "metrics", help_heading = "Logs and metrics")]
+    #[arg(long, help_heading = "Logs and metrics")]
     pub enable_metrics: bool,
 
     /// JSON object of labels added to every metric
