@@ -1,8 +1,7 @@
-//! [`Generations`]: from prompts to pieces of text, for every endpoint alike.
+//! [`Generations`]: from prompts to text, for every endpoint alike.
 //!
-//! The async world ends and begins again here. Jobs go to the engine; token events come back, become text,
-//! are searched for stops, and leave as [`Piece`]s. Answers that stream and answers that do not fold the
-//! same pieces, so they cannot differ.
+//! The async world ends and begins again here. [`GenerationSpec`]s go to the engine; token events come back,
+//! become text, are searched for stops, and leave as [`TextDelta`]s.
 
 use std::{
     sync::Arc,
@@ -21,6 +20,7 @@ use crate::{
     grammars::Compiled,
     limits::{check_scores, check_stop_states, num_scores},
     live_ids::ClaimedIds,
+    outcome::{Matched, Outcome},
     prompt::off_thread,
     protocol::ApiError,
     sampling::Sampling,
@@ -36,7 +36,7 @@ const LONG_STOPS: usize = 64 << 10;
 
 /// One output to generate.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct GenerationSpec {
     /// Its id; aborts match it by prefix.
     pub id: String,
     /// The prompt; at least one token.
@@ -73,19 +73,17 @@ pub struct Output {
     handle: Option<RequestHandle>,
     detokenizer: Detokenizer,
     stops: StopMatcher,
-    /// What its grammar is called in messages.
-    grammar: &'static str,
     stop_token_ids: Arc<[u32]>,
-    ignore_eos: bool,
-    no_stop_trim: bool,
     max_new_tokens: usize,
-    /// Text and scores that wait for the next piece.
-    unsent: Piece,
+    /// Text and scores that wait for the next delta.
+    unsent: TextDelta,
     interval: usize,
     first_token: Option<Duration>,
     last_token: Duration,
     /// Its id.
     pub id: String,
+    /// How its tokens are chosen, every default filled in.
+    pub sampling: Arc<Sampling>,
     /// Tokens of its prompt.
     pub prompt_tokens: usize,
     /// What is known of the prompt once it is computed.
@@ -95,62 +93,50 @@ pub struct Output {
     /// The tokens so far, the one that ended it included.
     pub tokens: Vec<u32>,
     /// How it ended, once it has.
-    pub finish: Option<Finish>,
+    pub outcome: Option<Outcome>,
     /// Time from its submission to its end; 0 before.
     pub seconds: f64,
 }
 
-/// What an output says next.
+/// What is new of an output.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Piece {
+pub struct TextDelta {
     /// Text, possibly empty.
     pub text: String,
-    /// The tokens since the last piece. Their text may be held back for a later one.
+    /// The tokens since the last delta. Their text may be held back for a later one.
     pub tokens: Vec<u32>,
     /// Their scores, if asked for.
     pub logprobs: Vec<TokenLogprobs>,
-    /// Present on the last piece.
-    pub finish: Option<Finish>,
+    /// Present on the last delta.
+    pub outcome: Option<Outcome>,
 }
 
-/// How an output ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Finish {
-    /// At a stop.
-    Stop(Matched),
-    /// As long as it was allowed to get.
-    Length,
-    /// Somebody aborted it, or the server is going down.
-    Abort(String),
-    /// It failed.
-    Failed(ApiError),
-}
-
-/// What stopped an output.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Matched {
-    /// A stop token.
-    Token(u32),
-    /// A stop string or pattern.
-    Text(String),
+impl GenerationSpec {
+    /// `n` outputs of its prompt, each with an id of its own.
+    pub fn samples(self, n: usize) -> impl Iterator<Item = Self> {
+        (0..n).map(move |sample_index| {
+            let id = if n == 1 { self.id.clone() } else { format!("{}_{sample_index}", self.id) };
+            Self { id, sample_index, ..self.clone() }
+        })
+    }
 }
 
 impl Generations {
-    /// Compile the stops and grammars of `jobs` and submit them, all or none.
-    pub async fn submit(state: &Arc<AppState>, jobs: Vec<Job>, streams: bool) -> Result<Self, ApiError> {
-        let scores = |job: &Job| num_scores(job.prompt.len(), job.max_new_tokens, job.logprobs.as_ref());
-        check_scores(jobs.len(), jobs.iter().map(scores).fold(0, usize::saturating_add))?;
-        let stops = stops(state, &jobs).await?;
-        let grammars = grammars(state, &jobs).await?;
+    /// Compile the stops and grammars of `specs` and submit them, all or none.
+    pub async fn submit(state: &Arc<AppState>, specs: Vec<GenerationSpec>, streams: bool) -> Result<Self, ApiError> {
+        let scores = |spec: &GenerationSpec| num_scores(spec.prompt.len(), spec.max_new_tokens, spec.logprobs.as_ref());
+        check_scores(specs.len(), specs.iter().map(scores).fold(0, usize::saturating_add))?;
+        let stops = stops(state, &specs).await?;
+        let grammars = grammars(state, &specs).await?;
         let (events, inbox) = mpsc::unbounded_channel();
-        let ids = ClaimedIds::claim(&state.ids, jobs.iter().map(|job| job.id.clone()))?;
-        let num_running = jobs.len();
+        let ids = ClaimedIds::claim(&state.ids, specs.iter().map(|spec| spec.id.clone()))?;
+        let num_running = specs.len();
         let mut outputs = Vec::with_capacity(num_running);
-        for (index, ((job, stops), grammar)) in jobs.into_iter().zip(stops).zip(grammars).enumerate() {
+        for (index, ((spec, stops), grammar)) in specs.into_iter().zip(stops).zip(grammars).enumerate() {
             let events = events.clone();
             // Nobody listens any more once the client has gone.
             let sink = Box::new(move |event| drop(events.send((index, event))));
-            let (mut output, request) = Output::of(state, job, stops)?;
+            let (mut output, request) = Output::of(state, spec, stops)?;
             let request = GenerateRequest { grammar, ..request };
             output.handle = Some(state.engine.submit(request, sink).map_err(submit_error)?);
             outputs.push(output);
@@ -159,29 +145,29 @@ impl Generations {
         Ok(Self { state, inbox, outputs, num_running, visits: 0, streams, began, _ids: ids })
     }
 
-    /// The next piece and the index of its output; `None` when all have ended. Cancel-safe.
-    pub async fn next(&mut self) -> Option<(usize, Piece)> {
+    /// The next delta and the index of its output; `None` when all have ended. Cancel-safe.
+    pub async fn next(&mut self) -> Option<(usize, TextDelta)> {
         while self.num_running > 0 {
             if self.visits > VISITS_A_TURN {
                 self.visits = 0;
                 tokio::task::yield_now().await;
             }
             let (index, event) = self.inbox.recv().await?;
-            if let Some(piece) = self.take(index, event) {
-                return Some((index, piece));
+            if let Some(delta) = self.take(index, event) {
+                return Some((index, delta));
             }
         }
         None
     }
 
-    /// Wait for the ends; one piece an output, with all its text.
-    pub async fn whole(&mut self) -> Result<Vec<Piece>, ApiError> {
-        let mut whole = vec![Piece::default(); self.outputs.len()];
-        while let Some((index, piece)) = self.next().await {
-            if let Some(Finish::Failed(error)) = piece.finish {
+    /// Wait for the ends; one delta an output, with all its text.
+    pub async fn whole(&mut self) -> Result<Vec<TextDelta>, ApiError> {
+        let mut whole = vec![TextDelta::default(); self.outputs.len()];
+        while let Some((index, delta)) = self.next().await {
+            if let Some(Outcome::Failed(error)) = delta.outcome {
                 return Err(error);
             }
-            whole[index].append(piece);
+            whole[index].append(delta);
         }
         Ok(whole)
     }
@@ -191,24 +177,29 @@ impl Generations {
         self.outputs.iter().filter_map(|output| output.handle.as_ref()).map(RequestHandle::aborter).collect()
     }
 
-    /// What has become of an output.
-    pub fn output(&self, index: usize) -> &Output {
-        &self.outputs[index]
+    /// Whether the answer streams.
+    pub fn streams(&self) -> bool {
+        self.streams
     }
 
-    /// All of them.
+    /// What the routes share.
+    pub fn state(&self) -> &AppState {
+        &self.state
+    }
+
+    /// What has become of each output.
     pub fn outputs(&self) -> &[Output] {
         &self.outputs
     }
 
-    fn take(&mut self, index: usize, event: TokenEvent) -> Option<Piece> {
+    fn take(&mut self, index: usize, event: TokenEvent) -> Option<TextDelta> {
         let now = self.began.elapsed();
         let output = &mut self.outputs[index];
-        if output.finish.is_some() {
+        if output.outcome.is_some() {
             // The engine was some tokens ahead of a stop in the text.
             return None;
         }
-        let piece = match event {
+        let delta = match event {
             TokenEvent::Prefilled(report) => {
                 output.prompt = report;
                 return None;
@@ -225,21 +216,21 @@ impl Generations {
                 output.first_token.get_or_insert(now);
                 output.last_token = now;
                 let visits = output.stops.visits();
-                let piece = output.push(id, logprobs);
+                let delta = output.push(id, logprobs);
                 self.visits += output.stops.visits() - visits;
-                piece?
+                delta?
             }
             TokenEvent::Finished(FinishReason::StopToken(id) | FinishReason::GrammarEnd(id)) => {
-                output.end(Finish::Stop(Matched::Token(id)))
+                output.end(Outcome::Stop(Matched::Token(id)))
             }
-            TokenEvent::Finished(FinishReason::Length) => output.end(Finish::Length),
+            TokenEvent::Finished(FinishReason::Length) => output.end(Outcome::Length),
             TokenEvent::Finished(FinishReason::Closed) => unreachable!("an output that closes its request has ended"),
             TokenEvent::Failed(cause) => {
-                let failure = failure(cause, output.grammar);
+                let failure = failure(cause, output.sampling.constraint.as_ref().map_or("", GrammarSpec::kind));
                 output.end(failure)
             }
         };
-        if piece.finish.is_some() {
+        if delta.outcome.is_some() {
             // What a stop in the text ends has finished, though the engine does not see it.
             if let Some(handle) = output.handle.take() {
                 handle.close();
@@ -249,13 +240,13 @@ impl Generations {
             let (prompt, cached, tokens) = (output.prompt_tokens, output.prompt.cached_tokens, output.tokens.len());
             self.state.metrics.ended(self.streams, prompt, cached, tokens, output.first_token, now);
         }
-        Some(piece)
+        Some(delta)
     }
 }
 
 impl Output {
-    fn of(state: &AppState, job: Job, stops: Arc<Stops>) -> Result<(Self, GenerateRequest), ApiError> {
-        let Job { id, prompt, sampling, max_new_tokens, logprobs, namespace, sample_index } = job;
+    fn of(state: &AppState, spec: GenerationSpec, stops: Arc<Stops>) -> Result<(Self, GenerateRequest), ApiError> {
+        let GenerationSpec { id, prompt, sampling, max_new_tokens, logprobs, namespace, sample_index } = spec;
         if prompt.is_empty() {
             return Err(ApiError::invalid("The prompt is empty."));
         }
@@ -264,21 +255,19 @@ impl Output {
             handle: None,
             detokenizer: Detokenizer::new(Arc::clone(&state.tokenizer), sampling.skip_special_tokens),
             stops: StopMatcher::new(stops, sampling.no_stop_trim),
-            grammar: sampling.constraint.as_ref().map_or("", GrammarSpec::kind),
             stop_token_ids: Arc::clone(&stop_token_ids),
-            ignore_eos: sampling.ignore_eos,
-            no_stop_trim: sampling.no_stop_trim,
             max_new_tokens,
-            unsent: Piece::default(),
+            unsent: TextDelta::default(),
             interval: sampling.stream_interval.unwrap_or(state.config.stream_interval),
             first_token: None,
             last_token: Duration::ZERO,
             id: id.clone(),
+            sampling: Arc::clone(&sampling),
             prompt_tokens: prompt.len(),
             prompt: PromptReport::default(),
             num_retractions: 0,
             tokens: Vec::new(),
-            finish: None,
+            outcome: None,
             seconds: 0.0,
         };
         let seed = sampling.seed.unwrap_or_else(|| state.next_seed());
@@ -299,13 +288,13 @@ impl Output {
         Ok((output, request))
     }
 
-    /// Take a token. A piece leaves every `interval` tokens, the first at once.
-    fn push(&mut self, id: u32, logprobs: Option<TokenLogprobs>) -> Option<Piece> {
+    /// Take a token. A delta leaves every `interval` tokens, the first at once.
+    fn push(&mut self, id: u32, logprobs: Option<TokenLogprobs>) -> Option<TextDelta> {
         self.tokens.push(id);
         self.unsent.tokens.push(id);
         self.unsent.logprobs.extend(logprobs);
-        let ends = !self.ignore_eos && self.stop_token_ids.contains(&id);
-        if ends && !self.no_stop_trim {
+        let ends = !self.sampling.ignore_eos && self.stop_token_ids.contains(&id);
+        if ends && !self.sampling.no_stop_trim {
             // Its text is not part of the answer; `Finished` follows.
             return None;
         }
@@ -313,28 +302,27 @@ impl Output {
         let step = self.stops.push(&text);
         self.unsent.text += &step.text;
         if let Some(stop) = step.matched {
-            return Some(self.end(Finish::Stop(Matched::Text(stop))));
+            return Some(self.end(Outcome::Stop(Matched::Text(stop))));
         }
-        // The engine's `Finished` follows the last token and leaves in one piece with it.
+        // The engine's `Finished` follows the last token and leaves in one delta with it.
         let last = ends || self.tokens.len() == self.max_new_tokens;
         let due = !last && (self.tokens.len() == 1 || self.tokens.len().is_multiple_of(self.interval));
         due.then(|| std::mem::take(&mut self.unsent))
     }
 
-    /// The last piece, with everything that was held back.
-    fn end(&mut self, finish: Finish) -> Piece {
-        let mut finish = finish;
-        if !matches!(finish, Finish::Stop(Matched::Text(_))) {
+    /// The last delta, with everything that was held back.
+    fn end(&mut self, mut outcome: Outcome) -> TextDelta {
+        if !matches!(outcome, Outcome::Stop(Matched::Text(_))) {
             let tail = self.detokenizer.finish();
             let step = self.stops.push(&tail);
             self.unsent.text += &step.text;
             self.unsent.text += &self.stops.finish();
-            if let (Some(stop), false) = (step.matched, matches!(finish, Finish::Failed(_))) {
-                finish = Finish::Stop(Matched::Text(stop));
+            if let (Some(stop), false) = (step.matched, matches!(outcome, Outcome::Failed(_))) {
+                outcome = Outcome::Stop(Matched::Text(stop));
             }
         }
-        self.finish = Some(finish.clone());
-        Piece { finish: Some(finish), ..std::mem::take(&mut self.unsent) }
+        self.outcome = Some(outcome.clone());
+        TextDelta { outcome: Some(outcome), ..std::mem::take(&mut self.unsent) }
     }
 
     /// Tokens generated.
@@ -343,32 +331,32 @@ impl Output {
     }
 }
 
-impl Piece {
+impl TextDelta {
     fn append(&mut self, next: Self) {
         self.text += &next.text;
         self.tokens.extend(next.tokens);
         self.logprobs.extend(next.logprobs);
-        self.finish = next.finish;
+        self.outcome = next.outcome;
     }
 }
 
-/// The stops of each job, compiled once for all that share them, within one bound.
-async fn stops(state: &Arc<AppState>, jobs: &[Job]) -> Result<Vec<Arc<Stops>>, ApiError> {
+/// The stops of each spec, compiled once for all that share them, within one bound.
+async fn stops(state: &Arc<AppState>, specs: &[GenerationSpec]) -> Result<Vec<Arc<Stops>>, ApiError> {
     let mut distinct: Vec<Arc<Sampling>> = Vec::new();
-    let mut which = Vec::with_capacity(jobs.len());
-    for job in jobs {
+    let mut which = Vec::with_capacity(specs.len());
+    for spec in specs {
         let same = |last: &Arc<Sampling>| {
-            Arc::ptr_eq(last, &job.sampling)
-                || (&last.stop, &last.stop_regex) == (&job.sampling.stop, &job.sampling.stop_regex)
+            Arc::ptr_eq(last, &spec.sampling)
+                || (&last.stop, &last.stop_regex) == (&spec.sampling.stop, &spec.sampling.stop_regex)
         };
         if !distinct.last().is_some_and(same) {
-            distinct.push(Arc::clone(&job.sampling));
+            distinct.push(Arc::clone(&spec.sampling));
         }
         which.push(distinct.len() - 1);
     }
     let bytes: usize = distinct.iter().flat_map(|sampling| &sampling.stop).map(String::len).sum();
     let is_quick = bytes < LONG_STOPS && distinct.iter().all(|sampling| sampling.stop_regex.is_empty());
-    let outputs = jobs.len();
+    let outputs = specs.len();
     let compile = move |_: &AppState| {
         let (mut compiled, mut states) = (Vec::with_capacity(distinct.len()), 0);
         for sampling in &distinct {
@@ -385,24 +373,24 @@ async fn stops(state: &Arc<AppState>, jobs: &[Job]) -> Result<Vec<Arc<Stops>>, A
     Ok(stops)
 }
 
-/// A grammar for each job that wants one; jobs of one prompt share the compiled form.
-async fn grammars(state: &AppState, jobs: &[Job]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
+/// A grammar for each spec that wants one; specs of one prompt share the compiled form.
+async fn grammars(state: &AppState, specs: &[GenerationSpec]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
     let mut last: Option<(&Arc<Sampling>, Compiled)> = None;
-    let mut grammars = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let Some(spec) = &job.sampling.constraint else {
+    let mut grammars = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let Some(grammar) = &spec.sampling.constraint else {
             grammars.push(None);
             continue;
         };
         let compiled = match last.take() {
-            Some((sampling, compiled)) if Arc::ptr_eq(sampling, &job.sampling) => compiled,
+            Some((sampling, compiled)) if Arc::ptr_eq(sampling, &spec.sampling) => compiled,
             _ => {
                 let _waits = state.metrics.waits_for_grammar();
-                state.grammars.compile(spec).await?
+                state.grammars.compile(grammar).await?
             }
         };
         grammars.push(Some(compiled.begin()));
-        last = Some((&job.sampling, compiled));
+        last = Some((&spec.sampling, compiled));
     }
     Ok(grammars)
 }
@@ -426,23 +414,23 @@ fn submit_error(error: SubmitError) -> ApiError {
 }
 
 /// What a client hears. `grammar` is what its constraint is called.
-fn failure(cause: FailCause, grammar: &str) -> Finish {
+fn failure(cause: FailCause, grammar: &str) -> Outcome {
     match cause {
-        FailCause::Aborted => Finish::Abort("The request was aborted.".into()),
-        FailCause::ShuttingDown => Finish::Abort("The server is shutting down.".into()),
-        FailCause::OutOfPages { .. } => Finish::Failed(ApiError {
+        FailCause::Aborted => Outcome::Abort("The request was aborted.".into()),
+        FailCause::ShuttingDown => Outcome::Abort("The server is shutting down.".into()),
+        FailCause::OutOfPages { .. } => Outcome::Failed(ApiError {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             ..ApiError::invalid(format!("Out of memory even after retracting all other requests: {cause}"))
         }),
-        FailCause::NoToken { step, grammar: Some(why) } => Finish::Failed(ApiError::invalid(format!(
+        FailCause::NoToken { step, grammar: Some(why) } => Outcome::Failed(ApiError::invalid(format!(
             "The {grammar} grammar came to a dead end after {step} tokens: {why}."
         ))),
-        FailCause::NoToken { step, grammar: None } => Finish::Failed(ApiError::invalid(format!(
+        FailCause::NoToken { step, grammar: None } => Outcome::Failed(ApiError::invalid(format!(
             "No token is left to choose after {step} tokens: logit_bias, penalties, or stop tokens below min_tokens \
              exclude all."
         ))),
         FailCause::NumericalFault { .. } | FailCause::Grammar(_) | FailCause::Engine(_) => {
-            Finish::Failed(ApiError::internal(cause))
+            Outcome::Failed(ApiError::internal(cause))
         }
     }
 }

@@ -10,12 +10,50 @@ use quern_text::{ChatPrompt, Specials, TemplateError, conversation};
 use serde_json::{Map, Value};
 
 use crate::{
+    fim::FimPrompt,
     protocol::{ApiError, chat::ChatFields, completions::Prompt},
     state::AppState,
 };
 
 /// Most prompts of one request.
 pub const MAX_PROMPTS: usize = 1024;
+
+/// What the model reads.
+#[derive(Clone, Debug)]
+pub enum PromptSource {
+    /// Messages, by the model's template.
+    Messages(Conversation),
+    /// A prompt as it is.
+    Raw(Prompt),
+    /// A gap to be filled.
+    Fim(FimPrompt),
+}
+
+impl Default for PromptSource {
+    fn default() -> Self {
+        Self::Messages(Conversation::default())
+    }
+}
+
+impl PromptSource {
+    /// Render and tokenise, to be answered. The model is told of `tools` by its template.
+    pub async fn tokenise(self, state: &Arc<AppState>, tools: Vec<Value>) -> Result<Vec<u32>, ApiError> {
+        match self {
+            Self::Messages(conversation) => Conversation { tools, ..conversation }.tokenise(state).await,
+            Self::Raw(prompt) => Ok(tokenise(state, vec![prompt]).await?.swap_remove(0)),
+            Self::Fim(prompt) => off_thread(state, move |state| prompt.tokenise(&state.tokenizer)).await,
+        }
+    }
+
+    /// The same of any length, to be counted.
+    pub async fn tokenise_any(self, state: &Arc<AppState>, tools: Vec<Value>) -> Result<Vec<u32>, ApiError> {
+        match self {
+            Self::Messages(conversation) => Conversation { tools, ..conversation }.tokenise_any(state).await,
+            Self::Raw(prompt) => Ok(tokenise_any(state, vec![prompt]).await?.swap_remove(0)),
+            Self::Fim(_) => self.tokenise(state, tools).await,
+        }
+    }
+}
 
 /// A conversation on its way to become a prompt.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +71,11 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// Messages to be answered: they end with the beginning of an assistant's turn.
+    pub fn of_messages(messages: Vec<Value>) -> Self {
+        Self { messages, add_generation_prompt: true, ..Self::default() }
+    }
+
     /// What a chat request says, without its tools. It is taken: a long history lies in memory once.
     pub fn of_chat(fields: &mut ChatFields) -> Result<Self, ApiError> {
         let mut kwargs = fields.chat_template_kwargs.take().unwrap_or_default();
@@ -40,13 +83,23 @@ impl Conversation {
             kwargs.entry("reasoning_effort").or_insert(effort.into());
         }
         let missing = || ApiError::schema("missing field `messages`; /v1/responses reads `input`").about("messages");
-        Ok(Self {
-            messages: fields.messages.take().ok_or_else(missing)?,
-            kwargs,
-            add_generation_prompt: true,
-            continue_final_message: fields.continue_final_message.unwrap_or(false),
-            ..Self::default()
-        })
+        let continue_final_message = fields.continue_final_message.unwrap_or(false);
+        let messages = fields.messages.take().ok_or_else(missing)?;
+        Ok(Self { kwargs, continue_final_message, ..Self::of_messages(messages) })
+    }
+
+    /// Forget the `turns` oldest turns, each from a user's message to the next. The system's words and the
+    /// last turn stay. Says whether anything was forgotten.
+    pub fn forget(&mut self, turns: usize) -> bool {
+        let begins: Vec<usize> = (0..self.messages.len()).filter(|&i| self.messages[i]["role"] == "user").collect();
+        let kept_from = begins.get(turns).or(begins.last()).copied().unwrap_or(0);
+        let before = self.messages.len();
+        let mut index = 0;
+        self.messages.retain(|message| {
+            index += 1;
+            index > kept_from || message["role"] == "system" || message["role"] == "developer"
+        });
+        self.messages.len() < before
     }
 
     /// Render and tokenise, to be answered: what cannot fit is refused before it is tokenised.

@@ -20,89 +20,109 @@ use futures_util::Stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Frames that wait for the connection to take them; the future pauses when there are more.
+/// Sendings that wait for the connection to take them; the future pauses when there are more.
 const FRAMES_AHEAD: usize = 16;
 
-/// The same in bytes. A single frame may have more; it waits until the others have been taken.
+/// The same in bytes. A single one may have more; it waits until the others have been taken.
 const BYTES_AHEAD: usize = 256 << 10;
 
-/// Where the frames of a stream go.
-#[derive(Clone, Debug)]
+/// The `Content-Type` of server-sent events.
+pub const EVENTS: &str = "text/event-stream; charset=utf-8";
+
+/// That of an answer of JSON lines.
+pub const JSON_LINES: &str = "application/x-ndjson";
+
+/// Frames that are written one after the other, and sent together.
+#[derive(Debug)]
 pub struct Frames {
+    bytes: Vec<u8>,
+    is_kept: bool,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), is_kept: true }
+    }
+}
+
+impl Frames {
+    /// Keep nothing of what is written: the frames of an answer in one piece.
+    pub fn discarded() -> Self {
+        Self { bytes: Vec::new(), is_kept: false }
+    }
+
+    /// `data: JSON`.
+    pub fn data(&mut self, value: &impl Serialize) {
+        self.write(b"data: ", value, b"\n\n");
+    }
+
+    /// `data: JSON`, written already.
+    pub fn json(&mut self, json: &[u8]) {
+        if self.is_kept {
+            [b"data: ", json, b"\n\n"].into_iter().for_each(|part| self.bytes.extend_from_slice(part));
+        }
+    }
+
+    /// `event: NAME` and `data: JSON`.
+    pub fn event(&mut self, name: &str, value: &impl Serialize) {
+        self.write(format!("event: {name}\ndata: ").as_bytes(), value, b"\n\n");
+    }
+
+    /// A line of JSON, where the whole answer is lines ([`JSON_LINES`]).
+    pub fn line(&mut self, value: &impl Serialize) {
+        self.write(b"", value, b"\n");
+    }
+
+    /// `data: [DONE]`, the last frame of OpenAI's streams and of `/generate`'s.
+    pub fn done(&mut self) {
+        self.json(b"[DONE]");
+    }
+
+    /// A line that clients skip; it keeps the connection's middlemen awake.
+    pub fn comment(&mut self) {
+        if self.is_kept {
+            self.bytes.extend_from_slice(b": keep-alive\n\n");
+        }
+    }
+
+    fn write(&mut self, before: &[u8], value: &impl Serialize, after: &[u8]) {
+        if self.is_kept {
+            self.bytes.extend_from_slice(before);
+            serde_json::to_writer(&mut self.bytes, value).expect("wire types are plain data");
+            self.bytes.extend_from_slice(after);
+        }
+    }
+}
+
+/// Where frames go.
+#[derive(Clone, Debug)]
+pub struct FrameSender {
     frames: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
     /// Bytes that may wait yet.
     room: Arc<Semaphore>,
 }
 
-impl Frames {
-    /// `data: JSON`.
-    pub async fn data(&self, value: &impl Serialize) {
-        let mut frame = b"data: ".to_vec();
-        serde_json::to_writer(&mut frame, value).expect("wire types are plain data");
-        frame.extend_from_slice(b"\n\n");
-        self.send(frame.into()).await;
-    }
-
-    /// `data: JSON`, written already.
-    pub async fn json(&self, json: &[u8]) {
-        self.send([b"data: ", json, b"\n\n"].concat().into()).await;
-    }
-
-    /// `event: NAME` and `data: JSON`.
-    pub async fn event(&self, name: &str, value: &impl Serialize) {
-        let mut frame = format!("event: {name}\ndata: ").into_bytes();
-        serde_json::to_writer(&mut frame, value).expect("wire types are plain data");
-        frame.extend_from_slice(b"\n\n");
-        self.send(frame.into()).await;
-    }
-
-    /// A line of JSON, where the whole answer is lines ([`lines`]).
-    pub async fn line(&self, value: &impl Serialize) {
-        let mut line = serde_json::to_vec(value).expect("wire types are plain data");
-        line.push(b'\n');
-        self.send(line.into()).await;
-    }
-
-    /// `data: [DONE]`, the last frame of OpenAI's streams and of `/generate`'s.
-    pub async fn done(&self) {
-        self.send(Bytes::from_static(b"data: [DONE]\n\n")).await;
-    }
-
-    /// A line that clients skip; it keeps the connection's middlemen awake.
-    pub async fn comment(&self) {
-        self.send(Bytes::from_static(b": keep-alive\n\n")).await;
-    }
-
-    async fn send(&self, frame: Bytes) {
-        let bytes = frame.len().min(BYTES_AHEAD) as u32;
+impl FrameSender {
+    /// Send what has been written, once there is room for it.
+    pub async fn send(&self, frames: &mut Frames) {
+        if frames.bytes.is_empty() {
+            return;
+        }
+        let piece = std::mem::take(&mut frames.bytes);
+        let bytes = piece.len().min(BYTES_AHEAD) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.expect("the semaphore is never closed");
         // The receiver lives in the same body as the future that calls this.
-        let _ = self.frames.send((frame, room)).await;
+        let _ = self.frames.send((piece.into(), room)).await;
     }
 }
 
-/// A `text/event-stream` response whose frames `write` sends.
-pub fn response<F>(write: impl FnOnce(Frames) -> F) -> Response
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    streamed("text/event-stream; charset=utf-8", write)
-}
-
-/// An answer of JSON lines that `write` sends.
-pub fn lines<F>(write: impl FnOnce(Frames) -> F) -> Response
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    streamed("application/x-ndjson", write)
-}
-
-fn streamed<F>(content_type: &'static str, write: impl FnOnce(Frames) -> F) -> Response
+/// A response of this content type whose frames `write` sends.
+pub fn response<F>(content_type: &'static str, write: impl FnOnce(FrameSender) -> F) -> Response
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, frames) = mpsc::channel(FRAMES_AHEAD);
-    let sender = Frames { frames: sender, room: Arc::new(Semaphore::new(BYTES_AHEAD)) };
+    let sender = FrameSender { frames: sender, room: Arc::new(Semaphore::new(BYTES_AHEAD)) };
     let body = Written { writer: Some(Box::pin(write(sender))), frames };
     let mut response = Body::from_stream(body).into_response();
     let headers = response.headers_mut();
@@ -152,14 +172,17 @@ mod tests {
 
     #[tokio::test]
     async fn every_frame_arrives_in_order_however_many_there_are() {
-        let response = response(|frames| async move {
+        let response = response(EVENTS, |sender| async move {
+            let mut frames = Frames::default();
             for i in 0..100 {
-                frames.data(&i).await;
+                frames.data(&i);
+                sender.send(&mut frames).await;
                 if i % 7 == 0 {
                     tokio::task::yield_now().await;
                 }
             }
-            frames.done().await;
+            frames.done();
+            sender.send(&mut frames).await;
         });
         let text = String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().into()).unwrap();
         let expected: String = (0..100).map(|i| format!("data: {i}\n\n")).collect();
@@ -176,8 +199,10 @@ mod tests {
         }
         let dropped = std::sync::Arc::default();
         let flag = Flag(std::sync::Arc::clone(&dropped));
-        let response = response(|frames| async move {
-            frames.data(&1).await;
+        let response = response(EVENTS, |sender| async move {
+            let mut frames = Frames::default();
+            frames.data(&1);
+            sender.send(&mut frames).await;
             std::future::pending::<()>().await;
             drop(flag);
         });

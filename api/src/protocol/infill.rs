@@ -35,7 +35,7 @@ pub struct ExtraFile {
 /// An answer, whole or one piece of a stream.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "llama.cpp's names")]
-pub struct Infill<'a> {
+pub struct InfillPiece<'a> {
     pub content: String,
     pub stop: bool,
     pub id_slot: i64,

@@ -1,25 +1,22 @@
 //! `/generate`, SGLang's own endpoint.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use axum::{
     Router,
     extract::{Request, State},
-    http::header,
-    response::{IntoResponse, Response},
+    response::Response,
     routing::post,
 };
-use quern_engine::{LogprobRequest, TokenLogprobs};
-use quern_text::Tokenizer;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
-use tokio::time::timeout;
+use quern_engine::LogprobRequest;
+use serde_json::Value;
 
 use crate::{
-    clock::since_1970,
-    generate::{Finish, Generations, Job, Matched, Output, namespace},
+    chat_generation::ChatGeneration,
+    dialects::generate::{Native, Scores},
+    generate::{GenerationSpec, Generations, namespace},
     limits::{check_outputs, check_prompt_tokens, open_length},
-    logprobs::{MAX_NATIVE_TOP_LOGPROBS, NativeScores, check_top},
+    logprobs::{MAX_NATIVE_TOP_LOGPROBS, check_top},
     prompt::{MAX_PROMPTS, off_thread, tokenise},
     protocol::{
         ApiError, Body, NativeError,
@@ -31,9 +28,9 @@ use crate::{
         unbuilt::UNBUILT_FIELDS,
     },
     request_id::{check_id, new_id},
+    respond::respond,
     sampling::{Defaults, Sampling},
     state::AppState,
-    stream::{self, Frames},
 };
 
 /// SGLang's default.
@@ -71,7 +68,7 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let outputs = samplings.iter().map(|sampling| sampling.n).sum();
     check_outputs("text or input_ids", count, outputs)?;
 
-    let (mut jobs, mut tokens) = (Vec::new(), 0);
+    let (mut specs, mut tokens) = (Vec::new(), 0);
     let mut scores = Vec::new();
     for (index, mut prompt) in tokenise(&state, prompts.list).await?.into_iter().enumerate() {
         let sampling = &samplings[index];
@@ -86,25 +83,23 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
         if wanted.is_none() {
             max_new_tokens = max_new_tokens.min(open_length(outputs, logprobs.as_ref()));
         }
-        for sample_index in 0..sampling.n {
-            scores.push(Scores::of(logprobs.as_ref(), prompt[0]));
-            jobs.push(Job {
-                id: if sampling.n == 1 { ids[index].clone() } else { format!("{}_{sample_index}", ids[index]) },
-                prompt: prompt.clone(),
-                sampling: Arc::clone(sampling),
-                max_new_tokens,
-                logprobs: logprobs.clone(),
-                namespace: namespace(None, fields.extra_key.as_deref()),
-                sample_index,
-            });
-        }
+        scores.extend((0..sampling.n).map(|_| Scores::of(logprobs.as_ref(), prompt[0])));
+        let spec = GenerationSpec {
+            id: ids[index].clone(),
+            prompt,
+            sampling: Arc::clone(sampling),
+            max_new_tokens,
+            logprobs,
+            namespace: namespace(None, fields.extra_key.as_deref()),
+            sample_index: 0,
+        };
+        specs.extend(spec.samples(sampling.n));
     }
     let streams = fields.stream.unwrap_or(false);
-    let is_list = is_batch || jobs.len() > 1;
-    let generations = Generations::submit(&state, jobs, streams).await?;
+    let is_list = is_batch || specs.len() > 1;
+    let generation = ChatGeneration::of_text(Generations::submit(&state, specs, streams).await?);
     let with_text = fields.return_text_in_logprobs.unwrap_or(false);
-    let answer = Answer { generations, scores, with_text, is_list, state };
-    if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }
+    Ok(respond(generation, Native::new(scores, with_text, is_list)).await?)
 }
 
 /// Lists with one entry a prompt must have as many.
@@ -210,159 +205,4 @@ fn logprobs(
     // No more can be listed than there are.
     let top = (top as usize).min(vocab_size);
     Ok(Some(LogprobRequest { prompt_from, top, ids: ids.collect::<Result<_, _>>()? }))
-}
-
-/// The scores of one output, as far as they are known.
-struct Scores {
-    wanted: LogprobRequest,
-    first_token: u32,
-    /// Of the prompt, once it is computed.
-    input: Option<NativeScores>,
-    output: NativeScores,
-}
-
-impl Scores {
-    fn of(logprobs: Option<&LogprobRequest>, first_token: u32) -> Option<Self> {
-        let output = NativeScores::default();
-        logprobs.map(|wanted| Self { wanted: wanted.clone(), first_token, input: None, output })
-    }
-
-    fn write(&mut self, tokenizer: Option<&Tokenizer>, prompt: &[TokenLogprobs], out: &mut Vec<u8>) {
-        let input = self.input.get_or_insert_with(|| {
-            let mut input = NativeScores::default();
-            if self.wanted.prompt_from == Some(0) {
-                input.push_first(tokenizer, self.first_token);
-            }
-            prompt.iter().for_each(|score| input.push(tokenizer, score));
-            input
-        });
-        NativeScores::write(input, &self.output, &self.wanted, out);
-    }
-}
-
-/// An answer in the making.
-struct Answer {
-    generations: Generations,
-    /// Of each output, if asked for.
-    scores: Vec<Option<Scores>>,
-    with_text: bool,
-    is_list: bool,
-    state: Arc<AppState>,
-}
-
-impl Answer {
-    async fn whole(mut self) -> Result<Response, ApiError> {
-        let pieces = self.generations.whole().await?;
-        let mut body = Vec::new();
-        for (index, piece) in pieces.into_iter().enumerate() {
-            body.push(if index == 0 { b'[' } else { b',' });
-            self.write(&mut body, index, &piece.text, &piece.tokens, &piece.logprobs, None);
-        }
-        let body = if self.is_list {
-            body.push(b']');
-            body
-        } else {
-            body.split_off(1)
-        };
-        Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
-    }
-
-    /// Frames hold all the text so far, or with `--incremental-streaming-output` what is new.
-    async fn stream(mut self, frames: Frames) {
-        let incremental = self.state.config.incremental_streaming_output;
-        let mut so_far = vec![(String::new(), Vec::new()); self.scores.len()];
-        let mut json = Vec::new();
-        loop {
-            let (index, piece) = match timeout(self.state.keep_alive(), self.generations.next()).await {
-                Ok(Some(next)) => next,
-                Ok(None) => break,
-                Err(_) => {
-                    frames.comment().await;
-                    continue;
-                }
-            };
-            if let Some(Finish::Failed(error)) = &piece.finish {
-                frames.data(&error.native_frame()).await;
-                return frames.done().await;
-            }
-            let (text, tokens) = &mut so_far[index];
-            if incremental {
-                text.clear();
-                tokens.clear();
-                self.scores[index].iter_mut().for_each(|scores| scores.output.clear());
-            }
-            *text += &piece.text;
-            tokens.extend(piece.tokens);
-            json.clear();
-            self.write(&mut json, index, text, tokens, &piece.logprobs, self.is_list.then_some(index));
-            frames.json(&json).await;
-        }
-        frames.done().await;
-    }
-
-    /// An answer, whole or the latest state of a stream; `scores` are those since the last one.
-    fn write(
-        &mut self,
-        out: &mut Vec<u8>,
-        index: usize,
-        text: &str,
-        tokens: &[u32],
-        scores: &[TokenLogprobs],
-        shown_index: Option<usize>,
-    ) {
-        let output = self.generations.output(index);
-        let tokenizer = self.with_text.then_some(&*self.state.tokenizer);
-        write_json(out, "{\"text\":", &text);
-        write_json(out, ",\"output_ids\":", &tokens);
-        write_json(out, ",\"meta_info\":", &self.meta_info(output));
-        if let Some(known) = &mut self.scores[index] {
-            // Between the braces of `meta_info`.
-            out.pop();
-            scores.iter().for_each(|score| known.output.push(tokenizer, score));
-            known.write(tokenizer, &output.prompt.logprobs, out);
-            out.push(b'}');
-        }
-        if let Some(index) = shown_index {
-            write_json(out, ",\"index\":", &index);
-        }
-        out.push(b'}');
-    }
-
-    fn meta_info(&self, output: &Output) -> Map<String, Value> {
-        let mut info = Map::from_iter([
-            ("id".into(), json!(output.id)),
-            ("finish_reason".into(), finish_reason(output)),
-            ("prompt_tokens".into(), json!(output.prompt_tokens)),
-            ("weight_version".into(), json!(self.state.config.weight_version)),
-            ("num_retractions".into(), json!(output.num_retractions)),
-            ("reasoning_tokens".into(), json!(0)),
-            ("completion_tokens".into(), json!(output.completion_tokens())),
-            ("cached_tokens".into(), json!(output.prompt.cached_tokens)),
-            ("response_sent_to_client_ts".into(), json!(since_1970(SystemTime::now()).as_secs_f64())),
-        ]);
-        if output.finish.is_some() {
-            info.insert("e2e_latency".into(), json!(output.seconds));
-        }
-        info
-    }
-}
-
-fn write_json(out: &mut Vec<u8>, key: &str, value: &impl Serialize) {
-    out.extend_from_slice(key.as_bytes());
-    serde_json::to_writer(out, value).expect("wire types are plain data");
-}
-
-fn finish_reason(output: &Output) -> Value {
-    match &output.finish {
-        None => Value::Null,
-        Some(Finish::Stop(Matched::Token(id))) => json!({ "type": "stop", "matched": id }),
-        Some(Finish::Stop(Matched::Text(text))) => json!({ "type": "stop", "matched": text }),
-        Some(Finish::Length) => json!({ "type": "length", "length": output.completion_tokens() }),
-        Some(Finish::Abort(words)) => {
-            json!({ "type": "abort", "message": words, "status_code": null, "err_type": null })
-        }
-        Some(Finish::Failed(error)) => json!({
-            "type": "abort", "message": error.message, "status_code": error.status.as_u16(), "err_type": error.kind,
-        }),
-    }
 }

@@ -3,7 +3,6 @@
 pub mod admin;
 pub mod chat;
 pub mod completions;
-pub mod freeform;
 pub mod generate;
 pub mod health;
 pub mod infill;
@@ -16,7 +15,6 @@ pub mod ollama;
 pub mod ollama_models;
 pub mod page;
 pub mod parse;
-pub mod response_items;
 pub mod responses;
 pub mod score;
 pub mod tokenize;

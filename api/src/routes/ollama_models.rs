@@ -85,9 +85,10 @@ async fn pull(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     if body.get("stream").and_then(Value::as_bool) == Some(false) {
         return Ok(Json(json!({ "status": "success" })).into_response());
     }
-    Ok(stream::lines(|frames| async move {
-        frames.line(&json!({ "status": "pulling manifest" })).await;
-        frames.line(&json!({ "status": "success" })).await;
+    Ok(stream::response(stream::JSON_LINES, |sender| async move {
+        let mut frames = stream::Frames::default();
+        ["pulling manifest", "success"].into_iter().for_each(|status| frames.line(&json!({ "status": status })));
+        sender.send(&mut frames).await;
     }))
 }
 

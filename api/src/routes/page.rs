@@ -115,7 +115,8 @@ struct Reading {
 
 /// One stream a viewer; a sample reads the same figures as `/metrics`, once a second.
 async fn events(State(state): State<Arc<AppState>>) -> Response {
-    stream::response(move |frames| async move {
+    stream::response(stream::EVENTS, move |sender| async move {
+        let mut frames = stream::Frames::default();
         let mut before = Reading::of(&state);
         let (mut was_ready, mut line) = (false, 0);
         let mut clock = tokio::time::interval(EVERY);
@@ -128,7 +129,8 @@ async fn events(State(state): State<Arc<AppState>>) -> Response {
             was_ready |= state.is_ready();
             let now = Reading::of(&state);
             let (lines, next_line) = RECENT.since(line);
-            frames.data(&sample(&state, &before, &now, lines)).await;
+            frames.data(&sample(&state, &before, &now, lines));
+            sender.send(&mut frames).await;
             (before, line) = (now, next_line);
         }
     })

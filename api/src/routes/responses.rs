@@ -12,31 +12,27 @@ use axum::{
     routing::{get, post},
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use tokio::time::timeout;
+use serde_json::{Value, json};
 
-use super::{
-    chat::NO_MODEL,
-    response_items::{Event, Items},
-};
 use crate::{
-    clock::unix_seconds,
-    dialogue::{Dialogue, End, Turn},
+    chat_generation::ChatGeneration,
+    chat_request::ChatRequest,
+    dialects::responses::{ResponseContext, Responses},
+    generate::namespace,
     logprobs,
+    prompt::{Conversation, PromptSource},
     protocol::{
         ApiError, Body,
         body::ContentType,
         response_input::{read_input, tools_of_input},
-        responses::{Functions, InputTokensDetails, ResponseObject, ResponsesError, ResponsesFields, ResponsesUsage},
+        responses::{Functions, ResponsesError, ResponsesFields},
         sampling::SamplingFields,
         scalar::Int,
         unbuilt::UNBUILT_FIELDS,
     },
     request_id::new_id,
-    response_store::StoredResponse,
+    respond::respond,
     state::AppState,
-    stream::{self, Frames},
-    translated::Translated,
 };
 
 /// Fields that ask for what nobody does here.
@@ -61,18 +57,15 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 /// What a request says.
-struct Asked {
+struct Read {
     fields: ResponsesFields,
     functions: Functions,
-    /// The conversation, without instructions.
-    history: Vec<Value>,
-    /// Tools that came with it.
-    brought: Vec<Value>,
-    conversation: Translated,
+    context: ResponseContext,
+    request: ChatRequest,
     truncates: bool,
 }
 
-async fn read(state: &AppState, request: Request) -> Result<Asked, ResponsesError> {
+async fn read(state: &AppState, request: Request) -> Result<Read, ResponsesError> {
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: ResponsesFields = body.read()?;
     body.refuse(UNBUILT_FIELDS)?;
@@ -111,44 +104,39 @@ async fn read(state: &AppState, request: Request) -> Result<Asked, ResponsesErro
     let mut history = previous.map(|previous| previous.messages.clone()).unwrap_or_default();
     read_input(&functions, input, |id| state.responses.item(id), &mut history)?;
     let instructions = fields.instructions.iter().map(|text| json!({ "role": "system", "content": text }));
-    let wants_logprobs =
-        fields.top_logprobs.is_some() || fields.include.iter().flatten().any(|include| include == LOGPROBS);
-    let conversation = Translated {
-        messages: instructions.chain(history.iter().cloned()).collect(),
+    let messages = instructions.chain(history.iter().cloned()).collect();
+    let request = ChatRequest {
+        prompt: PromptSource::Messages(Conversation::of_messages(messages)),
         tools: functions.chat_tools.clone(),
         tool_choice,
         parallel_tool_calls: fields.parallel_tool_calls,
         response_format,
         sampling,
-        top_logprobs: wants_logprobs.then(|| fields.top_logprobs.unwrap_or(Int(0))),
-        cache_salt: fields.cache_salt.clone(),
-        ..Translated::default()
+        namespace: namespace(fields.cache_salt.as_deref(), None),
+        streams: fields.stream.unwrap_or(false),
+        ..ChatRequest::default()
     };
-    Ok(Asked { fields, functions, history, brought, conversation, truncates })
+    Ok(Read { fields, functions, context: ResponseContext { history, brought }, request, truncates })
 }
 
 async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ResponsesError> {
-    let Asked { fields, functions, history, brought, conversation, truncates } = read(&state, request).await?;
+    let Read { fields, functions, context, request, truncates } = read(&state, request).await?;
     let named = |error: ApiError| {
         error.renamed("max_new_tokens", "max_output_tokens").renamed("response_format", "text.format")
     };
     let id = format!("resp_{}", new_id());
-    let streams = fields.stream.unwrap_or(false);
-    let dialogue = begin(conversation, &state, &id, streams, truncates).await.map_err(named)?;
-    if fields.store != Some(false) {
-        state.responses.begun(&id, dialogue.aborters());
-    }
-    let answer =
-        Answer { items: Items::new(functions), created: unix_seconds(), id, fields, history, brought, dialogue, state };
-    if streams { Ok(stream::response(|frames| answer.stream(frames))) } else { Ok(answer.whole().await?) }
+    let wants_logprobs =
+        fields.top_logprobs.is_some() || fields.include.iter().flatten().any(|include| include == LOGPROBS);
+    let logprobs = logprobs::chat_request(wants_logprobs, fields.top_logprobs)?;
+    let request = ChatRequest { id: id.clone(), logprobs, ..request };
+    let generation = begin(request, &state, truncates).await.map_err(named)?;
+    let dialect = Responses::new(&state, id, fields, functions, context, &generation);
+    Ok(respond(generation, dialect).await?)
 }
 
 async fn input_tokens(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ResponsesError> {
-    let Asked { mut conversation, .. } = read(&state, request).await?;
-    // What must be called changes what may be written, not what is read.
-    conversation.tool_choice = conversation.tool_choice.filter(|choice| choice == "none");
-    let ids = conversation.conversation()?.tokenise_any(&state).await?;
-    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": ids.len() })))
+    let tokens = read(&state, request).await?.request.count_tokens(&state).await?;
+    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": tokens })))
 }
 
 async fn compact() -> ResponsesError {
@@ -193,21 +181,15 @@ async fn input_items(
 }
 
 /// Begin the answer. With `truncation: auto`, a conversation that is too long loses its beginning.
-async fn begin(
-    mut conversation: Translated,
-    state: &Arc<AppState>,
-    id: &str,
-    streams: bool,
-    truncates: bool,
-) -> Result<Dialogue, ApiError> {
+async fn begin(mut request: ChatRequest, state: &Arc<AppState>, truncates: bool) -> Result<ChatGeneration, ApiError> {
     if !truncates {
-        return conversation.begin(state, id.to_owned(), streams).await;
+        return request.begin(state).await;
     }
     // Twice as many each time: a long conversation is not rendered once for each of its turns.
     let mut turns = 1;
     loop {
-        match conversation.clone().begin(state, id.to_owned(), streams).await {
-            Err(error) if error.overlong.is_some() && conversation.forget(turns) => turns *= 2,
+        match request.clone().begin(state).await {
+            Err(error) if error.overlong.is_some() && request.forget(turns) => turns *= 2,
             begun => return begun,
         }
     }
@@ -246,211 +228,4 @@ fn not_found(id: &str) -> ApiError {
 fn previous_not_found(id: &str) -> ApiError {
     let message = format!("Previous response with id '{id}' not found.");
     ApiError { code: Some("previous_response_not_found"), ..ApiError::invalid(message).about("previous_response_id") }
-}
-
-/// An answer in the making.
-struct Answer {
-    id: String,
-    created: u64,
-    fields: ResponsesFields,
-    /// The conversation before the answer, without instructions.
-    history: Vec<Value>,
-    /// Tools that came with it.
-    brought: Vec<Value>,
-    items: Items,
-    dialogue: Dialogue,
-    state: Arc<AppState>,
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.state.responses.ended(&self.id);
-    }
-}
-
-impl Answer {
-    async fn whole(mut self) -> Result<Response, ApiError> {
-        let mut end = None;
-        while let Some((_, turn)) = self.dialogue.next().await {
-            let (turn_end, _) = self.take(turn);
-            end = turn_end;
-        }
-        let outcome = Outcome::of(end);
-        if let Some(error) = outcome.error {
-            return Err(error);
-        }
-        self.items.finish(outcome.status);
-        let object = self.value(&outcome);
-        self.keep(&object);
-        Ok(Json(object).into_response())
-    }
-
-    async fn stream(mut self, frames: Frames) {
-        let mut events = Events { frames, sequence_number: 0 };
-        let begun = self.value(&Outcome { status: "in_progress", error: None });
-        events.send("response.created", json!({ "response": begun })).await;
-        events.send("response.in_progress", json!({ "response": begun })).await;
-        let mut end = None;
-        loop {
-            let turn = match timeout(self.state.keep_alive(), self.dialogue.next()).await {
-                Ok(Some((_, turn))) => turn,
-                Ok(None) => break,
-                Err(_) => {
-                    // Comments do not hold Codex; this does.
-                    events.send("response.in_progress", json!({ "response": begun })).await;
-                    continue;
-                }
-            };
-            let (turn_end, said) = self.take(turn);
-            end = turn_end;
-            for (name, fields) in said {
-                events.send(name, fields).await;
-            }
-        }
-        let outcome = Outcome::of(end);
-        for (name, fields) in self.items.finish(outcome.status) {
-            events.send(name, fields).await;
-        }
-        let object = self.value(&outcome);
-        if outcome.error.is_none() {
-            self.keep(&object);
-        }
-        events.send(&format!("response.{}", outcome.status), json!({ "response": object })).await;
-    }
-
-    /// Take a turn; returns what a stream says of it.
-    fn take(&mut self, turn: Turn) -> (Option<End>, Vec<Event>) {
-        let scores = (!turn.logprobs.is_empty()).then(|| logprobs::chat(&self.state.tokenizer, &turn.logprobs));
-        let scores = scores.into_iter().flat_map(|scores| scores.content);
-        let scores = scores.map(|score| serde_json::to_value(score).expect("wire types are plain data")).collect();
-        (turn.end, self.items.take(turn.said, scores))
-    }
-
-    fn value(&self, outcome: &Outcome) -> Value {
-        let fields = &self.fields;
-        let text = fields.text.as_ref();
-        let mut text_out = Map::new();
-        let format = text.and_then(|text| text.format.clone()).unwrap_or_else(|| json!({ "type": "text" }));
-        text_out.insert("format".into(), format);
-        if let Some(verbosity) = text.and_then(|text| text.verbosity.as_deref()) {
-            text_out.insert("verbosity".into(), verbosity.into());
-        }
-        let reasoning = fields.reasoning.clone().unwrap_or_default();
-        let error = outcome.error.as_ref().map(|error| {
-            let code = error.code.unwrap_or("server_error");
-            json!({ "code": code, "message": error.message })
-        });
-        let has_ended = outcome.status != "in_progress";
-        let object = ResponseObject {
-            id: &self.id,
-            object: "response",
-            created_at: self.created,
-            model: fields.model.as_deref().unwrap_or(NO_MODEL),
-            output: if has_ended { self.items.output().to_vec() } else { Vec::new() },
-            status: outcome.status,
-            usage: has_ended.then(|| self.usage()),
-            parallel_tool_calls: fields.parallel_tool_calls.unwrap_or(true),
-            tool_choice: fields.tool_choice.clone().unwrap_or_else(|| "auto".into()),
-            tools: fields.tools.as_deref().unwrap_or_default(),
-            error,
-            incomplete_details: (outcome.status == "incomplete").then(|| json!({ "reason": "max_output_tokens" })),
-            instructions: fields.instructions.as_deref(),
-            max_output_tokens: fields.max_output_tokens.map(|most| most.0),
-            previous_response_id: fields.previous_response_id.as_deref(),
-            reasoning: json!({ "effort": reasoning.effort, "summary": reasoning.summary }),
-            store: fields.store.unwrap_or(true),
-            temperature: self.dialogue.sampling().params.temperature,
-            text: text_out.into(),
-            top_p: self.dialogue.sampling().params.top_p,
-            truncation: fields.truncation.as_deref().unwrap_or("disabled"),
-            user: fields.user.as_deref(),
-            metadata: fields.metadata.clone().unwrap_or_default(),
-        };
-        serde_json::to_value(object).expect("wire types are plain data")
-    }
-
-    fn usage(&self) -> ResponsesUsage {
-        let output = &self.dialogue.outputs()[0];
-        let (input_tokens, output_tokens) = (output.prompt_tokens, output.completion_tokens());
-        ResponsesUsage {
-            input_tokens,
-            input_tokens_details: InputTokensDetails {
-                cached_tokens: output.prompt.cached_tokens,
-                ..InputTokensDetails::default()
-            },
-            output_tokens,
-            total_tokens: input_tokens + output_tokens,
-            ..ResponsesUsage::default()
-        }
-    }
-
-    /// Keep the answer for a request that goes on from it, unless this one wants it forgotten.
-    fn keep(&self, object: &Value) {
-        if self.fields.store == Some(false) {
-            return;
-        }
-        let mut messages = self.history.clone();
-        let output = object.get("output").expect("an answer has it");
-        let read = read_input(self.items.functions(), output, |_| None, &mut messages);
-        read.expect("what was written here can be read here");
-        let input = self.fields.input.as_ref().map(items_of).unwrap_or_default();
-        let response = StoredResponse { object: object.clone(), messages, tools: self.brought.clone(), input };
-        self.state.responses.insert(self.id.clone(), response);
-    }
-}
-
-/// The items of an `input`, each with an id.
-fn items_of(input: &Value) -> Vec<Value> {
-    let message = |text: &str| json!({ "role": "user", "content": [{ "type": "input_text", "text": text }] });
-    let items = match input {
-        Value::Array(items) => items.clone(),
-        Value::String(text) => vec![message(text)],
-        other => vec![other.clone()],
-    };
-    let with_id = |mut item: Value| {
-        if let Some(fields) = item.as_object_mut() {
-            fields.entry("type").or_insert_with(|| "message".into());
-            fields.entry("id").or_insert_with(|| format!("msg_{}", new_id()).into());
-        }
-        item
-    };
-    items.into_iter().map(with_id).collect()
-}
-
-/// How an answer ended.
-struct Outcome {
-    status: &'static str,
-    error: Option<ApiError>,
-}
-
-impl Outcome {
-    fn of(end: Option<End>) -> Self {
-        let failed = |error| Self { status: "failed", error: Some(error) };
-        match end {
-            Some(End::Stop(_) | End::ToolCalls(_)) => Self { status: "completed", error: None },
-            Some(End::Length) => Self { status: "incomplete", error: None },
-            Some(End::Abort(words)) => failed(ApiError::unavailable(words)),
-            Some(End::Failed(error)) => failed(error),
-            None => failed(ApiError::internal("the answer has no end")),
-        }
-    }
-}
-
-/// The events of a stream, numbered.
-struct Events {
-    frames: Frames,
-    sequence_number: usize,
-}
-
-impl Events {
-    async fn send(&mut self, name: &str, fields: Value) {
-        let mut event = Map::new();
-        event.insert("type".into(), name.into());
-        event.insert("sequence_number".into(), self.sequence_number.into());
-        self.sequence_number += 1;
-        if let Value::Object(fields) = fields {
-            event.extend(fields);
-        }
-        self.frames.event(name, &event).await;
-    }
 }

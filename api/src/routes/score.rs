@@ -10,9 +10,9 @@ use axum::{
 };
 use quern_engine::LogprobRequest;
 
-use super::chat::NO_MODEL;
 use crate::{
-    generate::{Generations, Job},
+    dialects::NO_MODEL,
+    generate::{GenerationSpec, Generations},
     limits::check_prompt_tokens,
     logprobs::MAX_NATIVE_TOP_LOGPROBS,
     prompt::{MAX_PROMPTS, tokenise},
@@ -54,7 +54,7 @@ async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<R
     let greedy = SamplingFields { temperature: Some(0.0), ..SamplingFields::default() };
     let sampling = Arc::new(Sampling::new(&greedy, Defaults::default(), state.vocab_size())?);
     let id = new_id();
-    let (mut jobs, mut tokens) = (Vec::with_capacity(prompts.len()), 0);
+    let (mut specs, mut tokens) = (Vec::with_capacity(prompts.len()), 0);
     for (index, mut prompt) in prompts.into_iter().enumerate() {
         if prompt.is_empty() {
             return Err(ApiError::invalid(format!("items[{index}]: query and item are both empty.")).about("items"));
@@ -62,7 +62,7 @@ async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<R
         let max_new_tokens = state.limits.admit(&mut prompt, Some(1))?;
         tokens += prompt.len();
         check_prompt_tokens("items", tokens)?;
-        jobs.push(Job {
+        specs.push(GenerationSpec {
             id: format!("{id}_{index}"),
             prompt,
             sampling: Arc::clone(&sampling),
@@ -72,9 +72,9 @@ async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<R
             sample_index: 0,
         });
     }
-    let mut generations = Generations::submit(&state, jobs, false).await?;
-    let pieces = generations.whole().await?;
-    let scores = pieces.iter().map(|piece| {
+    let mut generations = Generations::submit(&state, specs, false).await?;
+    let deltas = generations.whole().await?;
+    let scores = deltas.iter().map(|piece| {
         let first = piece.logprobs.first().ok_or_else(|| ApiError::unavailable("The request was aborted."))?;
         let logprobs = first.requested.iter().map(|&(_, logprob)| f64::from(logprob));
         Ok(if softmax {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::freeform::Freeform;
 use crate::{
-    dialogue::call_id,
+    chat_generation::call_id,
     protocol::responses::{FunctionName, Functions, OutputItem, OutputText},
     request_id::new_id,
 };
@@ -13,7 +13,7 @@ use crate::{
 /// An event's name and its fields.
 pub type Event = (&'static str, Value);
 
-/// Parts in the making. Only the last one goes on.
+/// Items in the making. Only the last one goes on.
 #[derive(Debug)]
 pub struct Items {
     functions: Functions,
@@ -39,11 +39,11 @@ impl Items {
         &self.written
     }
 
-    /// Add what was said, with the scores of its tokens. Returns what a stream says of it.
-    pub fn take(&mut self, said: Vec<ToolEvent>, mut scores: Vec<Value>) -> Vec<Event> {
+    /// Add what is new, with the scores of its tokens. Returns what a stream says of it.
+    pub fn take(&mut self, new: Vec<ToolEvent>, mut scores: Vec<Value>) -> Vec<Event> {
         let mut events = Vec::new();
-        for said in said {
-            match said {
+        for event in new {
+            match event {
                 ToolEvent::Content(text) => self.text(text, std::mem::take(&mut scores), &mut events),
                 ToolEvent::CallStart { name, .. } => {
                     self.close("completed", &mut events);

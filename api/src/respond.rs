@@ -1,0 +1,123 @@
+//! [`respond`]: the one loop that turns outputs in the making into an answer, whole or streamed, and
+//! [`Dialect`]: what an API adds to it.
+
+use std::ops::ControlFlow;
+
+use axum::response::Response;
+use tokio::time::timeout;
+
+use crate::{
+    chat_generation::{ChatGeneration, OutputDelta},
+    outcome::{FinishWords, Outcome},
+    protocol::ApiError,
+    stream::{self, FrameSender, Frames},
+};
+
+/// How an API writes an answer down.
+///
+/// A whole answer takes the same deltas as a streamed one, so the two cannot differ; its frames are not kept.
+pub trait Dialect: Sized + Send + 'static {
+    /// What an output's end is called.
+    const WORDS: FinishWords;
+
+    /// The `Content-Type` of a stream.
+    const CONTENT_TYPE: &'static str = stream::EVENTS;
+
+    /// What a stream says before anything has been generated.
+    fn open(&mut self, _generation: &ChatGeneration, _frames: &mut Frames) {}
+
+    /// Something is new. An outcome in it is one that the API has a name for.
+    fn delta(&mut self, generation: &ChatGeneration, delta: OutputDelta, frames: &mut Frames);
+
+    /// Nothing is new, and the connection must be kept awake.
+    fn idle(&mut self, generation: &ChatGeneration, frames: &mut Frames);
+
+    /// Whether the output is to end here, as if it had reached its length.
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    /// All outputs have ended.
+    fn close(&mut self, generation: &ChatGeneration, frames: &mut Frames);
+
+    /// An output has failed, and the stream with it.
+    fn fail(&mut self, generation: &ChatGeneration, error: ApiError, frames: &mut Frames);
+
+    /// The answer in one piece, after the last delta.
+    fn whole(self, generation: &ChatGeneration) -> Response;
+}
+
+/// Answer: as a stream, or with the first error or the whole answer.
+///
+/// A stream lives inside the response's body and pulls one delta after the other; there is no task. Dropping
+/// the body aborts what has not ended.
+pub async fn respond<D: Dialect>(generation: ChatGeneration, dialect: D) -> Result<Response, ApiError> {
+    let answer = Answer { generation, dialect };
+    match answer.generation.streams() {
+        true => Ok(stream::response(D::CONTENT_TYPE, |sender| answer.stream(sender))),
+        false => answer.whole().await,
+    }
+}
+
+struct Answer<D> {
+    generation: ChatGeneration,
+    dialect: D,
+}
+
+impl<D: Dialect> Answer<D> {
+    async fn whole(mut self) -> Result<Response, ApiError> {
+        let mut frames = Frames::discarded();
+        loop {
+            let next = self.generation.next().await;
+            if let ControlFlow::Break(end) = self.take(next, &mut frames) {
+                return end.map(|()| self.dialect.whole(&self.generation));
+            }
+        }
+    }
+
+    async fn stream(mut self, sender: FrameSender) {
+        let mut frames = Frames::default();
+        self.dialect.open(&self.generation, &mut frames);
+        loop {
+            sender.send(&mut frames).await;
+            let Ok(next) = timeout(self.generation.state().keep_alive(), self.generation.next()).await else {
+                self.dialect.idle(&self.generation, &mut frames);
+                continue;
+            };
+            if let ControlFlow::Break(end) = self.take(next, &mut frames) {
+                match end {
+                    Ok(()) => self.dialect.close(&self.generation, &mut frames),
+                    Err(error) => self.dialect.fail(&self.generation, error, &mut frames),
+                }
+                return sender.send(&mut frames).await;
+            }
+        }
+    }
+
+    /// Take what is next. Breaks at the end of the answer.
+    fn take(&mut self, next: Option<OutputDelta>, frames: &mut Frames) -> ControlFlow<Result<(), ApiError>> {
+        let Some(mut delta) = next else {
+            let complete = self.generation.has_ended();
+            return ControlFlow::Break(if complete {
+                Ok(())
+            } else {
+                Err(ApiError::internal("the answer has no end"))
+            });
+        };
+        let error = delta.outcome.as_ref().and_then(|outcome| outcome.error(&D::WORDS));
+        delta.outcome = delta.outcome.filter(|_| error.is_none());
+        let (index, goes_on) = (delta.index, delta.outcome.is_none());
+        if !delta.is_empty() || error.is_none() {
+            self.dialect.delta(&self.generation, delta, frames);
+        }
+        match error {
+            Some(error) => ControlFlow::Break(Err(error)),
+            None if goes_on && self.dialect.is_over() => {
+                let end = OutputDelta { index, outcome: Some(Outcome::Length), ..OutputDelta::default() };
+                self.dialect.delta(&self.generation, end, frames);
+                ControlFlow::Break(Ok(()))
+            }
+            None => ControlFlow::Continue(()),
+        }
+    }
+}
