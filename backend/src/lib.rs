@@ -33,4 +33,4 @@ pub use paged::{PagedBatch, Span};
 pub use precision::Precision;
 pub use quant::{ByteOwner, PackedMatrix, QuantFormat, SharedBytes};
 pub use reference::RefBackend;
-pub use sampling::{Fault, LogitTask, LogprobsOf, RowOutput, RowTask, SamplingParams, TokenCounts, TokenMask};
+pub use sampling::{LogitFault, LogitTask, LogprobsOf, RowOutput, RowTask, SamplingParams, TokenCounts, TokenMask};

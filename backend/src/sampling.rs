@@ -166,12 +166,12 @@ pub struct RowOutput {
     /// The tokens asked for by id, in the order asked.
     pub requested: Vec<(u32, f32)>,
     /// Why there is no token: then `token` means nothing and the request must fail.
-    pub fault: Option<Fault>,
+    pub fault: Option<LogitFault>,
 }
 
 /// Why no token could be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum LogitFault {
     /// The network's logits held a NaN, a +∞ or no finite value.
     NotFinite,
     /// The logits were sound; bans, mask, penalties and bias of the request left no finite one.
@@ -192,7 +192,7 @@ const GREEDY_BELOW: f32 = 1e-6;
 pub fn sample_row(logits: &mut [f32], task: &LogitTask) -> RowOutput {
     let failed = |fault| RowOutput { fault: Some(fault), ..RowOutput::default() };
     if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) || !logits.iter().any(|x| x.is_finite()) {
-        return failed(Fault::NotFinite);
+        return failed(LogitFault::NotFinite);
     }
     match &task.task {
         RowTask::Score { target } => report(logits, 1.0, *target, task),
@@ -203,7 +203,7 @@ pub fn sample_row(logits: &mut [f32], task: &LogitTask) -> RowOutput {
             adjust(logits, params, counts.as_deref(), banned, mask.as_deref());
             let (best, top) = argmax(logits);
             if !top.is_finite() || logits.iter().any(|x| x.is_nan()) {
-                return failed(Fault::NoToken);
+                return failed(LogitFault::NoToken);
             }
             let greedy = params.temperature < GREEDY_BELOW;
             let token = if greedy { best } else { draw(logits, params, uniform(*seed, *step)) };
@@ -523,19 +523,19 @@ mod tests {
     fn what_is_no_distribution_is_a_fault_and_no_token() {
         for logits in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [f32::NEG_INFINITY; 2]] {
             let fault = sampled(&logits, &row(SamplingParams::default(), 0, 0)).fault;
-            assert_eq!(fault, Some(Fault::NotFinite), "{logits:?}");
+            assert_eq!(fault, Some(LogitFault::NotFinite), "{logits:?}");
         }
         let excluding = |change: fn(&mut SamplingParams, &mut Arc<[u32]>)| {
             let mut task = row(SamplingParams::default(), 0, 0);
             with(&mut task, |params, _, banned| change(params, banned));
             sampled(&[1.0, 2.0], &task).fault
         };
-        assert_eq!(excluding(|_, banned| *banned = Arc::new([0, 1])), Some(Fault::NoToken));
-        assert_eq!(excluding(|params, _| params.logit_bias = vec![(0, f32::MAX); 2]), Some(Fault::NoToken));
+        assert_eq!(excluding(|_, banned| *banned = Arc::new([0, 1])), Some(LogitFault::NoToken));
+        assert_eq!(excluding(|params, _| params.logit_bias = vec![(0, f32::MAX); 2]), Some(LogitFault::NoToken));
         let mut task = row(SamplingParams::default(), 0, 0);
         let RowTask::Sample { mask, .. } = &mut task.task else { unreachable!("rows sample here") };
         *mask = Some(Arc::new(TokenMask::new(Vec::new())));
-        assert_eq!(sampled(&[1.0, 2.0], &task).fault, Some(Fault::NoToken));
+        assert_eq!(sampled(&[1.0, 2.0], &task).fault, Some(LogitFault::NoToken));
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub enum CpuError {
 }
 
 /// Working space of all operations.
-pub(crate) struct Scratch {
+pub(crate) struct OpScratch {
     pub(crate) product: ProductScratch,
     pub(crate) moe: MoeScratch,
     pub(crate) attention: AttentionScratch,
@@ -70,7 +70,7 @@ pub(crate) struct Scratch {
 pub struct CpuBackend {
     pub(crate) kernels: Kernels,
     pub(crate) pool: Pool,
-    scratch: Mutex<Scratch>,
+    scratch: Mutex<OpScratch>,
 }
 
 impl CpuBackend {
@@ -81,7 +81,7 @@ impl CpuBackend {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(CpuError::Threads { threads });
         }
-        let scratch = Scratch {
+        let scratch = OpScratch {
             product: ProductScratch::default(),
             moe: MoeScratch::new(threads),
             attention: AttentionScratch::new(threads),
@@ -91,7 +91,7 @@ impl CpuBackend {
 
     /// Held for one operation. A panic leaves nothing in it that the next operation reads before it
     /// writes, so poison means nothing.
-    pub(crate) fn scratch(&self) -> MutexGuard<'_, Scratch> {
+    pub(crate) fn scratch(&self) -> MutexGuard<'_, OpScratch> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

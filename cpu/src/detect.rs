@@ -6,9 +6,9 @@ use quern_backend::{KernelChoice, KvFormat, Precision, QuantFormat};
 
 use crate::{
     CpuError,
-    arch::{self, AttendEntry, ChainsEntry, Entries, GemmEntry, PanelEntry},
-    attention::{Partition, Queries},
-    dot::Layout,
+    arch::{self, AttendEntry, GemmEntry, KernelEntries, PanelEntry, ThroughputEntry},
+    attention::{Partition, QueryLayout},
+    dot::ActivationLayout,
     gemm::Gemm,
     matrix::Matrix,
 };
@@ -90,7 +90,7 @@ impl Isa {
         Self::ALL.into_iter().rfind(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
     }
 
-    fn entries(self) -> Entries {
+    fn entries(self) -> KernelEntries {
         match self {
             #[cfg(target_arch = "x86_64")]
             Isa::Scalar if std::arch::is_x86_feature_detected!("fma") => arch::scalar::fused::ENTRIES,
@@ -175,7 +175,7 @@ enum Product {
 pub(crate) struct Kernels {
     isa: Isa,
     precision: Precision,
-    entries: Entries,
+    entries: KernelEntries,
 }
 
 impl Kernels {
@@ -198,35 +198,37 @@ impl Kernels {
     }
 
     /// The kernel for weights of `format`, how its inputs lie, and its name.
-    fn product(&self, format: QuantFormat) -> (Product, Layout, &'static str) {
+    fn product(&self, format: QuantFormat) -> (Product, ActivationLayout, &'static str) {
         let e = &self.entries;
         let (plain, native) = match format {
-            QuantFormat::F32 => return (Product::Mapped(e.gemm_f32), Layout::Plain, "f32 fma"),
-            QuantFormat::F16 => return (Product::Mapped(e.gemm_f16), Layout::Plain, "f16 expanded, f32 fma"),
+            QuantFormat::F32 => return (Product::Mapped(e.gemm_f32), ActivationLayout::Plain, "f32 fma"),
+            QuantFormat::F16 => return (Product::Mapped(e.gemm_f16), ActivationLayout::Plain, "f16 expanded, f32 fma"),
             QuantFormat::BF16 => (e.gemm_bf16, e.native_bf16),
             QuantFormat::Fp8Block128 => (e.gemm_fp8, e.native_fp8),
             blocks => {
                 return match self.precision {
-                    Precision::F32 => (Product::Panels((e.panels_f32)(blocks)), Layout::Plain, "expanded, f32 fma"),
-                    Precision::Bf16 => (Product::Panels((e.panels_int8)(blocks)), Layout::Int8, e.int8),
+                    Precision::F32 => {
+                        (Product::Panels((e.panels_f32)(blocks)), ActivationLayout::Plain, "expanded, f32 fma")
+                    }
+                    Precision::Bf16 => (Product::Panels((e.panels_int8)(blocks)), ActivationLayout::Int8, e.int8),
                 };
             }
         };
         let (kernel, layout, name) = match (self.precision, native) {
-            (Precision::F32, _) => (plain, Layout::Split, "expanded, f32 fma"),
-            (Precision::Bf16, None) => (plain, Layout::SplitRounded, "expanded, f32 fma, bf16 inputs"),
-            (Precision::Bf16, Some(native)) => (native, Layout::Bf16, "bf16 dot product"),
+            (Precision::F32, _) => (plain, ActivationLayout::Split, "expanded, f32 fma"),
+            (Precision::Bf16, None) => (plain, ActivationLayout::SplitRounded, "expanded, f32 fma, bf16 inputs"),
+            (Precision::Bf16, Some(native)) => (native, ActivationLayout::Bf16, "bf16 dot product"),
         };
         (Product::Mapped(kernel), layout, name)
     }
 
     /// How inputs must lie to meet weights of `format`.
-    pub(crate) fn layout(&self, format: QuantFormat) -> Layout {
+    pub(crate) fn layout(&self, format: QuantFormat) -> ActivationLayout {
         self.product(format).1
     }
 
-    /// See [`Layout::prepare`].
-    pub(crate) fn prepare(&self, layout: Layout, x: &[f32], out: &mut [f32]) {
+    /// See [`ActivationLayout::prepare`].
+    pub(crate) fn prepare(&self, layout: ActivationLayout, x: &[f32], out: &mut [f32]) {
         // SAFETY: `choose` found the CPU's features; slices know their lengths.
         unsafe { (self.entries.prepare)(layout, x, out) }
     }
@@ -284,16 +286,17 @@ impl Kernels {
     }
 
     /// The kernel for keys and values in `format`, and how queries must lie to meet them.
-    fn attention(&self, format: KvFormat) -> (AttendEntry, Queries) {
+    fn attention(&self, format: KvFormat) -> (AttendEntry, QueryLayout) {
         let plain = (self.entries.attend)(format);
         if self.precision == Precision::F32 || !format.is_in_bf16() {
-            return (plain, Queries::Exact);
+            return (plain, QueryLayout::F32);
         }
-        (self.entries.native_attend)(format).map_or((plain, Queries::Rounded), |native| (native, Queries::Pairs))
+        (self.entries.native_attend)(format)
+            .map_or((plain, QueryLayout::Bf16InF32), |native| (native, QueryLayout::Bf16Pairs))
     }
 
     /// How queries must lie to meet keys in `format`.
-    pub(crate) fn queries(&self, format: KvFormat) -> Queries {
+    pub(crate) fn query_layout(&self, format: KvFormat) -> QueryLayout {
         self.attention(format).1
     }
 
@@ -313,10 +316,10 @@ impl Kernels {
         unsafe { (self.entries.fold)(state, partial, dim) }
     }
 
-    /// See `roof.rs`: f32 chains, bfloat16 chains where products use them, integer chains.
-    pub(crate) fn chains(&self) -> (ChainsEntry, Option<ChainsEntry>, ChainsEntry) {
+    /// See `machine_peaks.rs`: loops of f32 multiply-adds, of bfloat16 ones where products use them, of integer ones.
+    pub(crate) fn throughput_loops(&self) -> (ThroughputEntry, Option<ThroughputEntry>, ThroughputEntry) {
         let e = &self.entries;
-        (e.chains, e.native_chains.filter(|_| self.precision == Precision::Bf16), e.int8_chains)
+        (e.fma_throughput, e.native_fma_throughput.filter(|_| self.precision == Precision::Bf16), e.int8_throughput)
     }
 
     /// Every choice, for the start-up summary.
@@ -330,10 +333,10 @@ impl Kernels {
             }
         }
         for format in KvFormat::ALL {
-            let how = match self.queries(format) {
-                Queries::Exact => "f32 fma",
-                Queries::Rounded => "f32 fma, bf16 inputs",
-                Queries::Pairs => "bf16 dot product",
+            let how = match self.query_layout(format) {
+                QueryLayout::F32 => "f32 fma",
+                QueryLayout::Bf16InF32 => "f32 fma, bf16 inputs",
+                QueryLayout::Bf16Pairs => "bf16 dot product",
             };
             let kernel = format!("{isa}: {how}, partitions of {}", crate::attention::PARTITION);
             choices.push(KernelChoice { op: "attention", format: Some(format.to_string()), kernel });
@@ -373,7 +376,7 @@ mod tests {
                     let weight = Weight::new(&pool, None, &[matrix(&mut random, format, rows, 512)]).unwrap();
                     let x = random.values(tokens * 512);
                     let product = |panels_int8| {
-                        let kernels = Kernels { entries: Entries { panels_int8, ..kernels.entries }, ..kernels };
+                        let kernels = Kernels { entries: KernelEntries { panels_int8, ..kernels.entries }, ..kernels };
                         let (mut input, mut out) = (Buffer::zeroed(tokens, 512), Buffer::zeroed(tokens, rows));
                         input.values_mut().copy_from_slice(&x);
                         linear(&kernels, &pool, &mut ProductScratch::default(), &input, &weight, &mut out);

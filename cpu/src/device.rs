@@ -2,7 +2,7 @@
 
 use quern_backend::{Device, DeviceMemory, KernelChoice, MachinePeaks};
 
-use crate::{CpuBackend, detect::Isa, roof};
+use crate::{CpuBackend, detect::Isa, machine_peaks};
 
 impl Device for CpuBackend {
     fn name(&self) -> &'static str {
@@ -30,10 +30,10 @@ impl Device for CpuBackend {
     }
 
     fn measure(&self, go_on: &dyn Fn() -> bool) -> Option<MachinePeaks> {
-        roof::measure(self, go_on)
+        machine_peaks::measure(self, go_on)
     }
 
     fn measured_bytes(&self) -> u64 {
-        roof::READ_BYTES as u64
+        machine_peaks::READ_BYTES as u64
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 
 /// How inputs are laid out for a kernel, prepared once for all rows of weights that meet them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
+pub(crate) enum ActivationLayout {
     /// f32 in order.
     Plain,
     /// For each 32 columns: 16 f32 of even index, then 16 of odd index. Pairs of 16-bit weights come
@@ -27,17 +27,22 @@ pub(crate) enum Layout {
     Int8,
 }
 
-impl Layout {
+impl ActivationLayout {
     /// All layouts, by index.
-    pub(crate) const ALL: [Layout; 5] =
-        [Layout::Plain, Layout::Split, Layout::SplitRounded, Layout::Bf16, Layout::Int8];
+    pub(crate) const ALL: [ActivationLayout; 5] = [
+        ActivationLayout::Plain,
+        ActivationLayout::Split,
+        ActivationLayout::SplitRounded,
+        ActivationLayout::Bf16,
+        ActivationLayout::Int8,
+    ];
 
     /// Bytes of a prepared row: whole steps and whole cache lines.
     pub(crate) fn row_bytes(self, cols: usize) -> usize {
         let element = match self {
-            Layout::Bf16 => 2,
+            ActivationLayout::Bf16 => 2,
             // An odd number of cache lines, so that rows do not meet in the same places of a cache.
-            Layout::Int8 => return (cols.div_ceil(BLOCK) | 1) * RECORD_BYTES,
+            ActivationLayout::Int8 => return (cols.div_ceil(BLOCK) | 1) * RECORD_BYTES,
             _ => 4,
         };
         cols.next_multiple_of(32) * element
@@ -48,13 +53,13 @@ impl Layout {
     pub(crate) fn prepare(self, x: &[f32], out: &mut [f32]) {
         debug_assert_eq!(out.len() * 4, self.row_bytes(x.len()), "a prepared row of {} columns", x.len());
         match self {
-            Layout::Plain => {
+            ActivationLayout::Plain => {
                 out[..x.len()].copy_from_slice(x);
                 out[x.len()..].fill(0.0);
             }
-            Layout::Split => split(x, out, |v| v),
-            Layout::SplitRounded => split(x, out, round_to_bf16),
-            Layout::Bf16 => {
+            ActivationLayout::Split => split(x, out, |v| v),
+            ActivationLayout::SplitRounded => split(x, out, round_to_bf16),
+            ActivationLayout::Bf16 => {
                 let pair =
                     |even: f32, odd: f32| f32::from_bits(u32::from(to_bf16(even)) | u32::from(to_bf16(odd)) << 16);
                 let pairs = x.chunks_exact(2);
@@ -62,7 +67,7 @@ impl Layout {
                 let words = pairs.map(|p| pair(p[0], p[1])).chain(last).chain(std::iter::repeat(0.0));
                 out.iter_mut().zip(words).for_each(|(o, w)| *o = w);
             }
-            Layout::Int8 => quantise(x, out),
+            ActivationLayout::Int8 => quantise(x, out),
         }
     }
 }
@@ -89,7 +94,7 @@ pub(crate) trait Dot<L: Lanes> {
     /// Steps that share a scale; 0 where there are no scales.
     const BLOCK_STEPS: usize;
     /// How the inputs must lie.
-    const LAYOUT: Layout;
+    const LAYOUT: ActivationLayout;
     /// The weights of a step, in registers.
     type Weights: Copy;
 
@@ -106,7 +111,7 @@ impl<L: Lanes> Dot<L> for F32 {
     const STEP: usize = LANES;
     const WEIGHT_BYTES: usize = 4 * LANES;
     const BLOCK_STEPS: usize = 0;
-    const LAYOUT: Layout = Layout::Plain;
+    const LAYOUT: ActivationLayout = ActivationLayout::Plain;
     type Weights = L::F;
 
     #[inline(always)]
@@ -127,7 +132,7 @@ impl<L: Lanes> Dot<L> for F16 {
     const STEP: usize = LANES;
     const WEIGHT_BYTES: usize = 2 * LANES;
     const BLOCK_STEPS: usize = 0;
-    const LAYOUT: Layout = Layout::Plain;
+    const LAYOUT: ActivationLayout = ActivationLayout::Plain;
     type Weights = L::F;
 
     #[inline(always)]
@@ -156,7 +161,7 @@ impl<L: Lanes> Dot<L> for Bf16 {
     const STEP: usize = 2 * LANES;
     const WEIGHT_BYTES: usize = 4 * LANES;
     const BLOCK_STEPS: usize = 0;
-    const LAYOUT: Layout = Layout::Split;
+    const LAYOUT: ActivationLayout = ActivationLayout::Split;
     type Weights = (L::F, L::F);
 
     #[inline(always)]
@@ -177,7 +182,7 @@ impl<L: Lanes> Dot<L> for Fp8 {
     const STEP: usize = 2 * LANES;
     const WEIGHT_BYTES: usize = 2 * LANES;
     const BLOCK_STEPS: usize = 4;
-    const LAYOUT: Layout = Layout::Split;
+    const LAYOUT: ActivationLayout = ActivationLayout::Split;
     type Weights = (L::F, L::F);
 
     #[inline(always)]
@@ -199,20 +204,20 @@ mod tests {
     fn prepared_rows_hold_every_column_once_and_zeros_behind() {
         for cols in [1, 2, 15, 16, 31, 32, 33, 64, 77] {
             let x: Vec<f32> = (1..=cols).map(|v| v as f32).collect();
-            let prepared = |layout: Layout| {
+            let prepared = |layout: ActivationLayout| {
                 let mut out = vec![f32::NAN; layout.row_bytes(cols) / 4];
                 layout.prepare(&x, &mut out);
                 out
             };
-            let plain = prepared(Layout::Plain);
+            let plain = prepared(ActivationLayout::Plain);
             assert_eq!(&plain[..cols], &x);
             assert!(plain[cols..].iter().all(|&v| v == 0.0));
-            for (i, pair) in prepared(Layout::Bf16).iter().enumerate() {
+            for (i, pair) in prepared(ActivationLayout::Bf16).iter().enumerate() {
                 let bits = pair.to_bits();
                 assert_eq!(f32::from_bits(bits << 16), plain[2 * i]);
                 assert_eq!(f32::from_bits(bits & 0xffff_0000), plain[2 * i + 1]);
             }
-            for (block, out) in plain.chunks(32).zip(prepared(Layout::Split).chunks(32)) {
+            for (block, out) in plain.chunks(32).zip(prepared(ActivationLayout::Split).chunks(32)) {
                 for i in 0..LANES {
                     assert_eq!((out[i], out[LANES + i]), (block[2 * i], block[2 * i + 1]));
                 }

@@ -21,10 +21,10 @@ use crate::{
     dot::Dot,
     lanes::{LANES, LINE, Lanes},
     matrix::Matrix,
-    memory::Disjoint,
+    memory::DisjointMut,
 };
 
-/// Rows of inputs as a kernel wants them (`dot::Layout`).
+/// Rows of inputs as a kernel wants them (`dot::ActivationLayout`).
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     /// All rows, one after the other.
@@ -42,7 +42,7 @@ pub(crate) struct Gemm<'a, M = PackedMatrix> {
     /// Row of `x` of each token.
     pub(crate) x_rows: &'a [u32],
     /// `[_, out_stride]`.
-    pub(crate) out: Disjoint<'a, f32>,
+    pub(crate) out: DisjointMut<'a, f32>,
     pub(crate) out_stride: usize,
     /// Row of `out` of each token.
     pub(crate) out_rows: &'a [u32],

@@ -4,7 +4,7 @@ use quern_backend::{KeyOrValue, KvSpec};
 
 use crate::{
     attention::FEATURES,
-    memory::{Disjoint, Region},
+    memory::{DisjointMut, Region},
 };
 
 /// Pages of all layers. A head's `dim` is padded in memory, so kernels have no rest to mind; Qwen3's 128
@@ -51,7 +51,7 @@ pub(crate) fn head_bytes(spec: &KvSpec) -> usize {
 pub(crate) struct LayerPages<'a> {
     spec: KvSpec,
     layer: usize,
-    bytes: Disjoint<'a, u8>,
+    bytes: DisjointMut<'a, u8>,
 }
 
 impl LayerPages<'_> {

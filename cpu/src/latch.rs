@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Looks at a latch before the core is offered to others.
-const LOOKS: usize = 4096;
+const SPINS: usize = 4096;
 
 /// Latches by number.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub(crate) struct Latches {
     /// Parts that are missing, and one for finishing.
     missing: Vec<AtomicUsize>,
     /// Someone panicked, so that some latch may never open.
-    given_up: AtomicBool,
+    poisoned: AtomicBool,
 }
 
 impl Latches {
@@ -25,19 +25,19 @@ impl Latches {
     pub(crate) fn reset(&mut self, count: usize) {
         self.missing.clear();
         self.missing.resize_with(count, || AtomicUsize::new(0));
-        *self.given_up.get_mut() = false;
+        *self.poisoned.get_mut() = false;
     }
 
     /// One part more for latch `number`, before work begins.
-    pub(crate) fn expect(&mut self, number: usize) {
+    pub(crate) fn add(&mut self, number: usize) {
         let missing = self.missing[number].get_mut();
         *missing = (*missing).max(1) + 1;
     }
 
     /// Make a part of what latch `number` stands before, and `finish` it if that was the last. A panic lets all who
     /// wait go on; the pool reports it when they are done.
-    pub(crate) fn bring(&self, number: usize, part: impl FnOnce(), finish: impl FnOnce()) {
-        let unless_done = GiveUp(&self.given_up);
+    pub(crate) fn arrive(&self, number: usize, part: impl FnOnce(), finish: impl FnOnce()) {
+        let unless_done = PoisonOnUnwind(&self.poisoned);
         part();
         // Acquires what the others brought.
         if self.missing[number].fetch_sub(1, Ordering::AcqRel) == 2 {
@@ -49,22 +49,22 @@ impl Latches {
 
     /// Wait until latch `number` is open; says whether it is, or will never be.
     pub(crate) fn wait(&self, number: usize) -> bool {
-        let mut looks = 0;
+        let mut spins = 0;
         while self.missing[number].load(Ordering::Acquire) > 0 {
-            if self.given_up.load(Ordering::Relaxed) {
+            if self.poisoned.load(Ordering::Relaxed) {
                 return false;
             }
-            looks += 1;
-            if looks < LOOKS { std::hint::spin_loop() } else { thread::yield_now() }
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
         }
         true
     }
 }
 
 /// Sets its flag when it is dropped.
-struct GiveUp<'a>(&'a AtomicBool);
+struct PoisonOnUnwind<'a>(&'a AtomicBool);
 
-impl Drop for GiveUp<'_> {
+impl Drop for PoisonOnUnwind<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -84,7 +84,7 @@ mod tests {
             let (latches_count, parts) = (7, 5);
             let mut latches = Latches::default();
             latches.reset(latches_count);
-            (0..latches_count * parts).for_each(|part| latches.expect(part / parts));
+            (0..latches_count * parts).for_each(|part| latches.add(part / parts));
             let brought: Vec<_> = (0..latches_count * parts).map(|_| AtomicUsize::new(0)).collect();
             let finished: Vec<_> = (0..latches_count).map(|_| AtomicUsize::new(0)).collect();
             let sum = |latch: usize| {
@@ -92,7 +92,7 @@ mod tests {
             };
             let bring = |_: usize, part: usize| {
                 let latch = part / parts;
-                latches.bring(
+                latches.arrive(
                     latch,
                     || brought[part].store(part + 1, Ordering::Relaxed),
                     || finished[latch].store(sum(latch), Ordering::Relaxed),
@@ -112,9 +112,9 @@ mod tests {
         let pool = Pool::new(3).unwrap();
         let mut latches = Latches::default();
         latches.reset(2);
-        latches.expect(0);
-        latches.expect(1);
-        let bring = |_: usize, latch: usize| latches.bring(latch, || assert_eq!(latch, 0, "part {latch}"), || ());
+        latches.add(0);
+        latches.add(1);
+        let bring = |_: usize, latch: usize| latches.arrive(latch, || assert_eq!(latch, 0, "part {latch}"), || ());
         let wait = |_: usize, latch: usize| {
             latches.wait(latch);
         };

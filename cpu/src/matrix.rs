@@ -4,7 +4,7 @@ use quern_backend::{PackedMatrix, QuantFormat, UploadError};
 
 use crate::{
     lanes::LANES,
-    panels::{PanelFile, Panels},
+    panels::{PackedWeightCache, Panels},
     pool::Pool,
 };
 
@@ -54,7 +54,7 @@ impl Matrix {
     /// Take `matrices`, those made of blocks repacked into one region, see [`Panels::pack`].
     pub(crate) fn take(
         pool: &Pool,
-        file: Option<&mut PanelFile>,
+        file: Option<&mut PackedWeightCache>,
         matrices: &[PackedMatrix],
     ) -> Result<Vec<Self>, UploadError> {
         let has_blocks = |matrix: &&PackedMatrix| matrix.format().blocks().is_some();

@@ -6,25 +6,25 @@ use std::{fs::File, io, marker::PhantomData, ops::Range, os::fd::AsRawFd, ptr::N
 /// A cache line of f32, so that vectors of them begin on one.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+struct CacheLine([f32; 16]);
 
 /// A growable f32 vector that begins on a cache line.
 #[derive(Debug, Default)]
 pub(crate) struct AlignedVec {
-    lines: Vec<Line>,
+    lines: Vec<CacheLine>,
     len: usize,
 }
 
 impl AlignedVec {
     /// `len` zeros.
     pub(crate) fn zeroed(len: usize) -> Self {
-        Self { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+        Self { lines: vec![CacheLine([0.0; 16]); len.div_ceil(16)], len }
     }
 
     /// At least `len` elements of which the caller knows nothing; allocates only to grow.
     pub(crate) fn at_least(&mut self, len: usize) -> &mut [f32] {
         if self.len < len {
-            self.lines.resize(len.div_ceil(16), Line([0.0; 16]));
+            self.lines.resize(len.div_ceil(16), CacheLine([0.0; 16]));
             self.len = len;
         }
         &mut self[..len]
@@ -35,7 +35,7 @@ impl std::ops::Deref for AlignedVec {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: `Line` is 16 f32 without padding, and `len <= 16 * lines.len()`.
+        // SAFETY: `CacheLine` is 16 f32 without padding, and `len <= 16 * lines.len()`.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }
@@ -49,17 +49,17 @@ impl std::ops::DerefMut for AlignedVec {
 
 /// A mapping that this process owns: unmapped when it is dropped.
 #[derive(Debug)]
-struct Mapping {
+struct OwnedMapping {
     start: NonNull<u8>,
     len: usize,
 }
 
 // SAFETY: a mapping is owned like a `Box<[u8]>`; access follows the borrow of `Region` or `ReadRegion`.
-unsafe impl Send for Mapping {}
+unsafe impl Send for OwnedMapping {}
 // SAFETY: as above.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for OwnedMapping {}
 
-impl Mapping {
+impl OwnedMapping {
     /// `len` bytes of `file` from `at` on, shared with everybody who maps the file.
     fn of_file(file: &File, at: u64, len: usize, protection: libc::c_int) -> io::Result<Self> {
         let at = libc::off_t::try_from(at).expect("files are shorter than 2^63 bytes");
@@ -90,7 +90,7 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for OwnedMapping {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: `mmap` gave these `len` bytes to this value (a mapping of none is dangling), and no borrow of
@@ -102,13 +102,13 @@ impl Drop for Mapping {
 
 /// Writable memory that the operating system provides page by page on first touch: zeroed, or a part of a file.
 #[derive(Debug)]
-pub(crate) struct Region(Mapping);
+pub(crate) struct Region(OwnedMapping);
 
 impl Region {
     /// `len` bytes, or `None` if the operating system refuses.
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
         if len == 0 {
-            return Some(Self(Mapping { start: NonNull::<Line>::dangling().cast(), len }));
+            return Some(Self(OwnedMapping { start: NonNull::<CacheLine>::dangling().cast(), len }));
         }
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -117,26 +117,26 @@ impl Region {
         if start == libc::MAP_FAILED {
             return None;
         }
-        let mapping = Mapping { start: NonNull::new(start.cast())?, len };
+        let mapping = OwnedMapping { start: NonNull::new(start.cast())?, len };
         mapping.advise_huge_pages();
         Some(Self(mapping))
     }
 
     /// `len` bytes of a file from `at` on, to write and to read.
     pub(crate) fn shared(file: &File, at: u64, len: usize) -> io::Result<Self> {
-        Mapping::of_file(file, at, len, libc::PROT_READ | libc::PROT_WRITE).map(Self)
+        OwnedMapping::of_file(file, at, len, libc::PROT_READ | libc::PROT_WRITE).map(Self)
     }
 
     /// The bytes as f32, as many as are whole.
     pub(crate) fn words(&mut self) -> &mut [f32] {
-        // SAFETY: the mapping is writable and begins on a page (or, of no bytes, on a `Line`), so it is aligned; every
+        // SAFETY: the mapping is writable and begins on a page (or, of no bytes, on a `CacheLine`), so it is aligned; every
         // bit pattern is an f32; the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr().cast(), self.0.len / 4) }
     }
 
     /// The bytes, for several workers.
-    pub(crate) fn disjoint(&mut self) -> Disjoint<'_, u8> {
-        Disjoint { start: self.0.start.as_ptr(), len: self.0.len, borrow: PhantomData }
+    pub(crate) fn disjoint(&mut self) -> DisjointMut<'_, u8> {
+        DisjointMut { start: self.0.start.as_ptr(), len: self.0.len, borrow: PhantomData }
     }
 
     /// The same memory, which nobody writes any more.
@@ -147,12 +147,12 @@ impl Region {
 
 /// Memory that is only read: a frozen [`Region`], or a part of a file that was mapped without the right to write it.
 #[derive(Debug)]
-pub(crate) struct ReadRegion(Mapping);
+pub(crate) struct ReadRegion(OwnedMapping);
 
 impl ReadRegion {
     /// `len` bytes of a file from `at` on; what is in memory already is mapped at once.
     pub(crate) fn mapped(file: &File, at: u64, len: usize) -> io::Result<Self> {
-        let mapping = Mapping::of_file(file, at, len, libc::PROT_READ)?;
+        let mapping = OwnedMapping::of_file(file, at, len, libc::PROT_READ)?;
         #[cfg(target_os = "linux")]
         // SAFETY: the range was mapped just now. Advice only: read in order it comes from the disk in large pieces.
         unsafe {
@@ -170,18 +170,18 @@ impl ReadRegion {
 /// A mutable slice whose parts are handed to several workers. That the parts of different workers do
 /// not overlap is each user's proof.
 #[derive(Clone, Copy)]
-pub(crate) struct Disjoint<'a, T> {
+pub(crate) struct DisjointMut<'a, T> {
     start: *mut T,
     len: usize,
     borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a `Disjoint` is a `&mut [T]` whose exclusive use the callers of `part` divide among threads.
-unsafe impl<T: Send> Send for Disjoint<'_, T> {}
+// SAFETY: a `DisjointMut` is a `&mut [T]` whose exclusive use the callers of `part` divide among threads.
+unsafe impl<T: Send> Send for DisjointMut<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+unsafe impl<T: Send> Sync for DisjointMut<'_, T> {}
 
-impl<'a, T> Disjoint<'a, T> {
+impl<'a, T> DisjointMut<'a, T> {
     /// All of `slice`.
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }

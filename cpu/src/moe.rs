@@ -26,10 +26,10 @@ use crate::{
     gemm::Gemm,
     latch::Latches,
     matrix::{Cut, Matrix},
-    memory::{AlignedVec, Disjoint},
-    panels::PanelFile,
+    memory::{AlignedVec, DisjointMut},
+    panels::PackedWeightCache,
     pool::Pool,
-    product::{Prepared, UNIT_TOKENS, Unit, cut_matrix, is_small},
+    product::{PreparedInputs, ProductUnit, UNIT_TOKENS, cut_matrix, is_small},
 };
 
 /// Elements of products that the caller sums sooner than a second worker wakes.
@@ -48,7 +48,7 @@ pub struct Experts {
 impl Experts {
     pub(crate) fn new(
         pool: &Pool,
-        mut file: Option<&mut PanelFile>,
+        mut file: Option<&mut PackedWeightCache>,
         gate: &[PackedMatrix],
         up: &[PackedMatrix],
         down: &[PackedMatrix],
@@ -66,7 +66,7 @@ impl Experts {
 
 /// Working space of one worker.
 #[derive(Debug)]
-struct Bench {
+struct GateUp {
     gate: AlignedVec,
     up: AlignedVec,
 }
@@ -74,15 +74,15 @@ struct Bench {
 /// Working space of [`moe`].
 #[derive(Debug)]
 pub(crate) struct MoeScratch {
-    inputs: Prepared,
-    inner_inputs: Prepared,
+    inputs: PreparedInputs,
+    inner_inputs: PreparedInputs,
     /// `[places, inner]`.
     inner: AlignedVec,
     /// `[slots, hidden]`.
     products: AlignedVec,
     /// Gate and up.
-    units: Vec<Unit>,
-    down_units: Vec<Unit>,
+    units: Vec<ProductUnit>,
+    down_units: Vec<ProductUnit>,
     /// One before the places of each unit, by the first of them.
     latches: Latches,
     /// Where each expert's slots begin in `slots`; one more than experts.
@@ -93,15 +93,15 @@ pub(crate) struct MoeScratch {
     tokens: Vec<u32>,
     /// 0, 1, 2, …
     identity: Vec<u32>,
-    benches: Vec<Bench>,
+    worker_scratch: Vec<GateUp>,
 }
 
 impl MoeScratch {
     pub(crate) fn new(workers: usize) -> Self {
         let room = || AlignedVec::zeroed(Cut::MOST_ROWS * UNIT_TOKENS);
         Self {
-            inputs: Prepared::default(),
-            inner_inputs: Prepared::default(),
+            inputs: PreparedInputs::default(),
+            inner_inputs: PreparedInputs::default(),
             inner: AlignedVec::default(),
             products: AlignedVec::default(),
             units: Vec::new(),
@@ -111,7 +111,7 @@ impl MoeScratch {
             slots: Vec::new(),
             tokens: Vec::new(),
             identity: (0..UNIT_TOKENS as u32).collect(),
-            benches: (0..workers).map(|_| Bench { gate: room(), up: room() }).collect(),
+            worker_scratch: (0..workers).map(|_| GateUp { gate: room(), up: room() }).collect(),
         }
     }
 
@@ -173,7 +173,7 @@ pub(crate) fn moe(
         slots,
         tokens,
         identity,
-        benches,
+        worker_scratch,
     } = scratch;
     let in_use = (0..count).filter(|&e| starts[e] < starts[e + 1]);
     let parts = in_use.clone().map(|e| (starts[e + 1] - starts[e]).div_ceil(UNIT_TOKENS)).sum();
@@ -194,27 +194,27 @@ pub(crate) fn moe(
         cut_matrix(down_units, e, (hidden, cut), slots, share);
     }
     latches.reset(slots.len());
-    units.iter().for_each(|unit| latches.expect(unit.token));
-    let inner_rows = Disjoint::new(rows_inner.at_least(slots.len() * inner));
+    units.iter().for_each(|unit| latches.add(unit.token));
+    let inner_rows = DisjointMut::new(rows_inner.at_least(slots.len() * inner));
     let room = inner_inputs.room(kernels, slots.len(), inner, in_use.map(|e| experts.down[e].format()));
     let products = products.at_least(slots.len() * hidden);
     {
-        let (products, benches) = (Disjoint::new(products), Disjoint::new(benches));
+        let (products, worker_scratch) = (DisjointMut::new(products), DisjointMut::new(worker_scratch));
         let (units, down_units, inputs, latches) = (&*units, &*down_units, &*inputs, &*latches);
         let gate_up = |worker: usize, index: usize| {
             let unit = &units[index];
             let places = unit.token..unit.token + unit.tokens;
             let make = || {
-                // SAFETY: each worker has a bench of its own.
-                let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
-                for (matrix, to) in [(&experts.gate, &mut bench.gate), (&experts.up, &mut bench.up)] {
+                // SAFETY: each worker has scratch of its own.
+                let own = &mut unsafe { worker_scratch.part(worker..worker + 1) }[0];
+                for (matrix, to) in [(&experts.gate, &mut own.gate), (&experts.up, &mut own.up)] {
                     let matrix = &matrix[unit.matrix];
                     let task = Gemm {
                         matrix,
                         rows: unit.row..unit.row + unit.rows,
                         x: inputs.inputs(kernels, matrix.format(), hidden),
                         x_rows: &tokens[places.clone()],
-                        out: Disjoint::new(to),
+                        out: DisjointMut::new(to),
                         out_stride: unit.rows,
                         out_rows: &identity[..unit.tokens],
                         out_column: 0,
@@ -227,7 +227,7 @@ pub(crate) fn moe(
                     // SAFETY: (place, rows of inner) is this unit's alone.
                     let out = unsafe { inner_rows.part(at..at + unit.rows) };
                     let here = i * unit.rows..(i + 1) * unit.rows;
-                    kernels.silu_mul(&bench.gate[here.clone()], &bench.up[here], out);
+                    kernels.silu_mul(&own.gate[here.clone()], &own.up[here], out);
                 }
             };
             let prepare = || {
@@ -238,7 +238,7 @@ pub(crate) fn moe(
                     room.prepare(kernels, format, places.clone(), made);
                 }
             };
-            latches.bring(unit.token, make, prepare);
+            latches.arrive(unit.token, make, prepare);
         };
         let down = |_: usize, index: usize| {
             let unit = &down_units[index];
@@ -268,7 +268,7 @@ pub(crate) fn moe(
     let products = &*products;
     let rows = x.rows();
     let grain = if products.len() <= SMALL_SUM { rows } else { 1 };
-    let out = Disjoint::new(out.values_mut());
+    let out = DisjointMut::new(out.values_mut());
     pool.for_each(rows, grain, |_, range| {
         for row in range {
             // SAFETY: each row is summed by one worker.

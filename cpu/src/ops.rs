@@ -12,7 +12,7 @@ use crate::{
     attention::Attend,
     buffer::{Buffer, Routing},
     kv_cache::KvCache,
-    memory::Disjoint,
+    memory::DisjointMut,
     moe::{self, Experts},
     product::{self, Weight},
     route::route_row,
@@ -28,7 +28,7 @@ impl CpuBackend {
     fn each_row<T: Send>(&self, out: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) + Sync) {
         let rows = out.len() / cols.max(1);
         let grain = if out.len() <= SMALL { rows } else { 1 + SMALL / 4 / cols };
-        let out = Disjoint::new(out);
+        let out = DisjointMut::new(out);
         self.pool.for_each(rows, grain, |_, range| {
             for row in range {
                 // SAFETY: each row is one worker's.
@@ -97,7 +97,7 @@ impl Backend for CpuBackend {
         out.set_rows(residual.rows());
         let cols = residual.cols();
         assert_eq!(out.cols(), cols, "columns of the output and of the residual");
-        let out = Disjoint::new(out.values_mut());
+        let out = DisjointMut::new(out.values_mut());
         self.each_row(residual.values_mut(), cols, |i, row| {
             // SAFETY: row `i` is one worker's.
             let out = unsafe { out.part(i * cols..(i + 1) * cols) };
@@ -171,7 +171,7 @@ impl Backend for CpuBackend {
         routing.set_rows(logits.rows());
         let top_k = routing.top_k();
         let (experts, weights) = routing.parts_mut();
-        let weights = Disjoint::new(weights);
+        let weights = DisjointMut::new(weights);
         self.each_row(experts, top_k, |i, experts| {
             // SAFETY: row `i` is one worker's.
             let weights = unsafe { weights.part(i * top_k..(i + 1) * top_k) };
@@ -196,9 +196,9 @@ impl Backend for CpuBackend {
         assert_eq!(step.outputs.len(), rows.start, "rows of a step are sampled in order");
         let tasks = &step.samples.tasks[rows.clone()];
         step.outputs.resize_with(rows.end, RowOutput::default);
-        let outputs = Disjoint::new(&mut step.outputs[rows]);
+        let outputs = DisjointMut::new(&mut step.outputs[rows]);
         let cols = logits.cols();
-        let rows = Disjoint::new(logits.values_mut());
+        let rows = DisjointMut::new(logits.values_mut());
         self.pool.for_each(tasks.len(), 1, |_, range| {
             for i in range {
                 // SAFETY: row `i` and its output are one worker's.

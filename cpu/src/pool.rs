@@ -34,11 +34,11 @@ use crate::affinity;
 /// short enough that an idle server does not heat the room.
 const SPIN: Duration = Duration::from_micros(40);
 
-type Job = *const (dyn Fn(usize) + Sync);
+type RegionFn = *const (dyn Fn(usize) + Sync);
 
-struct Shared {
+struct PoolState {
     /// The closure of the present region; see the drawing above for who may touch it when.
-    job: UnsafeCell<Option<Job>>,
+    job: UnsafeCell<Option<RegionFn>>,
     /// Counts regions; a worker starts when it changes.
     epoch: AtomicUsize,
     /// Workers that have not finished the present region.
@@ -57,13 +57,13 @@ struct Shared {
 // SAFETY: `job` is the only field that is not `Sync` by itself. It is written by the caller, who holds
 // `Pool::turn`, before the release of `epoch`, and read by workers after they acquire it; the caller
 // does not write it again before it has acquired `remaining == 0`. The closure it points to is `Sync`.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for PoolState {}
 // SAFETY: as above; the pointer is only followed during a region, while the closure is borrowed.
-unsafe impl Send for Shared {}
+unsafe impl Send for PoolState {}
 
 /// A team of threads. The caller's thread is worker 0.
 pub(crate) struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolState>,
     threads: Vec<JoinHandle<()>>,
     /// Whoever holds it runs the present region.
     turn: Mutex<()>,
@@ -115,7 +115,7 @@ impl Pool {
         assert!(workers > 0, "a pool of 0 workers");
         let cores = affinity::allowed_cores();
         let enough = workers <= cores.len();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolState {
             job: UnsafeCell::new(None),
             epoch: AtomicUsize::new(0),
             remaining: AtomicUsize::new(0),
@@ -165,7 +165,8 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. This function does not return, not even by unwinding,
         // before `remaining == 0`, and no worker follows the pointer after its decrement.
-        let job: Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
+        let job: RegionFn =
+            unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
         // SAFETY: `turn` is held and the previous region has ended, so nobody else reads or writes.
         unsafe { *shared.job.get() = Some(job) };
         shared.remaining.store(self.threads.len(), Ordering::Relaxed);
@@ -277,7 +278,7 @@ impl Drop for Pool {
 }
 
 /// A worker's life.
-fn work(shared: &Shared, worker: usize) {
+fn work(shared: &PoolState, worker: usize) {
     let mut seen = 0;
     loop {
         let changed = || shared.epoch.load(Ordering::SeqCst) != seen;

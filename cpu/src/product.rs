@@ -7,11 +7,11 @@ use quern_backend::{PackedMatrix, QuantFormat, UploadError};
 use crate::{
     buffer::Buffer,
     detect::Kernels,
-    dot::Layout,
+    dot::ActivationLayout,
     gemm::{Gemm, Inputs},
     matrix::{Cut, Matrix},
-    memory::{AlignedVec, Disjoint},
-    panels::PanelFile,
+    memory::{AlignedVec, DisjointMut},
+    panels::PackedWeightCache,
     pool::Pool,
 };
 
@@ -44,7 +44,11 @@ pub struct Weight {
 }
 
 impl Weight {
-    pub(crate) fn new(pool: &Pool, file: Option<&mut PanelFile>, parts: &[PackedMatrix]) -> Result<Self, UploadError> {
+    pub(crate) fn new(
+        pool: &Pool,
+        file: Option<&mut PackedWeightCache>,
+        parts: &[PackedMatrix],
+    ) -> Result<Self, UploadError> {
         let cols = parts.first().map_or(0, PackedMatrix::cols);
         assert!(cols > 0 && parts.iter().all(|p| p.cols() == cols), "stacked matrices share their columns");
         Ok(Self { parts: Matrix::take(pool, file, parts)?, rows: parts.iter().map(PackedMatrix::rows).sum(), cols })
@@ -57,7 +61,7 @@ impl Weight {
 
 /// Some rows of one matrix times some tokens.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Unit {
+pub(crate) struct ProductUnit {
     /// Index of the matrix, or of the expert.
     pub(crate) matrix: usize,
     pub(crate) row: usize,
@@ -70,7 +74,7 @@ pub(crate) struct Unit {
 ///
 /// `parts` are all such pieces of the product, each at most [`UNIT_TOKENS`] tokens of a matrix.
 pub(crate) fn cut_matrix(
-    units: &mut Vec<Unit>,
+    units: &mut Vec<ProductUnit>,
     index: usize,
     (rows, cut): (usize, Cut),
     tokens: Range<usize>,
@@ -84,24 +88,24 @@ pub(crate) fn cut_matrix(
     for row in (0..rows).step_by(unit_rows) {
         for token in tokens.clone().step_by(UNIT_TOKENS) {
             let (rows, tokens) = ((rows - row).min(unit_rows), (tokens.end - token).min(UNIT_TOKENS));
-            units.push(Unit { matrix: index, row, rows, token, tokens });
+            units.push(ProductUnit { matrix: index, row, rows, token, tokens });
         }
     }
 }
 
 /// Whether the caller computes `units`, whose rows are `row_bytes` long at most, sooner than a second worker wakes.
-pub(crate) fn is_small(units: &[Unit], row_bytes: usize) -> bool {
+pub(crate) fn is_small(units: &[ProductUnit], row_bytes: usize) -> bool {
     let work: usize = units.iter().map(|unit| unit.rows * unit.tokens).sum();
     work.saturating_mul(row_bytes) <= SMALL
 }
 
 /// Inputs in each layout that some weight wants.
 #[derive(Debug, Default)]
-pub(crate) struct Prepared {
-    rows: [AlignedVec; Layout::ALL.len()],
+pub(crate) struct PreparedInputs {
+    rows: [AlignedVec; ActivationLayout::ALL.len()],
 }
 
-impl Prepared {
+impl PreparedInputs {
     /// Prepare the rows of `x`, `[_, cols]`, for weights of `formats`.
     pub(crate) fn prepare(
         &mut self,
@@ -111,13 +115,13 @@ impl Prepared {
         cols: usize,
         formats: impl Iterator<Item = QuantFormat> + Clone,
     ) {
-        for layout in Layout::ALL {
+        for layout in ActivationLayout::ALL {
             if !formats.clone().any(|format| kernels.layout(format) == layout) {
                 continue;
             }
             let rows = x.len() / cols;
             let stride = layout.row_bytes(cols) / 4;
-            let out = Disjoint::new(self.rows[layout as usize].at_least(rows * stride));
+            let out = DisjointMut::new(self.rows[layout as usize].at_least(rows * stride));
             let grain = if x.len() <= SMALL_INPUTS { rows } else { 1 + SMALL_INPUTS / 4 / cols };
             pool.for_each(rows, grain, |_, range| {
                 for row in range {
@@ -136,11 +140,11 @@ impl Prepared {
         rows: usize,
         cols: usize,
         formats: impl Iterator<Item = QuantFormat>,
-    ) -> Room<'_> {
+    ) -> SharedInputs<'_> {
         for layout in formats.map(|format| kernels.layout(format)) {
             self.rows[layout as usize].at_least(rows * layout.row_bytes(cols) / 4);
         }
-        Room { rows: self.rows.each_mut().map(|rows| Disjoint::new(rows)), cols }
+        SharedInputs { rows: self.rows.each_mut().map(|rows| DisjointMut::new(rows)), cols }
     }
 
     /// The rows prepared for weights of `format` with `cols` columns.
@@ -150,13 +154,13 @@ impl Prepared {
     }
 }
 
-/// [`Prepared`], for several workers.
-pub(crate) struct Room<'a> {
-    rows: [Disjoint<'a, f32>; Layout::ALL.len()],
+/// [`PreparedInputs`], for several workers.
+pub(crate) struct SharedInputs<'a> {
+    rows: [DisjointMut<'a, f32>; ActivationLayout::ALL.len()],
     cols: usize,
 }
 
-impl Room<'_> {
+impl SharedInputs<'_> {
     /// Prepare `rows`, whose elements are `x`, for weights of `format`.
     ///
     /// # Safety
@@ -187,8 +191,8 @@ impl Room<'_> {
 /// Working space of [`linear`].
 #[derive(Debug, Default)]
 pub(crate) struct ProductScratch {
-    pub(crate) prepared: Prepared,
-    pub(crate) units: Vec<Unit>,
+    pub(crate) prepared: PreparedInputs,
+    pub(crate) units: Vec<ProductUnit>,
     /// 0, 1, 2, …
     pub(crate) identity: Vec<u32>,
 }
@@ -227,7 +231,7 @@ pub(crate) fn linear(
     }
     let (units, prepared, identity) = (&scratch.units, &scratch.prepared, &scratch.identity);
     let out_stride = out.cols();
-    let out = Disjoint::new(out.values_mut());
+    let out = DisjointMut::new(out.values_mut());
     let grain = if is_small(units, widest) { units.len() } else { 1 };
     pool.for_each(units.len(), grain, |_, range| {
         for unit in &units[range] {

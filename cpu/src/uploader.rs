@@ -5,7 +5,7 @@ use quern_backend::{PackedMatrix, UploadError, Uploader};
 use crate::{
     CpuBackend,
     moe::Experts,
-    panels::{OnSaved, PanelFile},
+    panels::{OnSaved, PackedWeightCache},
     pool::Pool,
     product::Weight,
 };
@@ -14,15 +14,15 @@ use crate::{
 pub struct CpuUploader<'a> {
     pool: &'a Pool,
     /// Where repacked weights are kept, and who hears how that ended.
-    file: Option<(PanelFile, OnSaved)>,
+    file: Option<(PackedWeightCache, OnSaved)>,
 }
 
 impl<'a> CpuUploader<'a> {
-    pub(crate) fn new(pool: &'a Pool, file: Option<(PanelFile, OnSaved)>) -> Self {
+    pub(crate) fn new(pool: &'a Pool, file: Option<(PackedWeightCache, OnSaved)>) -> Self {
         Self { pool, file }
     }
 
-    fn file(&mut self) -> Option<&mut PanelFile> {
+    fn file(&mut self) -> Option<&mut PackedWeightCache> {
         self.file.as_mut().map(|(file, _)| file)
     }
 }
@@ -31,7 +31,7 @@ impl CpuBackend {
     /// A way for weights which takes repacked ones from `file`, or writes them there for the next start; `on_saved`
     /// hears how that ended. The file's identity vouches for the weights: those that are going to be uploaded, in the
     /// same order.
-    pub fn uploader_with(&self, file: PanelFile, on_saved: OnSaved) -> CpuUploader<'_> {
+    pub fn uploader_with(&self, file: PackedWeightCache, on_saved: OnSaved) -> CpuUploader<'_> {
         CpuUploader::new(&self.pool, Some((file, on_saved)))
     }
 }

@@ -1,7 +1,7 @@
 //! [`FakeModel`]: a test double whose next token is a hash of all earlier tokens *as read back through
 //! the pages*. A wrong page, a leaked prefix or a lost token changes the text.
 
-use quern_backend::{Fault, LogitTask, RowOutput, RowTask};
+use quern_backend::{LogitFault, LogitTask, RowOutput, RowTask};
 use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepOutput};
 
 /// Called before each step with its number; may wait, or fail the step.
@@ -75,7 +75,7 @@ impl FakeModel {
             logprob: -0.5,
             top: top.collect(),
             requested: wanted.logprob_ids.iter().map(|&t| (t, -2.0)).collect(),
-            fault: excluded.then_some(Fault::NoToken),
+            fault: excluded.then_some(LogitFault::NoToken),
         }
     }
 }

@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use quern_backend::Fault;
+use quern_backend::LogitFault;
 use quern_model::StepOutput;
 
 use crate::{
@@ -315,7 +315,7 @@ impl Scheduler {
     fn commit_sequence(&mut self, part: &Part, rows: Vec<quern_backend::RowOutput>) {
         let key = part.key;
         let failed = |fault| rows.iter().any(|row| row.fault == Some(fault));
-        if failed(Fault::NotFinite) {
+        if failed(LogitFault::NotFinite) {
             // Its earlier pages are in the tree already, and who knows which of them are sound.
             self.release(key);
             let sequence = &self.sequences[&key];
@@ -323,7 +323,7 @@ impl Scheduler {
             self.cache.forget(sequence.namespace.as_ref(), &sequence.tokens, &mut self.pool);
             return self.fail(key, FailCause::NumericalFault { step });
         }
-        if failed(Fault::NoToken) {
+        if failed(LogitFault::NoToken) {
             // The request's own doing: what is cached of its prompt is sound, and others go on using it.
             let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
             let (step, grammar) = (sequence.num_output(), sequence.dead_end());

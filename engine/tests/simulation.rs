@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use quern_backend::{DeviceFault, Fault, RowTask, SamplingParams, TokenCounts, TokenMask};
+use quern_backend::{DeviceFault, LogitFault, RowTask, SamplingParams, TokenCounts, TokenMask};
 use quern_engine::{
     EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy, TokenEvent,
     fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey, stats::SchedulerStats,
@@ -340,7 +340,7 @@ impl World {
             Ok(mut output) => {
                 for row in &mut output.rows {
                     row.fault = (self.weather.faults > 0.0 && self.rng.chance(self.weather.faults / 10.0))
-                        .then_some(Fault::NotFinite);
+                        .then_some(LogitFault::NotFinite);
                 }
                 self.scheduler.commit(plan, output);
             }

@@ -13,7 +13,7 @@ use crate::{
     gguf::GgufModel,
     network::NetworkSpec,
     weights::{
-        LoadError, Quantised, Recipe, Weights,
+        LoadError, QuantRecipe, Quantised, WeightSource,
         dummy::DummyWeights,
         safetensors::Safetensors,
         scan::{self, Scanned},
@@ -22,7 +22,7 @@ use crate::{
 
 /// Where weights are to come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LoadFormat {
+pub enum WeightOrigin {
     /// The folder's safetensors files.
     #[default]
     Safetensors,
@@ -34,7 +34,7 @@ pub enum LoadFormat {
 #[derive(Clone, Debug, Default)]
 pub struct CheckpointOptions {
     /// Where weights come from.
-    pub load_format: LoadFormat,
+    pub weight_origin: WeightOrigin,
     /// Merged over the top level of `config.json`.
     pub config_overrides: Option<Map<String, Value>>,
 }
@@ -45,12 +45,12 @@ pub struct Checkpoint {
     config: ModelConfig,
     network: NetworkSpec,
     generation: GenerationConfig,
-    source: Source,
-    recipe: Option<Recipe>,
+    source: TensorSource,
+    recipe: Option<QuantRecipe>,
     notes: Vec<String>,
 }
 
-enum Source {
+enum TensorSource {
     Files(Safetensors),
     Gguf(Box<GgufModel>),
     Dummy(DummyWeights),
@@ -64,9 +64,9 @@ impl Checkpoint {
         }
         let mut config = ModelConfig::open(dir, options.config_overrides.as_ref())?;
         let generation = GenerationConfig::open(dir)?;
-        let source = match options.load_format {
-            LoadFormat::Safetensors => Source::Files(Safetensors::open(dir, &mut config)?),
-            LoadFormat::Dummy => Source::Dummy(DummyWeights::new(&config.network(), &config)),
+        let source = match options.weight_origin {
+            WeightOrigin::Safetensors => TensorSource::Files(Safetensors::open(dir, &mut config)?),
+            WeightOrigin::Dummy => TensorSource::Dummy(DummyWeights::new(&config.network(), &config)),
         };
         Ok(Self::of(dir.to_path_buf(), config, generation, source))
     }
@@ -79,14 +79,14 @@ impl Checkpoint {
         generation: GenerationConfig,
         files: &[(&str, SharedBytes)],
     ) -> Result<Self, LoadError> {
-        let source = Source::Files(Safetensors::embedded(place, files, &mut config)?);
+        let source = TensorSource::Files(Safetensors::embedded(place, files, &mut config)?);
         Ok(Self::of(place.into(), config, generation, source))
     }
 
-    fn of(dir: PathBuf, config: ModelConfig, generation: GenerationConfig, source: Source) -> Self {
+    fn of(dir: PathBuf, config: ModelConfig, generation: GenerationConfig, source: TensorSource) -> Self {
         let notes = match &source {
-            Source::Files(files) => files.notes().to_vec(),
-            Source::Gguf(_) | Source::Dummy(_) => Vec::new(),
+            TensorSource::Files(files) => files.notes().to_vec(),
+            TensorSource::Gguf(_) | TensorSource::Dummy(_) => Vec::new(),
         };
         let network = config.network();
         Self { dir, config, network, generation, source, recipe: None, notes }
@@ -97,17 +97,17 @@ impl Checkpoint {
         let config = ModelConfig::overridden(model.config().clone(), overrides)?;
         model.verify(&config.network(), &config)?;
         let generation = model.generation().clone();
-        Ok(Self::of(PathBuf::new(), config, generation, Source::Gguf(Box::new(model))))
+        Ok(Self::of(PathBuf::new(), config, generation, TensorSource::Gguf(Box::new(model))))
     }
 
     /// Random weights for configs that are already in memory.
     pub fn dummy(config: ModelConfig, generation: GenerationConfig) -> Self {
-        let source = Source::Dummy(DummyWeights::new(&config.network(), &config));
+        let source = TensorSource::Dummy(DummyWeights::new(&config.network(), &config));
         Self::of(PathBuf::new(), config, generation, source)
     }
 
     /// The same, to be quantised as it is loaded.
-    pub fn quantised(self, recipe: Option<Recipe>) -> Self {
+    pub fn quantised(self, recipe: Option<QuantRecipe>) -> Self {
         Self { recipe, ..self }
     }
 
@@ -119,13 +119,13 @@ impl Checkpoint {
     /// Its files in llama.cpp's format; none if it is of another kind, or in memory.
     pub fn gguf_files(&self) -> &[PathBuf] {
         match &self.source {
-            Source::Gguf(model) => model.paths(),
-            Source::Files(_) | Source::Dummy(_) => &[],
+            TensorSource::Gguf(model) => model.paths(),
+            TensorSource::Files(_) | TensorSource::Dummy(_) => &[],
         }
     }
 
     /// How its weights are quantised as they are loaded.
-    pub fn recipe(&self) -> Option<Recipe> {
+    pub fn recipe(&self) -> Option<QuantRecipe> {
         self.recipe
     }
 
@@ -163,7 +163,7 @@ impl Checkpoint {
         if let Some(weights) = self.quantised_weights() {
             return weights.formats().to_vec();
         }
-        if let Source::Gguf(model) = &self.source {
+        if let TensorSource::Gguf(model) = &self.source {
             return model.formats();
         }
         let stored = if self.is_dummy() { DType::BF16 } else { self.config.dtype };
@@ -177,26 +177,26 @@ impl Checkpoint {
     }
 
     /// Where the weights come from, as they are stored.
-    pub fn weights(&self) -> &dyn Weights {
+    pub fn weights(&self) -> &dyn WeightSource {
         match &self.source {
-            Source::Files(files) => files,
-            Source::Gguf(model) => &**model,
-            Source::Dummy(dummy) => dummy,
+            TensorSource::Files(files) => files,
+            TensorSource::Gguf(model) => &**model,
+            TensorSource::Dummy(dummy) => dummy,
         }
     }
 
     /// Whether the weights are random.
     pub fn is_dummy(&self) -> bool {
-        matches!(self.source, Source::Dummy(_))
+        matches!(self.source, TensorSource::Dummy(_))
     }
 
     /// Read every weight once and refuse values that are no numbers. `advanced` hears of bytes read, of
     /// those that are stored in all.
     pub fn scan(&self, threads: usize, advanced: &mut dyn FnMut(u64)) -> Result<(), LoadError> {
         let tensors: Vec<Scanned<'_>> = match &self.source {
-            Source::Files(files) => files.tensors().iter().filter_map(|(name, t)| t.scanned(name)).collect(),
-            Source::Gguf(model) => model.tensors().map(|(file, t)| t.scanned(file)).collect(),
-            Source::Dummy(_) => return Ok(()),
+            TensorSource::Files(files) => files.tensors().iter().filter_map(|(name, t)| t.scanned(name)).collect(),
+            TensorSource::Gguf(model) => model.tensors().map(|(file, t)| t.scanned(file)).collect(),
+            TensorSource::Dummy(_) => return Ok(()),
         };
         let problems = scan::non_finite(&tensors, threads, advanced);
         if problems.is_empty() {

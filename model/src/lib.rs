@@ -21,7 +21,7 @@ pub mod rope;
 pub mod step_cost;
 pub mod weights;
 
-pub use checkpoint::{Checkpoint, CheckpointOptions, LoadFormat};
+pub use checkpoint::{Checkpoint, CheckpointOptions, WeightOrigin};
 pub use config::ModelConfig;
 pub use generation_config::GenerationConfig;
 pub use load::{StepLimits, load, load_through};

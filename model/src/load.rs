@@ -8,9 +8,9 @@ use crate::{
     Model,
     checkpoint::Checkpoint,
     config::Architecture,
-    layers::Loading,
+    layers::LoadContext,
     qwen3::Qwen3,
-    weights::{LoadError, Weights},
+    weights::{LoadError, WeightSource},
 };
 
 /// Sizes that are fixed when a network is loaded.
@@ -56,8 +56,8 @@ pub fn load_through<B: Backend>(
     let config = checkpoint.config();
     let shared = Arc::clone(&backend);
     let quantised = checkpoint.quantised_weights();
-    let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
-    let from = Loading {
+    let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn WeightSource);
+    let cx = LoadContext {
         backend: &*shared,
         uploader: RefCell::new(&mut *uploader),
         weights,
@@ -66,7 +66,7 @@ pub fn load_through<B: Backend>(
     };
     let model: Box<dyn Model> = match config.architecture {
         Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => {
-            Box::new(Qwen3::load(&from, backend, limits, loaded)?)
+            Box::new(Qwen3::load(&cx, backend, limits, loaded)?)
         }
     };
     uploader.finish()?;

@@ -10,8 +10,8 @@ use crate::{
     ForwardError, Model, StepOutput,
     config::{ConfigError, Fields, ModelConfig},
     layers::{
-        Attention, Experts, LayerContext, Linear, Loading, Mlp, RmsNorm, attention::AttentionScratch,
-        experts::ExpertsScratch, mlp::MlpScratch,
+        Attention, Experts, LayerContext, Linear, LoadContext, Mlp, RmsNorm, attention::AttentionBuffers,
+        experts::ExpertsBuffers, mlp::MlpBuffers,
     },
     load::StepLimits,
     network::{MlpPart, NetworkSpec, Role},
@@ -71,7 +71,7 @@ pub struct Qwen3<B: Backend> {
     lm_head: Linear<B>,
     rope: Rope,
     kv: B::KvCache,
-    scratch: Scratch<B>,
+    scratch: StepBuffers<B>,
     /// `[tokens, head_dim]`.
     rotation: B::Buffer,
     rotation_host: Vec<f32>,
@@ -83,28 +83,28 @@ struct Layer<B: Backend> {
     input_norm: RmsNorm<B>,
     attention: Attention<B>,
     post_norm: RmsNorm<B>,
-    mlp: Feed<B>,
+    mlp: FeedForward<B>,
 }
 
 /// A layer's second half.
-enum Feed<B: Backend> {
+enum FeedForward<B: Backend> {
     Dense(Mlp<B>),
     Sparse(Experts<B>),
 }
 
 /// Activations of a step; nothing is allocated after start.
-struct Scratch<B: Backend> {
+struct StepBuffers<B: Backend> {
     /// `[tokens, hidden]`: the residual stream.
     residual: B::Buffer,
     /// `[tokens, hidden]`: a block's normalised input.
     x: B::Buffer,
     /// `[tokens, hidden]`: a block's output, not yet added.
     out: B::Buffer,
-    attention: AttentionScratch<B>,
+    attention: AttentionBuffers<B>,
     /// Present where a layer is dense.
-    mlp: Option<MlpScratch<B>>,
+    mlp: Option<MlpBuffers<B>>,
     /// Present where a layer is sparse.
-    experts: Option<ExpertsScratch<B>>,
+    experts: Option<ExpertsBuffers<B>>,
     /// `[logit rows, hidden]`.
     last: B::Buffer,
     /// `[logit rows, vocab]`.
@@ -114,21 +114,21 @@ struct Scratch<B: Backend> {
 impl<B: Backend> Qwen3<B> {
     /// Load every layer; allocate pages and buffers for `limits`. `loaded` hears of each finished layer.
     pub fn load(
-        from: &Loading<'_, B>,
+        cx: &LoadContext<'_, B>,
         backend: Arc<B>,
         limits: StepLimits,
         loaded: &mut dyn FnMut(usize),
     ) -> Result<Self, LoadError> {
-        let config = from.config;
-        let embed_tokens = Linear::load(from, &[from.network.embedding()])?;
+        let config = cx.config;
+        let embed_tokens = Linear::load(cx, &[cx.network.embedding()])?;
         let mut layers = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
-            layers.push(Layer::load(from, index)?);
+            layers.push(Layer::load(cx, index)?);
             loaded(index + 1);
         }
-        let lm_head = match from.network.head() {
+        let lm_head = match cx.network.head() {
             head if head.role == Role::TiedEmbedding => embed_tokens.share(),
-            head => Linear::load(from, &[head])?,
+            head => Linear::load(cx, &[head])?,
         };
         let kv = backend.alloc_kv(&KvSpec {
             num_layers: config.num_layers,
@@ -138,9 +138,9 @@ impl<B: Backend> Qwen3<B> {
             format: limits.kv_format,
         })?;
         Ok(Self {
-            norm: RmsNorm::load(from, from.network.tensor(None, Role::FinalNorm))?,
+            norm: RmsNorm::load(cx, cx.network.tensor(None, Role::FinalNorm))?,
             rope: Rope::new(&config.rope, config.heads.head_dim),
-            scratch: Scratch::new(&*backend, config, &limits),
+            scratch: StepBuffers::new(&*backend, config, &limits),
             rotation: backend.alloc(limits.max_tokens, config.heads.head_dim),
             rotation_host: Vec::with_capacity(limits.max_tokens * config.heads.head_dim),
             in_flight: None,
@@ -199,33 +199,33 @@ impl<B: Backend> Model for Qwen3<B> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn load(from: &Loading<'_, B>, index: usize) -> Result<Self, LoadError> {
-        let mlp = match &from.config.moe {
-            Some(moe) if from.config.sparse_layers[index] => Feed::Sparse(Experts::load(from, index, moe)?),
-            _ => Feed::Dense(Mlp::load(from, index)?),
+    fn load(cx: &LoadContext<'_, B>, index: usize) -> Result<Self, LoadError> {
+        let mlp = match &cx.config.moe {
+            Some(moe) if cx.config.sparse_layers[index] => FeedForward::Sparse(Experts::load(cx, index, moe)?),
+            _ => FeedForward::Dense(Mlp::load(cx, index)?),
         };
         Ok(Self {
-            input_norm: RmsNorm::load(from, from.network.tensor(Some(index), Role::AttentionNorm))?,
-            attention: Attention::load(from, index)?,
-            post_norm: RmsNorm::load(from, from.network.tensor(Some(index), Role::MlpNorm))?,
+            input_norm: RmsNorm::load(cx, cx.network.tensor(Some(index), Role::AttentionNorm))?,
+            attention: Attention::load(cx, index)?,
+            post_norm: RmsNorm::load(cx, cx.network.tensor(Some(index), Role::MlpNorm))?,
             mlp,
         })
     }
 
-    fn forward(&self, cx: &mut LayerContext<'_, B>, s: &mut Scratch<B>) {
+    fn forward(&self, cx: &mut LayerContext<'_, B>, s: &mut StepBuffers<B>) {
         let b = cx.backend;
         self.input_norm.forward(b, &mut s.residual, &s.out, &mut s.x);
         self.attention.forward(cx, &s.x, &mut s.attention, &mut s.out);
         self.post_norm.forward(b, &mut s.residual, &s.out, &mut s.x);
         match (&self.mlp, &mut s.mlp, &mut s.experts) {
-            (Feed::Dense(mlp), Some(scratch), _) => mlp.forward(b, &s.x, scratch, &mut s.out),
-            (Feed::Sparse(experts), _, Some(scratch)) => experts.forward(b, &s.x, scratch, &mut s.out),
-            _ => unreachable!("Scratch::new makes room for every kind of layer in the config"),
+            (FeedForward::Dense(mlp), Some(scratch), _) => mlp.forward(b, &s.x, scratch, &mut s.out),
+            (FeedForward::Sparse(experts), _, Some(scratch)) => experts.forward(b, &s.x, scratch, &mut s.out),
+            _ => unreachable!("StepBuffers::new makes room for every kind of layer in the config"),
         }
     }
 }
 
-impl<B: Backend> Scratch<B> {
+impl<B: Backend> StepBuffers<B> {
     fn new(b: &B, config: &ModelConfig, limits: &StepLimits) -> Self {
         let (tokens, heads) = (limits.max_tokens, config.heads);
         let dense = config.sparse_layers.contains(&false);
@@ -233,15 +233,15 @@ impl<B: Backend> Scratch<B> {
             residual: b.alloc(tokens, config.hidden),
             x: b.alloc(tokens, config.hidden),
             out: b.alloc(tokens, config.hidden),
-            attention: AttentionScratch {
+            attention: AttentionBuffers {
                 qkv: b.alloc(tokens, heads.qkv_dim()),
                 context: b.alloc(tokens, heads.q_dim()),
             },
-            mlp: dense.then(|| MlpScratch {
+            mlp: dense.then(|| MlpBuffers {
                 gate_up: b.alloc(tokens, 2 * config.intermediate),
                 inner: b.alloc(tokens, config.intermediate),
             }),
-            experts: config.moe.map(|moe| ExpertsScratch {
+            experts: config.moe.map(|moe| ExpertsBuffers {
                 logits: b.alloc(tokens, moe.num_experts),
                 routing: b.alloc_routing(tokens, moe.top_k),
             }),

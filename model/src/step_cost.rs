@@ -8,7 +8,7 @@ use crate::{
     ForwardBatch,
     checkpoint::Checkpoint,
     network::{Role, Shape},
-    weights::{LoadError, Weights},
+    weights::{LoadError, WeightSource},
 };
 
 /// What the steps of one network are charged: bytes by what must be read, operations by what is multiplied.
@@ -118,7 +118,7 @@ impl StepCost {
     pub fn of(checkpoint: &Checkpoint, kv_format: KvFormat) -> Result<Self, LoadError> {
         let (config, network) = (checkpoint.config(), checkpoint.network());
         let quantised = checkpoint.quantised_weights();
-        let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn Weights);
+        let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn WeightSource);
         let moe = config.moe.as_ref();
         let mut cost = Self {
             num_experts: moe.map_or(0, |moe| moe.num_experts),
@@ -162,7 +162,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{GenerationConfig, ModelConfig, weights::Recipe};
+    use crate::{GenerationConfig, ModelConfig, weights::QuantRecipe};
 
     /// Qwen3-Coder-30B-A3B.
     fn checkpoint() -> Checkpoint {
@@ -192,7 +192,7 @@ mod tests {
 
         // The mixture of llama.cpp reads 1.92 GB with routers in f32, ours in bf16, and with norms.
         let norms = 4.0 * (48.0 * (2.0 * 2048.0 + 2.0 * 128.0) + 2048.0);
-        let mixed = StepCost::of(&checkpoint().quantised(Some(Recipe::Q4KM)), KvFormat::BF16).unwrap();
+        let mixed = StepCost::of(&checkpoint().quantised(Some(QuantRecipe::Q4KM)), KvFormat::BF16).unwrap();
         close(mixed.step(one).bytes, 1_919_596_544.0 - 2.0 * 12_582_912.0 - norms + 98_304.0);
     }
 

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use quern_model::{
     Checkpoint, CheckpointOptions, LoadError, Role,
     network::MlpPart,
-    weights::{Problem, Remedy, safetensors::fuzz_header},
+    weights::{Remedy, TensorProblem, safetensors::fuzz_header},
 };
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -90,7 +90,7 @@ fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
 }
 
 /// What is wrong with a checkpoint that must be refused.
-fn problems(dir: &Path) -> Vec<Problem> {
+fn problems(dir: &Path) -> Vec<TensorProblem> {
     match open(dir) {
         Ok(_) => panic!("{} is taken for whole", dir.display()),
         Err(LoadError::Checkpoint { problems, .. }) => problems,
@@ -102,7 +102,7 @@ fn problems(dir: &Path) -> Vec<Problem> {
 fn problem(dir: &Path) -> (String, String, String, String) {
     let mut problems = problems(dir);
     assert_eq!(problems.len(), 1, "{problems:#?}");
-    let Problem { file, tensor, expected, found, .. } = problems.remove(0);
+    let TensorProblem { file, tensor, expected, found, .. } = problems.remove(0);
     (file, tensor.unwrap_or_default(), expected, found)
 }
 

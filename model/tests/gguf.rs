@@ -9,12 +9,12 @@ use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError,
     gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter, export},
     load,
-    weights::{Problem, Recipe},
+    weights::{QuantRecipe, TensorProblem},
 };
 use serde_json::{Map, json};
 use support::{Driver, limits};
 
-fn demo(recipe: Option<Recipe>) -> Checkpoint {
+fn demo(recipe: Option<QuantRecipe>) -> Checkpoint {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo");
     Checkpoint::open(&dir, &CheckpointOptions::default()).unwrap().quantised(recipe)
 }
@@ -53,7 +53,7 @@ fn a_written_checkpoint_is_the_same_network() {
 }
 
 /// Qwen2's networks of the goldens: tied, and stretched with a head of its own.
-fn qwen2(name: &str, recipe: Option<Recipe>) -> Checkpoint {
+fn qwen2(name: &str, recipe: Option<QuantRecipe>) -> Checkpoint {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     Checkpoint::open(&dir, &CheckpointOptions::default()).unwrap().quantised(recipe)
 }
@@ -74,7 +74,7 @@ fn a_network_with_biases_is_written_under_llama_cpps_names_and_comes_back() {
         assert_eq!(greedy(&again), greedy(&stored), "{name}");
         assert_eq!(again.config().rope, stored.config().rope, "{name}");
         assert_eq!(again.config().tie_word_embeddings, name == "tiny-qwen2");
-        for (_, recipe) in Recipe::NAMES {
+        for (_, recipe) in QuantRecipe::NAMES {
             let quantised = qwen2(name, Some(recipe));
             assert_eq!(greedy(&read(&exported(&quantised, DType::BF16))), greedy(&quantised), "{name} {recipe}");
         }
@@ -83,7 +83,7 @@ fn a_network_with_biases_is_written_under_llama_cpps_names_and_comes_back() {
 
 #[test]
 fn a_quantised_file_is_what_quantising_on_load_makes() {
-    for (_, recipe) in Recipe::NAMES {
+    for (_, recipe) in QuantRecipe::NAMES {
         let quantised = demo(Some(recipe));
         let file = read(&exported(&quantised, DType::BF16));
         assert_eq!(greedy(&file), greedy(&quantised), "{recipe}");
@@ -286,7 +286,7 @@ fn with_fused_experts(bytes: &SharedBytes) -> SharedBytes {
 
 #[test]
 fn gate_and_up_of_experts_may_be_one_tensor() {
-    for recipe in [None, Some(Recipe::Q8_0)] {
+    for recipe in [None, Some(QuantRecipe::Q8_0)] {
         let separate = exported(&demo(recipe), DType::BF16);
         let fused = with_fused_experts(&separate);
         assert_ne!(*fused, *separate);
@@ -331,7 +331,7 @@ fn small() -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-fn parse(bytes: Vec<u8>) -> Result<GgufFile, Problem> {
+fn parse(bytes: Vec<u8>) -> Result<GgufFile, TensorProblem> {
     GgufFile::parse("small.gguf", &SharedBytes::new(Arc::new(bytes)))
 }
 

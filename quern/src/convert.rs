@@ -9,7 +9,7 @@ use std::{
 use quern_backend::DType;
 use quern_model::{
     gguf::{ExportError, GgufValue, export, exported_bytes},
-    weights::Recipe,
+    weights::QuantRecipe,
 };
 use quern_text::{ChatTemplate, Tokenizer, vocabulary::TokenLists};
 use serde_json::Map;
@@ -70,7 +70,7 @@ async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
     let tokenizer_files = files.with_tokenizer_at(args.tokenizer_path.as_deref(), &source);
     let tokenizer_files = tokenizer_files.await.map_err(StartError::from)?;
     let format = if files.is_gguf() { LoadFormat::Gguf } else { LoadFormat::Safetensors };
-    let recipe = Recipe::NAMES.into_iter().find(|(name, _)| *name == args.outtype).map(|(_, recipe)| recipe);
+    let recipe = QuantRecipe::NAMES.into_iter().find(|(name, _)| *name == args.outtype).map(|(_, recipe)| recipe);
     let checkpoint = files.checkpoint(format, &Map::new()).map_err(StartError::from)?.quantised(recipe);
     for note in checkpoint.notes() {
         tracing::info!("{note}");

@@ -1,7 +1,7 @@
 //! `quern doctor`: what this machine can do, and what that allows a model.
 
 use quern_backend::{DType, Device, KvFormat, MachinePeaks, Precision};
-use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work, weights::Recipe};
+use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work, weights::QuantRecipe};
 use serde::Serialize;
 use serde_json::{Map, json};
 use tokio::runtime::Runtime;
@@ -106,12 +106,12 @@ impl Forecast {
 /// The published models as they come and as they can be quantised.
 fn published() -> Vec<(String, Checkpoint)> {
     let forms = |size: Size| {
-        let checkpoint = |fp8: bool, recipe: Option<Recipe>| {
+        let checkpoint = |fp8: bool, recipe: Option<QuantRecipe>| {
             let config = Network::of(size).model_config(fp8);
             Checkpoint::dummy(config, GenerationConfig::default()).quantised(recipe)
         };
         let plain = [("bf16", false), ("fp8", true)].map(|(form, fp8)| (form, checkpoint(fp8, None)));
-        let quantised = Recipe::NAMES.map(|(form, recipe)| (form, checkpoint(false, Some(recipe))));
+        let quantised = QuantRecipe::NAMES.map(|(form, recipe)| (form, checkpoint(false, Some(recipe))));
         let name = size.model().trim_end_matches("-Instruct");
         plain.into_iter().chain(quantised).map(move |(form, checkpoint)| (format!("{name} {form}"), checkpoint))
     };
@@ -125,7 +125,7 @@ async fn named(model: &str, revision: Option<&str>) -> Result<Vec<(String, Check
     let open = || files.checkpoint(if files.is_gguf() { LoadFormat::Gguf } else { LoadFormat::Dummy }, &Map::new());
     let mut found = vec![(model.to_owned(), open()?)];
     if !files.is_gguf() {
-        for (form, recipe) in Recipe::NAMES {
+        for (form, recipe) in QuantRecipe::NAMES {
             found.push((format!("  --quantization {form}"), open()?.quantised(Some(recipe))));
         }
     }

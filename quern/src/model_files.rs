@@ -147,12 +147,12 @@ impl ModelFiles {
                 }
             }
             Self::Directory(dir) => {
-                let load_format = match load_format {
-                    LoadFormat::Safetensors | LoadFormat::Gguf => quern_model::LoadFormat::Safetensors,
-                    LoadFormat::Dummy => quern_model::LoadFormat::Dummy,
+                let weight_origin = match load_format {
+                    LoadFormat::Safetensors | LoadFormat::Gguf => quern_model::WeightOrigin::Safetensors,
+                    LoadFormat::Dummy => quern_model::WeightOrigin::Dummy,
                 };
                 let config_overrides = (!overrides.is_empty()).then(|| overrides.clone());
-                Checkpoint::open(dir, &CheckpointOptions { load_format, config_overrides })
+                Checkpoint::open(dir, &CheckpointOptions { weight_origin, config_overrides })
             }
             Self::Gguf(path) => {
                 let model = GgufModel::open(path)?;

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Instant};
 
 use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
 use quern_backend::{Backend, Device, Precision, Uploader};
-use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PanelFile};
+use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PackedWeightCache};
 use quern_engine::{EngineConfig, EngineHandle, Policy};
 use quern_model::{Checkpoint, StepCost, StepLimits};
 use quern_text::{ChatTemplate, Tokenizer};
@@ -152,7 +152,7 @@ pub fn judge(typed: &Typed<'_>, small: &ModelFiles, is_gguf: bool) -> Result<(),
 pub struct Chosen {
     backend: Arc<CpuBackend>,
     /// Where its repacked weights are kept.
-    panels: Option<(PanelFile, OnSaved)>,
+    panels: Option<(PackedWeightCache, OnSaved)>,
 }
 
 impl Chosen {
@@ -214,9 +214,10 @@ impl Chosen {
 
 /// The file of `checkpoint`'s repacked weights in `dir`, and what to say once it is written; `None` while another
 /// process writes it.
-fn panels(dir: &Path, checkpoint: &Checkpoint) -> Result<Option<(PanelFile, OnSaved)>, StartError> {
+fn panels(dir: &Path, checkpoint: &Checkpoint) -> Result<Option<(PackedWeightCache, OnSaved)>, StartError> {
     let place = WeightFile::locate(dir, checkpoint)?;
-    let file = PanelFile::open(&place.path, &place.identity).map_err(|error| weight_cache::refused(dir, error))?;
+    let file =
+        PackedWeightCache::open(&place.path, &place.identity).map_err(|error| weight_cache::refused(dir, error))?;
     place.announce(match &file {
         None => Found::Busy,
         Some(file) if file.is_whole() => Found::Whole,

@@ -3,7 +3,7 @@
 use std::env;
 
 use quern_backend::{KvFormat, Precision};
-use quern_model::weights::Recipe;
+use quern_model::weights::QuantRecipe;
 
 use crate::{
     cli::{
@@ -91,7 +91,7 @@ impl<'a> Typed<'a> {
     }
 
     /// What to quantise the weights to as they are loaded; `None` leaves them as they are stored.
-    pub fn quantization(&self, checkpoint_is_fp8: bool) -> Result<Option<Recipe>, RefusedFlag> {
+    pub fn quantization(&self, checkpoint_is_fp8: bool) -> Result<Option<QuantRecipe>, RefusedFlag> {
         match self.quantization {
             None => Ok(None),
             Some(Quantization::Recipe(recipe)) => Ok(Some(recipe)),

@@ -11,7 +11,7 @@ use quern::{
     },
     model_files::ModelFiles,
 };
-use quern_model::weights::Recipe as Mixture;
+use quern_model::weights::QuantRecipe as Mixture;
 use serde_json::{Map, json};
 
 const AMD: &[&str] = &["MI300X", "MI325X", "MI355X"];

@@ -9,13 +9,17 @@ use std::{path::Path, sync::Arc};
 use networks::{Driver, Golden, full_row, limits, shelf};
 use quern_backend::{KvFormat, Precision, QuantFormat};
 use quern_cpu::{CpuBackend, CpuConfig};
-use quern_model::{Checkpoint, CheckpointOptions, load, weights::Recipe};
+use quern_model::{Checkpoint, CheckpointOptions, load, weights::QuantRecipe};
 use serde_json::Value;
 
 /// Recipes, and the largest mean divergence (nats) and least agreement on the likeliest token that the shipped
 /// model may have: some times what was measured.
-const BOUNDS: [(Recipe, f64, f64); 4] =
-    [(Recipe::Q8_0, 0.003, 0.98), (Recipe::Q4_0, 0.06, 0.93), (Recipe::Q4KM, 0.05, 0.94), (Recipe::Q4Best, 0.01, 0.97)];
+const BOUNDS: [(QuantRecipe, f64, f64); 4] = [
+    (QuantRecipe::Q8_0, 0.003, 0.98),
+    (QuantRecipe::Q4_0, 0.06, 0.93),
+    (QuantRecipe::Q4KM, 0.05, 0.94),
+    (QuantRecipe::Q4Best, 0.01, 0.97),
+];
 
 struct Network {
     driver: Driver,
@@ -23,7 +27,7 @@ struct Network {
 }
 
 impl Network {
-    fn open(dir: &Path, recipe: Option<Recipe>, kv: KvFormat, threads: usize) -> Self {
+    fn open(dir: &Path, recipe: Option<QuantRecipe>, kv: KvFormat, threads: usize) -> Self {
         let checkpoint = Checkpoint::open(dir, &CheckpointOptions::default()).unwrap().quantised(recipe);
         let config = CpuConfig { threads: Some(threads), isa: None, precision: Precision::Bf16 };
         let limits = limits(16, kv);
@@ -58,11 +62,11 @@ fn compare(wanted: &[Vec<f32>], got: &[Vec<f32>]) -> (f64, f64) {
 }
 
 /// What each of `ways` of holding weights, keys and values costs.
-fn measured(dir: &Path, prompts: &[Vec<u32>], ways: &[(Option<Recipe>, KvFormat)]) -> Vec<(f64, f64)> {
+fn measured(dir: &Path, prompts: &[Vec<u32>], ways: &[(Option<QuantRecipe>, KvFormat)]) -> Vec<(f64, f64)> {
     let all = |network: &mut Network| prompts.iter().flat_map(|ids| network.distributions(ids)).collect::<Vec<_>>();
     let stored = all(&mut Network::open(dir, None, KvFormat::BF16, 2));
     let name = dir.file_name().unwrap().to_string_lossy();
-    let one = |&(recipe, kv): &(Option<Recipe>, KvFormat)| {
+    let one = |&(recipe, kv): &(Option<QuantRecipe>, KvFormat)| {
         let (divergence, agreement) = compare(&stored, &all(&mut Network::open(dir, recipe, kv, 2)));
         let weights = recipe.map_or("as stored".into(), |recipe| recipe.to_string());
         eprintln!(
@@ -76,7 +80,7 @@ fn measured(dir: &Path, prompts: &[Vec<u32>], ways: &[(Option<Recipe>, KvFormat)
 }
 
 /// All recipes, with keys and values as they usually are.
-fn recipes() -> [(Option<Recipe>, KvFormat); 4] {
+fn recipes() -> [(Option<QuantRecipe>, KvFormat); 4] {
     BOUNDS.map(|(recipe, ..)| (Some(recipe), KvFormat::BF16))
 }
 
@@ -150,7 +154,7 @@ fn sizes_are_known_before_loading() {
     let (dir, _) = shipped();
     let stored = Checkpoint::open(&dir, &CheckpointOptions::default()).unwrap();
     let whole = stored.weight_bytes();
-    let eight = stored.quantised(Some(Recipe::Q8_0));
+    let eight = stored.quantised(Some(QuantRecipe::Q8_0));
     // 17 bits for every 32, but for norms and routers.
     let share = eight.weight_bytes() as f64 / whole as f64;
     assert!((17.0 / 32.0..0.54).contains(&share), "{share}");

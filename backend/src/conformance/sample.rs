@@ -1,7 +1,9 @@
 //! From logits to tokens.
 
 use super::{Rng, fixtures::filled};
-use crate::{Backend, Fault, ForwardBatch, LogitTask, RefBackend, RowOutput, RowTask, SampleBatch, SamplingParams};
+use crate::{
+    Backend, ForwardBatch, LogitFault, LogitTask, RefBackend, RowOutput, RowTask, SampleBatch, SamplingParams,
+};
 
 /// Rows of every kind; the backend must choose the same tokens as the scalar twin, alone and together, in one round
 /// and in several.
@@ -21,7 +23,7 @@ pub(super) fn sample<B: Backend>(backend: &B, rng: &mut Rng) {
         }
     }
     let faulty = sampled(backend, 2, &[f32::NAN, 0.0], &[sample_task(rng, 0, 2)], 1);
-    assert_eq!(faulty[0].fault, Some(Fault::NotFinite), "sample: a NaN is a fault");
+    assert_eq!(faulty[0].fault, Some(LogitFault::NotFinite), "sample: a NaN is a fault");
     assert_eq!(sampled(backend, 2, &[], &[], 1), [], "sample: a step without logits has no outputs");
 }
 

@@ -25,14 +25,14 @@ use half::f16;
 const LANES: usize = 8;
 
 /// One number for each start.
-type Lanes = [f32; LANES];
+type BlockLanes = [f32; LANES];
 
 /// How many steps more (or fewer) than it has the lattice spans the largest value with, at the start.
-const STARTS: Lanes = [-0.9, -0.6, -0.3, -0.1, 0.1, 0.3, 0.6, 0.9];
+const STARTS: BlockLanes = [-0.9, -0.6, -0.3, -0.1, 0.1, 0.3, 0.6, 0.9];
 
 /// The same for short groups on a fine lattice: cutting off their largest value by a step or two costs less than a
 /// coarser lattice for all (Q6_K: 0.6 to 1.6 % of the error). Q4_0 would lose as much.
-const FINE_STARTS: Lanes = [-3.2, -2.4, -1.7, -1.0, -0.5, 0.0, 0.4, 0.8];
+const FINE_STARTS: BlockLanes = [-3.2, -2.4, -1.7, -1.0, -0.5, 0.0, 0.4, 0.8];
 
 /// Times that each start's scale is fitted.
 const ROUNDS: usize = 2;
@@ -47,7 +47,7 @@ const LEAST: f32 = 1e-20;
 /// 32 values as Q8_0.
 pub(super) fn q8_0(values: &[f32], block: &mut [u8]) {
     let values: &[f32; 32] = whole(values);
-    let scale = store_half(&mut block[..2], Span::of(values).peak().abs() / 127.0);
+    let scale = store_half(&mut block[..2], Extremes::of(values).peak().abs() / 127.0);
     let codes = codes(values, 0.0, scale, -127.0, 127.0);
     block[2..].copy_from_slice(&codes);
 }
@@ -68,7 +68,7 @@ pub(super) fn q6_k(values: &[f32], block: &mut [u8]) {
     let mut scales = [0.0; 16];
     scales.iter_mut().zip(groups).for_each(|(scale, group)| *scale = fit_scale(group, 32.0, &FINE_STARTS));
     // The largest scale takes -128, which is one more than +127.
-    let scale = store_half(&mut block[208..], Span::of(&scales).peak() / -128.0);
+    let scale = store_half(&mut block[208..], Extremes::of(&scales).peak() / -128.0);
     let mut all = [0; 256];
     let stored = codes(&scales, 0.0, scale, -128.0, 127.0);
     block[192..208].copy_from_slice(&stored);
@@ -94,8 +94,8 @@ pub(super) fn q4_k(values: &[f32], block: &mut [u8]) {
     for (g, group) in groups.iter().enumerate() {
         (scales[g], mins[g]) = fit_scale_and_min(group, 15.0);
     }
-    let scale = store_half(&mut block[0..2], Span::of(&scales).high / 63.0);
-    let min = store_half(&mut block[2..4], Span::of(&mins).high / 63.0);
+    let scale = store_half(&mut block[0..2], Extremes::of(&scales).high / 63.0);
+    let min = store_half(&mut block[2..4], Extremes::of(&mins).high / 63.0);
     let (fields, nibbles) = block[4..].split_at_mut(12);
     fields.fill(0);
     let (steps, belows) = (codes(&scales, 0.0, scale, 0.0, 63.0), codes(&mins, 0.0, min, 0.0, 63.0));
@@ -146,12 +146,12 @@ fn codes<const N: usize>(values: &[f32; N], below: f32, step: f32, low: f32, hig
 
 /// The ends of the interval that holds a group and 0.
 #[derive(Clone, Copy)]
-struct Span {
+struct Extremes {
     low: f32,
     high: f32,
 }
 
-impl Span {
+impl Extremes {
     fn of<const N: usize>(values: &[f32; N]) -> Self {
         let (mut low, mut high) = ([0.0; LANES], [0.0; LANES]);
         for values in values.as_chunks::<LANES>().0 {
@@ -182,14 +182,14 @@ fn sum<const N: usize>(values: [f32; N]) -> f32 {
 }
 
 /// The first of the lanes that hold the largest number.
-fn best_of(gains: Lanes) -> usize {
+fn best_of(gains: BlockLanes) -> usize {
     (1..LANES).fold(0, |best, lane| if gains[lane] > gains[best] { lane } else { best })
 }
 
 /// The step of the lattice `-n..n` that is nearest to `values`; negative where the largest is positive,
 /// since the lattice reaches further down.
-fn fit_scale<const N: usize>(values: &[f32; N], n: f32, starts: &Lanes) -> f32 {
-    let peak = Span::of(values).peak();
+fn fit_scale<const N: usize>(values: &[f32; N], n: f32, starts: &BlockLanes) -> f32 {
+    let peak = Extremes::of(values).peak();
     if peak.abs() < LEAST {
         return 0.0;
     }
@@ -224,7 +224,7 @@ fn fit_scale<const N: usize>(values: &[f32; N], n: f32, starts: &Lanes) -> f32 {
 
 /// Step `s` and minimum `m`, neither negative, for which `s * (0..=n) - m` is nearest to `values`.
 fn fit_scale_and_min<const N: usize>(values: &[f32; N], n: f32) -> (f32, f32) {
-    let span = Span::of(values);
+    let span = Extremes::of(values);
     let magnitude = span.peak().abs();
     if magnitude < LEAST {
         return (0.0, 0.0);

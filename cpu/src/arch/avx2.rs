@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::Entries;
+use super::KernelEntries;
 use crate::{
-    bytes::{Bytes, Dot4},
+    int_lanes::{Dot4, IntLanes},
     lanes::{LANES, Lanes},
 };
 
@@ -250,7 +250,7 @@ unsafe fn shift_left(b: __m256i, by: u32) -> __m256i {
     }
 }
 
-impl Bytes for Avx2 {
+impl IntLanes for Avx2 {
     type B = [__m256i; 2];
     type I = [__m256i; 2];
 
@@ -357,4 +357,4 @@ super::entries!(
 );
 
 /// The kernels of this instance.
-pub(crate) const ENTRIES: Entries = entries();
+pub(crate) const ENTRIES: KernelEntries = entries();

@@ -3,11 +3,11 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Entries,
+    KernelEntries,
     avx2::{load_e4m3_as_f16, load_e4m3_halves, load_upper_halves},
 };
 use crate::{
-    bytes::{Bytes, Dot4},
+    int_lanes::{Dot4, IntLanes},
     lanes::{LANES, Lanes},
 };
 
@@ -189,7 +189,7 @@ unsafe fn shift_left(b: __m512i, by: u32) -> __m512i {
     }
 }
 
-impl Bytes for Avx512 {
+impl IntLanes for Avx512 {
     type B = __m512i;
     type I = __m512i;
 
@@ -279,4 +279,4 @@ super::entries!(
 );
 
 /// The kernels of this instance.
-pub(crate) const ENTRIES: Entries = entries();
+pub(crate) const ENTRIES: KernelEntries = entries();

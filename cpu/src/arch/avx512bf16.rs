@@ -10,12 +10,12 @@ use std::arch::x86_64::*;
 use half::bf16;
 use quern_backend::{KvFormat, quant::fp8::E4M3};
 
-use super::{AttendEntry, Entries, avx512::Avx512};
+use super::{AttendEntry, KernelEntries, avx512::Avx512};
 use crate::{
     attention::{self, Brain, E4m3, E5m2, Pairs, Partition, Words},
-    dot::{Dot, Layout},
+    dot::{ActivationLayout, Dot},
     gemm::{self, Gemm},
-    roof::CHAINS,
+    machine_peaks::ACCUMULATORS,
 };
 
 /// bfloat16 weights and inputs, multiplied as they are.
@@ -25,7 +25,7 @@ impl Dot<Avx512> for Bf16Native {
     const STEP: usize = 32;
     const WEIGHT_BYTES: usize = 64;
     const BLOCK_STEPS: usize = 0;
-    const LAYOUT: Layout = Layout::Bf16;
+    const LAYOUT: ActivationLayout = ActivationLayout::Bf16;
     type Weights = __m512bh;
 
     #[inline(always)]
@@ -104,7 +104,7 @@ impl Dot<Avx512> for Fp8Native {
     const STEP: usize = 32;
     const WEIGHT_BYTES: usize = 32;
     const BLOCK_STEPS: usize = 4;
-    const LAYOUT: Layout = Layout::Bf16;
+    const LAYOUT: ActivationLayout = ActivationLayout::Bf16;
     type Weights = __m512bh;
 
     #[inline(always)]
@@ -136,9 +136,9 @@ pub(crate) unsafe fn gemm_fp8(task: &Gemm<'_>) {
 /// # Safety
 /// The CPU has the features named.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-unsafe fn native_chains(rounds: usize, x: f32) -> f32 {
+unsafe fn native_fma_throughput(rounds: usize, x: f32) -> f32 {
     let pairs = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32((x.to_bits() | x.to_bits() >> 16) as i32));
-    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    let mut sums = [_mm512_setzero_ps(); ACCUMULATORS];
     for _ in 0..rounds {
         for sum in &mut sums {
             *sum = _mm512_dpbf16_ps(*sum, pairs, pairs);
@@ -214,11 +214,11 @@ fn native_attend(format: KvFormat) -> Option<AttendEntry> {
 }
 
 /// The kernels of AVX-512 with VNNI, which every CPU with BF16 has, with these in place of its own.
-pub(crate) const ENTRIES: Entries = Entries {
+pub(crate) const ENTRIES: KernelEntries = KernelEntries {
     native_bf16: Some(gemm_bf16),
     native_fp8: Some(gemm_fp8),
     native_attend,
-    native_chains: Some(native_chains),
+    native_fma_throughput: Some(native_fma_throughput),
     ..super::avx512vnni::ENTRIES
 };
 

@@ -4,23 +4,23 @@ use std::arch::{asm, x86_64::*};
 
 use quern_backend::QuantFormat;
 
-use super::{Entries, PanelEntry, avx512::Avx512};
+use super::{KernelEntries, PanelEntry, avx512::Avx512};
 use crate::{
-    bytes::Dot4,
     gemm::Gemm,
+    int_lanes::Dot4,
+    machine_peaks,
     panels::{
         Panels,
         direct::{self, Integers},
         format::{Codes, Scales, panel_format},
         staged,
     },
-    roof,
 };
 
 /// `vpdpbusd` on 512 bits.
-pub(super) struct Vnni;
+pub(super) struct Avx512Vnni;
 
-impl Dot4<Avx512> for Vnni {
+impl Dot4<Avx512> for Avx512Vnni {
     #[inline(always)]
     unsafe fn start(sum: __m512i, by: u32) -> __m512i {
         shift_left(sum, _mm512_set1_epi32(by as i32))
@@ -53,7 +53,7 @@ const TOKENS: usize = 8;
 /// multiplies in does so for nothing, while what `staged.rs` stores has to be loaded again.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
-    direct::run::<Avx512, Integers<Vnni, C, S>, TOKENS>(task);
+    direct::run::<Avx512, Integers<Avx512Vnni, C, S>, TOKENS>(task);
 }
 
 fn panels_int8(format: QuantFormat) -> PanelEntry {
@@ -63,7 +63,11 @@ fn panels_int8(format: QuantFormat) -> PanelEntry {
 /// Many tokens in tiles of two panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn wide_panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
-    if task.x_rows.len() > TOKENS { staged::run::<Avx512, Vnni, C, S, 2, 6>(task) } else { panel_int8::<C, S>(task) }
+    if task.x_rows.len() > TOKENS {
+        staged::run::<Avx512, Avx512Vnni, C, S, 2, 6>(task)
+    } else {
+        panel_int8::<C, S>(task)
+    }
 }
 
 fn wide_panels_int8(format: QuantFormat) -> PanelEntry {
@@ -71,15 +75,15 @@ fn wide_panels_int8(format: QuantFormat) -> PanelEntry {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn int8_chains(rounds: usize, x: f32) -> f32 {
-    roof::int8_chains::<Avx512, Vnni>(rounds, x)
+unsafe fn int8_throughput(rounds: usize, x: f32) -> f32 {
+    machine_peaks::int8_throughput::<Avx512, Avx512Vnni>(rounds, x)
 }
 
 /// The kernels of AVX-512 with these in place of its own.
-pub(crate) const ENTRIES: Entries = Entries {
+pub(crate) const ENTRIES: KernelEntries = KernelEntries {
     panels_int8,
     wide_panels_int8: Some(wide_panels_int8),
     int8: "8-bit dot product",
-    int8_chains,
+    int8_throughput,
     ..super::avx512::ENTRIES
 };

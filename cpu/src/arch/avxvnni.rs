@@ -2,13 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{Entries, avx2::Avx2};
-use crate::bytes::Dot4;
+use super::{KernelEntries, avx2::Avx2};
+use crate::int_lanes::Dot4;
 
 /// `vpdpbusd` on 256 bits.
-struct Vnni;
+struct AvxVnni;
 
-impl Dot4<Avx2> for Vnni {
+impl Dot4<Avx2> for AvxVnni {
     #[inline(always)]
     unsafe fn start(sum: [__m256i; 2], by: u32) -> [__m256i; 2] {
         <Avx2 as Dot4<Avx2>>::start(sum, by)
@@ -23,10 +23,10 @@ impl Dot4<Avx2> for Vnni {
 super::panel_entries!(
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     Avx2,
-    Vnni,
+    AvxVnni,
     4
 );
 
 /// The kernels of AVX2 with these in place of its own.
-pub(crate) const ENTRIES: Entries =
-    Entries { panels_int8, int8: "8-bit dot product", int8_chains, ..super::avx2::ENTRIES };
+pub(crate) const ENTRIES: KernelEntries =
+    KernelEntries { panels_int8, int8: "8-bit dot product", int8_throughput, ..super::avx2::ENTRIES };

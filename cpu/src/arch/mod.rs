@@ -24,7 +24,7 @@ pub(crate) mod scalar;
 
 use quern_backend::{KvFormat, QuantFormat};
 
-use crate::{attention::Partition, dot::Layout, gemm::Gemm, panels::Panels};
+use crate::{attention::Partition, dot::ActivationLayout, gemm::Gemm, panels::Panels};
 
 /// A matrix product over one unit of work.
 pub(crate) type GemmEntry = unsafe fn(&Gemm<'_>);
@@ -36,14 +36,14 @@ pub(crate) type PanelEntry = unsafe fn(&Gemm<'_, Panels>);
 pub(crate) type AttendEntry = unsafe fn(&mut Partition<'_>);
 
 /// Rounds of independent multiply-adds of a number; returns their sum.
-pub(crate) type ChainsEntry = unsafe fn(usize, f32) -> f32;
+pub(crate) type ThroughputEntry = unsafe fn(usize, f32) -> f32;
 
 /// `(residual, delta, gain, eps, out)`.
 pub(crate) type AddRmsNormEntry = unsafe fn(&mut [f32], &[f32], &[f32], f32, &mut [f32]);
 
 /// The entry points of one instruction set.
 #[derive(Clone, Copy)]
-pub(crate) struct Entries {
+pub(crate) struct KernelEntries {
     pub(crate) gemm_f32: GemmEntry,
     pub(crate) gemm_f16: GemmEntry,
     pub(crate) gemm_bf16: GemmEntry,
@@ -60,7 +60,7 @@ pub(crate) struct Entries {
     /// What multiplies 8-bit integers, for the start-up summary.
     pub(crate) int8: &'static str,
     /// See `dot.rs`.
-    pub(crate) prepare: unsafe fn(Layout, &[f32], &mut [f32]),
+    pub(crate) prepare: unsafe fn(ActivationLayout, &[f32], &mut [f32]),
     pub(crate) add_rms_norm: AddRmsNormEntry,
     pub(crate) norm_rope: unsafe fn(&mut [f32], &[f32], f32, &[f32]),
     pub(crate) bias_rope: unsafe fn(&mut [f32], &[f32], &[f32]),
@@ -72,10 +72,10 @@ pub(crate) struct Entries {
     pub(crate) native_attend: fn(KvFormat) -> Option<AttendEntry>,
     pub(crate) fold: unsafe fn(&mut [f32], &[f32], usize),
     pub(crate) peak: unsafe fn(&[f32]) -> Option<f32>,
-    /// See `roof.rs`.
-    pub(crate) chains: ChainsEntry,
-    pub(crate) native_chains: Option<ChainsEntry>,
-    pub(crate) int8_chains: ChainsEntry,
+    /// See `machine_peaks.rs`.
+    pub(crate) fma_throughput: ThroughputEntry,
+    pub(crate) native_fma_throughput: Option<ThroughputEntry>,
+    pub(crate) int8_throughput: ThroughputEntry,
 }
 
 /// Entry points for the instance `$lanes`, compiled with `$attribute`; `[rows, tokens]` are the tiles
@@ -102,7 +102,7 @@ macro_rules! entries {
             $crate::panels::format::panel_format!(format, panel_f32)
         }
 
-        $crate::arch::entries!(@fn $(#[$attribute])? prepare(layout: $crate::dot::Layout, x: &[f32], out: &mut [f32]) {
+        $crate::arch::entries!(@fn $(#[$attribute])? prepare(layout: $crate::dot::ActivationLayout, x: &[f32], out: &mut [f32]) {
             layout.prepare(x, out)
         });
         $crate::arch::entries!(@fn $(#[$attribute])? gemm_f32(task: &$crate::gemm::Gemm<'_>) {
@@ -155,12 +155,12 @@ macro_rules! entries {
         $crate::arch::entries!(@fn $(#[$attribute])? peak(values: &[f32]) -> Option<f32> {
             $crate::pointwise::peak::<$lanes>(values)
         });
-        $crate::arch::entries!(@fn $(#[$attribute])? chains(rounds: usize, x: f32) -> f32 {
-            $crate::roof::chains::<$lanes>(rounds, x)
+        $crate::arch::entries!(@fn $(#[$attribute])? fma_throughput(rounds: usize, x: f32) -> f32 {
+            $crate::machine_peaks::fma_throughput::<$lanes>(rounds, x)
         });
 
-        const fn entries() -> $crate::arch::Entries {
-            $crate::arch::Entries {
+        const fn entries() -> $crate::arch::KernelEntries {
+            $crate::arch::KernelEntries {
                 gemm_f32,
                 gemm_f16,
                 gemm_bf16,
@@ -181,9 +181,9 @@ macro_rules! entries {
                 native_attend: |_| None,
                 fold,
                 peak,
-                chains,
-                native_chains: None,
-                int8_chains,
+                fma_throughput,
+                native_fma_throughput: None,
+                int8_throughput,
             }
         }
     };
@@ -213,8 +213,8 @@ macro_rules! panel_entries {
             $crate::panels::format::panel_format!(format, panel_int8)
         }
 
-        $crate::arch::entries!(@fn $(#[$attribute])? int8_chains(rounds: usize, x: f32) -> f32 {
-            $crate::roof::int8_chains::<$lanes, $dot>(rounds, x)
+        $crate::arch::entries!(@fn $(#[$attribute])? int8_throughput(rounds: usize, x: f32) -> f32 {
+            $crate::machine_peaks::int8_throughput::<$lanes, $dot>(rounds, x)
         });
     };
 }

@@ -5,9 +5,9 @@ use std::arch::aarch64::*;
 use half::f16;
 use quern_backend::quant::fp8::E4M3;
 
-use super::Entries;
+use super::KernelEntries;
 use crate::{
-    bytes::{Bytes, Dot4},
+    int_lanes::{Dot4, IntLanes},
     lanes::{LANES, Lanes},
 };
 
@@ -186,7 +186,7 @@ impl Lanes for Neon {
     }
 }
 
-impl Bytes for Neon {
+impl IntLanes for Neon {
     type B = [uint8x16_t; 4];
     type I = [int32x4_t; 4];
 
@@ -309,4 +309,4 @@ super::entries!(
 );
 
 /// The kernels of this instance.
-pub(crate) const ENTRIES: Entries = entries();
+pub(crate) const ENTRIES: KernelEntries = entries();

@@ -3,8 +3,8 @@
 
 use std::arch::{aarch64::*, asm};
 
-use super::{Entries, neon::Neon};
-use crate::bytes::Dot4;
+use super::{KernelEntries, neon::Neon};
+use crate::int_lanes::Dot4;
 
 /// `sdot` on four registers.
 struct Sdot;
@@ -50,5 +50,5 @@ super::panel_entries!(
 );
 
 /// The kernels of NEON with these in place of its own.
-pub(crate) const ENTRIES: Entries =
-    Entries { panels_int8, int8: "8-bit dot product", int8_chains, ..super::neon::ENTRIES };
+pub(crate) const ENTRIES: KernelEntries =
+    KernelEntries { panels_int8, int8: "8-bit dot product", int8_throughput, ..super::neon::ENTRIES };

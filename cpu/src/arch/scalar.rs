@@ -4,9 +4,9 @@
 use half::f16;
 use quern_backend::quant::fp8::E4M3;
 
-use super::Entries;
+use super::KernelEntries;
 use crate::{
-    bytes::{BYTES, Bytes, Dot4},
+    int_lanes::{BYTES, Dot4, IntLanes},
     lanes::{LANES, Lanes},
 };
 
@@ -130,7 +130,7 @@ impl Lanes for Scalar {
     }
 }
 
-impl Bytes for Scalar {
+impl IntLanes for Scalar {
     type B = [u8; BYTES];
     type I = [i32; LANES];
 
@@ -208,16 +208,16 @@ impl Dot4<Scalar> for Scalar {
 super::entries!(Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4], attention: 2);
 
 /// The kernels of this instance.
-pub(crate) const ENTRIES: Entries = entries();
+pub(crate) const ENTRIES: KernelEntries = entries();
 
 /// The same for CPUs that multiply and add in one instruction; elsewhere `mul_add` is a library call
 /// that gives the same bits.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod fused {
-    use super::{Entries, Scalar};
+    use super::{KernelEntries, Scalar};
 
     crate::arch::entries!(#[target_feature(enable = "fma")] Scalar, gemm: [2, 2], scaled: [2, 2], panels: [Scalar, "i32", 4], attention: 2);
 
     /// The kernels of this instance.
-    pub(crate) const ENTRIES: Entries = entries();
+    pub(crate) const ENTRIES: KernelEntries = entries();
 }

@@ -5,7 +5,7 @@
 
 use half::bf16;
 
-use crate::{bytes::Bytes, lanes::LANES};
+use crate::{int_lanes::IntLanes, lanes::LANES};
 
 /// Features come in steps of so many: heads are padded to whole ones in memory.
 pub(crate) const FEATURES: usize = VECTORS * LANES;
@@ -17,7 +17,7 @@ pub(super) const VECTORS: usize = 2;
 /// from `d`, a multiple of [`FEATURES`].
 ///
 /// Products add a *step* at a time: one feature (or position) in each lane, or two where the CPU multiplies pairs.
-pub(crate) trait Element<L: Bytes> {
+pub(crate) trait Element<L: IntLanes> {
     /// Features, or positions, of a step.
     const STEP: usize = 1;
 
@@ -44,7 +44,7 @@ pub(crate) trait Element<L: Bytes> {
 }
 
 /// Who takes features turned over.
-pub(crate) trait Columns<L: Bytes> {
+pub(crate) trait Columns<L: IntLanes> {
     /// Step `k` of the features of 16 heads.
     unsafe fn take(&mut self, k: usize, column: L::F);
 }
@@ -53,7 +53,7 @@ pub(crate) trait Columns<L: Bytes> {
 /// `d` on.
 macro_rules! one_by_one {
     ($format:ty, $odd_first:literal, |$lanes:ident, $head:ident, $d:ident| $load:expr) => {
-        impl<$lanes: Bytes> Element<$lanes> for $format {
+        impl<$lanes: IntLanes> Element<$lanes> for $format {
             const ODD_FIRST: bool = $odd_first;
 
             #[inline(always)]
@@ -88,7 +88,7 @@ macro_rules! one_by_one {
 
 one_by_one!(f32, false, |L, head, d| L::load(head.cast::<f32>().add(d)));
 
-impl<L: Bytes> Element<L> for bf16 {
+impl<L: IntLanes> Element<L> for bf16 {
     const ODD_FIRST: bool = true;
 
     /// Two features are one word: half as much to turn over.

@@ -28,7 +28,7 @@ use std::marker::PhantomData;
 
 use super::element::{Columns, Element, FEATURES, VECTORS};
 use crate::{
-    bytes::Bytes,
+    int_lanes::IntLanes,
     lanes::{LANES, LINE, Lanes, exp, largest, nearest_bf16},
 };
 
@@ -97,7 +97,7 @@ macro_rules! in_tiles {
 
 /// The partial result of each query, in tiles of up to `Q` queries.
 #[inline(always)]
-pub(crate) unsafe fn attend<L: Bytes, E: Element<L>, const Q: usize>(task: &mut Partition<'_>) {
+pub(crate) unsafe fn attend<L: IntLanes, E: Element<L>, const Q: usize>(task: &mut Partition<'_>) {
     let (dim, rows, count) = (task.dim, task.visible.len(), task.keys.len());
     let group = task.queries.len() / (dim / E::STEP) / rows;
     let queries = rows * group;
@@ -186,7 +186,7 @@ impl<'a> Ahead<'a> {
 /// The features of 16 of `keys`, the first or the second half of a block. Past the end the last key is read
 /// again; nobody reads its scores.
 #[inline(always)]
-unsafe fn turn_over<L: Bytes, E: Element<L>>(keys: &[*const u8], half: usize, dim: usize, to: &mut impl Columns<L>) {
+unsafe fn turn_over<L: IntLanes, E: Element<L>>(keys: &[*const u8], half: usize, dim: usize, to: &mut impl Columns<L>) {
     let mut heads = [std::ptr::null(); LANES];
     for p in 0..LANES {
         heads[p] = keys[(half * LANES + p).min(keys.len() - 1)];
@@ -199,7 +199,7 @@ unsafe fn turn_over<L: Bytes, E: Element<L>>(keys: &[*const u8], half: usize, di
 /// Half of a block in memory, `[step of features][position]`.
 struct Stored(*mut f32);
 
-impl<L: Bytes> Columns<L> for Stored {
+impl<L: IntLanes> Columns<L> for Stored {
     #[inline(always)]
     unsafe fn take(&mut self, k: usize, column: L::F) {
         L::store(self.0.add(k * BLOCK), column);
@@ -207,14 +207,14 @@ impl<L: Bytes> Columns<L> for Stored {
 }
 
 /// Scores of half a block, made as its features come.
-struct Scores<'a, 'b, L: Bytes, E, const Q: usize> {
+struct HalfBlockScores<'a, 'b, L: IntLanes, E, const Q: usize> {
     queries: [*const f32; Q],
     sums: [L::F; Q],
     ahead: &'a mut Ahead<'b>,
     element: PhantomData<E>,
 }
 
-impl<L: Bytes, E: Element<L>, const Q: usize> Columns<L> for Scores<'_, '_, L, E, Q> {
+impl<L: IntLanes, E: Element<L>, const Q: usize> Columns<L> for HalfBlockScores<'_, '_, L, E, Q> {
     #[inline(always)]
     unsafe fn take(&mut self, k: usize, column: L::F) {
         self.ahead.ask::<L>(E::STEP);
@@ -225,18 +225,18 @@ impl<L: Bytes, E: Element<L>, const Q: usize> Columns<L> for Scores<'_, '_, L, E
 }
 
 /// Where rows of [`VECTORS`] vectors come from.
-trait Rows<L: Bytes> {
+trait RowSource<L: IntLanes> {
     /// Row `k`.
     unsafe fn row(&self, k: usize) -> [L::F; VECTORS];
 }
 
 /// Rows in memory, `stride` apart.
-struct Block {
+struct RowBlock {
     start: *const f32,
     stride: usize,
 }
 
-impl<L: Bytes> Rows<L> for Block {
+impl<L: IntLanes> RowSource<L> for RowBlock {
     #[inline(always)]
     unsafe fn row(&self, k: usize) -> [L::F; VECTORS] {
         let row = self.start.add(k * self.stride);
@@ -251,7 +251,7 @@ struct Heads<'a, E> {
     element: PhantomData<E>,
 }
 
-impl<L: Bytes, E: Element<L>> Rows<L> for Heads<'_, E> {
+impl<L: IntLanes, E: Element<L>> RowSource<L> for Heads<'_, E> {
     #[inline(always)]
     unsafe fn row(&self, k: usize) -> [L::F; VECTORS] {
         E::row(self.heads, k, self.d)
@@ -260,10 +260,10 @@ impl<L: Bytes, E: Element<L>> Rows<L> for Heads<'_, E> {
 
 /// `sums[q] += Σ_k left[q][k] * right[k]` in the order of the element, for `count` rows of `right`.
 #[inline(always)]
-unsafe fn multiply<L: Bytes, E: Element<L>, const Q: usize>(
+unsafe fn multiply<L: IntLanes, E: Element<L>, const Q: usize>(
     sums: &mut [[L::F; VECTORS]; Q],
     left: [*const f32; Q],
-    right: &impl Rows<L>,
+    right: &impl RowSource<L>,
     count: usize,
     ahead: &mut Ahead<'_>,
 ) {
@@ -282,13 +282,16 @@ unsafe fn multiply<L: Bytes, E: Element<L>, const Q: usize>(
 
 /// The queries from `first` on.
 #[inline(always)]
-unsafe fn queries_at<L: Bytes, E: Element<L>, const Q: usize>(task: &Partition<'_>, first: usize) -> [*const f32; Q] {
+unsafe fn queries_at<L: IntLanes, E: Element<L>, const Q: usize>(
+    task: &Partition<'_>,
+    first: usize,
+) -> [*const f32; Q] {
     std::array::from_fn(|q| task.queries.as_ptr().add((first + q) * (task.dim / E::STEP)))
 }
 
 /// Scores of the block at `start` for the `Q` queries from `first` on, straight from its keys; returns `Q`.
 #[inline(always)]
-unsafe fn scores_of_keys<L: Bytes, E: Element<L>, const Q: usize>(
+unsafe fn scores_of_keys<L: IntLanes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
@@ -296,7 +299,7 @@ unsafe fn scores_of_keys<L: Bytes, E: Element<L>, const Q: usize>(
 ) -> usize {
     for half in 0..BLOCK / LANES {
         let queries = queries_at::<L, E, Q>(task, first);
-        let mut scores = Scores::<L, E, Q> { queries, sums: [L::splat(0.0); Q], ahead, element: PhantomData };
+        let mut scores = HalfBlockScores::<L, E, Q> { queries, sums: [L::splat(0.0); Q], ahead, element: PhantomData };
         turn_over::<L, E>(&task.keys[start..], half, task.dim, &mut scores);
         let sums = scores.sums;
         for q in 0..Q {
@@ -309,14 +312,14 @@ unsafe fn scores_of_keys<L: Bytes, E: Element<L>, const Q: usize>(
 
 /// Scores of the block at `start` for the `Q` queries from `first` on; returns `Q`.
 #[inline(always)]
-unsafe fn scores_at<L: Bytes, E: Element<L>, const Q: usize>(
+unsafe fn scores_at<L: IntLanes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
     ahead: &mut Ahead<'_>,
 ) -> usize {
     let mut sums = [[L::splat(0.0); VECTORS]; Q];
-    let block = Block { start: task.block.as_ptr(), stride: BLOCK };
+    let block = RowBlock { start: task.block.as_ptr(), stride: BLOCK };
     multiply::<L, E, Q>(&mut sums, queries_at::<L, E, Q>(task, first), &block, task.dim / E::STEP, ahead);
     for q in 0..Q {
         for i in 0..VECTORS {
@@ -329,7 +332,7 @@ unsafe fn scores_at<L: Bytes, E: Element<L>, const Q: usize>(
 
 /// One query's scores become weights; its maximum and sum are written, its output begins with zeros.
 #[inline(always)]
-unsafe fn weights<L: Bytes, E: Element<L>>(task: &mut Partition<'_>, query: usize, hidden: usize, visible: usize) {
+unsafe fn weights<L: IntLanes, E: Element<L>>(task: &mut Partition<'_>, query: usize, hidden: usize, visible: usize) {
     let scores = task.scores.as_mut_ptr().add(query * PARTITION);
     let partial = task.partials.as_mut_ptr().add(query * partial_words(task.dim));
     // Minus infinity weighs nothing, so whole vectors can be summed.
@@ -360,7 +363,7 @@ unsafe fn weights<L: Bytes, E: Element<L>>(task: &mut Partition<'_>, query: usiz
 /// Add the values of positions `start..end`, from the block or `direct` from the pages, to the `Q` queries from
 /// `first` on; returns `Q`.
 #[inline(always)]
-unsafe fn weigh<L: Bytes, E: Element<L>, const Q: usize>(
+unsafe fn weigh<L: IntLanes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
     first: usize,
     (start, end): (usize, usize),
@@ -384,7 +387,7 @@ unsafe fn weigh<L: Bytes, E: Element<L>, const Q: usize>(
             let heads = Heads { heads: &task.values[start..end], d, element: PhantomData::<E> };
             multiply::<L, E, Q>(&mut sums, weights, &heads, count, ahead);
         } else {
-            let block = Block { start: task.block.as_ptr().add(d), stride: dim };
+            let block = RowBlock { start: task.block.as_ptr().add(d), stride: dim };
             multiply::<L, E, Q>(&mut sums, weights, &block, count, ahead);
         }
         for q in 0..Q {

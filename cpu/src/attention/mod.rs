@@ -10,4 +10,4 @@ pub(crate) use element::{E4m3, E5m2, Element, FEATURES, Q8};
 pub(crate) use kernel::{PARTITION, Partition, attend, fold};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use pairs::{Brain, Pairs, Words};
-pub(crate) use plan::{Attend, AttentionScratch, Queries};
+pub(crate) use plan::{Attend, AttentionScratch, QueryLayout};

@@ -14,10 +14,10 @@ use std::marker::PhantomData;
 use half::bf16;
 
 use super::element::{Columns, E4m3, E5m2, Element, VECTORS};
-use crate::{bytes::Bytes, lanes::LANES};
+use crate::{int_lanes::IntLanes, lanes::LANES};
 
-/// What an instruction set with pairs has beyond [`Bytes`].
-pub(crate) trait Pairs: Bytes {
+/// What an instruction set with pairs has beyond [`IntLanes`].
+pub(crate) trait Pairs: IntLanes {
     /// `sum + a.odd * b.odd + a.even * b.even`, in that order.
     unsafe fn dot_pairs(sum: Self::F, a: Self::F, b: Self::F) -> Self::F;
     /// 32 bfloat16 of each, side by side: `even[i]` below `odd[i]` in lane `i`, then the next 16.

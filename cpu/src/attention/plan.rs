@@ -18,7 +18,7 @@ use crate::{
     detect::Kernels,
     kv_cache::{LayerPages, head_bytes},
     lanes::{round_to_bf16, to_bf16},
-    memory::{AlignedVec, Disjoint, Region},
+    memory::{AlignedVec, DisjointMut, Region},
     pool::Pool,
 };
 
@@ -34,28 +34,28 @@ const SMALL: usize = 64 << 10;
 
 /// How queries lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queries {
+pub(crate) enum QueryLayout {
     /// f32 as they come.
-    Exact,
+    F32,
     /// f32 that are bfloat16; weights are rounded alike.
-    Rounded,
+    Bf16InF32,
     /// bfloat16, two features in a word; weights are rounded alike.
-    Pairs,
+    Bf16Pairs,
 }
 
-impl Queries {
+impl QueryLayout {
     /// Words of a query of `dim` features.
     fn words(self, dim: usize) -> usize {
-        if self == Queries::Pairs { dim / 2 } else { dim }
+        if self == QueryLayout::Bf16Pairs { dim / 2 } else { dim }
     }
 
     /// Write a query, zeros behind it.
     fn lay_out(self, query: &[f32], words: &mut [f32]) {
         words.fill(0.0);
         match self {
-            Queries::Exact => words[..query.len()].copy_from_slice(query),
-            Queries::Rounded => words.iter_mut().zip(query).for_each(|(word, &x)| *word = round_to_bf16(x)),
-            Queries::Pairs => {
+            QueryLayout::F32 => words[..query.len()].copy_from_slice(query),
+            QueryLayout::Bf16InF32 => words.iter_mut().zip(query).for_each(|(word, &x)| *word = round_to_bf16(x)),
+            QueryLayout::Bf16Pairs => {
                 for (word, pair) in words.iter_mut().zip(query.chunks(2)) {
                     let odd = pair.get(1).map_or(0, |&x| to_bf16(x));
                     *word = f32::from_bits(u32::from(to_bf16(pair[0])) | u32::from(odd) << 16);
@@ -67,10 +67,10 @@ impl Queries {
 
 /// Working space of one worker.
 #[derive(Debug, Default)]
-struct Bench {
+struct WorkerScratch {
     queries: AlignedVec,
     /// Whose queries these are: span, head and first row.
-    holds: Option<(usize, usize, usize)>,
+    queries_of: Option<(usize, usize, usize)>,
     block: AlignedVec,
     scores: AlignedVec,
     partials: AlignedVec,
@@ -80,15 +80,15 @@ struct Bench {
 /// Working space of attention, sized for the heads when the pages are allocated.
 #[derive(Debug)]
 pub(crate) struct AttentionScratch {
-    benches: Vec<Bench>,
-    left: Option<Region>,
-    units: Vec<Unit>,
+    worker_scratch: Vec<WorkerScratch>,
+    spilled: Option<Region>,
+    units: Vec<AttentionUnit>,
     /// For each span, the partial results that lie before its own.
     bases: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Unit {
+struct AttentionUnit {
     span: usize,
     head: usize,
     /// First row within the span.
@@ -100,8 +100,8 @@ struct Unit {
 impl AttentionScratch {
     pub(crate) fn new(workers: usize) -> Self {
         Self {
-            benches: (0..workers).map(|_| Bench::default()).collect(),
-            left: Region::zeroed(PARTIALS_BYTES),
+            worker_scratch: (0..workers).map(|_| WorkerScratch::default()).collect(),
+            spilled: Region::zeroed(PARTIALS_BYTES),
             units: Vec::new(),
             bases: Vec::new(),
         }
@@ -111,12 +111,12 @@ impl AttentionScratch {
     pub(crate) fn reserve(&mut self, heads: &HeadLayout) {
         let queries = ROWS * heads.num_heads / heads.num_kv_heads;
         let dim = heads.head_dim.next_multiple_of(FEATURES);
-        for bench in &mut self.benches {
-            bench.queries.at_least(queries * dim);
-            bench.block.at_least(block_words(dim));
-            bench.scores.at_least(queries * PARTITION);
-            bench.partials.at_least(queries * partial_words(dim));
-            bench.states.at_least(queries * partial_words(dim));
+        for own in &mut self.worker_scratch {
+            own.queries.at_least(queries * dim);
+            own.block.at_least(block_words(dim));
+            own.scores.at_least(queries * PARTITION);
+            own.partials.at_least(queries * partial_words(dim));
+            own.states.at_least(queries * partial_words(dim));
         }
     }
 }
@@ -137,8 +137,8 @@ impl Attend<'_> {
     }
 
     /// How queries lie.
-    fn queries(&self) -> Queries {
-        self.kernels.queries(self.pages.spec().format)
+    fn query_layout(&self) -> QueryLayout {
+        self.kernels.query_layout(self.pages.spec().format)
     }
 
     /// Features of a stored head.
@@ -147,7 +147,7 @@ impl Attend<'_> {
     }
 
     /// Rows of a unit, within its span.
-    fn rows(&self, unit: &Unit) -> Range<usize> {
+    fn rows(&self, unit: &AttentionUnit) -> Range<usize> {
         unit.row..(unit.row + ROWS).min(self.batch.spans[unit.span].q_len)
     }
 
@@ -190,8 +190,8 @@ impl Attend<'_> {
     /// Attend from every row.
     pub(crate) fn run(&self, scratch: &mut AttentionScratch, out: &mut Buffer) {
         scratch.reserve(&self.spec.heads);
-        let AttentionScratch { benches, left, units, bases } = scratch;
-        benches.iter_mut().for_each(|bench| bench.holds = None);
+        let AttentionScratch { worker_scratch, spilled, units, bases } = scratch;
+        worker_scratch.iter_mut().for_each(|own| own.queries_of = None);
         units.clear();
         let mut bytes = 0;
         let mut longest = 0;
@@ -200,44 +200,49 @@ impl Attend<'_> {
             bytes += positions * 2 * self.spec.heads.num_kv_heads * head_bytes(self.pages.spec());
             longest = longest.max(span.kv_len);
             for head in 0..self.spec.heads.num_kv_heads {
-                units.extend((0..span.q_len).step_by(ROWS).map(|row| Unit { span: index, head, row, partition: 0 }));
+                units.extend((0..span.q_len).step_by(ROWS).map(|row| AttentionUnit {
+                    span: index,
+                    head,
+                    row,
+                    partition: 0,
+                }));
             }
         }
-        let benches = Disjoint::new(benches);
-        let out = Disjoint::new(out.values_mut());
+        let worker_scratch = DisjointMut::new(worker_scratch);
+        let out = DisjointMut::new(out.values_mut());
         let workers = self.pool.workers();
         let few = workers > 1 && units.len() < 4 * workers && longest > PARTITION && bytes > SMALL;
         let words = self.group() * partial_words(self.dim());
-        let partials = left.as_mut().filter(|_| few && self.lay_out(bases) * words * 4 <= PARTIALS_BYTES);
+        let partials = spilled.as_mut().filter(|_| few && self.lay_out(bases) * words * 4 <= PARTIALS_BYTES);
         let Some(partials) = partials else {
             let grain = if bytes <= SMALL { units.len() } else { 1 };
             self.pool.for_each(units.len(), grain, |worker, range| {
-                // SAFETY: each worker has a bench of its own.
-                let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
-                units[range].iter().for_each(|unit| self.walk(unit, bench, &out));
+                // SAFETY: each worker has scratch of its own.
+                let own = &mut unsafe { worker_scratch.part(worker..worker + 1) }[0];
+                units[range].iter().for_each(|unit| self.walk(unit, own, &out));
             });
             return;
         };
 
-        let partials = Disjoint::new(partials.words());
+        let partials = DisjointMut::new(partials.words());
         // Cut each unit by partition, in place of the whole ones.
         for whole in 0..units.len() {
             let mut partitions = self.partitions(&self.batch.spans[units[whole].span], &self.rows(&units[whole]));
             units[whole].partition = partitions.next().expect("a row sees its own position");
             for partition in partitions {
-                units.push(Unit { partition, ..units[whole] });
+                units.push(AttentionUnit { partition, ..units[whole] });
             }
         }
         self.pool.for_each(units.len(), 1, |worker, range| {
-            // SAFETY: each worker has a bench of its own.
-            let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
-            units[range].iter().for_each(|unit| self.leave(unit, bench, bases, &partials));
+            // SAFETY: each worker has scratch of its own.
+            let own = &mut unsafe { worker_scratch.part(worker..worker + 1) }[0];
+            units[range].iter().for_each(|unit| self.spill(unit, own, bases, &partials));
         });
         let heads = self.spec.heads.num_kv_heads;
         self.pool.for_each(self.batch.num_rows() * heads, 1, |worker, range| {
-            // SAFETY: each worker has a bench of its own.
-            let bench = &mut unsafe { benches.part(worker..worker + 1) }[0];
-            range.for_each(|i| self.fold_left(i / heads, i % heads, bench, bases, &partials, &out));
+            // SAFETY: each worker has scratch of its own.
+            let own = &mut unsafe { worker_scratch.part(worker..worker + 1) }[0];
+            range.for_each(|i| self.reduce_spilled(i / heads, i % heads, own, bases, &partials, &out));
         });
     }
 
@@ -253,62 +258,62 @@ impl Attend<'_> {
     }
 
     /// All partitions of one unit in order, folded as they come.
-    fn walk(&self, unit: &Unit, bench: &mut Bench, out: &Disjoint<'_, f32>) {
+    fn walk(&self, unit: &AttentionUnit, own: &mut WorkerScratch, out: &DisjointMut<'_, f32>) {
         let span = &self.batch.spans[unit.span];
         let rows = self.rows(unit);
         let words = partial_words(self.dim());
         let state_words = self.group() * words;
-        bench.states.at_least(rows.len() * state_words).chunks_exact_mut(words).for_each(|s| clear(s, self.dim()));
-        self.gather(unit, bench);
+        own.states.at_least(rows.len() * state_words).chunks_exact_mut(words).for_each(|s| clear(s, self.dim()));
+        self.gather(unit, own);
         for partition in self.partitions(span, &rows) {
-            let seeing = self.partition(unit, partition, bench);
-            let states = &mut bench.states[(seeing.start - rows.start) * state_words..];
-            let partials = &bench.partials[..seeing.len() * state_words];
+            let seeing = self.partition(unit, partition, own);
+            let states = &mut own.states[(seeing.start - rows.start) * state_words..];
+            let partials = &own.partials[..seeing.len() * state_words];
             for (state, partial) in states.chunks_exact_mut(words).zip(partials.chunks_exact(words)) {
                 self.kernels.fold(state, partial, self.dim());
             }
         }
-        for (row, states) in rows.zip(bench.states.chunks_exact(state_words)) {
+        for (row, states) in rows.zip(own.states.chunks_exact(state_words)) {
             self.finish(span.q_start + row, unit.head, states, out);
         }
     }
 
     /// One partition of one unit, left in `partials`.
-    fn leave(&self, unit: &Unit, bench: &mut Bench, bases: &[usize], partials: &Disjoint<'_, f32>) {
+    fn spill(&self, unit: &AttentionUnit, own: &mut WorkerScratch, bases: &[usize], partials: &DisjointMut<'_, f32>) {
         let span = &self.batch.spans[unit.span];
         let words = self.group() * partial_words(self.dim());
-        self.gather(unit, bench);
-        let seeing = self.partition(unit, unit.partition, bench);
-        for (row, partial) in seeing.zip(bench.partials.chunks_exact(words)) {
-            let at = self.left_at(span, bases[unit.span], row, unit.partition, unit.head) * words;
+        self.gather(unit, own);
+        let seeing = self.partition(unit, unit.partition, own);
+        for (row, partial) in seeing.zip(own.partials.chunks_exact(words)) {
+            let at = self.spilled_at(span, bases[unit.span], row, unit.partition, unit.head) * words;
             // SAFETY: (row, partition, head) is this unit's alone.
             unsafe { partials.part(at..at + words) }.copy_from_slice(partial);
         }
     }
 
     /// Index of a partial result, in groups of heads.
-    fn left_at(&self, span: &Span, base: usize, row: usize, partition: usize, head: usize) -> usize {
+    fn spilled_at(&self, span: &Span, base: usize, row: usize, partition: usize, head: usize) -> usize {
         base + (row * span.kv_len.div_ceil(PARTITION) + partition) * self.spec.heads.num_kv_heads + head
     }
 
     /// Fold what was left for one row and KV head.
-    fn fold_left(
+    fn reduce_spilled(
         &self,
         row: usize,
         head: usize,
-        bench: &mut Bench,
+        own: &mut WorkerScratch,
         bases: &[usize],
-        partials: &Disjoint<'_, f32>,
-        out: &Disjoint<'_, f32>,
+        partials: &DisjointMut<'_, f32>,
+        out: &DisjointMut<'_, f32>,
     ) {
         let index = self.batch.spans.partition_point(|span| span.q_start <= row) - 1;
         let span = &self.batch.spans[index];
         let in_span = row - span.q_start;
         let words = partial_words(self.dim());
-        let states = bench.states.at_least(self.group() * words);
+        let states = own.states.at_least(self.group() * words);
         states.chunks_exact_mut(words).for_each(|state| clear(state, self.dim()));
         for partition in self.partitions(span, &(in_span..in_span + 1)) {
-            let at = self.left_at(span, bases[index], in_span, partition, head) * self.group() * words;
+            let at = self.spilled_at(span, bases[index], in_span, partition, head) * self.group() * words;
             // SAFETY: the pass that wrote has ended; one worker folds this row and head.
             let partials = unsafe { partials.part(at..at + self.group() * words) };
             for (state, partial) in states.chunks_exact_mut(words).zip(partials.chunks_exact(words)) {
@@ -320,18 +325,18 @@ impl Attend<'_> {
 
     /// Lay out the queries of a unit, `[rows, group, words of a query]`, unless they lie there since another
     /// partition.
-    fn gather(&self, unit: &Unit, bench: &mut Bench) {
+    fn gather(&self, unit: &AttentionUnit, own: &mut WorkerScratch) {
         let whose = Some((unit.span, unit.head, unit.row));
-        if bench.holds == whose {
+        if own.queries_of == whose {
             return;
         }
-        bench.holds = whose;
+        own.queries_of = whose;
         let (group, head_dim) = (self.group(), self.spec.heads.head_dim);
         let rows = self.rows(unit);
         let first = unit.head * group * head_dim;
-        let how = self.queries();
+        let how = self.query_layout();
         let words = how.words(self.dim());
-        let queries = bench.queries.at_least(rows.len() * group * words);
+        let queries = own.queries.at_least(rows.len() * group * words);
         for (row, queries) in rows.zip(queries.chunks_exact_mut(group * words)) {
             let row = self.qkv.row(self.batch.spans[unit.span].q_start + row);
             let heads = row[first..first + group * head_dim].chunks_exact(head_dim);
@@ -340,7 +345,7 @@ impl Attend<'_> {
     }
 
     /// The partial results of a unit in one partition, of those rows that see any of it, which are returned.
-    fn partition(&self, unit: &Unit, partition: usize, bench: &mut Bench) -> Range<usize> {
+    fn partition(&self, unit: &AttentionUnit, partition: usize, own: &mut WorkerScratch) -> Range<usize> {
         let span = &self.batch.spans[unit.span];
         let pages = self.batch.pages_of(span);
         let rows = self.rows(unit);
@@ -362,7 +367,7 @@ impl Attend<'_> {
             *visible = (Self::visible(span, row) - start).min(PARTITION);
         }
         let (dim, queries) = (self.dim(), seeing.len() * self.group());
-        let how = self.queries();
+        let how = self.query_layout();
         let words = how.words(dim);
         let mut task = Partition {
             keys: &keys[..count],
@@ -371,13 +376,13 @@ impl Attend<'_> {
             head_bytes: head_bytes(self.pages.spec()),
             hidden: &hidden[..seeing.len()],
             visible: &visible[..seeing.len()],
-            queries: &bench.queries[blind * self.group() * words..][..queries * words],
-            rounded: how != Queries::Exact,
+            queries: &own.queries[blind * self.group() * words..][..queries * words],
+            rounded: how != QueryLayout::F32,
             dim,
             scale: self.spec.scale,
-            block: bench.block.at_least(block_words(dim)),
-            scores: bench.scores.at_least(queries * PARTITION),
-            partials: bench.partials.at_least(queries * partial_words(dim)),
+            block: own.block.at_least(block_words(dim)),
+            scores: own.scores.at_least(queries * PARTITION),
+            partials: own.partials.at_least(queries * partial_words(dim)),
         };
         // SAFETY: the addresses come from `LayerPages::addresses`, and storing has ended.
         unsafe { self.kernels.attend(self.pages.spec().format, &mut task) };
@@ -385,7 +390,7 @@ impl Attend<'_> {
     }
 
     /// Divide by the sums and write one row's heads.
-    fn finish(&self, row: usize, head: usize, states: &[f32], out: &Disjoint<'_, f32>) {
+    fn finish(&self, row: usize, head: usize, states: &[f32], out: &DisjointMut<'_, f32>) {
         let (group, dim, head_dim) = (self.group(), self.dim(), self.spec.heads.head_dim);
         let at = row * self.spec.heads.q_dim() + head * group * head_dim;
         // SAFETY: (row, head) is finished by one worker.

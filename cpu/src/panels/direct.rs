@@ -22,8 +22,8 @@
 use std::marker::PhantomData;
 
 use crate::{
-    bytes::{Bytes, Dot4},
     gemm::Gemm,
+    int_lanes::{Dot4, IntLanes},
     int8::{FLOATS, RECORD, RECORD_BYTES, SCALE, SUMS},
     lanes::{LANES, LINE, store_first},
     panels::Panels,
@@ -46,7 +46,7 @@ pub(crate) struct Panel {
 }
 
 /// One panel times some tokens: what the loops below are written for.
-pub(crate) trait Tile<L: Bytes> {
+pub(crate) trait Tile<L: IntLanes> {
     /// Blocks of 32 columns that share their outer scales.
     const BLOCKS: usize;
 
@@ -59,7 +59,7 @@ pub(crate) trait Tile<L: Bytes> {
 /// Tokens are the outer loop: a tile's inputs stay in the first-level cache while the unit's weights come
 /// from the second.
 #[inline(always)]
-pub(crate) unsafe fn run<L: Bytes, K: Tile<L>, const T: usize>(task: &Gemm<'_, Panels>) {
+pub(crate) unsafe fn run<L: IntLanes, K: Tile<L>, const T: usize>(task: &Gemm<'_, Panels>) {
     let tokens = task.x_rows.len();
     let mut done = 0;
     while done < tokens {
@@ -74,7 +74,7 @@ pub(crate) unsafe fn run<L: Bytes, K: Tile<L>, const T: usize>(task: &Gemm<'_, P
 
 /// All rows of `task` times the `T` tokens from `first` on; returns `T`.
 #[inline(always)]
-unsafe fn tokens_at<L: Bytes, K: Tile<L>, const T: usize>(task: &Gemm<'_, Panels>, first: usize) -> usize {
+unsafe fn tokens_at<L: IntLanes, K: Tile<L>, const T: usize>(task: &Gemm<'_, Panels>, first: usize) -> usize {
     let (matrix, rows) = (task.matrix, &task.rows);
     let shape = matrix.shape();
     let x: [*const u8; T] =
@@ -96,7 +96,7 @@ unsafe fn tokens_at<L: Bytes, K: Tile<L>, const T: usize>(task: &Gemm<'_, Panels
 /// Inputs are records of `int8.rs`.
 pub(crate) struct Integers<D, C, S>(PhantomData<(D, C, S)>);
 
-impl<L: Bytes, D: Dot4<L>, C: Codes, S: Scales> Tile<L> for Integers<D, C, S> {
+impl<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales> Tile<L> for Integers<D, C, S> {
     const BLOCKS: usize = S::BLOCKS;
 
     #[inline(always)]
@@ -108,7 +108,7 @@ impl<L: Bytes, D: Dot4<L>, C: Codes, S: Scales> Tile<L> for Integers<D, C, S> {
 /// Inputs are f32 in order.
 pub(crate) struct Expanded<C, S>(PhantomData<(C, S)>);
 
-impl<L: Bytes, C: Codes, S: Scales> Tile<L> for Expanded<C, S> {
+impl<L: IntLanes, C: Codes, S: Scales> Tile<L> for Expanded<C, S> {
     const BLOCKS: usize = S::BLOCKS;
 
     #[inline(always)]
@@ -119,20 +119,20 @@ impl<L: Bytes, C: Codes, S: Scales> Tile<L> for Expanded<C, S> {
 
 /// What an integer sum begins with; `sum` points at the negative sum of the inputs that it will meet.
 #[inline(always)]
-pub(crate) unsafe fn start<L: Bytes, D: Dot4<L>, C: Codes>(sum: *const u8) -> L::I {
+pub(crate) unsafe fn start<L: IntLanes, D: Dot4<L>, C: Codes>(sum: *const u8) -> L::I {
     if C::OFFSET > 0 { D::start(L::splat_word(sum), C::OFFSET.trailing_zeros()) } else { L::zero() }
 }
 
 /// One step of 16 rows and one token.
 #[inline(always)]
-pub(crate) unsafe fn dot<L: Bytes, D: Dot4<L>, C: Codes>(acc: L::I, w: L::B, x: L::I) -> L::I {
+pub(crate) unsafe fn dot<L: IntLanes, D: Dot4<L>, C: Codes>(acc: L::I, w: L::B, x: L::I) -> L::I {
     if C::WIDE { D::dot::<true>(acc, w, x) } else { D::dot::<false>(acc, w, x) }
 }
 
 /// A block's part after its group `g`, whose integer sum is `acc`; `sum` points at the negative sum of the
 /// inputs as f32.
 #[inline(always)]
-pub(crate) unsafe fn part<L: Bytes, S: Scales>(
+pub(crate) unsafe fn part<L: IntLanes, S: Scales>(
     g: usize,
     part: L::F,
     acc: L::I,
@@ -149,7 +149,7 @@ pub(crate) unsafe fn part<L: Bytes, S: Scales>(
 }
 
 #[inline(always)]
-unsafe fn integers<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
+unsafe fn integers<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
     panel: Panel,
     x: [*const u8; T],
 ) -> [L::F; T] {
@@ -195,7 +195,7 @@ unsafe fn integers<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
 }
 
 #[inline(always)]
-unsafe fn expanded<L: Bytes, C: Codes, S: Scales, const T: usize>(panel: Panel, x: [*const u8; T]) -> [L::F; T] {
+unsafe fn expanded<L: IntLanes, C: Codes, S: Scales, const T: usize>(panel: Panel, x: [*const u8; T]) -> [L::F; T] {
     let mut sums = [L::splat(0.0); T];
     let offset = L::splat(C::OFFSET as f32);
     for o in 0..panel.outers {

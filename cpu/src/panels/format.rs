@@ -25,7 +25,7 @@ use quern_backend::quant::{
 };
 
 use crate::{
-    bytes::{BYTES, Bytes},
+    int_lanes::{BYTES, IntLanes},
     lanes::LANES,
 };
 
@@ -52,7 +52,7 @@ pub(crate) trait Codes {
     /// The integer of one row and column.
     fn unpack(block: &[u8], row: usize, col: usize) -> i8;
     /// The codes of step `s`. Contract: `lanes.rs`; `block` is `BYTES` long.
-    unsafe fn step<L: Bytes>(block: *const u8, s: usize) -> L::B;
+    unsafe fn step<L: IntLanes>(block: *const u8, s: usize) -> L::B;
 }
 
 /// Integers in planes of `LOW` bits, and of `HIGH` bits above them.
@@ -83,7 +83,7 @@ fn unpack_bits(planes: &[u8], bits: usize, step: usize, byte: usize) -> u8 {
 
 /// The `bits` bits of step `s`, moved to bit `to`.
 #[inline(always)]
-unsafe fn load_bits<L: Bytes>(planes: *const u8, bits: usize, s: usize, to: usize) -> L::B {
+unsafe fn load_bits<L: IntLanes>(planes: *const u8, bits: usize, s: usize, to: usize) -> L::B {
     let per_plane = 8 / bits;
     let plane = L::load_bytes(planes.add(s / per_plane * BYTES));
     let (from, mask) = (s % per_plane * bits, (((1u32 << bits) - 1) << to) as u8);
@@ -124,7 +124,7 @@ impl<const LOW: usize, const HIGH: usize, const OFFSET: u32> Codes for Planes<LO
     }
 
     #[inline(always)]
-    unsafe fn step<L: Bytes>(block: *const u8, s: usize) -> L::B {
+    unsafe fn step<L: IntLanes>(block: *const u8, s: usize) -> L::B {
         let low = load_bits::<L>(block, LOW, s, 0);
         if HIGH == 0 { low } else { L::or(low, load_bits::<L>(block.add(LOW * BYTES), HIGH, s, LOW)) }
     }
@@ -175,9 +175,9 @@ impl Codebook for E2m1 {
 }
 
 /// Integers of a codebook: planes of 4 bits.
-pub(crate) struct Chosen<B>(B);
+pub(crate) struct CodebookCodes<B>(B);
 
-impl<B: Codebook> Codes for Chosen<B> {
+impl<B: Codebook> Codes for CodebookCodes<B> {
     const BYTES: usize = 4 * BYTES;
     const OFFSET: u32 = B::OFFSET;
     const WIDE: bool = B::OFFSET == 128;
@@ -194,7 +194,7 @@ impl<B: Codebook> Codes for Chosen<B> {
     }
 
     #[inline(always)]
-    unsafe fn step<L: Bytes>(block: *const u8, s: usize) -> L::B {
+    unsafe fn step<L: IntLanes>(block: *const u8, s: usize) -> L::B {
         L::look_up(const { &B::SHIFTED }, load_bits::<L>(block, 4, s, 0))
     }
 }
@@ -215,9 +215,9 @@ pub(crate) trait Scales {
     /// Read those of one row.
     fn unpack(scales: &[u8], row: usize, block: &mut Block);
     /// What all groups share, 16 rows of it: the outer scale and the outer minimum.
-    unsafe fn outer<L: Bytes>(scales: *const u8) -> (L::F, L::F);
+    unsafe fn outer<L: IntLanes>(scales: *const u8) -> (L::F, L::F);
     /// Scale and minimum of group `g`, counted from the first of `scales`.
-    unsafe fn group<L: Bytes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F);
+    unsafe fn group<L: IntLanes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F);
 }
 
 /// Bytes of 16 rows of 16-bit scales.
@@ -233,9 +233,9 @@ fn half_of(scales: &[u8], row: usize) -> u16 {
 
 /// One scale for 32 columns: binary16, or bfloat16 if `BRAIN` (powers of two beyond binary16's); with
 /// `MINS` a binary16 minimum after the scales.
-pub(crate) struct Plain<const BRAIN: bool, const MINS: bool>;
+pub(crate) struct PlainScales<const BRAIN: bool, const MINS: bool>;
 
-impl<const BRAIN: bool, const MINS: bool> Scales for Plain<BRAIN, MINS> {
+impl<const BRAIN: bool, const MINS: bool> Scales for PlainScales<BRAIN, MINS> {
     const BLOCKS: usize = 1;
     const GROUPS: usize = 1;
     const MINS: bool = MINS;
@@ -259,13 +259,13 @@ impl<const BRAIN: bool, const MINS: bool> Scales for Plain<BRAIN, MINS> {
     }
 
     #[inline(always)]
-    unsafe fn outer<L: Bytes>(scales: *const u8) -> (L::F, L::F) {
+    unsafe fn outer<L: IntLanes>(scales: *const u8) -> (L::F, L::F) {
         let scale = if BRAIN { L::load_bf16(scales.cast()) } else { L::load_f16(scales.cast()) };
         (scale, if MINS { L::load_f16(scales.add(HALVES).cast()) } else { L::splat(0.0) })
     }
 
     #[inline(always)]
-    unsafe fn group<L: Bytes>(_: *const u8, outer: (L::F, L::F), _: usize) -> (L::F, L::F) {
+    unsafe fn group<L: IntLanes>(_: *const u8, outer: (L::F, L::F), _: usize) -> (L::F, L::F) {
         outer
     }
 }
@@ -319,13 +319,13 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
     }
 
     #[inline(always)]
-    unsafe fn outer<L: Bytes>(scales: *const u8) -> (L::F, L::F) {
+    unsafe fn outer<L: IntLanes>(scales: *const u8) -> (L::F, L::F) {
         let min = if MINS { L::load_f16(scales.add(HALVES).cast()) } else { L::splat(0.0) };
         (L::load_f16(scales.cast()), min)
     }
 
     #[inline(always)]
-    unsafe fn group<L: Bytes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F) {
+    unsafe fn group<L: IntLanes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F) {
         let scale = L::mul(outer.0, L::load_i8(scales.add(Self::at(g)).cast()));
         // Minimums are below 64, so signed bytes read them as they are.
         let min = if MINS { L::mul(outer.1, L::load_i8(scales.add(Self::at(g) + LANES).cast())) } else { outer.1 };
@@ -337,21 +337,21 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
 macro_rules! panel_format {
     ($format:expr, $f:ident) => {{
         use quern_backend::QuantFormat;
-        use $crate::panels::format::{Chosen, E2m1, Nested, NonLinear, Plain, Planes};
+        use $crate::panels::format::{CodebookCodes, E2m1, Nested, NonLinear, PlainScales, Planes};
         match $format {
-            QuantFormat::Q4_0 => $f::<Planes<4, 0, 8>, Plain<false, false>>,
-            QuantFormat::Q4_1 => $f::<Planes<4, 0, 0>, Plain<false, true>>,
-            QuantFormat::Q5_0 => $f::<Planes<4, 1, 16>, Plain<false, false>>,
-            QuantFormat::Q5_1 => $f::<Planes<4, 1, 0>, Plain<false, true>>,
-            QuantFormat::Q8_0 => $f::<Planes<8, 0, 128>, Plain<false, false>>,
+            QuantFormat::Q4_0 => $f::<Planes<4, 0, 8>, PlainScales<false, false>>,
+            QuantFormat::Q4_1 => $f::<Planes<4, 0, 0>, PlainScales<false, true>>,
+            QuantFormat::Q5_0 => $f::<Planes<4, 1, 16>, PlainScales<false, false>>,
+            QuantFormat::Q5_1 => $f::<Planes<4, 1, 0>, PlainScales<false, true>>,
+            QuantFormat::Q8_0 => $f::<Planes<8, 0, 128>, PlainScales<false, false>>,
             QuantFormat::Q2K => $f::<Planes<2, 0, 0>, Nested<2, true>>,
             QuantFormat::Q3K => $f::<Planes<2, 1, 4>, Nested<2, false>>,
             QuantFormat::Q4K => $f::<Planes<4, 0, 0>, Nested<1, true>>,
             QuantFormat::Q5K => $f::<Planes<4, 1, 0>, Nested<1, true>>,
             QuantFormat::Q6K => $f::<Planes<4, 2, 32>, Nested<2, false>>,
-            QuantFormat::Iq4Nl => $f::<Chosen<NonLinear>, Plain<false, false>>,
-            QuantFormat::Iq4Xs => $f::<Chosen<NonLinear>, Nested<1, false>>,
-            QuantFormat::Mxfp4 => $f::<Chosen<E2m1>, Plain<true, false>>,
+            QuantFormat::Iq4Nl => $f::<CodebookCodes<NonLinear>, PlainScales<false, false>>,
+            QuantFormat::Iq4Xs => $f::<CodebookCodes<NonLinear>, Nested<1, false>>,
+            QuantFormat::Mxfp4 => $f::<CodebookCodes<E2m1>, PlainScales<true, false>>,
             format @ (QuantFormat::F32 | QuantFormat::F16 | QuantFormat::BF16 | QuantFormat::Fp8Block128) => {
                 unreachable!("{format} has no blocks")
             }

@@ -2,9 +2,9 @@
 
 pub(crate) mod direct;
 pub(crate) mod format;
-mod kept;
+mod packed_weight_cache;
 mod repack;
 pub(crate) mod staged;
 
-pub use kept::{OnSaved, PanelFile};
+pub use packed_weight_cache::{OnSaved, PackedWeightCache};
 pub(crate) use repack::Panels;

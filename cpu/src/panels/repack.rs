@@ -17,11 +17,11 @@ use std::sync::{
 use quern_backend::{PackedMatrix, QuantFormat, UploadError, quant::Block};
 
 use crate::{
-    bytes::BYTES,
+    int_lanes::BYTES,
     lanes::LANES,
     memory::{ReadRegion, Region},
     panels::format::{BLOCK, Codes, STEP, STEPS, Scales, panel_format},
-    panels::kept::{PanelFile, PanelRegion},
+    panels::packed_weight_cache::{PackedWeightCache, PanelRegion},
     pool::Pool,
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct Panels {
 }
 
 /// Where one of several matrices is repacked to.
-struct Place {
+struct PackTarget {
     shape: PanelShape,
     /// Panels of the matrices before it.
     panel: usize,
@@ -74,7 +74,7 @@ impl Panels {
     /// not read.
     pub(crate) fn pack(
         pool: &Pool,
-        file: Option<&mut PanelFile>,
+        file: Option<&mut PackedWeightCache>,
         matrices: &[&PackedMatrix],
     ) -> Result<Vec<Self>, UploadError> {
         // Where each matrix's panels begin, counted in panels and in bytes.
@@ -83,7 +83,7 @@ impl Panels {
             .iter()
             .map(|matrix| {
                 let (shape, count) = (PanelShape::of(matrix.format(), matrix.cols()), matrix.rows().div_ceil(LANES));
-                let place = Place { shape, panel: panels, byte: bytes, left: AtomicUsize::new(count) };
+                let place = PackTarget { shape, panel: panels, byte: bytes, left: AtomicUsize::new(count) };
                 panels += count;
                 bytes += count * shape.bytes;
                 place
@@ -151,7 +151,7 @@ fn pack_into(
     mut region: Region,
     pool: &Pool,
     matrices: &[&PackedMatrix],
-    places: &[Place],
+    places: &[PackTarget],
     panels: usize,
 ) -> ReadRegion {
     let all = region.disjoint();

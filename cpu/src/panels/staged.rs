@@ -28,8 +28,8 @@
 use std::mem::MaybeUninit;
 
 use crate::{
-    bytes::{BYTES, Bytes, Dot4},
     gemm::Gemm,
+    int_lanes::{BYTES, Dot4, IntLanes},
     int8::{FLOATS, RECORD_BYTES, SCALE, SUMS},
     lanes::{LANES, LINE, store_first},
     panels::Panels,
@@ -56,7 +56,7 @@ struct Unpacked {
 
 /// All rows and tokens of `task`, whose inputs are records of `int8.rs`, in tiles of up to `T` tokens.
 #[inline(always)]
-pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
+pub(crate) unsafe fn run<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
     task: &Gemm<'_, Panels>,
 ) {
     let (matrix, rows) = (task.matrix, &task.rows);
@@ -88,7 +88,7 @@ pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const P: usi
                 let chunk: [*const Unpacked; P] = std::array::from_fn(|p| chunk[p].as_ptr().cast());
                 let mut t = 0;
                 while t < tokens {
-                    let at = Place { task, token: first + t, start, count };
+                    let at = TilePosition { task, token: first + t, start, count };
                     let sums = sums.as_mut_ptr().add(t);
                     // A whole tile costs less than two small ones, whose chains wait for one another: what
                     // is left goes into the next larger tile, whose last tokens nobody looks at.
@@ -112,7 +112,7 @@ pub(crate) unsafe fn run<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const P: usi
 
 /// Blocks `start..start + count` of a panel, whose codes begin `scales` bytes after its scales.
 #[inline(always)]
-unsafe fn unpack<L: Bytes, C: Codes, S: Scales>(
+unsafe fn unpack<L: IntLanes, C: Codes, S: Scales>(
     panel: *const u8,
     scales: usize,
     start: usize,
@@ -142,7 +142,7 @@ unsafe fn unpack<L: Bytes, C: Codes, S: Scales>(
 }
 
 /// Where in a task a tile is.
-struct Place<'a> {
+struct TilePosition<'a> {
     task: &'a Gemm<'a, Panels>,
     /// The first token.
     token: usize,
@@ -154,8 +154,8 @@ struct Place<'a> {
 /// A chunk of `P` panels times `T` tokens, added to `sums`; returns `T`. Past the end the last token is met
 /// again.
 #[inline(always)]
-unsafe fn tile<L: Bytes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
-    at: &Place<'_>,
+unsafe fn tile<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
+    at: &TilePosition<'_>,
     chunk: [*const Unpacked; P],
     sums: *mut [[f32; LANES]; P],
 ) -> usize {

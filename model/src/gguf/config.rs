@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use super::{GgufFile, GgufValue, TensorInfo, rope};
-use crate::{architecture::Architecture, weights::Problem};
+use crate::{architecture::Architecture, weights::TensorProblem};
 
 /// llama.cpp's key behind the architecture's name, and `config.json`'s.
 const NUMBERS: [(&str, &str); 12] = [
@@ -27,7 +27,7 @@ const NUMBERS: [(&str, &str); 12] = [
 pub(super) fn config<'a>(
     file: &GgufFile,
     find: impl Fn(&str) -> Option<&'a TensorInfo>,
-) -> Result<Map<String, Value>, Problem> {
+) -> Result<Map<String, Value>, TensorProblem> {
     let metadata = file.metadata();
     let shown = |value: Option<&GgufValue>| value.map_or_else(|| "nothing".to_owned(), GgufValue::shown);
     let text = |key: &str| metadata.get(key).and_then(GgufValue::as_str);
@@ -77,7 +77,7 @@ pub(super) fn config<'a>(
 }
 
 /// Refuse files that hold no model: adapters, importance matrices, projectors of images.
-fn kind(file: &GgufFile) -> Result<(), Problem> {
+fn kind(file: &GgufFile) -> Result<(), TensorProblem> {
     let key = "general.type";
     let kind = file.metadata().get(key).and_then(GgufValue::as_str);
     let remedy = match kind {
@@ -126,7 +126,7 @@ const NEUTRAL: [(&str, &[f64]); 24] = [
 const SOFTMAX: f64 = 1.0;
 
 /// Refuse values that ask for what this network does not do; llama.cpp would compute something else with them.
-fn neutral(file: &GgufFile, prefix: &str) -> Result<(), Problem> {
+fn neutral(file: &GgufFile, prefix: &str) -> Result<(), TensorProblem> {
     let value = |key: &str| file.metadata().get(key);
     let number = |value: &GgufValue| match value {
         GgufValue::Bool(flag) => Some(f64::from(u8::from(*flag))),
@@ -157,15 +157,15 @@ fn neutral(file: &GgufFile, prefix: &str) -> Result<(), Problem> {
 }
 
 /// The number under `key`, if there is something.
-pub(super) fn number(file: &GgufFile, key: &str) -> Result<Option<f64>, Problem> {
+pub(super) fn number(file: &GgufFile, key: &str) -> Result<Option<f64>, TensorProblem> {
     let Some(value) = file.metadata().get(key) else { return Ok(None) };
     let number = value.as_f64().filter(|number| number.is_finite());
     number.map(Some).ok_or_else(|| wrong(file, key, "a number", value.shown()))
 }
 
 /// What is wrong with the value of `key`.
-pub(super) fn wrong(file: &GgufFile, key: &str, expected: impl fmt::Display, found: impl ToString) -> Problem {
-    Problem::file(file.name(), format!("{expected} (metadata `{key}`)"), found)
+pub(super) fn wrong(file: &GgufFile, key: &str, expected: impl fmt::Display, found: impl ToString) -> TensorProblem {
+    TensorProblem::file(file.name(), format!("{expected} (metadata `{key}`)"), found)
 }
 
 /// Tokens that end an answer: those that the file names, and those of Qwen's that llama.cpp knows by their

@@ -4,13 +4,13 @@ use crate::weights::Remedy;
 
 /// What a reader wanted and found instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct ReadFault {
     pub(super) expected: String,
     pub(super) found: String,
     pub(super) remedy: Remedy,
 }
 
-impl Fault {
+impl ReadFault {
     pub(super) fn new(expected: impl ToString, found: impl ToString) -> Self {
         Self { expected: expected.to_string(), found: found.to_string(), remedy: Remedy::FetchAgain }
     }
@@ -42,36 +42,36 @@ impl<'a> Cursor<'a> {
         self.bytes.len() - self.at
     }
 
-    pub(super) fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8], Fault> {
+    pub(super) fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8], ReadFault> {
         if count > self.left() {
             let found = format!("the file's end after {} of them, at byte {}", self.left(), self.bytes.len());
-            return Err(Fault::new(format!("{count} bytes of {what}"), found));
+            return Err(ReadFault::new(format!("{count} bytes of {what}"), found));
         }
         let taken = &self.bytes[self.at..self.at + count];
         self.at += count;
         Ok(taken)
     }
 
-    pub(super) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Fault> {
+    pub(super) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], ReadFault> {
         Ok(self.take(N, what)?.try_into().expect("as many as were asked for"))
     }
 
-    pub(super) fn u32(&mut self, what: &str) -> Result<u32, Fault> {
+    pub(super) fn u32(&mut self, what: &str) -> Result<u32, ReadFault> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self, what: &str) -> Result<u64, Fault> {
+    pub(super) fn u64(&mut self, what: &str) -> Result<u64, ReadFault> {
         self.array(what).map(u64::from_le_bytes)
     }
 
     /// A length, then as many bytes of UTF-8, `most` of them.
-    pub(super) fn text(&mut self, what: &str, most: usize) -> Result<String, Fault> {
+    pub(super) fn text(&mut self, what: &str, most: usize) -> Result<String, ReadFault> {
         let count = self.u64(&format!("the length of {what}"))?;
         if count > most as u64 {
-            return Err(Fault::new(format!("{what} of at most {most} bytes"), format!("a length of {count}")));
+            return Err(ReadFault::new(format!("{what} of at most {most} bytes"), format!("a length of {count}")));
         }
         let bytes = self.take(count as usize, what)?;
         let text = std::str::from_utf8(bytes);
-        text.map(str::to_owned).map_err(|cause| Fault::new(format!("{what} in UTF-8"), cause))
+        text.map(str::to_owned).map_err(|cause| ReadFault::new(format!("{what} in UTF-8"), cause))
     }
 }

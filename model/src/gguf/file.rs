@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, path::Path};
 use quern_backend::{QuantFormat, SharedBytes};
 
 use super::{
-    cursor::{Cursor, Fault},
+    cursor::{Cursor, ReadFault},
     types,
     value::{Elements, GgufValue},
 };
 use crate::{
     foreign::OTHER_GGUF,
-    weights::{Problem, lfs, mapping, scan::Scanned},
+    weights::{TensorProblem, lfs, mapping, scan::Scanned},
 };
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -56,71 +56,71 @@ impl TensorInfo {
 
 impl GgufFile {
     /// Read the header of `bytes`; `name` is the file's, for messages.
-    pub fn parse(name: &str, bytes: &SharedBytes) -> Result<Self, Problem> {
-        let mut part = Part::default();
+    pub fn parse(name: &str, bytes: &SharedBytes) -> Result<Self, TensorProblem> {
+        let mut part = FilePart::default();
         let parsed = Self::parse_parts(name, bytes, &mut part);
-        parsed.map_err(|Fault { expected, found, remedy }| {
+        parsed.map_err(|ReadFault { expected, found, remedy }| {
             let problem = match part {
-                Part::Header => Problem::file(name, expected, found),
-                Part::Key(key) => Problem::file(name, format!("{expected} (metadata `{key}`)"), found),
-                Part::Tensor(tensor) => Problem::tensor(name, &tensor, expected, found),
+                FilePart::Header => TensorProblem::file(name, expected, found),
+                FilePart::Key(key) => TensorProblem::file(name, format!("{expected} (metadata `{key}`)"), found),
+                FilePart::Tensor(tensor) => TensorProblem::tensor(name, &tensor, expected, found),
             };
-            Problem { remedy, ..problem }
+            TensorProblem { remedy, ..problem }
         })
     }
 
-    fn parse_parts(name: &str, bytes: &SharedBytes, part: &mut Part) -> Result<Self, Fault> {
+    fn parse_parts(name: &str, bytes: &SharedBytes, part: &mut FilePart) -> Result<Self, ReadFault> {
         let mut from = Cursor::new(bytes);
         let magic = from.take(4, "the header")?;
         if lfs::is_pointer(bytes) {
-            return Err(Fault::new("a GGUF file", lfs::FOUND).mended_by(lfs::REMEDY));
+            return Err(ReadFault::new("a GGUF file", lfs::FOUND).mended_by(lfs::REMEDY));
         }
         if magic != MAGIC {
-            return Err(Fault::new("a GGUF file, which begins with \"GGUF\"", format!("{magic:?}")));
+            return Err(ReadFault::new("a GGUF file, which begins with \"GGUF\"", format!("{magic:?}")));
         }
         match from.u32("the version")? {
             2 | 3 => {}
             version if version.swap_bytes() <= 3 => {
-                let fault = Fault::new("a little-endian file", "a big-endian one");
+                let fault = ReadFault::new("a little-endian file", "a big-endian one");
                 return Err(fault.mended_by("Take the file for little-endian machines."));
             }
-            version => return Err(Fault::new("version 2 or 3", format!("version {version}"))),
+            version => return Err(ReadFault::new("version 2 or 3", format!("version {version}"))),
         }
         let num_tensors = from.u64("the number of tensors")?;
         let num_keys = from.u64("the number of keys")?;
         for (what, count, most) in [("tensors", num_tensors, MAX_TENSORS), ("keys", num_keys, MAX_KEYS)] {
             if count > most {
-                return Err(Fault::new(format!("at most {most} {what}"), count));
+                return Err(ReadFault::new(format!("at most {most} {what}"), count));
             }
         }
         let mut metadata = BTreeMap::new();
         let mut elements = Elements::new();
         for _ in 0..num_keys {
-            *part = Part::Header;
+            *part = FilePart::Header;
             let key = from.text("a key", MAX_NAME_BYTES)?;
-            *part = Part::Key(key.clone());
+            *part = FilePart::Key(key.clone());
             let kind = from.u32("a type")?;
             let value = GgufValue::read(kind, &mut from, &mut elements)?;
             if metadata.insert(key, value).is_some() {
-                return Err(Fault::new("each key once", "it again"));
+                return Err(ReadFault::new("each key once", "it again"));
             }
         }
-        *part = Part::Key("general.alignment".into());
+        *part = FilePart::Key("general.alignment".into());
         let alignment = match metadata.get("general.alignment") {
             None => 32,
             Some(value) => match value.as_u64() {
                 Some(n) if n.is_power_of_two() && (8..=MAX_ALIGNMENT).contains(&n) => n,
-                _ => return Err(Fault::new(format!("a power of two from 8 to {MAX_ALIGNMENT}"), value.shown())),
+                _ => return Err(ReadFault::new(format!("a power of two from 8 to {MAX_ALIGNMENT}"), value.shown())),
             },
         };
         let mut described = Vec::new();
         for _ in 0..num_tensors {
-            *part = Part::Header;
+            *part = FilePart::Header;
             let name = from.text("a tensor's name", MAX_NAME_BYTES)?;
-            *part = Part::Tensor(name.clone());
-            described.push(Described::read(name, alignment, &mut from)?);
+            *part = FilePart::Tensor(name.clone());
+            described.push(TensorEntry::read(name, alignment, &mut from)?);
         }
-        *part = Part::Header;
+        *part = FilePart::Header;
         let start = (from.position() as u64).next_multiple_of(alignment);
         let size = (bytes.len() as u64).saturating_sub(start);
         let tensors = place(described, start, size, bytes, part)?;
@@ -153,7 +153,7 @@ pub fn general_type(path: &Path) -> Option<String> {
 
 /// What is being read, for messages.
 #[derive(Default)]
-enum Part {
+enum FilePart {
     #[default]
     Header,
     Key(String),
@@ -161,7 +161,7 @@ enum Part {
 }
 
 /// A tensor as the header describes it.
-struct Described {
+struct TensorEntry {
     name: String,
     dims: Vec<u64>,
     format: QuantFormat,
@@ -170,11 +170,11 @@ struct Described {
     len: u64,
 }
 
-impl Described {
-    fn read(name: String, alignment: u64, from: &mut Cursor<'_>) -> Result<Self, Fault> {
+impl TensorEntry {
+    fn read(name: String, alignment: u64, from: &mut Cursor<'_>) -> Result<Self, ReadFault> {
         let num_dims = from.u32("the number of dimensions")? as usize;
         if num_dims == 0 || num_dims > MAX_DIMS {
-            return Err(Fault::new(format!("1 to {MAX_DIMS} dimensions"), num_dims));
+            return Err(ReadFault::new(format!("1 to {MAX_DIMS} dimensions"), num_dims));
         }
         let dims: Vec<u64> = (0..num_dims).map(|_| from.u64("a dimension")).collect::<Result<_, _>>()?;
         let number = from.u32("the type")?;
@@ -182,43 +182,43 @@ impl Described {
             let known = QuantFormat::ALL.iter();
             let known = known.filter_map(|format| Some(format!("{format} ({})", format.ggml_type()?)));
             let known: Vec<String> = known.collect();
-            let fault = Fault::new(format!("one of the types {}", known.join(", ")), types::named(number));
+            let fault = ReadFault::new(format!("one of the types {}", known.join(", ")), types::named(number));
             return Err(fault.mended_by(OTHER_GGUF));
         };
         let offset = from.u64("the offset")?;
         if !offset.is_multiple_of(alignment) {
-            return Err(Fault::new(format!("an offset that is a multiple of {alignment}"), offset));
+            return Err(ReadFault::new(format!("an offset that is a multiple of {alignment}"), offset));
         }
         let block = format.block_elements() as u64;
         if dims.contains(&0) || !dims[0].is_multiple_of(block) {
-            return Err(Fault::new(format!("rows of whole blocks of {block}"), format!("{format} {dims:?}")));
+            return Err(ReadFault::new(format!("rows of whole blocks of {block}"), format!("{format} {dims:?}")));
         }
         let elements = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
         let len = elements.and_then(|n| (n / block).checked_mul(format.block_bytes() as u64));
-        let len = len.ok_or_else(|| Fault::new("a size that can be counted", format!("{dims:?}")))?;
+        let len = len.ok_or_else(|| ReadFault::new("a size that can be counted", format!("{dims:?}")))?;
         Ok(Self { name, dims, format, offset, len })
     }
 }
 
 /// Check that the tensors lie inside the data, `size` bytes from `start`, and nowhere on one another.
 fn place(
-    mut described: Vec<Described>,
+    mut described: Vec<TensorEntry>,
     start: u64,
     size: u64,
     bytes: &SharedBytes,
-    part: &mut Part,
-) -> Result<Vec<TensorInfo>, Fault> {
+    part: &mut FilePart,
+) -> Result<Vec<TensorInfo>, ReadFault> {
     described.sort_by_key(|tensor| tensor.offset);
     let mut tensors: Vec<TensorInfo> = Vec::new();
     let mut end = 0;
-    for Described { name, dims, format, offset, len } in described {
-        *part = Part::Tensor(name.clone());
+    for TensorEntry { name, dims, format, offset, len } in described {
+        *part = FilePart::Tensor(name.clone());
         if offset < end {
             let before = tensors.last().map_or("", |tensor| &tensor.name);
-            return Err(Fault::new(format!("bytes of its own behind `{before}`, which ends at {end}"), offset));
+            return Err(ReadFault::new(format!("bytes of its own behind `{before}`, which ends at {end}"), offset));
         }
         end = offset.checked_add(len).filter(|&end| end <= size).ok_or_else(|| {
-            Fault::new(format!("{len} bytes at {offset}"), format!("data of {size} bytes; the file is cut"))
+            ReadFault::new(format!("{len} bytes at {offset}"), format!("data of {size} bytes; the file is cut"))
         })?;
         let range = (start + offset) as usize..(start + end) as usize;
         let bytes = bytes.slice(range).expect("checked against the file's length");

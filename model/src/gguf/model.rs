@@ -13,7 +13,7 @@ use crate::{
     GenerationConfig,
     config::ModelConfig,
     network::{NetworkSpec, Shape, TensorSpec},
-    weights::{LoadError, Problem, Weights, mapping},
+    weights::{LoadError, TensorProblem, WeightSource, mapping},
 };
 
 /// Most files of one model.
@@ -42,12 +42,12 @@ impl GgufModel {
         let mut files = Vec::new();
         let count = first.metadata().get("split.count").and_then(GgufValue::as_u64).unwrap_or(1);
         if count > MAX_SPLITS {
-            return Err(refused(Problem::file(first.name(), format!("at most {MAX_SPLITS} files"), count)));
+            return Err(refused(TensorProblem::file(first.name(), format!("at most {MAX_SPLITS} files"), count)));
         }
         for number in 2..=count {
             let next = split_path(path, number, count).ok_or_else(|| {
                 let expected = format!("a name that ends in -00001-of-{count:05}.gguf, the first of its files");
-                refused(Problem::file(first.name(), expected, path.display()))
+                refused(TensorProblem::file(first.name(), expected, path.display()))
             })?;
             let file = read(&next).map_err(refused)?;
             // Counted from 0 there.
@@ -55,7 +55,7 @@ impl GgufModel {
             if stated != Some(number - 1) {
                 let found = stated.map_or_else(|| "nothing".to_owned(), |no| no.to_string());
                 let expected = format!("split.no {}, as its name says", number - 1);
-                return Err(refused(Problem::file(file.name(), expected, found)));
+                return Err(refused(TensorProblem::file(file.name(), expected, found)));
             }
             files.push(file);
             paths.push(next);
@@ -70,19 +70,29 @@ impl GgufModel {
         Self::gather(place.to_owned(), Vec::new(), first, Vec::new()).map_err(refused)
     }
 
-    fn gather(place: String, paths: Vec<PathBuf>, first: GgufFile, others: Vec<GgufFile>) -> Result<Self, Problem> {
+    fn gather(
+        place: String,
+        paths: Vec<PathBuf>,
+        first: GgufFile,
+        others: Vec<GgufFile>,
+    ) -> Result<Self, TensorProblem> {
         let mut tensors: BTreeMap<String, (String, TensorInfo)> = BTreeMap::new();
         for file in std::iter::once(&first).chain(&others) {
             for tensor in file.tensors() {
                 let entry = (file.name().to_owned(), tensor.clone());
                 if let Some((earlier, _)) = tensors.insert(tensor.name.clone(), entry) {
-                    return Err(Problem::tensor(file.name(), &tensor.name, format!("once, in {earlier}"), "it again"));
+                    return Err(TensorProblem::tensor(
+                        file.name(),
+                        &tensor.name,
+                        format!("once, in {earlier}"),
+                        "it again",
+                    ));
                 }
             }
         }
         let stated = first.metadata().get("split.tensors.count").and_then(GgufValue::as_u64);
         if let Some(stated) = stated.filter(|&stated| stated != tensors.len() as u64) {
-            return Err(Problem::file(first.name(), format!("{stated} tensors in all files"), tensors.len()));
+            return Err(TensorProblem::file(first.name(), format!("{stated} tensors in all files"), tensors.len()));
         }
         let config = config::config(&first, |name| tensors.get(name).map(|(_, tensor)| tensor))?;
         let generation = sampling::read(&first)?;
@@ -120,19 +130,21 @@ impl GgufModel {
         let mut problems = Vec::new();
         let mut wanted: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for spec in network.tensors() {
-            let Place { name, dims, .. } = self.place(spec);
+            let TensorPlace { name, dims, .. } = self.place(spec);
             if let (Shape::Vector(_), Some((file, tensor))) = (spec.shape, self.tensors.get(&name))
                 && tensor.format.element().is_none()
             {
-                problems.push(Problem::tensor(file, &name, "one of f32, f16, bf16", tensor.found()));
+                problems.push(TensorProblem::tensor(file, &name, "one of f32, f16, bf16", tensor.found()));
             }
             wanted.insert(name, dims);
         }
         for (name, dims) in &wanted {
             match self.tensors.get(name) {
-                None => problems.push(Problem::tensor("(no file)", name, format!("a tensor {dims:?}"), "nothing")),
+                None => {
+                    problems.push(TensorProblem::tensor("(no file)", name, format!("a tensor {dims:?}"), "nothing"))
+                }
                 Some((file, tensor)) if tensor.dims != *dims => {
-                    problems.push(Problem::tensor(file, name, format!("sizes {dims:?}"), tensor.found()));
+                    problems.push(TensorProblem::tensor(file, name, format!("sizes {dims:?}"), tensor.found()));
                 }
                 Some(_) => {}
             }
@@ -140,7 +152,7 @@ impl GgufModel {
         for (name, (file, tensor)) in &self.tensors {
             if !wanted.contains_key(name) {
                 let expected = format!("no such tensor in {}", config.architecture);
-                problems.push(Problem::tensor(file, name, expected, tensor.found()));
+                problems.push(TensorProblem::tensor(file, name, expected, tensor.found()));
             }
         }
         if problems.is_empty() {
@@ -161,29 +173,29 @@ impl GgufModel {
     }
 
     /// Where `spec` is stored.
-    fn place(&self, spec: &TensorSpec) -> Place {
+    fn place(&self, spec: &TensorSpec) -> TensorPlace {
         let (name, mut dims) = (names::of(spec), names::dims(spec));
         match names::fused(spec) {
             Some((fused, half)) if !self.tensors.contains_key(&name) && self.tensors.contains_key(&fused) => {
                 dims[1] *= 2;
-                Place { name: fused, dims, part: half, parts: 2 }
+                TensorPlace { name: fused, dims, part: half, parts: 2 }
             }
-            _ => Place { name, dims, part: 0, parts: 1 },
+            _ => TensorPlace { name, dims, part: 0, parts: 1 },
         }
     }
 
     /// The tensor that holds `spec`, of the sizes that were verified.
-    fn find(&self, Place { name, dims, .. }: &Place) -> Result<&TensorInfo, LoadError> {
+    fn find(&self, TensorPlace { name, dims, .. }: &TensorPlace) -> Result<&TensorInfo, LoadError> {
         let found = self.tensors.get(name).map(|(_, tensor)| tensor);
         found.filter(|tensor| tensor.dims == *dims).ok_or_else(|| {
             let found = found.map_or_else(|| "nothing".into(), TensorInfo::found);
-            let problem = Problem::tensor("(no file)", name, format!("a tensor {dims:?}"), found);
+            let problem = TensorProblem::tensor("(no file)", name, format!("a tensor {dims:?}"), found);
             LoadError::Checkpoint { dir: self.place.clone(), problems: vec![problem] }
         })
     }
 }
 
-impl Weights for GgufModel {
+impl WeightSource for GgufModel {
     fn matrices(&self, spec: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
         let place = self.place(spec);
         let tensor = self.find(&place)?;
@@ -211,7 +223,7 @@ impl Weights for GgufModel {
 }
 
 /// Where the matrices of a [`TensorSpec`] are stored.
-struct Place {
+struct TensorPlace {
     name: String,
     /// Sizes, innermost first.
     dims: Vec<u64>,
@@ -220,9 +232,9 @@ struct Place {
     parts: usize,
 }
 
-fn read(path: &Path) -> Result<GgufFile, Problem> {
+fn read(path: &Path) -> Result<GgufFile, TensorProblem> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let bytes = mapping::map(path).map_err(|cause| Problem::file(&name, "a readable file", cause))?;
+    let bytes = mapping::map(path).map_err(|cause| TensorProblem::file(&name, "a readable file", cause))?;
     GgufFile::parse(&name, &bytes)
 }
 

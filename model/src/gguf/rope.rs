@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     config::{YarnConfig, yarn_temperature},
-    weights::Problem,
+    weights::TensorProblem,
 };
 
 /// `rope_scaling` in the words of config.json, `None` where positions are not stretched.
-pub(super) fn read(file: &GgufFile, architecture: &str) -> Result<Option<Value>, Problem> {
+pub(super) fn read(file: &GgufFile, architecture: &str) -> Result<Option<Value>, TensorProblem> {
     let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
     let number = |name: &str| number(file, &key(name));
     let kind = file.metadata().get(&key("type"));
@@ -59,7 +59,7 @@ pub(super) fn read(file: &GgufFile, architecture: &str) -> Result<Option<Value>,
 }
 
 /// Positions are not stretched if `found` says so.
-fn plain(file: &GgufFile, key: &str, found: f64) -> Result<Option<Value>, Problem> {
+fn plain(file: &GgufFile, key: &str, found: f64) -> Result<Option<Value>, TensorProblem> {
     if found != 1.0 { Err(wrong(file, key, "1, since only yarn stretches positions", found)) } else { Ok(None) }
 }
 

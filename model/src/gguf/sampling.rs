@@ -7,7 +7,7 @@ use super::{
     GgufFile, GgufValue,
     config::{number, wrong},
 };
-use crate::{GenerationConfig, weights::Problem};
+use crate::{GenerationConfig, weights::TensorProblem};
 
 /// Our fields and llama.cpp's keys.
 const KEYS: [(&str, &str); 5] = [
@@ -19,7 +19,7 @@ const KEYS: [(&str, &str); 5] = [
 ];
 
 /// What `file` recommends.
-pub(super) fn read(file: &GgufFile) -> Result<GenerationConfig, Problem> {
+pub(super) fn read(file: &GgufFile) -> Result<GenerationConfig, TensorProblem> {
     GenerationConfig::of_numbers(|field, range| {
         let (_, key) = KEYS.iter().find(|(ours, _)| *ours == field).expect("every field has a key");
         // llama.cpp takes what is below 0 for 0.

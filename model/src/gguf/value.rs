@@ -1,6 +1,6 @@
 //! [`GgufValue`]: one value of a file's metadata.
 
-use super::cursor::{Cursor, Fault};
+use super::cursor::{Cursor, ReadFault};
 
 /// Elements of all arrays of a file together.
 const MAX_ELEMENTS: usize = 1 << 23;
@@ -77,11 +77,11 @@ impl GgufValue {
     }
 
     /// The value of type `kind` at the cursor. `elements` is what arrays of this file may still hold.
-    pub(super) fn read(kind: u32, from: &mut Cursor<'_>, elements: &mut Elements) -> Result<Self, Fault> {
+    pub(super) fn read(kind: u32, from: &mut Cursor<'_>, elements: &mut Elements) -> Result<Self, ReadFault> {
         Self::read_at(0, kind, from, elements)
     }
 
-    fn read_at(depth: usize, kind: u32, from: &mut Cursor<'_>, elements: &mut Elements) -> Result<Self, Fault> {
+    fn read_at(depth: usize, kind: u32, from: &mut Cursor<'_>, elements: &mut Elements) -> Result<Self, ReadFault> {
         let what = "a value";
         Ok(match kind {
             0 => GgufValue::Unsigned(from.array::<1>(what)?[0].into()),
@@ -93,7 +93,7 @@ impl GgufValue {
             6 => GgufValue::Float(f32::from_le_bytes(from.array(what)?).into()),
             7 => match from.array::<1>(what)?[0] {
                 byte @ (0 | 1) => GgufValue::Bool(byte == 1),
-                byte => return Err(Fault::new("a boolean, 0 or 1", byte)),
+                byte => return Err(ReadFault::new("a boolean, 0 or 1", byte)),
             },
             8 => GgufValue::Text(from.text("a text", MAX_TEXT_BYTES)?),
             9 if depth < MAX_DEPTH => {
@@ -102,11 +102,11 @@ impl GgufValue {
                 let list = (0..count).map(|_| Self::read_at(depth + 1, inner, from, elements));
                 GgufValue::Array(list.collect::<Result<_, _>>()?)
             }
-            9 => return Err(Fault::new(format!("arrays at most {MAX_DEPTH} deep"), "a deeper one")),
+            9 => return Err(ReadFault::new(format!("arrays at most {MAX_DEPTH} deep"), "a deeper one")),
             10 => GgufValue::Unsigned(from.u64(what)?),
             11 => GgufValue::Signed(from.u64(what)? as i64),
             12 => GgufValue::Float(f64::from_le_bytes(from.array(what)?)),
-            other => return Err(Fault::new("a type of value, 0 to 12", other)),
+            other => return Err(ReadFault::new("a type of value, 0 to 12", other)),
         })
     }
 }
@@ -120,12 +120,12 @@ impl Elements {
     }
 
     /// Each element has a byte at least.
-    fn claim(&mut self, count: u64, bytes_left: usize) -> Result<(), Fault> {
+    fn claim(&mut self, count: u64, bytes_left: usize) -> Result<(), ReadFault> {
         if count > bytes_left as u64 {
-            return Err(Fault::new(format!("an array that fits into the {bytes_left} bytes behind"), count));
+            return Err(ReadFault::new(format!("an array that fits into the {bytes_left} bytes behind"), count));
         }
         if count > self.0 as u64 {
-            return Err(Fault::new(format!("at most {MAX_ELEMENTS} elements in all arrays"), count));
+            return Err(ReadFault::new(format!("at most {MAX_ELEMENTS} elements in all arrays"), count));
         }
         self.0 -= count as usize;
         Ok(())

@@ -2,7 +2,7 @@
 
 use quern_backend::{AttentionSpec, Backend};
 
-use super::{LayerContext, Linear, Loading, RmsNorm};
+use super::{LayerContext, Linear, LoadContext, RmsNorm};
 use crate::{network::Role, weights::LoadError};
 
 /// One layer's attention.
@@ -22,7 +22,7 @@ enum HeadRope<B: Backend> {
 }
 
 /// The buffers attention works in.
-pub struct AttentionScratch<B: Backend> {
+pub struct AttentionBuffers<B: Backend> {
     /// `[tokens, qkv_dim]`.
     pub qkv: B::Buffer,
     /// `[tokens, q_dim]`.
@@ -31,13 +31,13 @@ pub struct AttentionScratch<B: Backend> {
 
 impl<B: Backend> Attention<B> {
     /// That of `layer`.
-    pub fn load(from: &Loading<'_, B>, layer: usize) -> Result<Self, LoadError> {
-        let tensor = |role| from.tensor(layer, role);
+    pub fn load(cx: &LoadContext<'_, B>, layer: usize) -> Result<Self, LoadError> {
+        let tensor = |role| cx.tensor(layer, role);
         Ok(Self {
-            spec: AttentionSpec::causal(layer, from.config.heads),
-            qkv_proj: Linear::load(from, &[Role::Query, Role::Key, Role::Value].map(tensor))?,
-            rope: HeadRope::load(from, layer)?,
-            o_proj: Linear::load(from, &[tensor(Role::AttentionOutput)])?,
+            spec: AttentionSpec::causal(layer, cx.config.heads),
+            qkv_proj: Linear::load(cx, &[Role::Query, Role::Key, Role::Value].map(tensor))?,
+            rope: HeadRope::load(cx, layer)?,
+            o_proj: Linear::load(cx, &[tensor(Role::AttentionOutput)])?,
         })
     }
 
@@ -47,7 +47,7 @@ impl<B: Backend> Attention<B> {
         &self,
         cx: &mut LayerContext<'_, B>,
         x: &B::Buffer,
-        s: &mut AttentionScratch<B>,
+        s: &mut AttentionBuffers<B>,
         out: &mut B::Buffer,
     ) {
         let (b, heads) = (cx.backend, &self.spec.heads);
@@ -64,18 +64,18 @@ impl<B: Backend> Attention<B> {
 }
 
 impl<B: Backend> HeadRope<B> {
-    fn load(from: &Loading<'_, B>, layer: usize) -> Result<Self, LoadError> {
-        let tensor = |role| from.tensor(layer, role);
-        if !from.network.has(layer, Role::QueryBias) {
-            let norm = |role| RmsNorm::load(from, tensor(role));
+    fn load(cx: &LoadContext<'_, B>, layer: usize) -> Result<Self, LoadError> {
+        let tensor = |role| cx.tensor(layer, role);
+        if !cx.network.has(layer, Role::QueryBias) {
+            let norm = |role| RmsNorm::load(cx, tensor(role));
             return Ok(Self::Normed { q_norm: norm(Role::QueryNorm)?, k_norm: norm(Role::KeyNorm)? });
         }
         let mut values = Vec::new();
         for role in [Role::QueryBias, Role::KeyBias, Role::ValueBias] {
-            values.extend(from.weights.vector(tensor(role))?);
+            values.extend(cx.weights.vector(tensor(role))?);
         }
-        let mut bias = from.backend.alloc(1, values.len());
-        from.backend.write(&mut bias, &values);
+        let mut bias = cx.backend.alloc(1, values.len());
+        cx.backend.write(&mut bias, &values);
         Ok(Self::Biased { bias })
     }
 }

@@ -2,7 +2,7 @@
 
 use quern_backend::Backend;
 
-use super::{Linear, Loading};
+use super::{Linear, LoadContext};
 use crate::{
     config::MoeConfig,
     network::{MlpPart, Role},
@@ -17,7 +17,7 @@ pub struct Experts<B: Backend> {
 }
 
 /// The buffers a sparse layer works in.
-pub struct ExpertsScratch<B: Backend> {
+pub struct ExpertsBuffers<B: Backend> {
     /// `[tokens, experts]`.
     pub logits: B::Buffer,
     /// `[tokens, top_k]`.
@@ -26,18 +26,18 @@ pub struct ExpertsScratch<B: Backend> {
 
 impl<B: Backend> Experts<B> {
     /// Those of `layer`.
-    pub fn load(from: &Loading<'_, B>, layer: usize, moe: &MoeConfig) -> Result<Self, LoadError> {
-        let all = |part| from.weights.matrices(from.tensor(layer, Role::Expert(part)));
+    pub fn load(cx: &LoadContext<'_, B>, layer: usize, moe: &MoeConfig) -> Result<Self, LoadError> {
+        let all = |part| cx.weights.matrices(cx.tensor(layer, Role::Expert(part)));
         let (gates, ups, downs) = (all(MlpPart::Gate)?, all(MlpPart::Up)?, all(MlpPart::Down)?);
         Ok(Self {
-            gate: Linear::load(from, &[from.tensor(layer, Role::Router)])?,
-            experts: from.uploader.borrow_mut().experts(&gates, &ups, &downs)?,
+            gate: Linear::load(cx, &[cx.tensor(layer, Role::Router)])?,
+            experts: cx.uploader.borrow_mut().experts(&gates, &ups, &downs)?,
             renormalise: moe.renormalise,
         })
     }
 
     /// `out = Σ weight · expert(x)` over each token's chosen experts.
-    pub fn forward(&self, b: &B, x: &B::Buffer, s: &mut ExpertsScratch<B>, out: &mut B::Buffer) {
+    pub fn forward(&self, b: &B, x: &B::Buffer, s: &mut ExpertsBuffers<B>, out: &mut B::Buffer) {
         self.gate.forward(b, x, &mut s.logits);
         b.route(&s.logits, self.renormalise, &mut s.routing);
         b.moe(x, &s.routing, &self.experts, out);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quern_backend::Backend;
 
-use super::Loading;
+use super::LoadContext;
 use crate::{network::TensorSpec, weights::LoadError};
 
 /// A projection without bias.
@@ -14,9 +14,9 @@ pub struct Linear<B: Backend> {
 
 impl<B: Backend> Linear<B> {
     /// The matrices of `tensors`, which share their input features, as one: their outputs lie side by side.
-    pub fn load(from: &Loading<'_, B>, tensors: &[&TensorSpec]) -> Result<Self, LoadError> {
-        let parts: Result<Vec<_>, _> = tensors.iter().map(|tensor| from.weights.matrix(tensor)).collect();
-        Ok(Self { weight: Arc::new(from.uploader.borrow_mut().weight(&parts?)?) })
+    pub fn load(cx: &LoadContext<'_, B>, tensors: &[&TensorSpec]) -> Result<Self, LoadError> {
+        let parts: Result<Vec<_>, _> = tensors.iter().map(|tensor| cx.weights.matrix(tensor)).collect();
+        Ok(Self { weight: Arc::new(cx.uploader.borrow_mut().weight(&parts?)?) })
     }
 
     /// The same matrix under another role: a tied head is the embedding.

@@ -2,7 +2,7 @@
 
 use quern_backend::Backend;
 
-use super::{Linear, Loading};
+use super::{Linear, LoadContext};
 use crate::{
     network::{MlpPart, Role},
     weights::LoadError,
@@ -15,7 +15,7 @@ pub struct Mlp<B: Backend> {
 }
 
 /// The buffers a dense layer works in.
-pub struct MlpScratch<B: Backend> {
+pub struct MlpBuffers<B: Backend> {
     /// `[tokens, 2 * intermediate]`.
     pub gate_up: B::Buffer,
     /// `[tokens, intermediate]`.
@@ -24,16 +24,16 @@ pub struct MlpScratch<B: Backend> {
 
 impl<B: Backend> Mlp<B> {
     /// That of `layer`.
-    pub fn load(from: &Loading<'_, B>, layer: usize) -> Result<Self, LoadError> {
-        let part = |part| from.tensor(layer, Role::Mlp(part));
+    pub fn load(cx: &LoadContext<'_, B>, layer: usize) -> Result<Self, LoadError> {
+        let part = |part| cx.tensor(layer, Role::Mlp(part));
         Ok(Self {
-            gate_up: Linear::load(from, &[part(MlpPart::Gate), part(MlpPart::Up)])?,
-            down: Linear::load(from, &[part(MlpPart::Down)])?,
+            gate_up: Linear::load(cx, &[part(MlpPart::Gate), part(MlpPart::Up)])?,
+            down: Linear::load(cx, &[part(MlpPart::Down)])?,
         })
     }
 
     /// `out = mlp(x)`.
-    pub fn forward(&self, b: &B, x: &B::Buffer, s: &mut MlpScratch<B>, out: &mut B::Buffer) {
+    pub fn forward(&self, b: &B, x: &B::Buffer, s: &mut MlpBuffers<B>, out: &mut B::Buffer) {
         self.gate_up.forward(b, x, &mut s.gate_up);
         b.silu_mul(&s.gate_up, &mut s.inner);
         self.down.forward(b, &s.inner, out);

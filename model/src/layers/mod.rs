@@ -19,24 +19,24 @@ use quern_backend::{Backend, Uploader};
 use crate::{
     config::ModelConfig,
     network::{NetworkSpec, Role, TensorSpec},
-    weights::Weights,
+    weights::WeightSource,
 };
 
 /// What a layer needs to load itself.
-pub struct Loading<'a, B: Backend> {
+pub struct LoadContext<'a, B: Backend> {
     /// What computes; its buffers hold the gains.
     pub backend: &'a B,
     /// The matrices' way there, one after the other.
     pub uploader: RefCell<&'a mut dyn Uploader<B>>,
     /// Where they come from.
-    pub weights: &'a dyn Weights,
+    pub weights: &'a dyn WeightSource,
     /// The network's numbers.
     pub config: &'a ModelConfig,
     /// Its tensors.
     pub network: &'a NetworkSpec,
 }
 
-impl<'a, B: Backend> Loading<'a, B> {
+impl<'a, B: Backend> LoadContext<'a, B> {
     /// The tensor of this role in `layer`.
     fn tensor(&self, layer: usize, role: Role) -> &'a TensorSpec {
         self.network.tensor(Some(layer), role)

@@ -2,7 +2,7 @@
 
 use quern_backend::Backend;
 
-use super::Loading;
+use super::LoadContext;
 use crate::{network::TensorSpec, weights::LoadError};
 
 /// A norm's gain and epsilon.
@@ -15,11 +15,11 @@ pub struct RmsNorm<B: Backend> {
 
 impl<B: Backend> RmsNorm<B> {
     /// The norm whose gain `tensor` is.
-    pub fn load(from: &Loading<'_, B>, tensor: &TensorSpec) -> Result<Self, LoadError> {
-        let values = from.weights.vector(tensor)?;
-        let mut gain = from.backend.alloc(1, values.len());
-        from.backend.write(&mut gain, &values);
-        Ok(Self { gain, eps: from.config.rms_norm_eps })
+    pub fn load(cx: &LoadContext<'_, B>, tensor: &TensorSpec) -> Result<Self, LoadError> {
+        let values = cx.weights.vector(tensor)?;
+        let mut gain = cx.backend.alloc(1, values.len());
+        cx.backend.write(&mut gain, &values);
+        Ok(Self { gain, eps: cx.config.rms_norm_eps })
     }
 
     /// `residual += delta; out = norm(residual)`.

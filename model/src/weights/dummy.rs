@@ -6,7 +6,7 @@ use std::sync::Arc;
 use half::bf16;
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes, quant::fp8::encode_e4m3};
 
-use super::{LoadError, Weights, fill::filled};
+use super::{LoadError, WeightSource, fill::filled};
 use crate::{
     config::ModelConfig,
     network::{NetworkSpec, Role, Shape, TensorSpec, module},
@@ -54,7 +54,7 @@ impl DummyWeights {
     }
 }
 
-impl Weights for DummyWeights {
+impl WeightSource for DummyWeights {
     fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
         let (rows, cols) = tensor.matrix();
         let kinds: Vec<_> = tensor.names().zip(0..).map(|(name, i)| (seed(&name), self.format(tensor, i))).collect();

@@ -29,7 +29,7 @@ pub enum LoadError {
         /// Its folder.
         dir: String,
         /// At least one.
-        problems: Vec<Problem>,
+        problems: Vec<TensorProblem>,
     },
 }
 
@@ -65,7 +65,7 @@ const SHOWN: usize = 20;
 
 /// One thing wrong with a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct TensorProblem {
     /// The file, without its folder.
     pub file: String,
     /// The tensor, where one is concerned.
@@ -78,7 +78,7 @@ pub struct Problem {
     pub remedy: Remedy,
 }
 
-impl Problem {
+impl TensorProblem {
     /// A problem of a whole file.
     pub fn file(file: &str, expected: impl ToString, found: impl ToString) -> Self {
         let (expected, found) = (expected.to_string(), found.to_string());
@@ -101,7 +101,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for TensorProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.file)?;
         if let Some(tensor) = &self.tensor {
@@ -111,7 +111,7 @@ impl fmt::Display for Problem {
     }
 }
 
-struct Listed<'a>(&'a [Problem]);
+struct Listed<'a>(&'a [TensorProblem]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,12 +126,12 @@ impl fmt::Display for Listed<'_> {
 }
 
 /// The remedies of what is printed, each once.
-struct Remedies<'a>(&'a [Problem]);
+struct Remedies<'a>(&'a [TensorProblem]);
 
 impl fmt::Display for Remedies<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said: Vec<&Remedy> = Vec::new();
-        for Problem { remedy, .. } in self.0.iter().take(SHOWN) {
+        for TensorProblem { remedy, .. } in self.0.iter().take(SHOWN) {
             if !said.contains(&remedy) {
                 write!(f, "{}{remedy}", if said.is_empty() { "" } else { "\n" })?;
                 said.push(remedy);

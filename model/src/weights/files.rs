@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::Problem;
+use super::TensorProblem;
 
 /// The files of a checkpoint and, if it has an index, the file of each tensor.
 #[derive(Debug, Default)]
@@ -32,16 +32,15 @@ pub(super) const READABLE: &str = "Make the file readable for the user that the 
 impl Files {
     /// The weight files of `dir`: those that its index names, or else `model.safetensors`, or else the one set of shards
     /// that lies there. What is wrong with the choice goes to `problems`.
-    pub(super) fn list(dir: &Path, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn list(dir: &Path, problems: &mut Vec<TensorProblem>) -> Self {
         let mut present = BTreeSet::new();
         match std::fs::read_dir(dir) {
             Ok(entries) => {
                 let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
                 present.extend(names.filter(|name| name.ends_with(".safetensors")));
             }
-            Err(cause) => {
-                problems.push(Problem::file(&dir.display().to_string(), "a readable folder", cause).mended_by(READABLE))
-            }
+            Err(cause) => problems
+                .push(TensorProblem::file(&dir.display().to_string(), "a readable folder", cause).mended_by(READABLE)),
         }
         let chosen = if dir.join(INDEX).exists() {
             Self::indexed(dir, &present, problems)
@@ -57,13 +56,13 @@ impl Files {
         Self { notes, ..chosen }
     }
 
-    fn indexed(dir: &Path, present: &BTreeSet<String>, problems: &mut Vec<Problem>) -> Self {
+    fn indexed(dir: &Path, present: &BTreeSet<String>, problems: &mut Vec<TensorProblem>) -> Self {
         let read = std::fs::read(dir.join(INDEX)).map_err(|cause| cause.to_string());
         let parse = |text: Vec<u8>| serde_json::from_slice(&text).map_err(|cause| cause.to_string());
         let index: Index = match read.and_then(parse) {
             Ok(index) => index,
             Err(cause) => {
-                problems.push(Problem::file(INDEX, "a JSON object with a `weight_map`", cause).broken());
+                problems.push(TensorProblem::file(INDEX, "a JSON object with a `weight_map`", cause).broken());
                 return Self::default();
             }
         };
@@ -71,27 +70,28 @@ impl Files {
         for name in &names {
             if name.contains(['/', '\\', '\0']) || !name.ends_with(".safetensors") {
                 let expected = "names of .safetensors files in the same folder";
-                problems.push(Problem::file(INDEX, expected, format!("{name:?}")));
+                problems.push(TensorProblem::file(INDEX, expected, format!("{name:?}")));
             } else if !present.contains(name) {
-                problems.push(Problem::file(name, "a shard that the index names", "no such file").broken());
+                problems.push(TensorProblem::file(name, "a shard that the index names", "no such file").broken());
             }
         }
         Self { names: names.intersection(present).cloned().collect(), index: index.weight_map, notes: Vec::new() }
     }
 
-    fn unindexed(present: &BTreeSet<String>, problems: &mut Vec<Problem>) -> Self {
+    fn unindexed(present: &BTreeSet<String>, problems: &mut Vec<TensorProblem>) -> Self {
         if present.contains(WHOLE) {
             return Self { names: BTreeSet::from([WHOLE.to_owned()]), ..Self::default() };
         }
         let names: BTreeSet<String> = present.iter().filter(|name| !name.starts_with("adapter_")).cloned().collect();
         if names.is_empty() && problems.is_empty() {
             let expected = "the weights (or an index and its shards)";
-            problems.push(Problem::file(WHOLE, expected, "no such file").broken());
+            problems.push(TensorProblem::file(WHOLE, expected, "no such file").broken());
         }
         let sets: BTreeSet<usize> = names.iter().filter_map(|name| shard(name)).map(|(_, count)| count).collect();
         if sets.len() > 1 {
             let found: Vec<&str> = names.iter().map(String::as_str).collect();
-            let problem = Problem::file(INDEX, "an index, since there are shards of several sets", shortened(&found));
+            let problem =
+                TensorProblem::file(INDEX, "an index, since there are shards of several sets", shortened(&found));
             problems.push(problem.mended_by("Delete the shards of the set that is not wanted."));
         }
         if let (1, Some(&count)) = (sets.len(), sets.first()) {
@@ -99,7 +99,7 @@ impl Files {
                 names.iter().filter_map(|name| shard(name)).map(|(number, _)| number).collect();
             for number in (1..=count.min(10_000)).filter(|number| !there.contains(number)) {
                 let name = format!("model-{number:05}-of-{count:05}.safetensors");
-                problems.push(Problem::file(&name, format!("all {count} shards"), "no such file").broken());
+                problems.push(TensorProblem::file(&name, format!("all {count} shards"), "no such file").broken());
             }
         }
         Self { names, ..Self::default() }

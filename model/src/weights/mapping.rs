@@ -6,9 +6,9 @@ use memmap2::Mmap;
 use quern_backend::{ByteOwner, SharedBytes};
 
 /// A mapping that lets go of pages whose bytes a backend has repacked, so that they are not held twice.
-struct Mapping(Mmap);
+struct FileMapping(Mmap);
 
-impl ByteOwner for Mapping {
+impl ByteOwner for FileMapping {
     fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -33,7 +33,7 @@ pub fn map(path: &Path) -> io::Result<SharedBytes> {
     // engine that maps its weights; lengths are compared with the header before any tensor is touched.
     #[allow(unsafe_code)]
     let mapping = unsafe { Mmap::map(&file) }?;
-    Ok(SharedBytes::new(Arc::new(Mapping(mapping))))
+    Ok(SharedBytes::new(Arc::new(FileMapping(mapping))))
 }
 
 #[cfg(test)]

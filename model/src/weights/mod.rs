@@ -11,17 +11,17 @@ pub mod recipe;
 pub mod safetensors;
 pub mod scan;
 
-pub use error::{LoadError, Problem, Remedy};
+pub use error::{LoadError, Remedy, TensorProblem};
 pub(crate) use fill::filled;
 pub use quantised::Quantised;
-pub use recipe::Recipe;
+pub use recipe::QuantRecipe;
 
 use quern_backend::PackedMatrix;
 
 use crate::network::TensorSpec;
 
 /// A source of the tensors of a network's description.
-pub trait Weights: Send + Sync {
+pub trait WeightSource: Send + Sync {
     /// All matrices of `tensor`, in the encoding they are stored in: each expert's, or one.
     fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError>;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes};
 
-use super::{LoadError, Recipe, Weights, fill::filled};
+use super::{LoadError, QuantRecipe, WeightSource, fill::filled};
 use crate::{
     config::ModelConfig,
     network::{NetworkSpec, Shape, TensorSpec},
@@ -13,8 +13,8 @@ use crate::{
 /// The network of `source` by a recipe. Nothing is kept: matrices are encoded when a layer loads them,
 /// by all the machine's cores, so that memory holds the result and the layer that is being made.
 pub struct Quantised<'a> {
-    source: &'a dyn Weights,
-    recipe: Recipe,
+    source: &'a dyn WeightSource,
+    recipe: QuantRecipe,
     num_layers: usize,
     num_bytes: u64,
     formats: Vec<QuantFormat>,
@@ -22,7 +22,7 @@ pub struct Quantised<'a> {
 
 impl<'a> Quantised<'a> {
     /// `source` holds the tensors of `network`, which `config` describes.
-    pub fn new(source: &'a dyn Weights, recipe: Recipe, network: &NetworkSpec, config: &ModelConfig) -> Self {
+    pub fn new(source: &'a dyn WeightSource, recipe: QuantRecipe, network: &NetworkSpec, config: &ModelConfig) -> Self {
         let num_layers = network.num_layers();
         let mut quantised = Self { source, recipe, num_layers, num_bytes: 0, formats: Vec::new() };
         for tensor in network.tensors() {
@@ -50,7 +50,7 @@ impl<'a> Quantised<'a> {
     }
 }
 
-impl Weights for Quantised<'_> {
+impl WeightSource for Quantised<'_> {
     fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
         let stored = self.source.matrices(tensor)?;
         match self.format(tensor) {

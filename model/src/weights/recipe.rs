@@ -1,4 +1,4 @@
-//! [`Recipe`]: which encoding each matrix gets when a network is quantised.
+//! [`QuantRecipe`]: which encoding each matrix gets when a network is quantised.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::network::{MlpPart, Role};
 
 /// A mixture of encodings, by llama.cpp's names where it has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recipe {
+pub enum QuantRecipe {
     /// Q8_0 throughout: 8.5 bits a weight.
     Q8_0,
     /// Q4_0, the head in Q6_K: 4.5 bits.
@@ -16,7 +16,7 @@ pub enum Recipe {
     /// Q4_K, with Q6_K for the head and for the values and down projections of half of the layers: 4.8
     /// bits. The mixture is `llama-quantize`'s (`llama_tensor_get_type` in llama.cpp).
     Q4KM,
-    /// [`Recipe::Q4KM`] with Q6_K for all of attention and for the embedding, which are few of the weights of a
+    /// [`QuantRecipe::Q4KM`] with Q6_K for all of attention and for the embedding, which are few of the weights of a
     /// mixture of experts and are met by every token.
     ///
     /// Computed from shapes: 30B-A3B takes 18.83 GB for 18.53 (4.93 bits for 4.85; +1.7 %), 480B-A35B +1.0 %,
@@ -29,10 +29,14 @@ pub enum Recipe {
     Q4Best,
 }
 
-impl Recipe {
+impl QuantRecipe {
     /// All of them, by the names that users type.
-    pub const NAMES: [(&str, Recipe); 4] =
-        [("q8_0", Recipe::Q8_0), ("q4_0", Recipe::Q4_0), ("q4_k_m", Recipe::Q4KM), ("q4_best", Recipe::Q4Best)];
+    pub const NAMES: [(&str, QuantRecipe); 4] = [
+        ("q8_0", QuantRecipe::Q8_0),
+        ("q4_0", QuantRecipe::Q4_0),
+        ("q4_k_m", QuantRecipe::Q4KM),
+        ("q4_best", QuantRecipe::Q4Best),
+    ];
 
     /// The encoding of the matrix of this `role` in `layer`, with rows of `cols` elements in a network of `num_layers`
     /// layers; `None` leaves it as it is stored.
@@ -44,15 +48,15 @@ impl Recipe {
             return None;
         }
         let wanted = match self {
-            Recipe::Q8_0 => QuantFormat::Q8_0,
-            Recipe::Q4_0 | Recipe::Q4KM | Recipe::Q4Best if role.is_head() => QuantFormat::Q6K,
-            Recipe::Q4_0 => QuantFormat::Q4_0,
-            Recipe::Q4Best
+            QuantRecipe::Q8_0 => QuantFormat::Q8_0,
+            QuantRecipe::Q4_0 | QuantRecipe::Q4KM | QuantRecipe::Q4Best if role.is_head() => QuantFormat::Q6K,
+            QuantRecipe::Q4_0 => QuantFormat::Q4_0,
+            QuantRecipe::Q4Best
                 if matches!(role, Role::Query | Role::Key | Role::Value | Role::AttentionOutput | Role::Embedding) =>
             {
                 QuantFormat::Q6K
             }
-            Recipe::Q4KM | Recipe::Q4Best => match (role, layer) {
+            QuantRecipe::Q4KM | QuantRecipe::Q4Best => match (role, layer) {
                 (Role::Value | Role::Mlp(MlpPart::Down) | Role::Expert(MlpPart::Down), Some(layer))
                     if gets_more_bits(layer, num_layers) =>
                 {
@@ -71,7 +75,7 @@ fn gets_more_bits(layer: usize, num_layers: usize) -> bool {
     layer < eighth || layer >= 7 * num_layers / 8 || (layer - eighth) % 3 == 2
 }
 
-impl fmt::Display for Recipe {
+impl fmt::Display for QuantRecipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = Self::NAMES.iter().find(|(_, recipe)| recipe == self).map(|(name, _)| *name);
         f.write_str(name.expect("every recipe has a name"))
@@ -84,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_mixture_is_llama_quantizes() {
-        let format = |role, layer| Recipe::Q4KM.format(role, layer, 2048, 48);
+        let format = |role, layer| QuantRecipe::Q4KM.format(role, layer, 2048, 48);
         let down = Role::Expert(MlpPart::Down);
         let six: Vec<usize> = (0..48).filter(|&layer| format(down, Some(layer)) == Some(QuantFormat::Q6K)).collect();
         // What llama-quantize makes of the 48 layers of 30B-A3B.
@@ -102,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_best_mixture_gives_attention_and_the_embedding_more_bits() {
-        let formats = |role, layer| [Recipe::Q4KM, Recipe::Q4Best].map(|r| r.format(role, layer, 2048, 48).unwrap());
+        let formats =
+            |role, layer| [QuantRecipe::Q4KM, QuantRecipe::Q4Best].map(|r| r.format(role, layer, 2048, 48).unwrap());
         for role in [Role::Query, Role::Key, Role::AttentionOutput] {
             assert_eq!(formats(role, Some(6)), [QuantFormat::Q4K, QuantFormat::Q6K], "{role:?}");
         }
@@ -111,14 +116,14 @@ mod tests {
             let [theirs, ours] = formats(Role::Expert(part), Some(layer));
             assert_eq!(theirs, ours, "{part:?} of layer {layer}");
         }
-        assert_eq!(Recipe::Q4Best.format(Role::Router, Some(0), 2048, 48), None);
+        assert_eq!(QuantRecipe::Q4Best.format(Role::Router, Some(0), 2048, 48), None);
     }
 
     #[test]
     fn rows_that_are_not_whole_blocks_get_smaller_blocks() {
-        let format = |recipe: Recipe, cols| recipe.format(Role::Mlp(MlpPart::Up), Some(0), cols, 5);
-        assert_eq!(format(Recipe::Q4KM, 96), Some(QuantFormat::Q8_0));
-        assert_eq!(format(Recipe::Q4_0, 96), Some(QuantFormat::Q4_0));
-        assert_eq!(format(Recipe::Q8_0, 100), None);
+        let format = |recipe: QuantRecipe, cols| recipe.format(Role::Mlp(MlpPart::Up), Some(0), cols, 5);
+        assert_eq!(format(QuantRecipe::Q4KM, 96), Some(QuantFormat::Q8_0));
+        assert_eq!(format(QuantRecipe::Q4_0, 96), Some(QuantFormat::Q4_0));
+        assert_eq!(format(QuantRecipe::Q8_0, 100), None);
     }
 }

@@ -19,7 +19,7 @@ use serde::{
 };
 
 use super::{
-    LoadError, Problem, Weights,
+    LoadError, TensorProblem, WeightSource,
     files::{Files, READABLE},
     lfs, mapping,
     scan::Scanned,
@@ -109,17 +109,22 @@ impl Safetensors {
         place: &str,
         files: &Files,
         bytes: impl Fn(&str) -> io::Result<SharedBytes>,
-        mut problems: Vec<Problem>,
+        mut problems: Vec<TensorProblem>,
         config: &mut ModelConfig,
     ) -> Result<Self, LoadError> {
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
         for file in &files.names {
             for (name, tensor) in read_file(file, bytes(file), &mut problems) {
                 if let Some(declared) = files.index.get(&name).filter(|declared| *declared != file) {
-                    problems.push(Problem::tensor(file, &name, format!("in {declared}, as the index says"), "it here"));
+                    problems.push(TensorProblem::tensor(
+                        file,
+                        &name,
+                        format!("in {declared}, as the index says"),
+                        "it here",
+                    ));
                 }
                 if let Some(earlier) = tensors.get(&name) {
-                    problems.push(Problem::tensor(file, &name, format!("once, in {}", earlier.file), "it again"));
+                    problems.push(TensorProblem::tensor(file, &name, format!("once, in {}", earlier.file), "it again"));
                 } else {
                     tensors.insert(name, tensor);
                 }
@@ -127,7 +132,7 @@ impl Safetensors {
         }
         for (name, file) in &files.index {
             if files.names.contains(file) && !tensors.contains_key(name) && problems.iter().all(|p| p.file != *file) {
-                problems.push(Problem::tensor(file, name, "the tensor, as the index says", "nothing"));
+                problems.push(TensorProblem::tensor(file, name, "the tensor, as the index says", "nothing"));
             }
         }
         let mut opened = Self { tensors, notes: files.notes.clone() };
@@ -172,7 +177,7 @@ impl Safetensors {
 
     /// Cut tensors that hold all experts of a layer, as transformers 5 stores them, into those of each expert. They are
     /// parts of the same mapped bytes.
-    fn part_experts(&mut self, config: &ModelConfig, problems: &mut Vec<Problem>) {
+    fn part_experts(&mut self, config: &ModelConfig, problems: &mut Vec<TensorProblem>) {
         let Some(moe) = &config.moe else { return };
         let (inner, hidden) = (moe.inner as u64, config.hidden as u64);
         // Behind the layer's name: the tensor, and the matrices of one expert in it from the first row on.
@@ -187,7 +192,12 @@ impl Safetensors {
                 let Some(tensor) = self.tensors.remove(&whole) else { continue };
                 let shape = [moe.num_experts as u64, rows * matrices.len() as u64, cols];
                 if tensor.shape != shape {
-                    problems.push(Problem::tensor(&tensor.file, &whole, format!("shape {shape:?}"), tensor.found()));
+                    problems.push(TensorProblem::tensor(
+                        &tensor.file,
+                        &whole,
+                        format!("shape {shape:?}"),
+                        tensor.found(),
+                    ));
                     continue;
                 }
                 // The header's check made the bytes as many as the shape says.
@@ -222,14 +232,14 @@ impl Safetensors {
     }
 
     /// Check names, types and shapes. Returns the names that the network does not have.
-    fn verify(&self, config: &ModelConfig, problems: &mut Vec<Problem>) -> Vec<String> {
+    fn verify(&self, config: &ModelConfig, problems: &mut Vec<TensorProblem>) -> Vec<String> {
         let mut wanted = BTreeSet::new();
         for spec in config.network().tensors() {
             for name in spec.names() {
                 match self.tensors.get(&name) {
                     None => {
                         let expected = format!("a tensor {:?}", spec.shape.dims());
-                        problems.push(Problem::tensor("(no file)", &name, expected, "nothing"));
+                        problems.push(TensorProblem::tensor("(no file)", &name, expected, "nothing"));
                     }
                     Some(tensor) => self.verify_tensor(config, (&name, spec.shape), tensor, problems),
                 }
@@ -240,7 +250,7 @@ impl Safetensors {
         let unexpected = self.tensors.iter().filter(|(name, _)| !wanted.contains(*name));
         for (name, tensor) in unexpected.clone() {
             let expected = format!("no such tensor in {}", config.architecture);
-            problems.push(Problem::tensor(&tensor.file, name, expected, tensor.found()));
+            problems.push(TensorProblem::tensor(&tensor.file, name, expected, tensor.found()));
         }
         unexpected.map(|(name, _)| name.clone()).collect()
     }
@@ -259,14 +269,14 @@ impl Safetensors {
         config: &ModelConfig,
         (weight, shape): (&str, Shape),
         tensor: &Tensor,
-        problems: &mut Vec<Problem>,
+        problems: &mut Vec<TensorProblem>,
     ) {
         let found = self.scales(weight);
         let scale_name = found.as_ref().map_or_else(|| format!("{weight}{}", SCALES[0]), |(name, _)| name.clone());
         let scales = found.map(|(_, tensor)| tensor);
         let dims: Vec<u64> = shape.dims().iter().map(|&d| d as u64).collect();
         let mut problem = |name: &str, of: &Tensor, expected: String| {
-            problems.push(Problem::tensor(&of.file, name, expected, of.found()));
+            problems.push(TensorProblem::tensor(&of.file, name, expected, of.found()));
         };
         if tensor.shape != dims {
             problem(weight, tensor, format!("shape {dims:?}"));
@@ -297,7 +307,7 @@ impl Safetensors {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<&Tensor, LoadError> {
         let missing = |found: String| LoadError::Checkpoint {
             dir: "the checkpoint".into(),
-            problems: vec![Problem::tensor("(no file)", name, format!("{shape:?}"), found)],
+            problems: vec![TensorProblem::tensor("(no file)", name, format!("{shape:?}"), found)],
         };
         let tensor = self.tensors.get(name).ok_or_else(|| missing("nothing".into()))?;
         let same = tensor.shape.len() == shape.len() && tensor.shape.iter().zip(shape).all(|(a, b)| *a == *b as u64);
@@ -305,7 +315,7 @@ impl Safetensors {
     }
 }
 
-impl Weights for Safetensors {
+impl WeightSource for Safetensors {
     fn matrices(&self, spec: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
         let (rows, cols) = spec.matrix();
         let matrix = |name: String| {
@@ -368,24 +378,24 @@ fn element_bytes(dtype: &str) -> Option<u64> {
 }
 
 /// The tensors of one file; what is wrong with it goes to `problems` and yields no tensors.
-fn read_file(file: &str, bytes: io::Result<SharedBytes>, problems: &mut Vec<Problem>) -> Vec<(String, Tensor)> {
+fn read_file(file: &str, bytes: io::Result<SharedBytes>, problems: &mut Vec<TensorProblem>) -> Vec<(String, Tensor)> {
     let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(cause) => {
-            problems.push(Problem::file(file, "a readable file", cause).mended_by(READABLE));
+            problems.push(TensorProblem::file(file, "a readable file", cause).mended_by(READABLE));
             return Vec::new();
         }
     };
     match parse(&bytes) {
         Err(found) => {
-            let pointer =
-                lfs::is_pointer(&bytes).then(|| Problem::file(file, "weights", lfs::FOUND).mended_by(lfs::REMEDY));
-            problems.push(pointer.unwrap_or(Problem { file: file.into(), ..found }.broken()));
+            let pointer = lfs::is_pointer(&bytes)
+                .then(|| TensorProblem::file(file, "weights", lfs::FOUND).mended_by(lfs::REMEDY));
+            problems.push(pointer.unwrap_or(TensorProblem { file: file.into(), ..found }.broken()));
             Vec::new()
         }
         Ok((data, entries)) => {
             let file: Arc<str> = file.into();
-            let tensor = |entry: Entry| {
+            let tensor = |entry: HeaderEntry| {
                 let range = data + entry.begin as usize..data + entry.end as usize;
                 let bytes = bytes.slice(range).expect("parse checked the offsets against the file's length");
                 (entry.name, Tensor { file: Arc::clone(&file), dtype: entry.dtype, shape: entry.shape, bytes })
@@ -397,7 +407,7 @@ fn read_file(file: &str, bytes: io::Result<SharedBytes>, problems: &mut Vec<Prob
 
 /// One line of a header.
 #[derive(Debug)]
-struct Entry {
+struct HeaderEntry {
     name: String,
     dtype: String,
     shape: Vec<u64>,
@@ -407,8 +417,8 @@ struct Entry {
 
 /// Read a file's header: where its data starts, and its tensors in the order they lie. Checks that they
 /// fill the data exactly. The `file` of the problem is left empty.
-fn parse(bytes: &[u8]) -> Result<(usize, Vec<Entry>), Problem> {
-    let wrong = |expected: String, found: String| Problem::file("", expected, found);
+fn parse(bytes: &[u8]) -> Result<(usize, Vec<HeaderEntry>), TensorProblem> {
+    let wrong = |expected: String, found: String| TensorProblem::file("", expected, found);
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(wrong("at least 8 bytes".into(), format!("{} bytes", bytes.len())));
     };
@@ -418,12 +428,12 @@ fn parse(bytes: &[u8]) -> Result<(usize, Vec<Entry>), Problem> {
         return Err(wrong(format!("a header of at most {limit} bytes"), format!("a header length of {length}")));
     }
     let (header, data) = rest.split_at(length as usize);
-    let Header(mut entries) =
+    let FileHeader(mut entries) =
         serde_json::from_slice(header).map_err(|e| wrong("a JSON header".into(), format!("{e}")))?;
     entries.sort_by_key(|e| (e.begin, e.end));
     let mut position = 0;
     for entry in &entries {
-        let problem = |expected: String, found: String| Problem::tensor("", &entry.name, expected, found);
+        let problem = |expected: String, found: String| TensorProblem::tensor("", &entry.name, expected, found);
         if entry.shape.len() > MAX_DIMS {
             return Err(problem(format!("at most {MAX_DIMS} dimensions"), format!("{}", entry.shape.len())));
         }
@@ -451,26 +461,26 @@ fn parse(bytes: &[u8]) -> Result<(usize, Vec<Entry>), Problem> {
 }
 
 /// A header as JSON; unlike a map it notices a name that comes twice.
-struct Header(Vec<Entry>);
+struct FileHeader(Vec<HeaderEntry>);
 
 #[derive(Deserialize)]
-struct Described {
+struct EntryFields {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
 }
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for FileHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Header;
+        struct HeaderVisitor;
+        impl<'de> Visitor<'de> for HeaderVisitor {
+            type Value = FileHeader;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FileHeader, A::Error> {
                 let mut seen = BTreeSet::new();
                 let mut entries = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
@@ -481,13 +491,13 @@ impl<'de> Deserialize<'de> for Header {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     }
-                    let Described { dtype, shape, data_offsets: (begin, end) } = map.next_value()?;
-                    entries.push(Entry { name, dtype, shape, begin, end });
+                    let EntryFields { dtype, shape, data_offsets: (begin, end) } = map.next_value()?;
+                    entries.push(HeaderEntry { name, dtype, shape, begin, end });
                 }
-                Ok(Header(entries))
+                Ok(FileHeader(entries))
             }
         }
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_map(HeaderVisitor)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use quern_backend::{DType, QuantFormat};
 
-use super::Problem;
+use super::TensorProblem;
 
 /// Bytes that one worker reads at a time: large enough to stream, small enough to share out evenly.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -33,7 +33,7 @@ pub struct Scanned<'a> {
 
 /// Look at every element of `tensors` (of blocks, at their scales) with `threads` threads, or with as many as
 /// the system lets us start; `advanced` hears of every chunk's bytes.
-pub fn non_finite(tensors: &[Scanned<'_>], threads: usize, advanced: &mut dyn FnMut(u64)) -> Vec<Problem> {
+pub fn non_finite(tensors: &[Scanned<'_>], threads: usize, advanced: &mut dyn FnMut(u64)) -> Vec<TensorProblem> {
     let mut chunks: Vec<(&Scanned<'_>, usize, &[u8])> = Vec::new();
     for tensor in tensors {
         // Whole blocks.
@@ -48,7 +48,7 @@ pub fn non_finite(tensors: &[Scanned<'_>], threads: usize, advanced: &mut dyn Fn
         while let Some(&(tensor, first, bytes)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
             let problem = first_non_finite(tensor.format, bytes).map(|index| {
                 let found = format!("a value that is no number at element {}", first + index);
-                Problem::tensor(tensor.file, tensor.name, "finite values", found).broken()
+                TensorProblem::tensor(tensor.file, tensor.name, "finite values", found).broken()
             });
             // The receiver lives as long as the scope; a failed send would only lose progress.
             let _ = report.send((bytes.len() as u64, problem));

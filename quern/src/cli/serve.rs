@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use quern_api::config::{GrammarBackend, LOGPROBS_MODES, SamplingDefaults, ToolCallParser};
 use quern_backend::{KvFormat, LogprobsOf, Precision};
-use quern_model::weights::Recipe;
+use quern_model::weights::QuantRecipe;
 use quern_text::{GrammarFactory, JsonBlanks};
 use serde_json::{Map, Value};
 
@@ -359,7 +359,7 @@ pub enum Quantization {
     /// A checkpoint that is fp8 already.
     Fp8,
     /// Weights encoded as they are loaded.
-    Recipe(Recipe),
+    Recipe(QuantRecipe),
 }
 
 /// What `--tool-call-parser` asks for.
@@ -392,7 +392,7 @@ impl GrammarChoice {
 }
 
 fn quantizations() -> Vec<(&'static str, Quantization)> {
-    let recipes = Recipe::NAMES.into_iter().map(|(name, recipe)| (name, Quantization::Recipe(recipe)));
+    let recipes = QuantRecipe::NAMES.into_iter().map(|(name, recipe)| (name, Quantization::Recipe(recipe)));
     [("fp8", Quantization::Fp8)].into_iter().chain(recipes).collect()
 }
 

@@ -5,7 +5,7 @@ use quern_backend::QuantFormat;
 use quern_model::{
     ModelConfig, Role, TensorSpec,
     network::{MlpPart, Shape},
-    weights::Recipe,
+    weights::QuantRecipe,
 };
 use serde_json::json;
 
@@ -146,7 +146,9 @@ impl Network {
             Weights::Fp8 if !stays => {
                 return count * (rows * cols + rows.div_ceil(FP8_BLOCK) * cols.div_ceil(FP8_BLOCK) * 4);
             }
-            Weights::FourBit => Recipe::Q4KM.format(tensor.role, tensor.layer, cols as usize, self.layers as usize),
+            Weights::FourBit => {
+                QuantRecipe::Q4KM.format(tensor.role, tensor.layer, cols as usize, self.layers as usize)
+            }
             Weights::Bf16 | Weights::Fp8 => None,
         };
         count * rows * format.unwrap_or(QuantFormat::BF16).row_bytes(cols as usize) as u64

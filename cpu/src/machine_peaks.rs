@@ -8,13 +8,13 @@ use quern_backend::MachinePeaks;
 
 use crate::{
     CpuBackend,
-    bytes::{BYTES, Bytes, Dot4},
+    int_lanes::{BYTES, Dot4, IntLanes},
     lanes::{LANES, Lanes},
     memory::Region,
 };
 
 /// Independent chains of the peak loops: two instructions a cycle of latency four to six, with room.
-pub(crate) const CHAINS: usize = 16;
+pub(crate) const ACCUMULATORS: usize = 16;
 
 /// Rounds of one measurement: some milliseconds.
 const ROUNDS: usize = 1 << 20;
@@ -58,33 +58,33 @@ pub(crate) fn measure(backend: &CpuBackend, go_on: &dyn Fn() -> bool) -> Option<
         });
         pieces.sum()
     })?;
-    let flops = |chains: unsafe fn(usize, f32) -> f32, per_step: usize| {
+    let flops = |entry: unsafe fn(usize, f32) -> f32, per_step: usize| {
         let compute = || {
             backend.pool.run(&|_| {
                 // SAFETY: the entry is of the instruction set that detection chose.
-                black_box(unsafe { chains(ROUNDS, black_box(1.0)) });
+                black_box(unsafe { entry(ROUNDS, black_box(1.0)) });
             });
         };
         let seconds = best(&|| go_on().then(|| timed(&compute)))?;
-        Some((workers * ROUNDS * CHAINS * per_step) as f64 / seconds)
+        Some((workers * ROUNDS * ACCUMULATORS * per_step) as f64 / seconds)
     };
-    let (f32_chains, bf16_chains, int8_chains) = backend.kernels.chains();
+    let (f32_throughput, bf16_throughput, int8_throughput) = backend.kernels.throughput_loops();
     Some(MachinePeaks {
         read_bytes_per_s: size_of_val(words) as f64 / read,
-        f32_flops: flops(f32_chains, 2 * LANES)?,
-        bf16_flops: match bf16_chains {
-            Some(chains) => Some(flops(chains, 4 * LANES)?),
+        f32_flops: flops(f32_throughput, 2 * LANES)?,
+        bf16_flops: match bf16_throughput {
+            Some(entry) => Some(flops(entry, 4 * LANES)?),
             None => None,
         },
-        int8_ops: flops(int8_chains, 8 * LANES)?,
+        int8_ops: flops(int8_throughput, 8 * LANES)?,
     })
 }
 
-/// [`CHAINS`] chains of `rounds` multiply-adds of `x * x`.
+/// [`ACCUMULATORS`] chains of `rounds` multiply-adds of `x * x`.
 #[inline(always)]
-pub(crate) unsafe fn chains<L: Lanes>(rounds: usize, x: f32) -> f32 {
+pub(crate) unsafe fn fma_throughput<L: Lanes>(rounds: usize, x: f32) -> f32 {
     let x = L::splat(x);
-    let mut sums = [L::splat(0.0); CHAINS];
+    let mut sums = [L::splat(0.0); ACCUMULATORS];
     for _ in 0..rounds {
         for sum in &mut sums {
             *sum = L::fma(x, x, *sum);
@@ -93,12 +93,12 @@ pub(crate) unsafe fn chains<L: Lanes>(rounds: usize, x: f32) -> f32 {
     L::sum(sums.into_iter().fold(L::splat(0.0), |a, b| L::add(a, b)))
 }
 
-/// [`CHAINS`] chains of `rounds` integer dot products of codes below 128, from `x` made an integer.
+/// [`ACCUMULATORS`] chains of `rounds` integer dot products of codes below 128, from `x` made an integer.
 #[inline(always)]
-pub(crate) unsafe fn int8_chains<L: Bytes, D: Dot4<L>>(rounds: usize, x: f32) -> f32 {
+pub(crate) unsafe fn int8_throughput<L: IntLanes, D: Dot4<L>>(rounds: usize, x: f32) -> f32 {
     let (codes, inputs) = ([x as u8; BYTES], [x as u8; 4]);
     let (w, x) = (L::load_bytes(codes.as_ptr()), L::splat_word(inputs.as_ptr()));
-    let mut sums = [L::zero(); CHAINS];
+    let mut sums = [L::zero(); ACCUMULATORS];
     for _ in 0..rounds {
         for sum in &mut sums {
             *sum = D::dot::<false>(*sum, w, x);

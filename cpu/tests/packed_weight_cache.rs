@@ -7,10 +7,10 @@ use quern_backend::{
     QuantFormat, Uploader,
     conformance::{Rng, matrix},
 };
-use quern_cpu::{CpuBackend, CpuConfig, PanelFile};
+use quern_cpu::{CpuBackend, CpuConfig, PackedWeightCache};
 
 /// The first line of every file. Whoever has to change a line of [`LAYOUTS`] counts it up, here and in
-/// `panels/kept.rs`.
+/// `panels/packed_weight_cache.rs`.
 const MAGIC: &str = "quern panels 1";
 
 /// A digest of everything behind the header, for a small matrix in each format.
@@ -45,7 +45,7 @@ fn a_change_of_layout_needs_another_number() {
     let mut found = Vec::new();
     for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
         let path = dir.path().join(format.to_string());
-        let file = PanelFile::open(&path, "these").unwrap().expect("nobody else writes it");
+        let file = PackedWeightCache::open(&path, "these").unwrap().expect("nobody else writes it");
         let (done, saved) = mpsc::channel();
         let mut uploader = Box::new(backend.uploader_with(file, Box::new(move |result| done.send(result).unwrap())));
         uploader.weight(&[matrix(&mut Rng(1), format, 19, 512)]).unwrap();

@@ -1,4 +1,4 @@
-//! [`PanelFile`]: repacked weights in a file, so that the next start maps them and repacks nothing.
+//! [`PackedWeightCache`]: repacked weights in a file, so that the next start maps them and repacks nothing.
 //!
 //! ```text
 //! header    "quern panels 1", what the weights are, where the table begins
@@ -22,7 +22,7 @@ use std::{
 use crate::memory::{ReadRegion, Region};
 
 /// Names the layout of the file and of panels (`format.rs`): a change of either is another number, which
-/// `tests/panel_file.rs` sees to.
+/// `tests/packed_weight_cache.rs` sees to.
 const MAGIC: &str = "quern panels 1";
 
 /// Bytes of the header.
@@ -39,7 +39,7 @@ pub type OnSaved = Box<dyn FnOnce(io::Result<u64>) + Send>;
 
 /// A file of panels, either whole and read in order, or written for the next start.
 #[derive(Debug)]
-pub struct PanelFile {
+pub struct PackedWeightCache {
     path: PathBuf,
     identity: String,
     file: File,
@@ -47,11 +47,11 @@ pub struct PanelFile {
     table: VecDeque<String>,
     /// Where the next region begins, when writing.
     end: u64,
-    state: State,
+    state: FileState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum FileState {
     /// All regions are there, to be mapped and read.
     Whole,
     /// Being written, under [`partial_name`].
@@ -60,7 +60,7 @@ enum State {
     Done,
 }
 
-/// Where panels lie, or are to lie, in a [`PanelFile`].
+/// Where panels lie, or are to lie, in a [`PackedWeightCache`].
 pub(crate) enum PanelRegion {
     /// They are there.
     Packed(ReadRegion),
@@ -68,7 +68,7 @@ pub(crate) enum PanelRegion {
     Empty(Region),
 }
 
-impl PanelFile {
+impl PackedWeightCache {
     /// The file `path`, whose weights are `identity`. One that is not there, or holds something else, is written
     /// anew; `None` if another process is just doing that.
     pub fn open(path: &Path, identity: &str) -> io::Result<Option<Self>> {
@@ -83,7 +83,7 @@ impl PanelFile {
         match File::open(path) {
             Ok(mut file) => {
                 if let Some(table) = read_table(&mut file, identity)? {
-                    return Ok(Some(new(file, table, State::Whole)));
+                    return Ok(Some(new(file, table, FileState::Whole)));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -97,12 +97,12 @@ impl PanelFile {
         }
         // What a process that was killed left behind.
         file.set_len(0)?;
-        Ok(Some(new(file, VecDeque::new(), State::Partial)))
+        Ok(Some(new(file, VecDeque::new(), FileState::Partial)))
     }
 
     /// Whether it holds the weights already.
     pub fn is_whole(&self) -> bool {
-        self.state == State::Whole
+        self.state == FileState::Whole
     }
 
     /// The next region, `bytes` long, for what `matrices` says in one line.
@@ -139,7 +139,7 @@ impl PanelFile {
 
     /// All regions are written: bring the file to disk and give it its name, beside other work.
     pub(crate) fn save(mut self, on_saved: OnSaved) {
-        if self.state != State::Partial {
+        if self.state != FileState::Partial {
             return;
         }
         let work = move || on_saved(self.finish());
@@ -159,14 +159,14 @@ impl PanelFile {
         self.file.write_all(header.as_bytes())?;
         self.file.sync_all()?;
         fs::rename(partial_name(&self.path), &self.path)?;
-        self.state = State::Done;
+        self.state = FileState::Done;
         Ok(self.end + table.len() as u64)
     }
 }
 
-impl Drop for PanelFile {
+impl Drop for PackedWeightCache {
     fn drop(&mut self) {
-        if self.state == State::Partial {
+        if self.state == FileState::Partial {
             let _ = fs::remove_file(partial_name(&self.path));
         }
     }
@@ -254,7 +254,7 @@ mod tests {
         vec![some(QuantFormat::Q4K, &[16, 37]), some(QuantFormat::Q6K, &[5]), some(QuantFormat::Q8_0, &[64, 64, 64])]
     }
 
-    fn pack(file: &mut Option<PanelFile>, all: &[Vec<PackedMatrix>]) -> Vec<Vec<u8>> {
+    fn pack(file: &mut Option<PackedWeightCache>, all: &[Vec<PackedMatrix>]) -> Vec<Vec<u8>> {
         let pool = Pool::new(2).unwrap();
         let pack = |some: &Vec<PackedMatrix>| {
             let refs: Vec<_> = some.iter().collect();
@@ -263,7 +263,7 @@ mod tests {
         all.iter().map(pack).collect()
     }
 
-    fn keep(file: Option<PanelFile>) -> u64 {
+    fn keep(file: Option<PackedWeightCache>) -> u64 {
         let (done, wait) = mpsc::channel();
         file.unwrap().save(Box::new(move |result| done.send(result).unwrap()));
         wait.recv().unwrap().unwrap()
@@ -276,14 +276,14 @@ mod tests {
         let all = matrices(1);
         let want = pack(&mut None, &all);
 
-        let mut file = PanelFile::open(&path, "these").unwrap();
+        let mut file = PackedWeightCache::open(&path, "these").unwrap();
         assert!(!file.as_ref().unwrap().is_whole());
-        assert!(PanelFile::open(&path, "these").unwrap().is_none(), "one process writes at a time");
+        assert!(PackedWeightCache::open(&path, "these").unwrap().is_none(), "one process writes at a time");
         assert_eq!(pack(&mut file, &all), want);
         assert!(!path.exists(), "no name before it is whole");
         assert_eq!(keep(file), fs::metadata(&path).unwrap().len());
 
-        let mut file = PanelFile::open(&path, "these").unwrap();
+        let mut file = PackedWeightCache::open(&path, "these").unwrap();
         assert!(file.as_ref().unwrap().is_whole());
         // What is handed over is not looked at: other numbers of the same shapes give the kept ones.
         assert_eq!(pack(&mut file, &matrices(2)), want);
@@ -291,11 +291,11 @@ mod tests {
         assert!(path.exists());
 
         let pool = Pool::new(1).unwrap();
-        let mut file = PanelFile::open(&path, "these").unwrap();
+        let mut file = PackedWeightCache::open(&path, "these").unwrap();
         let error = Panels::pack(&pool, file.as_mut(), &[&all[1][0]]).unwrap_err();
         assert!(error.to_string().contains("the next region is"), "{error}");
 
-        let file = PanelFile::open(&path, "those").unwrap();
+        let file = PackedWeightCache::open(&path, "those").unwrap();
         assert!(!file.as_ref().unwrap().is_whole(), "weights of another model");
         drop(file);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "what is not finished goes");
@@ -305,7 +305,7 @@ mod tests {
     fn a_damaged_file_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("weights.panels");
-        let mut file = PanelFile::open(&path, "these").unwrap();
+        let mut file = PackedWeightCache::open(&path, "these").unwrap();
         pack(&mut file, &matrices(1));
         keep(file);
         let whole = fs::read(&path).unwrap();
@@ -313,7 +313,7 @@ mod tests {
         let table = text.lines().nth(2).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
         let is_whole = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            PanelFile::open(&path, "these").unwrap().unwrap().is_whole()
+            PackedWeightCache::open(&path, "these").unwrap().unwrap().is_whole()
         };
         assert!(is_whole(&whole));
         assert!(!is_whole(&whole[..whole.len() - 1]));

@@ -1,4 +1,4 @@
-//! [`Bytes`]: the integer half of the vocabulary, sixteen groups of four bytes and sixteen i32.
+//! [`IntLanes`]: the integer half of the vocabulary, sixteen groups of four bytes and sixteen i32.
 //!
 //! Group `i` of four bytes belongs to lane `i`: a product with blocks keeps a row of weights in each
 //! lane, four of its columns in the four bytes, so that [`Dot4`] adds four columns of sixteen rows at
@@ -15,7 +15,7 @@ use crate::lanes::{LANES, Lanes};
 pub(crate) const BYTES: usize = 4 * LANES;
 
 /// Sixty-four bytes, sixteen i32, and what can be done with them.
-pub(crate) trait Bytes: Lanes {
+pub(crate) trait IntLanes: Lanes {
     /// The sixty-four.
     type B: Copy;
     /// The sixteen.
@@ -47,7 +47,7 @@ pub(crate) trait Bytes: Lanes {
 }
 
 /// How four unsigned bytes meet four signed ones.
-pub(crate) trait Dot4<L: Bytes> {
+pub(crate) trait Dot4<L: IntLanes> {
     /// `sum`, which fits 16 bits, times `2^by`.
     unsafe fn start(sum: L::I, by: u32) -> L::I;
     /// `acc + w[0] * x[0] + … + w[3] * x[3]` in each lane, where `x` are four signed bytes. Unless `WIDE`,

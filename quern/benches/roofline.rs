@@ -1,7 +1,7 @@
 //! Kernels and whole steps as fractions of what the machine allows: the tables of `quern bench kernels` and of
 //! `quern bench offline` for four layers of Qwen3-Coder-30B-A3B.
 //!
-//! `cargo bench -p quern --bench roof`. The commands take flags; this takes none.
+//! `cargo bench -p quern --bench roofline`. The commands take flags; this takes none.
 
 use quern::{
     bench,
