@@ -44,6 +44,25 @@ const WITHOUT_CIRCLES: &[&str] = &["backend", "engine", "api", "quern"];
 /// The files in which `unsafe` may be written besides the `cpu` crate (I3).
 const UNSAFE_OUTSIDE_CPU: &[&str] = &["model/src/weights/mapping.rs"];
 
+/// Type names that two files define, and why: one name for one thing over all crates, so this list may only shrink.
+const TWINS: &[(&str, &str)] = &[
+    ("Backend", "the contract of a device; what `bench` measures, which sees no crate of ours"),
+    ("BlockDelta", "wire types on either side"),
+    ("Buffer", "a backend's own"),
+    ("Choice", "wire types on either side; a flag's"),
+    ("Delta", "wire types on either side"),
+    ("Experts", "a backend's own, and the layer around them"),
+    ("FunctionDelta", "wire types on either side"),
+    ("KvCache", "a backend's own"),
+    ("Prompt", "wire types on either side"),
+    ("Quantization", "Quern's flag; SGLang's flag, which `configure` writes"),
+    ("Routing", "a backend's own"),
+    ("Step", "a backend's own"),
+    ("ToolCall", "what a parser finds; what the wire says"),
+    ("ToolCallDelta", "wire types on either side"),
+    ("Usage", "wire types on either side"),
+];
+
 /// ARCHITECTURE.md is read in seven minutes.
 const ARCHITECTURE_LINES: usize = 180;
 
@@ -268,6 +287,20 @@ fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     graph.keys().find_map(|node| walk(node, graph, &mut Vec::new(), &mut done))
 }
 
+/// Names of the types that a file defines, before its unit tests; associated types and those within a function are
+/// not among them.
+fn types_defined(text: &str) -> impl Iterator<Item = String> {
+    let code = code_of(text);
+    let name = |line: &str| {
+        let mut words = line.split([' ', '<', '(', '{', ';', ':', '=']).filter(|word| !word.is_empty());
+        let first = words
+            .find(|word| !word.starts_with("pub") && *word != "crate)" && *word != "super)" && *word != "unsafe")?;
+        let defines = ["struct", "enum", "trait", "union", "type"].contains(&first);
+        words.next().filter(|_| defines).map(str::to_owned)
+    };
+    code.lines().filter(|line| !line.starts_with(' ')).filter_map(name).collect::<Vec<_>>().into_iter()
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
 }
@@ -314,6 +347,24 @@ fn modules_of_a_crate_form_no_circle() {
     for krate in WITHOUT_CIRCLES {
         assert_eq!(circle(&module_graph(krate)), None, "modules of `{krate}` use one another in a circle");
     }
+}
+
+#[test]
+fn a_type_name_means_one_thing() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (krate, _) in ARROWS {
+        for (path, text) in files(&format!("{krate}/src"), &["rs"]) {
+            for name in types_defined(&text) {
+                places.entry(name).or_default().push(path.clone());
+            }
+        }
+    }
+    places.retain(|_, paths| paths.len() > 1);
+    let listed: BTreeSet<&str> = TWINS.iter().map(|(name, _)| *name).collect();
+    let fresh: BTreeMap<_, _> = places.iter().filter(|(name, _)| !listed.contains(name.as_str())).collect();
+    assert!(fresh.is_empty(), "type names with two meanings; name one of them anew: {fresh:#?}");
+    let stale: Vec<_> = listed.iter().filter(|name| !places.contains_key(**name)).collect();
+    assert!(stale.is_empty(), "listed as twins, but defined once: {stale:?}; take them off the list");
 }
 
 #[test]
@@ -471,6 +522,10 @@ fn the_rules_see_what_they_look_for() {
                 #[cfg(test)]\nmod tests { use crate::k; }\n";
     assert_eq!(modules_named(text, "crate").into_iter().collect::<Vec<_>>(), ["a", "c", "g", "h"]);
     assert_eq!(modules_named("use quern_api::{AppState, protocol::Body};", "quern_api").len(), 2);
+
+    let text = "pub(crate) struct A<T>(T);\nenum B {\n    C,\n}\npub unsafe trait D: E {\n    type F;\n}\ntype G = u8; // struct H\n\
+                fn type_of(i: I) {}\nimpl J { fn k() { struct L; } }\n#[cfg(test)]\nmod tests {\nstruct M;\n}\n";
+    assert_eq!(types_defined(text).collect::<Vec<_>>(), ["A", "B", "D", "G"]);
 
     let graph = |arrows: &[(&str, &str)]| {
         let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -142,14 +142,14 @@ pub struct ToolUse {
     /// The tools that the model is told of and may call.
     pub tools: Vec<Value>,
     /// What its calls must look like.
-    pub calls: Option<Calls>,
+    pub calls: Option<RequiredCalls>,
     /// Whether one answer may have several calls.
     pub parallel: bool,
 }
 
 /// An obligation about calls.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Calls {
+pub struct RequiredCalls {
     choice: CallChoice,
     parallel: bool,
 }
@@ -158,7 +158,7 @@ impl ToolUse {
     /// Read `tool_choice`; absent, it is `auto`.
     pub fn new(tools: &[Value], choice: Option<&Value>, parallel: bool) -> Result<Self, ApiError> {
         let wrong = |message: String| ApiError::invalid(message).about("tool_choice");
-        let calls = |choice| Some(Calls { choice, parallel });
+        let calls = |choice| Some(RequiredCalls { choice, parallel });
         match choice.filter(|choice| !choice.is_null()) {
             None => Ok(Self::auto(tools, parallel)),
             Some(Value::String(word)) => match word.as_str() {
@@ -191,7 +191,7 @@ impl ToolUse {
 
     fn auto(tools: &[Value], parallel: bool) -> Self {
         let strict = |tool: &Value| tool.pointer("/function/strict") == Some(&Value::Bool(true));
-        let calls = tools.iter().any(strict).then_some(Calls { choice: CallChoice::AutoStrict, parallel });
+        let calls = tools.iter().any(strict).then_some(RequiredCalls { choice: CallChoice::AutoStrict, parallel });
         Self { tools: tools.to_vec(), calls, parallel }
     }
 
@@ -207,15 +207,17 @@ impl ToolUse {
             |what: &str| ApiError::unsupported("tool_choice", format!("{what} needs --tool-call-parser qwen3_coder."));
         let calls = |choice, parallel| GrammarSpec::ToolCalls { tools: self.tools.clone(), choice, parallel };
         match (&self.calls, other) {
-            (Some(Calls { choice: CallChoice::Required | CallChoice::Named(_), .. }), _) if !reads_markup => {
+            (Some(RequiredCalls { choice: CallChoice::Required | CallChoice::Named(_), .. }), _) if !reads_markup => {
                 Err(needs_markup("tool_choice: required and named functions"))
             }
             // An answer that only calls has no text to bind.
-            (Some(Calls { choice: choice @ (CallChoice::Required | CallChoice::Named(_)), parallel }), _) => {
+            (Some(RequiredCalls { choice: choice @ (CallChoice::Required | CallChoice::Named(_)), parallel }), _) => {
                 Ok(Some(calls(choice.clone(), *parallel)))
             }
             (_, None) if !reads_markup => Ok(None),
-            (choice, None) => Ok(choice.as_ref().map(|Calls { choice, parallel }| calls(choice.clone(), *parallel))),
+            (choice, None) => {
+                Ok(choice.as_ref().map(|RequiredCalls { choice, parallel }| calls(choice.clone(), *parallel)))
+            }
             // Without a parser nothing is taken for a call.
             (_, Some(other)) if self.tools.is_empty() || parser.is_none() => Ok(Some(other)),
             (_, Some(_)) if !reads_markup => Err(needs_markup("tools beside a constraint of the answer")),

@@ -103,7 +103,7 @@ impl Grammars {
 }
 
 impl Works {
-    async fn compile(&self, spec: GrammarSpec) -> Result<quern_text::Grammar, ApiError> {
+    async fn compile(&self, spec: GrammarSpec) -> Result<quern_text::GrammarMatcher, ApiError> {
         let permit = Arc::clone(&self.compilers).acquire_owned().await.map_err(ApiError::internal)?;
         let (answer, answered) = oneshot::channel();
         let factory = Arc::clone(&self.factory);
@@ -126,7 +126,7 @@ impl Works {
 
 /// A grammar at its beginning.
 pub struct Compiled {
-    grammar: quern_text::Grammar,
+    grammar: quern_text::GrammarMatcher,
     jobs: Sender<MaskJob>,
 }
 
@@ -147,12 +147,12 @@ struct Constrained {
 /// A mask on its way, and the grammar that comes back with it.
 struct Next {
     mask: Arc<TokenMask>,
-    grammar: Receiver<Result<quern_text::Grammar, GrammarError>>,
+    grammar: Receiver<Result<quern_text::GrammarMatcher, GrammarError>>,
 }
 
 impl Next {
     /// Have a mask computed.
-    fn of(grammar: quern_text::Grammar, jobs: &Sender<MaskJob>) -> Self {
+    fn of(grammar: quern_text::GrammarMatcher, jobs: &Sender<MaskJob>) -> Self {
         let (answer, answered) = mpsc::sync_channel(1);
         let mask = Arc::new(TokenMask::pending());
         // A job that is lost forbids every token, and the request fails.
@@ -188,9 +188,9 @@ impl Grammar for Constrained {
 
 /// A mask to compute.
 struct MaskJob {
-    grammar: Option<quern_text::Grammar>,
+    grammar: Option<quern_text::GrammarMatcher>,
     mask: Arc<TokenMask>,
-    answer: SyncSender<Result<quern_text::Grammar, GrammarError>>,
+    answer: SyncSender<Result<quern_text::GrammarMatcher, GrammarError>>,
 }
 
 impl MaskJob {

@@ -17,10 +17,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Whether the engine answers, checked once for all who ask at the same time: probes take one place of the queue
 /// together, and none where clients' requests tell as much.
 #[derive(Debug, Default)]
-pub struct HealthCheck(Mutex<Option<Outcome>>);
+pub struct HealthCheck(Mutex<Option<ProbeResult>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Outcome {
+struct ProbeResult {
     began: Instant,
     passed: bool,
 }
@@ -35,7 +35,7 @@ impl HealthCheck {
         }
         let began = Instant::now();
         let passed = answers(engine).await;
-        *last = Some(Outcome { began, passed });
+        *last = Some(ProbeResult { began, passed });
         passed
     }
 }

@@ -43,7 +43,7 @@ impl From<bool> for Streaming {
 
 /// One answered HTTP request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answer {
+struct AnswerLabels {
     endpoint: String,
     status_code: u16,
     method: String,
@@ -75,7 +75,7 @@ pub struct Metrics {
     prompt_tokens_histogram: Histogram,
     uncached_prompt_tokens_histogram: Histogram,
     generation_tokens_histogram: Histogram,
-    http_answers: Family<Answer, Counter>,
+    http_answers: Family<AnswerLabels, Counter>,
     http_active: Gauge,
     grammar_queue: Gauge,
     log_lines_dropped: Counter,
@@ -88,12 +88,12 @@ pub struct Metrics {
 /// The engine's, copied at each reading.
 #[derive(Default)]
 struct EngineFigures {
-    gauges: Vec<(FloatGauge, Read<f64>)>,
-    counters: Vec<(Counter, Read<u64>)>,
+    gauges: Vec<(FloatGauge, ReadMetric<f64>)>,
+    counters: Vec<(Counter, ReadMetric<u64>)>,
 }
 
 type FloatGauge = Gauge<f64, std::sync::atomic::AtomicU64>;
-type Read<T> = fn(&EngineHandle) -> T;
+type ReadMetric<T> = fn(&EngineHandle) -> T;
 
 impl Metrics {
     /// Register everything.
@@ -213,7 +213,7 @@ impl Metrics {
     /// It was answered. `endpoint` is the route, not what was typed, so that strangers cannot fill memory.
     pub fn http_ended(&self, method: &str, endpoint: &str, status_code: u16) {
         self.http_active.dec();
-        let answer = Answer { endpoint: endpoint.to_owned(), status_code, method: method.to_owned() };
+        let answer = AnswerLabels { endpoint: endpoint.to_owned(), status_code, method: method.to_owned() };
         self.http_answers.get_or_create(&answer).inc();
     }
 
@@ -244,7 +244,7 @@ impl Drop for Waiting {
 impl EngineFigures {
     fn register(registry: &mut Registry) -> Self {
         let mut this = Self::default();
-        let mut gauge = |name: &str, help: &str, read: Read<f64>| {
+        let mut gauge = |name: &str, help: &str, read: ReadMetric<f64>| {
             let gauge = Gauge::default();
             registry.register(format!("sglang:{name}"), help, gauge.clone());
             this.gauges.push((gauge, read));
@@ -282,7 +282,7 @@ impl EngineFigures {
         gauge("page_size", "Tokens of a page", |e| e.config().page_size as f64);
         gauge("num_pages", "Pages of the pool", |e| e.config().num_pages as f64);
         gauge("last_step_seconds", "Time of the last step", |e| e.metrics().snapshot().last_step_s);
-        let mut counter = |name: &str, help: &str, read: Read<u64>| {
+        let mut counter = |name: &str, help: &str, read: ReadMetric<u64>| {
             let counter = Counter::default();
             registry.register(format!("sglang:{name}"), help, counter.clone());
             this.counters.push((counter, read));

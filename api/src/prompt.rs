@@ -118,7 +118,7 @@ impl Conversation {
     fn ids(
         self,
         state: &AppState,
-        wanted: &Wanted,
+        wanted: &StillWanted,
         check_bytes: impl Fn(usize) -> Result<(), ApiError>,
     ) -> Result<Vec<u32>, ApiError> {
         let Some(template) = &state.template else {
@@ -130,7 +130,7 @@ impl Conversation {
             return Err(ApiError::invalid("Messages cannot be empty.").about("messages"));
         }
         let refused = |cause: conversation::ConversationError| ApiError::render(cause.to_string());
-        let conversation::Messages { list: mut messages, notes } =
+        let conversation::TemplateMessages { list: mut messages, notes } =
             conversation::messages(&self.messages).map_err(refused)?;
         if let Some(first) = notes.first() {
             // One line a request: a history comes back with every turn.
@@ -184,7 +184,7 @@ pub async fn tokenise(state: &Arc<AppState>, prompts: Vec<Prompt>) -> Result<Vec
 
 /// The same of any length, to be counted.
 pub async fn tokenise_any(state: &Arc<AppState>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
-    let each = move |state: &AppState, wanted: &Wanted| {
+    let each = move |state: &AppState, wanted: &StillWanted| {
         let one = |prompt| wanted.check().and_then(|()| ids(state, prompt));
         prompts.into_iter().map(one).collect()
     };
@@ -208,9 +208,9 @@ fn ids(state: &AppState, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
 }
 
 /// Whether anybody waits for some work yet.
-pub struct Wanted(Arc<AtomicBool>);
+pub struct StillWanted(Arc<AtomicBool>);
 
-impl Wanted {
+impl StillWanted {
     /// An error that nobody hears, once the client has gone.
     pub fn check(&self) -> Result<(), ApiError> {
         match self.0.load(Ordering::Relaxed) {
@@ -232,10 +232,10 @@ impl Drop for Waits {
 /// The same for work that asks now and then whether it is still wanted.
 async fn off_thread_while_wanted<T: Send + 'static>(
     state: &Arc<AppState>,
-    work: impl FnOnce(&AppState, &Wanted) -> Result<T, ApiError> + Send + 'static,
+    work: impl FnOnce(&AppState, &StillWanted) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let waits = Waits(Arc::new(AtomicBool::new(true)));
-    let wanted = Wanted(Arc::clone(&waits.0));
+    let wanted = StillWanted(Arc::clone(&waits.0));
     off_thread(state, move |state| work(state, &wanted)).await
 }
 

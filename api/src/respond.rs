@@ -52,19 +52,19 @@ pub trait Dialect: Sized + Send + 'static {
 /// A stream lives inside the response's body and pulls one delta after the other; there is no task. Dropping
 /// the body aborts what has not ended.
 pub async fn respond<D: Dialect>(generation: ChatGeneration, dialect: D) -> Result<Response, ApiError> {
-    let answer = Answer { generation, dialect };
+    let answer = AnswerStream { generation, dialect };
     match answer.generation.streams() {
         true => Ok(stream::response(D::CONTENT_TYPE, |sender| answer.stream(sender))),
         false => answer.whole().await,
     }
 }
 
-struct Answer<D> {
+struct AnswerStream<D> {
     generation: ChatGeneration,
     dialect: D,
 }
 
-impl<D: Dialect> Answer<D> {
+impl<D: Dialect> AnswerStream<D> {
     async fn whole(mut self) -> Result<Response, ApiError> {
         let mut frames = Frames::discarded();
         loop {

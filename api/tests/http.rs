@@ -374,7 +374,7 @@ async fn wrong_requests_name_field_value_and_limit() {
         ("/tokenize", json!({}), 400, vec!["prompt", "messages"]),
         ("/detokenize", json!({"tokens": "x"}), 400, vec!["tokens"]),
         ("/v1/embeddings", json!({"input": "x"}), 400, vec!["does not appear to be an embedding model"]),
-        ("/open_session", json!({}), 501, vec!["/open_session is not built yet"]),
+        ("/open_session", json!({}), 501, vec!["/open_session is not supported yet"]),
         ("/abort_request", json!({}), 400, vec!["rid"]),
     ] {
         let (got, answer) = server.post(path, body.clone()).await;

@@ -252,12 +252,12 @@ def compare(peer, its_command, our_command, pairs):
             for work, row in rows(command).items():
                 found.setdefault(work, {}).setdefault(name, []).append(row)
         print(f"pair {pair + 1} of {pairs}", file=sys.stderr)
-    print(f"{'work':28} {peer + ' tok/s':>26} {'quern tok/s':>26} {'ratio':>24} {'of roof':>8}")
+    print(f"{'work':28} {peer + ' tok/s':>26} {'quern tok/s':>26} {'ratio':>24} {'of peak':>8}")
     for work, each in found.items():
         speeds = {name: [row["tokens_per_s"] for row in each[name]] for name in (peer, "quern")}
         ratios = [b / a for a, b in zip(speeds[peer], speeds["quern"])]
-        roof = statistics.median(row["of_roof"] for row in each["quern"])
-        print(f"{work:28} {spread(speeds[peer]):>26} {spread(speeds['quern']):>26} {spread(ratios):>24} {100 * roof:6.0f} %")
+        of_peak = statistics.median(row["of_peak"] for row in each["quern"])
+        print(f"{work:28} {spread(speeds[peer]):>26} {spread(speeds['quern']):>26} {spread(ratios):>24} {100 * of_peak:6.0f} %")
 
 
 def main():

@@ -19,13 +19,13 @@ pub struct DataFile {
     /// Its file's name.
     pub name: &'static str,
     /// Where it is published.
-    source: Source,
+    source: DataSource,
     /// Where SGLang's clients keep it.
     elsewhere: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Source {
+enum DataSource {
     /// A data set on the Hugging Face hub.
     Hub(&'static str),
     /// An address.
@@ -36,7 +36,7 @@ enum Source {
 pub const SHAREGPT: DataFile = DataFile {
     title: "ShareGPT",
     name: "ShareGPT_V3_unfiltered_cleaned_split.json",
-    source: Source::Hub("anon8231489123/ShareGPT_Vicuna_unfiltered"),
+    source: DataSource::Hub("anon8231489123/ShareGPT_Vicuna_unfiltered"),
     elsewhere: None,
 };
 
@@ -44,7 +44,7 @@ pub const SHAREGPT: DataFile = DataFile {
 pub const GSM8K: DataFile = DataFile {
     title: "GSM8K",
     name: "gsm8k_test.jsonl",
-    source: Source::Web(
+    source: DataSource::Web(
         "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/test.jsonl",
     ),
     elsewhere: Some("/tmp/test.jsonl"),
@@ -54,7 +54,7 @@ pub const GSM8K: DataFile = DataFile {
 pub const HUMAN_EVAL: DataFile = DataFile {
     title: "HumanEval",
     name: "HumanEval.jsonl.gz",
-    source: Source::Web("https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz"),
+    source: DataSource::Web("https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz"),
     elsewhere: None,
 };
 
@@ -63,11 +63,11 @@ impl DataFile {
     pub fn local(&self) -> Option<PathBuf> {
         let kept = cache().map(|cache| cache.join(self.name)).filter(|file| file.is_file());
         let hub = || match self.source {
-            Source::Hub(id) => {
+            DataSource::Hub(id) => {
                 let repo = hub_cache()?.join(format!("datasets--{}", id.replace('/', "--")));
                 Some(snapshot_with(&repo, self.name)?.join(self.name))
             }
-            Source::Web(_) => None,
+            DataSource::Web(_) => None,
         };
         kept.or_else(hub).or_else(|| self.elsewhere.map(PathBuf::from).filter(|file| file.is_file()))
     }
@@ -83,12 +83,12 @@ impl DataFile {
         let place = cache().ok_or_else(|| BenchError::Arguments("neither HOME nor XDG_CACHE_HOME is set".into()))?;
         let file = place.join(self.name);
         let url = match self.source {
-            Source::Hub(id) => {
+            DataSource::Hub(id) => {
                 let site = env::var("HF_ENDPOINT").ok().filter(|site| !site.is_empty());
                 let site = site.unwrap_or_else(|| "https://huggingface.co".into());
                 format!("{}/datasets/{id}/resolve/main/{}", site.trim_end_matches('/'), self.name)
             }
-            Source::Web(url) => url.to_owned(),
+            DataSource::Web(url) => url.to_owned(),
         };
         let by_hand = |problem: String| {
             BenchError::Arguments(format!(

@@ -1,6 +1,6 @@
 //! [`Slo`] and [`Goodput`]: how many requests were answered as fast as promised.
 
-use crate::{metrics::Outcome, record::Recording};
+use crate::{metrics::RequestOutcome, record::Recording};
 
 /// What a promise is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +75,8 @@ pub struct Goodput {
 
 impl Goodput {
     /// Of a run of `duration_s`.
-    pub fn of(slos: &[Slo], outcomes: &[Outcome], duration_s: f64) -> Self {
-        let kept = |slo: &Slo, outcome: &&Outcome| {
+    pub fn of(slos: &[Slo], outcomes: &[RequestOutcome], duration_s: f64) -> Self {
+        let kept = |slo: &Slo, outcome: &&RequestOutcome| {
             let recording = &outcome.recording;
             recording.succeeded() && slo.promise.observed_ms(recording) <= slo.limit_ms
         };

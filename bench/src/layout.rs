@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use clap::ValueEnum;
 
-use crate::{goodput::Goodput, metrics::Metrics, statistics::Distribution};
+use crate::{goodput::Goodput, metrics::LoadMetrics, statistics::Distribution};
 
 /// Whose block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,11 +43,11 @@ const WIDTH: usize = 50;
 pub fn block(
     layout: Layout,
     heading: &Heading<'_>,
-    metrics: &Metrics,
+    metrics: &LoadMetrics,
     goodput: Option<&Goodput>,
     with_cache: bool,
 ) -> String {
-    let mut out = Block(String::from("\n"));
+    let mut out = TextBlock(String::from("\n"));
     let max_concurrency = heading.max_concurrency.map_or_else(|| "not set".into(), |limit| limit.to_string());
     out.title(" Serving Benchmark Result ", '=');
     out.row("Backend:", heading.backend);
@@ -100,9 +100,9 @@ struct Rows {
     max: bool,
 }
 
-struct Block(String);
+struct TextBlock(String);
 
-impl Block {
+impl TextBlock {
     fn line(&mut self, line: impl Display) {
         writeln!(self.0, "{line}").expect("a string takes all");
     }

@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     client::{Client, Clock},
     error::BenchError,
-    metrics::Outcome,
+    metrics::RequestOutcome,
     progress::Progress,
     random::NumpyRandom,
     record::Recording,
@@ -57,7 +57,7 @@ pub async fn run(
     numpy: &mut NumpyRandom,
     clock: Clock,
     progress: &Arc<Progress>,
-) -> Vec<Outcome> {
+) -> Vec<RequestOutcome> {
     let count = sessions.len();
     let gaps = gaps(pace.rate, count, numpy);
     let (arrive, mut arrived) = mpsc::unbounded_channel();
@@ -95,7 +95,7 @@ pub async fn run(
     finished.into_iter().flat_map(|(_, outcomes)| outcomes).collect()
 }
 
-async fn one_session(client: &Client, session: Session, clock: Clock, progress: &Progress) -> Vec<Outcome> {
+async fn one_session(client: &Client, session: Session, clock: Clock, progress: &Progress) -> Vec<RequestOutcome> {
     let mut history = session.continues.then(History::default);
     let mut outcomes = Vec::with_capacity(session.turns.len());
     for turn in session.turns {
@@ -109,7 +109,7 @@ async fn one_session(client: &Client, session: Session, clock: Clock, progress: 
             None => client.run(&turn, &clock, progress).await,
         };
         progress.ended(&recording);
-        outcomes.push(Outcome { prompt_len, recording, retokenized: 0 });
+        outcomes.push(RequestOutcome { prompt_len, recording, retokenized: 0 });
     }
     progress.session_ended();
     outcomes

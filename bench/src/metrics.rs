@@ -1,10 +1,10 @@
-//! [`Metrics`]: the figures of a run, by the formulas of SGLang's client.
+//! [`LoadMetrics`]: the figures of a run, by the formulas of SGLang's client.
 
 use crate::{record::Recording, statistics::Distribution};
 
 /// The figures of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metrics {
+pub struct LoadMetrics {
     /// Requests answered to the end.
     pub completed: usize,
     /// The others.
@@ -41,7 +41,7 @@ pub struct Metrics {
 
 /// A request as asked and as answered.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RequestOutcome {
     /// Tokens of its prompt as the dataset counts them.
     pub prompt_len: Option<usize>,
     /// Its answer.
@@ -50,16 +50,16 @@ pub struct Outcome {
     pub retokenized: usize,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// Tokens of the prompt: the dataset's count, or else the server's.
     pub fn input_len(&self) -> usize {
         self.prompt_len.or(self.recording.prompt_tokens).unwrap_or(0)
     }
 }
 
-impl Metrics {
+impl LoadMetrics {
     /// Of a run that took `duration_s`.
-    pub fn of(outcomes: &[Outcome], duration_s: f64) -> Self {
+    pub fn of(outcomes: &[RequestOutcome], duration_s: f64) -> Self {
         let completed = || outcomes.iter().filter(|outcome| outcome.recording.succeeded());
         let recordings = || completed().map(|outcome| &outcome.recording);
         let ms = |seconds: Vec<f64>| Distribution::of(seconds).scaled(1000.0);
@@ -68,7 +68,7 @@ impl Metrics {
         Self {
             completed: completed().count(),
             failed: outcomes.len() - completed().count(),
-            total_input: completed().map(Outcome::input_len).sum(),
+            total_input: completed().map(RequestOutcome::input_len).sum(),
             total_output: recordings().map(|recording| recording.output_len).sum(),
             total_output_retokenized: completed().map(|outcome| outcome.retokenized).sum(),
             duration_s,
@@ -141,12 +141,12 @@ pub(crate) mod tests {
     use crate::record::Arrival;
 
     /// A request sent at `start_s` whose tokens came one by one at `at_s`, the last line with the last.
-    pub(crate) fn outcome(start_s: f64, at_s: &[f64]) -> Outcome {
+    pub(crate) fn outcome(start_s: f64, at_s: &[f64]) -> RequestOutcome {
         let arrivals = at_s.iter().map(|&at_s| Arrival { at_s, tokens: 1 }).collect();
         let latency_s = at_s.last().expect("at least one token") - start_s;
         let output_len = at_s.len();
         let recording = Recording { start_s, latency_s, arrivals, output_len, ..Recording::default() };
-        Outcome { prompt_len: Some(10), recording, retokenized: output_len }
+        RequestOutcome { prompt_len: Some(10), recording, retokenized: output_len }
     }
 
     #[test]
@@ -154,7 +154,7 @@ pub(crate) mod tests {
         let mut failed = outcome(0.0, &[9.0]);
         failed.recording.error = Some("reset".into());
         let outcomes = [outcome(0.0, &[0.5, 1.0, 2.0, 2.5]), outcome(1.0, &[1.25, 1.5, 3.0]), failed];
-        let metrics = Metrics::of(&outcomes, 4.0);
+        let metrics = LoadMetrics::of(&outcomes, 4.0);
         assert_eq!((metrics.completed, metrics.failed), (2, 1));
         assert_eq!((metrics.total_input, metrics.total_output, metrics.total_output_retokenized), (20, 7, 7));
         assert_eq!(metrics.per_s(metrics.total_output), 1.75);
@@ -173,14 +173,14 @@ pub(crate) mod tests {
     #[test]
     fn requests_one_after_the_other_share_the_second_of_the_change() {
         let outcomes = [outcome(0.0, &[1.5]), outcome(1.5, &[1.75])];
-        assert_eq!(Metrics::of(&outcomes, 2.0).peak_concurrent, 2);
+        assert_eq!(LoadMetrics::of(&outcomes, 2.0).peak_concurrent, 2);
     }
 
     #[test]
     fn a_run_without_success_has_figures_of_nothing() {
         let mut failed = outcome(0.0, &[1.0]);
         failed.recording.error = Some("refused".into());
-        let metrics = Metrics::of(&[failed], 1.0);
+        let metrics = LoadMetrics::of(&[failed], 1.0);
         assert_eq!((metrics.completed, metrics.failed, metrics.peak_concurrent), (0, 1, 0));
         assert_eq!(metrics.itl_ms, Distribution::default());
     }

@@ -13,14 +13,14 @@ use crate::{
     dataset::DatasetArgs,
     error::BenchError,
     goodput::Goodput,
-    metrics::{Metrics, Outcome},
+    metrics::{LoadMetrics, RequestOutcome},
     record::Recording,
     stall::Stall,
     statistics::Distribution,
 };
 
-/// What was asked for, as results carry it.
-pub struct Asked<'a> {
+/// Settings of a run, as its record carries them.
+pub struct RunSettings<'a> {
     /// A name of the user's for the run.
     pub tag: Option<&'a str>,
     /// The backend's name.
@@ -47,18 +47,18 @@ pub struct RunRecord(pub Map<String, Value>);
 
 impl RunRecord {
     /// Of a run. An infinite rate is null here; see [`RunRecord::line`].
-    pub fn new(asked: &Asked<'_>, metrics: &Metrics, server_info: Value) -> Self {
+    pub fn new(settings: &RunSettings<'_>, metrics: &LoadMetrics, server_info: Value) -> Self {
         let mut record = Map::new();
         let mut put = |key: &str, value: Value| record.insert(key.to_owned(), value);
-        put("tag", json!(asked.tag));
-        put("backend", json!(asked.backend));
-        put("dataset_name", json!(asked.dataset.name()));
-        put("request_rate", json!(asked.request_rate));
-        put("max_concurrency", json!(asked.max_concurrency));
-        put("sharegpt_output_len", json!(asked.dataset.sharegpt_output_len));
-        put("random_input_len", json!(asked.dataset.random_input_len));
-        put("random_output_len", json!(asked.dataset.random_output_len));
-        put("random_range_ratio", json!(asked.dataset.random_range_ratio));
+        put("tag", json!(settings.tag));
+        put("backend", json!(settings.backend));
+        put("dataset_name", json!(settings.dataset.name()));
+        put("request_rate", json!(settings.request_rate));
+        put("max_concurrency", json!(settings.max_concurrency));
+        put("sharegpt_output_len", json!(settings.dataset.sharegpt_output_len));
+        put("random_input_len", json!(settings.dataset.random_input_len));
+        put("random_output_len", json!(settings.dataset.random_output_len));
+        put("random_range_ratio", json!(settings.dataset.random_range_ratio));
         put("server_info", server_info);
         put("duration", json!(metrics.duration_s));
         put("completed", json!(metrics.completed));
@@ -88,10 +88,10 @@ impl RunRecord {
         put("max_concurrent_requests", json!(metrics.peak_concurrent));
         put("max_itl_ms", json!(metrics.itl_ms.max));
         put("failed", json!(metrics.failed));
-        put("model", json!(asked.model));
-        put("num_prompts", json!(asked.num_prompts));
-        put("seed", json!(asked.seed));
-        if let Some(differs) = asked.differs {
+        put("model", json!(settings.model));
+        put("num_prompts", json!(settings.num_prompts));
+        put("seed", json!(settings.seed));
+        if let Some(differs) = settings.differs {
             put("dataset_differs", json!(differs));
         }
         Self(record)
@@ -111,7 +111,7 @@ impl RunRecord {
     }
 
     /// Add how much of the prompts came from the server's cache.
-    pub fn add_cache(&mut self, metrics: &Metrics) {
+    pub fn add_cache(&mut self, metrics: &LoadMetrics) {
         let rate = 100.0 * metrics.cached_tokens as f64 / metrics.prompt_tokens.max(1) as f64;
         let report = json!({
             "total_prompt_tokens": metrics.prompt_tokens,
@@ -131,13 +131,13 @@ impl RunRecord {
     }
 
     /// Add what became of each request.
-    pub fn add_details(&mut self, outcomes: &[Outcome]) {
+    pub fn add_details(&mut self, outcomes: &[RequestOutcome]) {
         let recordings = || outcomes.iter().map(|outcome| &outcome.recording);
         let output_len = |recording: &Recording| if recording.succeeded() { recording.output_len } else { 0 };
         let itls = |recording: &Recording| recording.itls_s().collect::<Vec<f64>>();
         let error = |recording: &Recording| recording.error.clone().unwrap_or_default();
         let mut put = |key: &str, value: Value| self.0.insert(key.to_owned(), value);
-        put("input_lens", outcomes.iter().map(Outcome::input_len).collect());
+        put("input_lens", outcomes.iter().map(RequestOutcome::input_len).collect());
         put("output_lens", recordings().map(output_len).collect());
         put("ttfts", recordings().map(Recording::ttft_s).collect());
         put("itls", recordings().map(itls).collect());
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_run_is_written_with_sglangs_keys_and_read_again() {
         let dataset = crate::serving::tests_args(&["--dataset-name", "random"]).dataset;
-        let asked = Asked {
+        let settings = RunSettings {
             tag: Some("\"request_rate\":null"),
             backend: "sglang",
             model: "m",
@@ -246,8 +246,8 @@ mod tests {
             max_concurrency: Some(1),
             seed: 1,
         };
-        let metrics = Metrics { duration_s: 2.0, completed: 10, total_output: 4220, ..Metrics::default() };
-        let record = RunRecord::new(&asked, &metrics, Value::Null);
+        let metrics = LoadMetrics { duration_s: 2.0, completed: 10, total_output: 4220, ..LoadMetrics::default() };
+        let record = RunRecord::new(&settings, &metrics, Value::Null);
         let line = record.line();
         assert!(line.contains(r#""request_rate":Infinity,"max_concurrency":1,"#), "{line}");
         let folder = tempfile::tempdir().expect("a folder");

@@ -1,7 +1,7 @@
 //! [`Stall`]: a time in which running answers stood still. Means and even 99th percentiles hide it: one pause
 //! of half a minute among forty thousand tokens is the 99.99th.
 
-use crate::metrics::Outcome;
+use crate::metrics::RequestOutcome;
 
 /// Nobody calls a shorter pause a stall.
 const SHORTEST_S: f64 = 1.0;
@@ -21,7 +21,7 @@ pub struct Stall {
 
 impl Stall {
     /// All stalls of a run, longest first. Pauses that overlap are one stall.
-    pub fn find(outcomes: &[Outcome]) -> Vec<Self> {
+    pub fn find(outcomes: &[RequestOutcome]) -> Vec<Self> {
         let mut gaps = Vec::new();
         let mut lengths = Vec::new();
         for (index, outcome) in outcomes.iter().enumerate() {

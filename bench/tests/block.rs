@@ -5,12 +5,12 @@
 
 use quern_bench::{
     layout::{Heading, Layout, block},
-    metrics::Metrics,
+    metrics::LoadMetrics,
     statistics::Distribution,
 };
 
-fn figures() -> Metrics {
-    Metrics {
+fn figures() -> LoadMetrics {
+    LoadMetrics {
         completed: 80,
         total_input: 39668,
         total_output: 40805,
@@ -23,7 +23,7 @@ fn figures() -> Metrics {
         ttft_ms: distribution([112.3457, 79.7531, 40.2469, 28.5185, 20.2469, 14.321]),
         tpot_ms: distribution([10.1235, 7.1605, 3.5802, 2.5926, 1.8519, 1.358]),
         itl_ms: distribution([0.9877, 0.7407, 0.3704, 0.2469, 0.1235, 0.1235]),
-        ..Metrics::default()
+        ..LoadMetrics::default()
     }
 }
 

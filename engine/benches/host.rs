@@ -54,7 +54,7 @@ fn measured(sequences: usize) -> (Vec<Duration>, Vec<Duration>) {
     for key in 0..sequences as u64 {
         let prompt = (0..CONTEXT as u32).map(|i| i * 7 + key as u32 * 1009).collect();
         let events = events.clone();
-        // Who listens outlives the scheduler.
+        // The receiver outlives the scheduler.
         let sink = move |event: TokenEvent| drop(events.send(event));
         scheduler.submit(SequenceKey(key), GenerateRequest::greedy(prompt, usize::MAX >> 1), Box::new(sink));
     }

@@ -118,7 +118,7 @@ impl Scheduler {
     /// Pages that a sequence has not got yet and is expected to need.
     fn expected_pages(&self, sequence: &Sequence) -> usize {
         let remaining = sequence.max_new_tokens.saturating_sub(sequence.num_output());
-        let tokens = sequence.tokens.len() + self.reserve.expected(remaining, sequence.ignore_eos);
+        let tokens = sequence.tokens.len() + self.new_token_ratio.expected(remaining, sequence.ignore_eos);
         tokens.div_ceil(self.config.page_size).saturating_sub(sequence.pages.len())
     }
 }

@@ -1,4 +1,4 @@
-//! The books: [`Scheduler::check`] holds every page to exactly one owner (invariant I5).
+//! [`Scheduler::check`]: every page has exactly one owner (invariant I5).
 
 use std::collections::BTreeMap;
 

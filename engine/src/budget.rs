@@ -3,8 +3,8 @@
 /// Work of one step, in tokens at the beginning of a context.
 ///
 /// A token far into a context costs more than its matrix products: it attends to all before it. While
-/// nobody waits for a next token, that only makes a step longer. While somebody does, it would make
-/// every one of them stutter, so tokens are then weighed by their depth and deep chunks get shorter.
+/// no sequence decodes, that only makes a step longer. While some do, it would make
+/// each of them stutter, so tokens are then weighed by their depth and deep chunks get shorter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Budget {
     left: f64,
@@ -39,7 +39,7 @@ impl Budget {
         self.left -= tokens as f64 * self.weight(start);
     }
 
-    /// Split off what others may have while a prompt at `start` wants `tokens`: it keeps three quarters,
+    /// Split off the part of other prompts while a prompt at `start` wants `tokens`: it keeps three quarters,
     /// or less if it wants less.
     pub(crate) fn split(&mut self, start: usize, tokens: usize) -> Self {
         let wanted = tokens as f64 * self.weight(start);
@@ -49,7 +49,7 @@ impl Budget {
         others
     }
 
-    /// Take back what others left of their part.
+    /// Take back what other prompts left of their part.
     pub(crate) fn join(&mut self, rest: Self) {
         self.left += rest.left;
     }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_leaves_another_has() {
+    fn what_one_prompt_leaves_is_spent_by_another() {
         let mut budget = Budget::flat(512);
         let mut others = budget.split(0, 1000);
         assert_eq!((budget.room(0), others.room(0)), (384, 128));

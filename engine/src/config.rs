@@ -25,7 +25,7 @@ pub struct EngineConfig {
     pub num_pages: usize,
     /// Most sequences that run at once.
     pub max_running: usize,
-    /// Most requests that wait; `None` leaves the bound to whoever submits.
+    /// Most requests that wait; `None`: no bound here, the caller sets one.
     pub max_queued: Option<usize>,
     /// Tokens of a step, decodes and prompt chunks together.
     pub chunk_tokens: usize,

@@ -17,7 +17,7 @@ use quern_model::{ForwardError, Model, Work};
 use crate::{
     config::EngineConfig,
     log::StepLog,
-    metrics::{EngineMetrics, Snapshot},
+    metrics::{EngineMetrics, MetricsSnapshot},
     request::{EventSink, FailCause, GenerateRequest, SubmitError, TokenEvent},
     scheduler::Scheduler,
     sequence::SequenceKey,
@@ -30,8 +30,8 @@ const MAX_FAULTS: usize = 3;
 /// See [`MAX_FAULTS`].
 const FAULT_WINDOW: Duration = Duration::from_secs(300);
 
-/// What other threads may ask of the engine's.
-enum Command {
+/// Commands of other threads to the engine's.
+enum EngineCommand {
     Submit(SequenceKey, Box<GenerateRequest>, Box<CountedSink>),
     Abort(SequenceKey),
     Close(SequenceKey),
@@ -53,10 +53,10 @@ struct Shared {
     idle: Condvar,
 }
 
-/// A way to an engine's thread. Clones share it; when the last one is gone, the engine shuts down.
+/// A handle of the engine thread. Clones share it; when the last one is gone, the engine shuts down.
 #[derive(Clone)]
 pub struct EngineHandle {
-    commands: Sender<Command>,
+    commands: Sender<EngineCommand>,
     shared: Arc<Shared>,
 }
 
@@ -64,14 +64,14 @@ pub struct EngineHandle {
 #[must_use = "dropping the handle aborts the request"]
 pub struct RequestHandle {
     key: SequenceKey,
-    commands: Sender<Command>,
+    commands: Sender<EngineCommand>,
 }
 
 impl RequestHandle {
-    /// End the request as finished: its owner has all that it wanted, such as text up to a stop string.
+    /// Finish the request early: its owner needs no more tokens, for instance after a stop string.
     pub fn close(self) {
-        // What follows when this is dropped finds nothing to abort.
-        let _ = self.commands.send(Command::Close(self.key));
+        // The abort that `Drop` sends afterwards finds no such request.
+        let _ = self.commands.send(EngineCommand::Close(self.key));
     }
 
     /// A way to abort this request, and no other, from elsewhere.
@@ -84,20 +84,20 @@ impl RequestHandle {
 #[derive(Clone, Debug)]
 pub struct Aborter {
     key: SequenceKey,
-    commands: Sender<Command>,
+    commands: Sender<EngineCommand>,
 }
 
 impl Aborter {
     /// Abort the request before the next step, if it is alive.
     pub fn abort(&self) {
-        let _ = self.commands.send(Command::Abort(self.key));
+        let _ = self.commands.send(EngineCommand::Abort(self.key));
     }
 }
 
 impl Drop for RequestHandle {
     fn drop(&mut self) {
         // An engine that is gone has ended the request already; so has one that does not know the key.
-        let _ = self.commands.send(Command::Abort(self.key));
+        let _ = self.commands.send(EngineCommand::Abort(self.key));
     }
 }
 
@@ -151,11 +151,11 @@ impl EngineHandle {
         *self.shared.alive() += 1;
         let sink = Box::new(CountedSink { sink, shared: Arc::clone(&self.shared), has_ended: false });
         let key = SequenceKey(next_key.fetch_add(1, Ordering::Relaxed));
-        let command = Command::Submit(key, Box::new(request), sink);
+        let command = EngineCommand::Submit(key, Box::new(request), sink);
         if let Err(mpsc::SendError(refused)) = self.commands.send(command) {
             queued.fetch_sub(1, Ordering::AcqRel);
-            if let Command::Submit(_, _, mut sink) = refused {
-                // Whoever submits hears of it from the error below.
+            if let EngineCommand::Submit(_, _, mut sink) = refused {
+                // The caller gets the error below instead.
                 sink.has_ended = true;
             }
             return Err(SubmitError::ShuttingDown);
@@ -165,14 +165,14 @@ impl EngineHandle {
 
     /// Abort every request whose id begins with `prefix`; the empty prefix aborts all.
     pub fn abort(&self, prefix: &str) {
-        let _ = self.commands.send(Command::AbortMatching(prefix.into()));
+        let _ = self.commands.send(EngineCommand::AbortMatching(prefix.into()));
     }
 
-    /// Forget all cached prefixes, if no request is alive; says whether it did. Waits for the engine to
+    /// Drop all cached prefixes, if no request is alive; says whether it did. Waits for the engine to
     /// end its step.
     pub fn flush_cache(&self) -> bool {
         let (reply, answer) = mpsc::channel();
-        self.commands.send(Command::Flush(reply)).is_ok() && answer.recv().unwrap_or(false)
+        self.commands.send(EngineCommand::Flush(reply)).is_ok() && answer.recv().unwrap_or(false)
     }
 
     /// Take no more requests; those alive go on.
@@ -190,7 +190,7 @@ impl EngineHandle {
     /// Fail every request and end the thread.
     pub fn shutdown(&self) {
         self.drain();
-        let _ = self.commands.send(Command::Shutdown);
+        let _ = self.commands.send(EngineCommand::Shutdown);
     }
 
     /// Figures.
@@ -221,8 +221,8 @@ impl Shared {
 }
 
 /// Counts a request as alive until its sink is dropped, which follows its terminal event. If none has
-/// come by then (a command that the thread did not get round to, a scheduler that failed for good), it
-/// says so itself: nobody waits for ever (invariant I6).
+/// come by then (the thread ended before it read the command, or the scheduler panicked), it
+/// sends one itself, so that every request gets a terminal event (invariant I6).
 struct CountedSink {
     sink: Box<dyn EventSink>,
     shared: Arc<Shared>,
@@ -253,15 +253,15 @@ impl Drop for CountedSink {
     }
 }
 
-/// The thread's own.
+/// The state of the engine thread.
 struct Engine {
     model: Box<dyn Model>,
     scheduler: Scheduler,
-    inbox: Receiver<Command>,
+    inbox: Receiver<EngineCommand>,
     shared: Arc<Shared>,
-    /// When steps failed.
+    /// Times of failed steps within [`FAULT_WINDOW`].
     faults: VecDeque<Instant>,
-    /// Why no step is tried any more.
+    /// Why the engine computes no further step, if it does not.
     broken: Option<String>,
     log: StepLog,
     left_queue: u64,
@@ -279,7 +279,7 @@ enum Flow {
 
 impl Engine {
     fn run(mut self) {
-        // A panic here is an error of ours in the scheduler. Nobody is left waiting for it.
+        // A panic here is a bug in the scheduler. Every request still gets its terminal event.
         if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.shared.metrics.mark_unhealthy();
             tracing::error!("the scheduler failed; the engine takes no more requests");
@@ -292,7 +292,7 @@ impl Engine {
     fn serve(&mut self) {
         while self.drain_commands() == Flow::Continue {
             let Some(plan) = self.scheduler.schedule() else {
-                // Only requests that can never run were in the queue, and they have failed.
+                // The queue held only requests that can never run, and they have failed.
                 continue;
             };
             self.publish();
@@ -334,17 +334,17 @@ impl Engine {
                 }
             };
             match command {
-                Command::Submit(key, request, sink) => {
+                EngineCommand::Submit(key, request, sink) => {
                     self.scheduler.submit(key, *request, sink);
-                    // It was on its way when the engine broke.
+                    // Submitted before the engine failed for good, received after.
                     if let Some(cause) = &self.broken {
                         self.scheduler.fail_all(&FailCause::Engine(cause.clone()));
                     }
                 }
-                Command::Abort(key) => self.scheduler.abort(key),
-                Command::Close(key) => self.scheduler.close(key),
-                Command::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
-                Command::Flush(reply) => {
+                EngineCommand::Abort(key) => self.scheduler.abort(key),
+                EngineCommand::Close(key) => self.scheduler.close(key),
+                EngineCommand::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
+                EngineCommand::Flush(reply) => {
                     let flushed = self.scheduler.flush();
                     if flushed {
                         tracing::info!("Cache flushed successfully!");
@@ -352,14 +352,14 @@ impl Engine {
                     // The caller may have gone.
                     let _ = reply.send(flushed);
                 }
-                Command::Shutdown => return Flow::Stop,
+                EngineCommand::Shutdown => return Flow::Stop,
             }
             self.note_left_queue();
         }
     }
 
-    /// A failed step ends its sequences. A device that is lost, or several failures in a row, and the machine is not
-    /// to be trusted; that is known before the sequences hear of their end.
+    /// A failed step ends its sequences. After a lost device, or several failures
+    /// within the window, the engine is marked unhealthy, before the sequences get their terminal events.
     fn fault(&mut self, plan: StepPlan, failure: &StepFailure) {
         let cause = failure.cause.as_str();
         tracing::error!("step failed: {cause}");
@@ -393,7 +393,7 @@ impl Engine {
 
     fn publish(&mut self) {
         self.note_left_queue();
-        self.shared.metrics.publish(Snapshot {
+        self.shared.metrics.publish(MetricsSnapshot {
             scheduler: self.scheduler.stats(),
             gen_throughput: if self.scheduler.is_idle() { 0.0 } else { self.log.gen_throughput() },
             last_step_s: self.last_step_s,

@@ -14,21 +14,21 @@ pub mod fake;
 pub mod kv_pool;
 pub mod log;
 pub mod metrics;
+pub mod new_token_ratio;
 pub mod radix_cache;
 pub mod request;
-pub mod reserve;
 pub mod scheduler;
 pub mod sequence;
 pub mod stats;
 pub mod step_plan;
 
-// What this crate's interface speaks of and others define, for those who see no backend and no checkpoint.
+// Types of `backend` and `model` in this crate's interface, for crates that depend on neither.
 pub use quern_backend::{DeviceFault, LogitTask, LogprobsOf, RowOutput, RowTask, SamplingParams, TokenMask};
 pub use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepCost, StepOutput, Work};
 
 pub use config::{EngineConfig, Policy};
 pub use engine::{Aborter, EngineHandle, RequestHandle, start};
-pub use metrics::{EngineMetrics, Snapshot};
+pub use metrics::{EngineMetrics, MetricsSnapshot};
 pub use request::{
     EventSink, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport,
     SubmitError, TokenEvent, TokenLogprobs,

@@ -15,7 +15,7 @@ use crate::stats::SchedulerStats;
 /// Figures of a running engine. Written by its thread once a step, read by any other.
 #[derive(Debug)]
 pub struct EngineMetrics {
-    stats: Mutex<Snapshot>,
+    stats: Mutex<MetricsSnapshot>,
     healthy: AtomicBool,
     started: Instant,
     /// Milliseconds after `started` at which a step last began or ended.
@@ -26,7 +26,7 @@ pub struct EngineMetrics {
 
 /// One consistent set of figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Snapshot {
+pub struct MetricsSnapshot {
     /// The scheduler's counters and state.
     pub scheduler: SchedulerStats,
     /// Tokens generated a second, over the last log interval.
@@ -55,7 +55,7 @@ impl Default for EngineMetrics {
 
 impl EngineMetrics {
     /// The present figures.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> MetricsSnapshot {
         *self.lock()
     }
 
@@ -73,7 +73,7 @@ impl EngineMetrics {
         (self.started.elapsed().as_secs_f64() - last).max(0.0)
     }
 
-    pub(crate) fn publish(&self, snapshot: Snapshot) {
+    pub(crate) fn publish(&self, snapshot: MetricsSnapshot) {
         *self.lock() = snapshot;
         self.note_progress();
     }
@@ -92,7 +92,7 @@ impl EngineMetrics {
     }
 
     /// The figures are plain numbers: a panic while they were held leaves nothing half done.
-    fn lock(&self) -> MutexGuard<'_, Snapshot> {
+    fn lock(&self) -> MutexGuard<'_, MetricsSnapshot> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! root ──[t0 t1]── A ──[t2 t3]── B        a sequence that shares B holds one lock, on B;
-//!                   └──[t2 t9]── C        `active` counts locks at or below a node: A 1, B 1, C 0.
+//!                   └──[t2 t9]── C        `lock_count` counts locks at or below a node: A 1, B 1, C 0.
 //! ```
 //!
 //! A lock keeps its node and everything above it; only leaves without locks are evicted, oldest first.
@@ -53,17 +53,17 @@ struct Node {
     /// The page that holds them; a root has none.
     page: Option<u32>,
     children: HashMap<Arc<[u32]>, NodeId>,
-    active: usize,
+    lock_count: usize,
     last_used: u64,
     namespace: Option<Arc<str>>,
 }
 
-/// What became of a page that was offered to the cache.
+/// What became of a page that was inserted.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Extended {
+pub enum InsertOutcome {
     /// The cache owns it now.
     Inserted,
-    /// The cache holds the same tokens in this page already; the offered one is still the caller's.
+    /// The cache holds the same tokens in this page already; the inserted one is still the caller's.
     Duplicate(u32),
 }
 
@@ -114,31 +114,31 @@ impl RadixCache {
             pages.extend(self.node(node).page);
         }
         let node = path.last().copied().unwrap_or(root);
-        self.activate(node);
+        self.lock_path(node);
         self.num_locks += 1;
         PrefixLock { node }
     }
 
     /// Return a lock.
     pub fn unlock(&mut self, lock: PrefixLock) {
-        self.deactivate(lock.node);
+        self.unlock_path(lock.node);
         self.num_locks -= 1;
     }
 
-    /// Offer the page that follows the locked prefix and holds `edge`; move the lock onto it.
-    pub fn extend(&mut self, lock: &mut PrefixLock, edge: &[u32], page: u32) -> Extended {
+    /// Insert the page that follows the locked prefix and holds `edge`; move the lock onto it.
+    pub fn extend(&mut self, lock: &mut PrefixLock, edge: &[u32], page: u32) -> InsertOutcome {
         assert_eq!(edge.len(), self.page_size, "an edge is one page of tokens");
         self.clock += 1;
         let existing = self.node(lock.node).children.get(edge).copied();
         let (child, outcome) = match existing {
             Some(child) => {
-                (child, Extended::Duplicate(self.node(child).page.expect("every node but a root has a page")))
+                (child, InsertOutcome::Duplicate(self.node(child).page.expect("every node but a root has a page")))
             }
-            None => (self.insert(lock.node, edge.into(), page), Extended::Inserted),
+            None => (self.insert(lock.node, edge.into(), page), InsertOutcome::Inserted),
         };
         // Locks count towards every ancestor, and the parent stays one: only the child changes.
         self.touch(child);
-        self.activate_node(child);
+        self.lock_node(child);
         lock.node = child;
         outcome
     }
@@ -149,15 +149,15 @@ impl RadixCache {
         while freed < wanted {
             let Some(&(last_used, leaf)) = self.evictable_leaves.first() else { break };
             self.evictable_leaves.remove(&(last_used, leaf));
-            pool.give_back(self.remove(leaf));
+            pool.free(self.remove(leaf));
             freed += 1;
         }
         freed
     }
 
-    /// Free the pages along `tokens`, the deepest first, as far up as nobody holds or continues them;
+    /// Free the pages along `tokens`, the deepest first, as far up as no lock holds and no child continues them;
     /// returns how many.
-    pub fn forget(&mut self, namespace: Option<&Arc<str>>, tokens: &[u32], pool: &mut KvPool) -> usize {
+    pub fn invalidate(&mut self, namespace: Option<&Arc<str>>, tokens: &[u32], pool: &mut KvPool) -> usize {
         let path: Vec<NodeId> = self.path(namespace, tokens).collect();
         let mut freed = 0;
         for &id in path.iter().rev() {
@@ -165,7 +165,7 @@ impl RadixCache {
                 break;
             }
             self.unlist(id);
-            pool.give_back(self.remove(id));
+            pool.free(self.remove(id));
             freed += 1;
         }
         freed
@@ -181,7 +181,7 @@ impl RadixCache {
         self.nodes.iter().flatten().filter_map(|node| node.page)
     }
 
-    /// Verify the tree's own books. O(nodes); for tests and debug builds.
+    /// Verify the tree's invariants. O(nodes); for tests and debug builds.
     ///
     /// # Panics
     /// If a count is wrong, naming it.
@@ -189,10 +189,10 @@ impl RadixCache {
         let nodes = || self.nodes.iter().enumerate().filter_map(|(id, node)| Some((id, node.as_ref()?)));
         let paged = || nodes().filter(|(_, n)| n.page.is_some());
         assert_eq!(paged().count(), self.num_pages, "cached pages");
-        assert_eq!(paged().filter(|(_, n)| n.active > 0).count(), self.num_protected, "protected pages");
+        assert_eq!(paged().filter(|(_, n)| n.lock_count > 0).count(), self.num_protected, "protected pages");
         for (id, node) in nodes() {
-            let below: usize = node.children.values().map(|&child| self.node(child).active).sum();
-            assert!(node.active >= below, "node {id}: {} locks at or below, {below} below", node.active);
+            let below: usize = node.children.values().map(|&child| self.node(child).lock_count).sum();
+            assert!(node.lock_count >= below, "node {id}: {} locks at or below, {below} below", node.lock_count);
             let listed = self.evictable_leaves.contains(&(node.last_used, id));
             assert_eq!(self.is_evictable_leaf(id), listed, "node {id}: evictable and listed as such");
             for (edge, &child) in &node.children {
@@ -200,7 +200,7 @@ impl RadixCache {
                 assert_eq!(&self.node(child).edge, edge, "edge of node {child}");
             }
         }
-        let locks: usize = self.roots.values().map(|&root| self.node(root).active).sum();
+        let locks: usize = self.roots.values().map(|&root| self.node(root).lock_count).sum();
         assert_eq!(locks, self.num_locks, "locks that are out");
         let listed = nodes().filter(|&(id, _)| self.is_evictable_leaf(id)).count();
         assert_eq!(listed, self.evictable_leaves.len(), "evictable leaves, of those listed");
@@ -246,7 +246,7 @@ impl RadixCache {
             edge: Arc::new([]),
             page: None,
             children: HashMap::new(),
-            active: 0,
+            lock_count: 0,
             last_used: 0,
             namespace: namespace.clone(),
         });
@@ -262,7 +262,7 @@ impl RadixCache {
             edge: Arc::clone(&edge),
             page: Some(page),
             children: HashMap::new(),
-            active: 0,
+            lock_count: 0,
             last_used,
             namespace,
         });
@@ -284,10 +284,10 @@ impl RadixCache {
         node.page.expect("every node but a root has a page")
     }
 
-    /// Namespaces come and go with tenants; an empty one is forgotten.
+    /// Namespaces come and go with tenants; an empty one is dropped.
     fn drop_empty_root(&mut self, id: NodeId) {
         let node = self.node(id);
-        if node.page.is_none() && node.children.is_empty() && node.active == 0 {
+        if node.page.is_none() && node.children.is_empty() && node.lock_count == 0 {
             let namespace = node.namespace.clone();
             self.roots.remove(&namespace);
             self.nodes[id] = None;
@@ -317,32 +317,32 @@ impl RadixCache {
 
     fn is_evictable_leaf(&self, id: NodeId) -> bool {
         let node = self.node(id);
-        node.page.is_some() && node.children.is_empty() && node.active == 0
+        node.page.is_some() && node.children.is_empty() && node.lock_count == 0
     }
 
-    fn activate(&mut self, id: NodeId) {
+    fn lock_path(&mut self, id: NodeId) {
         let mut at = Some(id);
         while let Some(id) = at {
-            self.activate_node(id);
+            self.lock_node(id);
             at = self.node(id).parent;
         }
     }
 
-    fn activate_node(&mut self, id: NodeId) {
+    fn lock_node(&mut self, id: NodeId) {
         self.unlist(id);
         let node = self.node_mut(id);
-        node.active += 1;
-        if node.active == 1 && node.page.is_some() {
+        node.lock_count += 1;
+        if node.lock_count == 1 && node.page.is_some() {
             self.num_protected += 1;
         }
     }
 
-    fn deactivate(&mut self, id: NodeId) {
+    fn unlock_path(&mut self, id: NodeId) {
         let mut at = Some(id);
         while let Some(id) = at {
             let node = self.node_mut(id);
-            node.active -= 1;
-            let (idle, paged, parent) = (node.active == 0, node.page.is_some(), node.parent);
+            node.lock_count -= 1;
+            let (idle, paged, parent) = (node.lock_count == 0, node.page.is_some(), node.parent);
             if idle && paged {
                 self.num_protected -= 1;
             }
@@ -360,12 +360,12 @@ mod tests {
     use super::*;
 
     /// A cache over a pool, and what a sequence does with both.
-    struct World {
+    struct Fixture {
         cache: RadixCache,
         pool: KvPool,
     }
 
-    impl World {
+    impl Fixture {
         fn new(pages: usize) -> Self {
             Self { cache: RadixCache::new(2), pool: KvPool::new(pages) }
         }
@@ -376,9 +376,9 @@ mod tests {
             let mut lock = self.cache.lock_prefix(None, tokens, &mut pages);
             let matched = pages.len();
             for edge in tokens.chunks_exact(2).skip(matched) {
-                let page = self.pool.take().expect("room");
-                if let Extended::Duplicate(_) = self.cache.extend(&mut lock, edge, page) {
-                    self.pool.give_back(page);
+                let page = self.pool.alloc().expect("room");
+                if let InsertOutcome::Duplicate(_) = self.cache.extend(&mut lock, edge, page) {
+                    self.pool.free(page);
                 }
             }
             self.cache.unlock(lock);
@@ -389,65 +389,65 @@ mod tests {
 
     #[test]
     fn a_prefix_is_found_in_whole_pages() {
-        let mut world = World::new(16);
-        assert_eq!(world.run(&[1, 2, 3, 4, 5]), 0);
-        assert_eq!(world.run(&[1, 2, 3, 4, 5, 6]), 4);
-        assert_eq!(world.run(&[1, 2, 3, 9]), 2);
-        assert_eq!(world.run(&[2, 1]), 0);
-        assert_eq!(world.cache.num_pages(), 5);
+        let mut fixture = Fixture::new(16);
+        assert_eq!(fixture.run(&[1, 2, 3, 4, 5]), 0);
+        assert_eq!(fixture.run(&[1, 2, 3, 4, 5, 6]), 4);
+        assert_eq!(fixture.run(&[1, 2, 3, 9]), 2);
+        assert_eq!(fixture.run(&[2, 1]), 0);
+        assert_eq!(fixture.cache.num_pages(), 5);
     }
 
     #[test]
     fn the_least_recently_used_leaf_goes_first_and_its_parent_after_it() {
-        let mut world = World::new(16);
-        world.run(&[1, 2, 3, 4]);
-        world.run(&[5, 6]);
-        world.run(&[1, 2, 3, 4]);
-        world.cache.evict(1, &mut world.pool);
-        assert_eq!(world.cache.matched_tokens(None, &[5, 6]), 0);
-        world.cache.evict(1, &mut world.pool);
-        assert_eq!(world.cache.matched_tokens(None, &[1, 2, 3, 4]), 2);
-        assert_eq!(world.pool.num_free(), 15);
-        world.cache.check();
+        let mut fixture = Fixture::new(16);
+        fixture.run(&[1, 2, 3, 4]);
+        fixture.run(&[5, 6]);
+        fixture.run(&[1, 2, 3, 4]);
+        fixture.cache.evict(1, &mut fixture.pool);
+        assert_eq!(fixture.cache.matched_tokens(None, &[5, 6]), 0);
+        fixture.cache.evict(1, &mut fixture.pool);
+        assert_eq!(fixture.cache.matched_tokens(None, &[1, 2, 3, 4]), 2);
+        assert_eq!(fixture.pool.num_free(), 15);
+        fixture.cache.check();
     }
 
     #[test]
     fn evicting_a_locked_prefix_is_refused() {
-        let mut world = World::new(16);
-        world.run(&[1, 2, 3, 4]);
+        let mut fixture = Fixture::new(16);
+        fixture.run(&[1, 2, 3, 4]);
         let mut pages = Vec::new();
-        let lock = world.cache.lock_prefix(None, &[1, 2], &mut pages);
-        assert_eq!(world.cache.evict(9, &mut world.pool), 1);
-        assert_eq!(world.cache.matched_tokens(None, &[1, 2, 3, 4]), 2);
-        world.cache.unlock(lock);
-        assert_eq!(world.cache.evict(9, &mut world.pool), 1);
-        assert_eq!(world.pool.num_free(), 16);
-        world.cache.check();
+        let lock = fixture.cache.lock_prefix(None, &[1, 2], &mut pages);
+        assert_eq!(fixture.cache.evict(9, &mut fixture.pool), 1);
+        assert_eq!(fixture.cache.matched_tokens(None, &[1, 2, 3, 4]), 2);
+        fixture.cache.unlock(lock);
+        assert_eq!(fixture.cache.evict(9, &mut fixture.pool), 1);
+        assert_eq!(fixture.pool.num_free(), 16);
+        fixture.cache.check();
     }
 
     #[test]
     fn namespaces_do_not_see_each_other() {
-        let mut world = World::new(4);
-        world.run(&[1, 2]);
+        let mut fixture = Fixture::new(4);
+        fixture.run(&[1, 2]);
         let tenant: Arc<str> = "tenant".into();
-        assert_eq!(world.cache.matched_tokens(Some(&tenant), &[1, 2]), 0);
-        let lock = world.cache.lock_prefix(Some(&tenant), &[1, 2], &mut Vec::new());
-        world.cache.unlock(lock);
-        assert_eq!(world.cache.roots.len(), 1, "an empty namespace is forgotten");
+        assert_eq!(fixture.cache.matched_tokens(Some(&tenant), &[1, 2]), 0);
+        let lock = fixture.cache.lock_prefix(Some(&tenant), &[1, 2], &mut Vec::new());
+        fixture.cache.unlock(lock);
+        assert_eq!(fixture.cache.roots.len(), 1, "an empty namespace is dropped");
     }
 
     #[test]
     fn a_duplicate_page_stays_with_its_owner() {
-        let mut world = World::new(4);
-        let mut first = world.cache.lock_prefix(None, &[1, 2], &mut Vec::new());
-        let mut second = world.cache.lock_prefix(None, &[1, 2], &mut Vec::new());
-        let (a, b) = (world.pool.take().expect("room"), world.pool.take().expect("room"));
-        assert_eq!(world.cache.extend(&mut first, &[1, 2], a), Extended::Inserted);
-        assert_eq!(world.cache.extend(&mut second, &[1, 2], b), Extended::Duplicate(a));
-        world.cache.check();
-        world.cache.unlock(first);
-        assert_eq!(world.cache.num_evictable(), 0);
-        world.cache.unlock(second);
-        assert_eq!(world.cache.num_evictable(), 1);
+        let mut fixture = Fixture::new(4);
+        let mut first = fixture.cache.lock_prefix(None, &[1, 2], &mut Vec::new());
+        let mut second = fixture.cache.lock_prefix(None, &[1, 2], &mut Vec::new());
+        let (a, b) = (fixture.pool.alloc().expect("room"), fixture.pool.alloc().expect("room"));
+        assert_eq!(fixture.cache.extend(&mut first, &[1, 2], a), InsertOutcome::Inserted);
+        assert_eq!(fixture.cache.extend(&mut second, &[1, 2], b), InsertOutcome::Duplicate(a));
+        fixture.cache.check();
+        fixture.cache.unlock(first);
+        assert_eq!(fixture.cache.num_evictable(), 0);
+        fixture.cache.unlock(second);
+        assert_eq!(fixture.cache.num_evictable(), 1);
     }
 }

@@ -153,14 +153,14 @@ pub enum FinishReason {
     GrammarEnd(u32),
     /// `max_new_tokens` are out.
     Length,
-    /// Its owner has all that it wanted ([`RequestHandle::close`](crate::RequestHandle::close)).
+    /// Closed by its owner ([`RequestHandle::close`](crate::RequestHandle::close)).
     Closed,
 }
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FailCause {
-    /// Its handle was dropped, or somebody aborted it.
+    /// Its handle was dropped, or it was aborted by id.
     #[error("the request was aborted")]
     Aborted,
     /// The pool cannot hold it even alone.

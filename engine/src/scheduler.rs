@@ -20,12 +20,12 @@ use crate::{
     budget::Budget,
     config::EngineConfig,
     kv_pool::KvPool,
-    radix_cache::{Extended, RadixCache},
+    new_token_ratio::NewTokenRatio,
+    radix_cache::{InsertOutcome, RadixCache},
     request::{EventSink, FailCause, FinishReason, GenerateRequest, TokenEvent},
-    reserve::Reserve,
-    sequence::{End, Sequence, SequenceKey},
+    sequence::{Sequence, SequenceKey},
     stats::SchedulerStats,
-    step_plan::{Part, StepPlan},
+    step_plan::{SequencePart, StepPlan},
 };
 
 /// Owner of all sequences, the prefix tree and the pages.
@@ -33,7 +33,7 @@ pub struct Scheduler {
     pub(crate) config: EngineConfig,
     pub(crate) pool: KvPool,
     pub(crate) cache: RadixCache,
-    pub(crate) reserve: Reserve,
+    pub(crate) new_token_ratio: NewTokenRatio,
     pub(crate) sequences: HashMap<SequenceKey, Sequence>,
     pub(crate) waiting: VecDeque<SequenceKey>,
     /// Tokens of those that wait.
@@ -54,7 +54,7 @@ impl Scheduler {
         Self {
             pool: KvPool::new(config.num_pages),
             cache: RadixCache::new(config.page_size),
-            reserve: Reserve::new(config.conservativeness),
+            new_token_ratio: NewTokenRatio::new(config.conservativeness),
             sequences: HashMap::new(),
             waiting: VecDeque::new(),
             waiting_tokens: 0,
@@ -77,7 +77,7 @@ impl Scheduler {
         self.fail(key, FailCause::Aborted);
     }
 
-    /// End a request whose owner has all that it wanted; unknown and ended ones are left alone.
+    /// Finish a request early ([`RequestHandle::close`](crate::RequestHandle::close)); unknown and ended ones are left alone.
     pub fn close(&mut self, key: SequenceKey) {
         if self.sequences.contains_key(&key) {
             self.finish(key, FinishReason::Closed);
@@ -99,7 +99,7 @@ impl Scheduler {
         }
     }
 
-    /// Forget all prefixes, if no request is alive; says whether it did.
+    /// Drop all cached prefixes, if no request is alive; says whether it did.
     pub fn flush(&mut self) -> bool {
         if !self.sequences.is_empty() {
             return false;
@@ -121,7 +121,7 @@ impl Scheduler {
             free_pages: self.pool.num_free(),
             cached_pages: self.cache.num_pages(),
             evictable_pages: self.cache.num_evictable(),
-            new_token_ratio: self.reserve.share(),
+            new_token_ratio: self.new_token_ratio.get(),
             pending_tokens: self.waiting_tokens + self.catching_up().map(Sequence::behind).sum::<usize>(),
             ..self.stats
         }
@@ -191,7 +191,7 @@ impl Scheduler {
             }
         }
         assert!(rows.next().is_none(), "the model returned more outputs than rows");
-        self.reserve.decay();
+        self.new_token_ratio.decay();
         self.debug_check();
     }
 
@@ -276,7 +276,7 @@ impl Scheduler {
             self.stats.evicted_pages += self.cache.evict(short, &mut self.pool) as u64;
         }
         for _ in 0..missing {
-            let Some(page) = self.pool.take() else { break };
+            let Some(page) = self.pool.alloc() else { break };
             sequence.pages.push(page);
         }
         wanted.min(sequence.pages.len() * page_size)
@@ -307,24 +307,24 @@ impl Scheduler {
         let running = || self.running.iter().map(|key| &self.sequences[key]);
         let decoded = running().map(Sequence::num_output).sum();
         let allowed = running().map(|s| s.max_new_tokens).fold(0, usize::saturating_add);
-        self.reserve.raise(decoded, allowed, self.running.len());
+        self.new_token_ratio.raise(decoded, allowed, self.running.len());
     }
 
     // ── results ─────────────────────────────────────────────────────────────────────────────────────
 
-    fn commit_sequence(&mut self, part: &Part, rows: Vec<quern_backend::RowOutput>) {
+    fn commit_sequence(&mut self, part: &SequencePart, rows: Vec<quern_backend::RowOutput>) {
         let key = part.key;
         let failed = |fault| rows.iter().any(|row| row.fault == Some(fault));
         if failed(LogitFault::NotFinite) {
-            // Its earlier pages are in the tree already, and who knows which of them are sound.
+            // Its earlier pages are in the tree already, and any of them may hold the fault.
             self.release(key);
             let sequence = &self.sequences[&key];
             let step = sequence.num_output();
-            self.cache.forget(sequence.namespace.as_ref(), &sequence.tokens, &mut self.pool);
+            self.cache.invalidate(sequence.namespace.as_ref(), &sequence.tokens, &mut self.pool);
             return self.fail(key, FailCause::NumericalFault { step });
         }
         if failed(LogitFault::NoToken) {
-            // The request's own doing: what is cached of its prompt is sound, and others go on using it.
+            // Caused by the request itself: its cached pages are sound and stay.
             let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
             let (step, grammar) = (sequence.num_output(), sequence.dead_end());
             return self.fail(key, FailCause::NoToken { step, grammar });
@@ -362,9 +362,7 @@ impl Scheduler {
         match end {
             Err(error) => self.fail(key, FailCause::Grammar(error)),
             Ok(None) => {}
-            Ok(Some(End::Stop(token))) => self.finish(key, FinishReason::StopToken(token)),
-            Ok(Some(End::Grammar(token))) => self.finish(key, FinishReason::GrammarEnd(token)),
-            Ok(Some(End::Length)) => self.finish(key, FinishReason::Length),
+            Ok(Some(reason)) => self.finish(key, reason),
         }
     }
 
@@ -378,8 +376,8 @@ impl Scheduler {
             let index = sequence.num_shared;
             let edge = &sequence.tokens[index * page_size..(index + 1) * page_size];
             let page = sequence.pages[index];
-            if let Extended::Duplicate(cached) = self.cache.extend(lock, edge, page) {
-                self.pool.give_back(page);
+            if let InsertOutcome::Duplicate(cached) = self.cache.extend(lock, edge, page) {
+                self.pool.free(page);
                 sequence.pages[index] = cached;
             }
             sequence.num_shared += 1;
@@ -412,7 +410,7 @@ impl Scheduler {
         self.fail(key, cause);
     }
 
-    /// Free what a sequence holds, forget it, and send its terminal event: the only place that does.
+    /// Free what a sequence holds, remove it and send its terminal event: the only place that does.
     fn end(&mut self, key: SequenceKey, event: TokenEvent) {
         self.release(key);
         let mut sequence = self.sequences.remove(&key).expect("only living sequences end");
@@ -433,10 +431,10 @@ impl Scheduler {
         sequence.sink.send(event);
     }
 
-    /// Private pages to the pool, the lock to the tree.
+    /// Free its private pages and return its lock.
     fn release(&mut self, key: SequenceKey) {
         let sequence = self.sequences.get_mut(&key).expect("only living sequences hold pages");
-        sequence.pages.drain(sequence.num_shared..).for_each(|page| self.pool.give_back(page));
+        sequence.pages.drain(sequence.num_shared..).for_each(|page| self.pool.free(page));
         sequence.pages.clear();
         sequence.num_shared = 0;
         if let Some(lock) = sequence.lock.take() {
@@ -445,7 +443,7 @@ impl Scheduler {
     }
 }
 
-/// Hash maps iterate in no order; what is done to sequences is done in order of arrival.
+/// In order of arrival: hash maps iterate in arbitrary order, which must not show (invariant I4).
 fn sorted(keys: impl Iterator<Item = SequenceKey>) -> Vec<SequenceKey> {
     let mut keys: Vec<_> = keys.collect();
     keys.sort_unstable();

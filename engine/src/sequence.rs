@@ -10,7 +10,9 @@ use quern_backend::{LogitTask, RowTask, SamplingParams, TokenCounts};
 
 use crate::{
     radix_cache::PrefixLock,
-    request::{EventSink, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport, TokenLogprobs},
+    request::{
+        EventSink, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport, TokenLogprobs,
+    },
 };
 
 /// Names a sequence for as long as the engine lives.
@@ -61,16 +63,6 @@ pub struct Sequence {
     logprob_ids: Arc<[u32]>,
     counts: Option<Arc<TokenCounts>>,
     grammar: Option<Box<dyn Grammar>>,
-}
-
-/// Why a sequence ends with the token it has just got.
-pub enum End {
-    /// A stop token.
-    Stop(u32),
-    /// The grammar's end.
-    Grammar(u32),
-    /// As long as it may get.
-    Length,
 }
 
 impl Sequence {
@@ -172,9 +164,12 @@ impl Sequence {
         Ok(())
     }
 
-    /// Take the sampled token; says whether the sequence ends with it. Of several ends the first in
+    /// Append the sampled token; returns why the sequence ends with it, if it does. Of several reasons the first in
     /// SGLang's order counts: stop token, length, grammar.
-    pub fn push(&mut self, token: u32) -> Result<Option<End>, GrammarError> {
+    ///
+    /// # Errors
+    /// If the grammar fails.
+    pub fn push(&mut self, token: u32) -> Result<Option<FinishReason>, GrammarError> {
         self.tokens.push(token);
         if let Some(counts) = &mut self.counts {
             // The step's tasks are gone by now, so that the counts are shared with nothing and not copied.
@@ -182,12 +177,12 @@ impl Sequence {
             *Arc::make_mut(counts).entry(token).or_default() += 1;
         }
         Ok(if !self.ignore_eos && self.stop_token_ids.contains(&token) {
-            Some(End::Stop(token))
+            Some(FinishReason::StopToken(token))
         } else if self.num_output() >= self.max_new_tokens {
-            Some(End::Length)
+            Some(FinishReason::Length)
         } else {
             let grammar_done = self.grammar.as_mut().map(|grammar| contained(|| grammar.accept(token)));
-            grammar_done.transpose()?.unwrap_or(false).then_some(End::Grammar(token))
+            grammar_done.transpose()?.unwrap_or(false).then_some(FinishReason::GrammarEnd(token))
         })
     }
 

@@ -21,7 +21,7 @@ pub struct StepPlan {
     /// What it is made of.
     pub mix: StepMix,
     /// The sequences' parts, in the order of their rows.
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<SequencePart>,
     /// Sequences whose grammar failed while the step was planned. The scheduler ends them before it hands the plan
     /// out.
     pub(crate) broken: Vec<(SequenceKey, GrammarError)>,
@@ -42,7 +42,7 @@ pub struct StepMix {
 
 /// One sequence's part of a step.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct SequencePart {
     pub(crate) key: SequenceKey,
     /// Computed tokens after the step.
     pub(crate) end: usize,
@@ -74,7 +74,7 @@ impl StepPlan {
         let PagedBatch { spans, pages } = &mut batch.paged;
         pages.extend_from_slice(&sequence.pages[..end.div_ceil(page_size)]);
         spans.push(Span { q_start: first_row, q_len: end - start, kv_len: end, pages: first_page..pages.len() });
-        self.parts.push(Part { key, end, num_rows: batch.logit_rows.len() - rows_before });
+        self.parts.push(SequencePart { key, end, num_rows: batch.logit_rows.len() - rows_before });
         true
     }
 }

@@ -347,7 +347,7 @@ fn the_first_step_of_a_request_is_visible_while_it_runs() {
 }
 
 #[test]
-fn whoever_waits_hears_an_end_even_if_the_thread_dies_before_it_sees_the_request() {
+fn a_request_gets_its_terminal_event_even_if_the_thread_dies_before_it_sees_it() {
     let (steps, open, hook) = announced_gate();
     let engine = engine(config(), Some(hook));
     let broken_sink = |event| {
@@ -364,7 +364,7 @@ fn whoever_waits_hears_an_end_even_if_the_thread_dies_before_it_sees_the_request
     assert_eq!(submit(&engine, request("c", 8, 5)).err(), Some(SubmitError::Unhealthy));
 }
 
-/// A grammar that panics when it is asked for its `n`th mask.
+/// A grammar that panics when its `n`th mask is computed.
 struct Fragile(usize);
 
 impl Grammar for Fragile {

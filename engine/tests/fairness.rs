@@ -54,7 +54,7 @@ impl World {
             grammar: None,
         };
         let sink = move |event| {
-            // Whoever is not interested in the rest has dropped the receiver.
+            // The receiver may have been dropped.
             let _ = events.send(event);
         };
         self.scheduler.submit(SequenceKey(self.keys), request, Box::new(sink));
@@ -97,7 +97,7 @@ fn chunks_get_shorter_with_depth_while_somebody_waits_for_tokens() {
 }
 
 #[test]
-fn nobody_waits_so_chunks_stay_long() {
+fn chunks_stay_long_while_no_sequence_decodes() {
     let mut world = World::new();
     let _long = world.submit(LONG, 1);
     let mut steps = 0;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::prelude::*;
 use quern_engine::{
     kv_pool::KvPool,
-    radix_cache::{Extended, PrefixLock, RadixCache},
+    radix_cache::{InsertOutcome, PrefixLock, RadixCache},
 };
 
 const PAGES: usize = 24;
@@ -32,7 +32,7 @@ impl Table {
         self.pages.get_mut(prefix).expect("cached").1 = self.clock;
     }
 
-    /// Whether somebody holds this prefix or one that begins with it.
+    /// Whether a lock holds this prefix or one that begins with it.
     fn is_locked(&self, (namespace, tokens): &Prefix) -> bool {
         self.locked.iter().any(|(space, held)| space == namespace && held.starts_with(tokens))
     }
@@ -46,7 +46,7 @@ impl Table {
         self.pages.keys().filter(|prefix| !self.is_locked(prefix)).count()
     }
 
-    /// Free the least recently used prefix that nothing continues and nobody holds.
+    /// Free the least recently used prefix that has no children and no locks.
     fn evict_one(&mut self) -> Option<u32> {
         let free = |prefix: &&Prefix| !self.is_locked(prefix) && !self.is_continued(prefix);
         let oldest = self.pages.keys().filter(free).min_by_key(|prefix| self.pages[*prefix].1)?.clone();
@@ -74,7 +74,7 @@ enum Op {
     Compute(prop::sample::Index),
     End(prop::sample::Index),
     Evict(usize),
-    Forget(Option<u8>, Vec<u32>),
+    Invalidate(Option<u8>, Vec<u32>),
 }
 
 /// Few tokens and short prompts, so that prefixes meet, part and nest all the time.
@@ -86,11 +86,11 @@ fn op() -> impl Strategy<Value = Op> {
         8 => any::<prop::sample::Index>().prop_map(Op::Compute),
         2 => any::<prop::sample::Index>().prop_map(Op::End),
         1 => (0..4usize).prop_map(Op::Evict),
-        1 => (namespace(), tokens()).prop_map(|(n, t)| Op::Forget(n, t)),
+        1 => (namespace(), tokens()).prop_map(|(n, t)| Op::Invalidate(n, t)),
     ]
 }
 
-/// The tree, the table, and those who use both.
+/// The tree, the table, and the sequences that use both.
 struct World {
     page_size: usize,
     cache: RadixCache,
@@ -112,7 +112,7 @@ impl World {
             Op::End(index) if !self.running.is_empty() => self.end(index.index(self.running.len())),
             Op::Compute(_) | Op::End(_) => {}
             Op::Evict(wanted) => self.evict(wanted),
-            Op::Forget(namespace, tokens) => self.forget(namespace.map(name), &tokens),
+            Op::Invalidate(namespace, tokens) => self.invalidate(namespace.map(name), &tokens),
         }
     }
 
@@ -141,9 +141,14 @@ impl World {
         if self.pool.num_free() == 0 {
             self.evict(1);
         }
-        let Some(page) = self.pool.take() else { return };
+        let Some(page) = self.pool.alloc() else { return };
         let sequence = &mut self.running[index];
-        let held = self.table.locked.iter().position(|prefix| *prefix == sequence.prefix()).expect("it holds a lock");
+        let held = self
+            .table
+            .locked
+            .iter()
+            .position(|prefix| *prefix == sequence.prefix())
+            .expect("a running sequence holds a lock");
         let outcome = self.cache.extend(&mut sequence.lock, &sequence.tokens[sequence.computed..end], page);
         sequence.computed = end;
         let prefix = sequence.prefix();
@@ -151,12 +156,12 @@ impl World {
         self.table.clock += 1;
         match self.table.pages.get(&prefix) {
             Some(&(cached, _)) => {
-                assert_eq!(outcome, Extended::Duplicate(cached));
-                self.pool.give_back(page);
+                assert_eq!(outcome, InsertOutcome::Duplicate(cached));
+                self.pool.free(page);
                 self.table.touch(&prefix);
             }
             None => {
-                assert_eq!(outcome, Extended::Inserted);
+                assert_eq!(outcome, InsertOutcome::Inserted);
                 self.table.pages.insert(prefix, (page, self.table.clock));
             }
         }
@@ -164,7 +169,12 @@ impl World {
 
     fn end(&mut self, index: usize) {
         let sequence = self.running.swap_remove(index);
-        let held = self.table.locked.iter().position(|prefix| *prefix == sequence.prefix()).expect("it holds a lock");
+        let held = self
+            .table
+            .locked
+            .iter()
+            .position(|prefix| *prefix == sequence.prefix())
+            .expect("a running sequence holds a lock");
         self.table.locked.swap_remove(held);
         self.cache.unlock(sequence.lock);
     }
@@ -176,8 +186,8 @@ impl World {
         assert!(expected.iter().all(|&page| self.pool.is_free(page)), "the oldest go first: {expected:?}");
     }
 
-    fn forget(&mut self, namespace: Option<Arc<str>>, tokens: &[u32]) {
-        let freed = self.cache.forget(namespace.as_ref(), tokens, &mut self.pool);
+    fn invalidate(&mut self, namespace: Option<Arc<str>>, tokens: &[u32]) {
+        let freed = self.cache.invalidate(namespace.as_ref(), tokens, &mut self.pool);
         let mut expected = 0;
         let matched = self.table.matched(self.page_size, &namespace, tokens);
         for len in (1..=matched / self.page_size).rev().map(|pages| pages * self.page_size) {
@@ -186,10 +196,10 @@ impl World {
                 break;
             }
             let (page, _) = self.table.pages.remove(&prefix).expect("matched");
-            assert!(self.pool.is_free(page), "page {page} of {prefix:?} is forgotten");
+            assert!(self.pool.is_free(page), "page {page} of {prefix:?} is freed");
             expected += 1;
         }
-        assert_eq!(freed, expected, "forgotten pages");
+        assert_eq!(freed, expected, "invalidated pages");
     }
 
     fn check(&self) {

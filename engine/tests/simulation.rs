@@ -53,9 +53,9 @@ impl Rng {
     }
 }
 
-/// What a request asked for, kept to judge its outcome.
+/// What a request wants, to check its outcome against.
 #[derive(Clone)]
-struct Asked {
+struct RequestSpec {
     prompt: Vec<u32>,
     sampling: SamplingParams,
     seed: u64,
@@ -91,7 +91,7 @@ impl Grammar for Counting {
     }
 
     fn accept(&mut self, token: u32) -> Result<bool, GrammarError> {
-        assert!(self.mask_now().allows(token), "the grammar is asked and told in turn");
+        assert!(self.mask_now().allows(token), "`mask` and `accept` alternate");
         self.seen += 1;
         Ok(self.seen == self.most)
     }
@@ -104,7 +104,7 @@ enum Ending {
     BrokenGrammar,
 }
 
-impl Asked {
+impl RequestSpec {
     fn request(&self, id: String) -> GenerateRequest {
         GenerateRequest {
             id,
@@ -189,9 +189,9 @@ const FAIR: Weather = Weather {
     conservativeness: 1.0,
 };
 
-/// A request in the world: what was asked, and what has come of it.
+/// A submitted request and what has come of it.
 struct Outcome {
-    asked: Asked,
+    spec: RequestSpec,
     tokens: Vec<u32>,
     prefilled: bool,
     end: Option<TokenEvent>,
@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    fn asked(&mut self) -> Asked {
+    fn random_spec(&mut self) -> RequestSpec {
         let rng = &mut self.rng;
         let (namespace, prefix) = self.prefixes[rng.below(self.prefixes.len())].clone();
         let keep = rng.below(prefix.len() + 1);
@@ -272,7 +272,7 @@ impl World {
             let most = 1 + rng.below(MAX_NEW) as u32;
             Counting { seen: 0, most, breaks_at: rng.chance(10.0).then(|| rng.below(most as usize) as u32) }
         });
-        Asked {
+        RequestSpec {
             sampling: SamplingParams {
                 temperature,
                 frequency_penalty: if rng.chance(20.0) { 0.5 } else { 0.0 },
@@ -290,22 +290,23 @@ impl World {
         }
     }
 
-    fn submit(&mut self, asked: Asked) {
+    fn submit(&mut self, spec: RequestSpec) {
         let key = self.next_key;
         self.next_key += 1;
         let events = self.speak.clone();
-        let sink = Box::new(move |event| events.send((key, event)).expect("the world listens"));
-        self.scheduler.submit(SequenceKey(key), asked.request(format!("r{key}-")), sink);
-        self.outcomes.insert(key, Outcome { asked, tokens: Vec::new(), prefilled: false, end: None });
+        let sink =
+            Box::new(move |event| events.send((key, event)).expect("the receiver lives as long as the scheduler"));
+        self.scheduler.submit(SequenceKey(key), spec.request(format!("r{key}-")), sink);
+        self.outcomes.insert(key, Outcome { spec, tokens: Vec::new(), prefilled: false, end: None });
     }
 
     /// New requests: single ones, and copies of one prompt with different seeds.
     fn arrivals(&mut self) -> usize {
-        let asked = self.asked();
+        let spec = self.random_spec();
         let copies = if self.rng.chance(5.0) { 1 + self.rng.below(4) } else { 1 };
         for _ in 0..copies {
             let seed = self.rng.next();
-            self.submit(Asked { seed, ..asked.clone() });
+            self.submit(RequestSpec { seed, ..spec.clone() });
         }
         copies
     }
@@ -359,17 +360,17 @@ impl World {
                 TokenEvent::Prefilled(report) => {
                     assert!(!outcome.prefilled, "request {key} is prefilled twice");
                     outcome.prefilled = true;
-                    assert!(report.cached_tokens < outcome.asked.prompt.len(), "one prompt token is computed");
+                    assert!(report.cached_tokens < outcome.spec.prompt.len(), "one prompt token is computed");
                     let scored: Vec<u32> = report.logprobs.iter().map(|l| l.id).collect();
-                    let expected = match outcome.asked.scores_from {
-                        Some(from) => outcome.asked.prompt[from.max(1).min(outcome.asked.prompt.len())..].to_vec(),
+                    let expected = match outcome.spec.scores_from {
+                        Some(from) => outcome.spec.prompt[from.max(1).min(outcome.spec.prompt.len())..].to_vec(),
                         None => Vec::new(),
                     };
                     assert_eq!(scored, expected, "request {key}: scored prompt tokens");
                 }
                 TokenEvent::Token { id, logprobs } => {
                     assert!(outcome.prefilled, "request {key}: a token before the prompt is computed");
-                    assert_eq!(logprobs.is_some(), outcome.asked.scores_from.is_some());
+                    assert_eq!(logprobs.is_some(), outcome.spec.scores_from.is_some());
                     outcome.tokens.push(id);
                 }
                 TokenEvent::Retracted => self.retractions_heard += 1,
@@ -384,15 +385,15 @@ impl World {
     /// A request has ended: compare it with its solitary run and let the conversation go on from it.
     fn judge(&mut self, key: u64) {
         let outcome = self.outcomes.remove(&key).expect("just seen");
-        let (tokens, ending) = outcome.asked.alone();
+        let (tokens, ending) = outcome.spec.alone();
         match outcome.end.expect("just set") {
             TokenEvent::Finished(got) => {
                 let got = (&outcome.tokens, Ending::Finished(got));
                 assert_eq!(got, (&tokens, ending), "request {key} against its solitary run");
                 self.finished += 1;
-                if self.rng.chance(30.0) && outcome.asked.prompt.len() < MAX_PROMPT / 2 {
-                    let grown = [outcome.asked.prompt, tokens].concat();
-                    self.prefixes.push((outcome.asked.namespace, grown));
+                if self.rng.chance(30.0) && outcome.spec.prompt.len() < MAX_PROMPT / 2 {
+                    let grown = [outcome.spec.prompt, tokens].concat();
+                    self.prefixes.push((outcome.spec.namespace, grown));
                     if self.prefixes.len() > 24 {
                         let index = 1 + self.rng.below(self.prefixes.len() - 1);
                         self.prefixes.swap_remove(index);
@@ -436,12 +437,12 @@ impl World {
             }
             idle = if self.step() { 0 } else { idle + 1 };
             self.listen();
-            assert!(idle < 1000, "the world stands still with {} requests", self.outcomes.len());
+            assert!(idle < 1000, "no progress with {} requests", self.outcomes.len());
         }
         self.scheduler.check();
         assert!(self.outcomes.is_empty(), "every request has ended");
         let stats = self.scheduler.stats();
-        assert_eq!(self.retractions_heard, stats.retractions, "whoever is retracted hears of it");
+        assert_eq!(self.retractions_heard, stats.retractions, "each retraction is an event");
         assert!(self.scheduler.flush());
         let pool = self.scheduler.stats();
         assert_eq!((pool.cached_pages, pool.running, pool.waiting), (0, 0, 0), "after the flush");

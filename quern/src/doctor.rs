@@ -8,7 +8,6 @@ use tokio::runtime::Runtime;
 
 use crate::{
     bench::MeasureError,
-    ceiling::{self, Ceiling},
     cli::DoctorArgs,
     config::LoadFormat,
     configure::{cookbook::Size, network::Network},
@@ -16,6 +15,7 @@ use crate::{
     machine::{self, Machine},
     memory::gib,
     model_files::{ModelFiles, Source},
+    roofline::{self, Roofline},
     start::for_measuring,
     start_error::StartError,
 };
@@ -37,19 +37,19 @@ pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
         Some(model) => Runtime::new().map_err(StartError::Thread)?.block_on(named(model, args.revision.as_deref()))?,
         None => published(),
     };
-    let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
+    let peaks = roofline::measure(&backend).ok_or(MeasureError::Memory)?;
     let machine = Machine::probe();
-    let forecasts = checkpoints.iter().map(|(name, checkpoint)| Forecast::of(name, checkpoint, &roof, &machine));
+    let forecasts = checkpoints.iter().map(|(name, checkpoint)| Forecast::of(name, checkpoint, &peaks, &machine));
     let forecasts = forecasts.collect::<Result<Vec<_>, _>>()?;
     if args.json {
-        let roof = json!({"read_bytes_per_s": roof.read_bytes_per_s, "int8_ops_per_s": roof.int8_ops,
-            "bf16_ops_per_s": roof.bf16_flops, "f32_ops_per_s": roof.f32_flops});
+        let peaks = json!({"read_bytes_per_s": peaks.read_bytes_per_s, "int8_ops_per_s": peaks.int8_ops,
+            "bf16_ops_per_s": peaks.bf16_flops, "f32_ops_per_s": peaks.f32_flops});
         let found = json!({"cpu": machine::cpu_name(), "cores": machine.cores, "available_bytes": machine.available_bytes,
-            "load_average": busy, "threads": backend.threads(), "isa": backend.isa(), "roof": roof,
+            "load_average": busy, "threads": backend.threads(), "isa": backend.isa(), "peaks": peaks,
             "models": forecasts});
         println!("{found:#}");
     } else {
-        print(&backend, &roof, &machine, &forecasts);
+        print(&backend, &peaks, &machine, &forecasts);
         if let Some(busy) = busy.filter(|busy| *busy > 0.3) {
             println!(
                 "\nOther work keeps {busy:.1} cores busy, so the machine can do more than this; measure when it rests."
@@ -76,13 +76,13 @@ struct Forecast {
 }
 
 impl Forecast {
-    fn of(name: &str, checkpoint: &Checkpoint, roof: &MachinePeaks, machine: &Machine) -> Result<Self, StartError> {
+    fn of(name: &str, checkpoint: &Checkpoint, peaks: &MachinePeaks, machine: &Machine) -> Result<Self, StartError> {
         let cost = StepCost::of(checkpoint, KvFormat::BF16)?;
         let precision = match checkpoint.config().dtype {
             DType::F32 | DType::F16 if !checkpoint.config().fp8 => Precision::F32,
             _ => Precision::Bf16,
         };
-        let ceiling = Ceiling::of(roof, &checkpoint.formats(), precision);
+        let roofline = Roofline::of(peaks, &checkpoint.formats(), precision);
         let mut prefill = Work::default();
         for end in (CHUNK..=PROMPT).step_by(CHUNK) {
             prefill += cost.step(StepShape::sequence(CHUNK, end, usize::from(end == PROMPT)));
@@ -96,9 +96,9 @@ impl Forecast {
             context_that_fits: machine
                 .available_bytes
                 .map(|bytes| bytes.saturating_sub(weight_bytes) / kv_bytes_per_token.max(1)),
-            decode: DEPTHS.map(|depth| ceiling.decode(&cost, 1, depth)),
-            decode_8: ceiling.decode(&cost, 8, 0),
-            prefill: PROMPT as f64 / ceiling.least_s(prefill),
+            decode: DEPTHS.map(|depth| roofline.decode(&cost, 1, depth)),
+            decode_8: roofline.decode(&cost, 8, 0),
+            prefill: PROMPT as f64 / roofline.least_s(prefill),
         })
     }
 }
@@ -132,7 +132,7 @@ async fn named(model: &str, revision: Option<&str>) -> Result<Vec<(String, Check
     Ok(found)
 }
 
-fn print(device: &dyn Device, roof: &MachinePeaks, machine: &Machine, forecasts: &[Forecast]) {
+fn print(device: &dyn Device, peaks: &MachinePeaks, machine: &Machine, forecasts: &[Forecast]) {
     let available = machine.available_bytes.map_or_else(|| "unknown".into(), gib);
     println!(
         "CPU       {}, {} physical cores to use",
@@ -141,7 +141,7 @@ fn print(device: &dyn Device, roof: &MachinePeaks, machine: &Machine, forecasts:
     );
     println!("Kernels   {} of {} (--cpu-isa)", device.isa(), device.isas().join(", "));
     println!("Memory    {available} available");
-    println!("Measured  {}", ceiling::line(roof, device).trim_start_matches("Roof: "));
+    println!("Measured  {}", roofline::line(peaks, device).trim_start_matches("Machine peaks: "));
     println!(
         "\nAt most, projected from what was measured; nothing reads weights quicker than memory. `quern bench offline` \
          measures what is reached.\n"
@@ -178,11 +178,12 @@ mod tests {
     #[test]
     fn limits_are_those_of_arithmetic() {
         // The machine of the figures in the reference: 71 GB/s and 2.102 TOP/s of int8.
-        let roof = MachinePeaks { read_bytes_per_s: 71e9, f32_flops: 508e9, bf16_flops: Some(974e9), int8_ops: 2102e9 };
+        let peaks =
+            MachinePeaks { read_bytes_per_s: 71e9, f32_flops: 508e9, bf16_flops: Some(974e9), int8_ops: 2102e9 };
         let machine = Machine { available_bytes: Some(24 << 30), cores: 2 };
         let forecasts: Vec<_> = published()
             .iter()
-            .map(|(name, checkpoint)| Forecast::of(name, checkpoint, &roof, &machine).unwrap())
+            .map(|(name, checkpoint)| Forecast::of(name, checkpoint, &peaks, &machine).unwrap())
             .collect();
         let of = |name: &str| forecasts.iter().find(|forecast| forecast.name == name).unwrap();
         let four = of("Qwen3-Coder-30B-A3B q4_k_m");

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
-pub mod ceiling;
 pub mod cli;
 pub mod config;
 pub mod configure;
@@ -19,6 +18,7 @@ pub mod memory;
 pub mod model_files;
 pub mod progress;
 pub mod resolve;
+pub mod roofline;
 pub mod serve;
 pub mod shipped;
 pub mod shutdown;

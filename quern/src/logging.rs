@@ -36,7 +36,7 @@ pub fn init(level: LogLevel, level_http: LogLevel) -> io::Result<()> {
         // They would be printed by `eprintln!`, which panics where standard error is what has failed.
         .log_internal_errors(false)
         .with_env_filter(EnvFilter::new(filter))
-        .event_format(Line { clock: ChronoLocal::new("%Y-%m-%d %H:%M:%S".into()) })
+        .event_format(EventFormat { clock: ChronoLocal::new("%Y-%m-%d %H:%M:%S".into()) })
         .with_writer(|| LogLine)
         .try_init();
     panic::set_hook(Box::new(|info| {
@@ -81,11 +81,11 @@ fn name(level: LogLevel) -> &'static str {
     }
 }
 
-struct Line<T> {
+struct EventFormat<T> {
     clock: T,
 }
 
-impl<S, N, T> FormatEvent<S, N> for Line<T>
+impl<S, N, T> FormatEvent<S, N> for EventFormat<T>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -144,7 +144,7 @@ mod tests {
         let sink = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(rules(LogLevel::Info, LogLevel::Error)))
-            .event_format(Line { clock: Noon })
+            .event_format(EventFormat { clock: Noon })
             .with_writer(move || sink.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {

@@ -77,7 +77,7 @@ pub enum PoolError {
 
 /// A pool that fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pool {
+pub struct PoolPlan {
     /// Its pages.
     pub num_pages: usize,
     /// A line for the log, where less was given than asked for.
@@ -87,7 +87,7 @@ pub struct Pool {
 impl PoolDemand {
     /// The largest useful pool that fits: never more than every running request can fill, and never less
     /// than one request of full length unless `--max-total-tokens` asks for less.
-    pub fn pool(&self) -> Result<Pool, PoolError> {
+    pub fn pool(&self) -> Result<PoolPlan, PoolError> {
         let page = self.page_size as u64;
         let whole_pages = |tokens: u64| tokens / page * page;
         let context = (self.context_length as u64).div_ceil(page) * page;
@@ -129,7 +129,7 @@ impl PoolDemand {
         let note = (self.max_total_tokens.is_some() && fits < asked)
             .then(|| format!("--max-total-tokens {asked}: {fits} tokens fit into memory; the pool has {fits}."));
         let tokens = asked.min(fits).min(useful);
-        Ok(Pool { num_pages: usize::try_from(tokens / page).unwrap_or(usize::MAX), note })
+        Ok(PoolPlan { num_pages: usize::try_from(tokens / page).unwrap_or(usize::MAX), note })
     }
 }
 

@@ -17,10 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    ceiling::{self, Unmeasured},
     cli::ServeArgs,
     logging,
     machine::{self, Machine},
+    roofline::{self, Unmeasured},
     shutdown::{self, Signals},
     start::{Chosen, Prepared},
     start_error::StartError,
@@ -111,7 +111,7 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
             state.set_ready(true);
             tracing::info!("The server is fired up and ready to roll!");
             if let Some(machine) = unmeasured {
-                ceiling::measure_beside(Arc::clone(&state), machine).map_err(StartError::Thread)?;
+                roofline::measure_beside(Arc::clone(&state), machine).map_err(StartError::Thread)?;
             }
             drained.await.map_err(panicked)?;
         }

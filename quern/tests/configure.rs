@@ -116,7 +116,7 @@ fn a_rejected_choice_is_explained_with_its_arithmetic() {
     let (command, notes) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(command.starts_with("quern serve \\\n  --model Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"), "{command}");
     assert!(notes.contains("2560/8 = 320 is no multiple of 128") && notes.contains("hence --ep 2"), "{notes}");
-    assert!(notes.contains("Not built yet"), "{notes}");
+    assert!(notes.contains("Not supported yet"), "{notes}");
     assert!(!output.status.success());
     let fits = quern(&["quern", "--hardware", "cpu-64gb", "--context-length", "8k"]);
     assert!(fits.status.success(), "{}", String::from_utf8_lossy(&fits.stderr));

@@ -40,7 +40,7 @@ fn offline_measures_the_shipped_model_in_every_encoding() {
     assert_eq!(names, wanted);
     for row in &rows {
         let positive = |key: &str| row[key].as_f64().is_some_and(|value| value > 0.0);
-        assert!(["median_s", "tokens_per_s", "bytes_per_s", "ops_per_s", "of_roof"].into_iter().all(positive), "{row}");
+        assert!(["median_s", "tokens_per_s", "bytes_per_s", "ops_per_s", "of_peak"].into_iter().all(positive), "{row}");
         assert_eq!(row["count"], if row["name"].as_str().unwrap().starts_with("decode") { 6 } else { 2 });
     }
     let page = fs::read_to_string(folder.path().join("offline.html")).unwrap();
@@ -85,7 +85,7 @@ fn the_doctor_measures_and_predicts() {
     let folder = tempfile::tempdir().unwrap();
     let output = quern(folder.path(), "doctor --json --cpu-threads 1");
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(found["roof"]["read_bytes_per_s"].as_f64().unwrap() > 1e8, "{found}");
+    assert!(found["peaks"]["read_bytes_per_s"].as_f64().unwrap() > 1e8, "{found}");
     let models = found["models"].as_array().unwrap();
     assert_eq!(models.len(), 12, "two models in six forms");
     let decode = |name: &str| {

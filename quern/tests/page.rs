@@ -192,7 +192,7 @@ async fn the_live_view_hears_of_the_engine_and_ends_with_the_server() {
     assert_eq!(sample["pool_tokens"], 2048);
     assert_eq!((&sample["running"], &sample["waiting"]), (&0.into(), &0.into()));
     assert_eq!(seen.len(), 5, "{seen:?}");
-    assert!(sample["of_roof"].is_null(), "a machine that was not measured has no roof");
+    assert!(sample["of_peak"].is_null(), "no peak is known of a machine that was not measured");
     assert!(sample["log"].is_array());
     server.state.set_ready(false);
     while stream.chunk().await.unwrap().is_some() {}

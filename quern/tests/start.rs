@@ -120,7 +120,7 @@ fn the_shipped_model_is_served_and_the_log_tells_the_story() {
     }
     assert!(server.get("/ready").starts_with("HTTP/1.1 200"));
     assert!(server.get("/server_info").contains("\"page_size\":16"));
-    assert!(!server.log.iter().any(|line| line.contains("Roof: ")), "nothing is measured before it listens");
+    assert!(!server.log.iter().any(|line| line.contains("Machine peaks: ")), "nothing is measured before it listens");
 }
 
 #[test]

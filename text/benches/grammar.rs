@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use quern_text::{CallChoice, Grammar, GrammarFactory, GrammarSpec, Specials, Tokenizer};
+use quern_text::{CallChoice, GrammarFactory, GrammarMatcher, GrammarSpec, Specials, Tokenizer};
 use serde_json::json;
 
 fn main() {
@@ -56,7 +56,7 @@ fn main() {
 }
 
 /// Times of masks and of tokens taken, sorted, in microseconds.
-fn say(mut grammar: Grammar, tokens: &[u32]) -> (Vec<f64>, Vec<f64>) {
+fn say(mut grammar: GrammarMatcher, tokens: &[u32]) -> (Vec<f64>, Vec<f64>) {
     let (mut masks, mut accepts) = (Vec::new(), Vec::new());
     for &token in tokens {
         let began = Instant::now();

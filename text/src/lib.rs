@@ -21,7 +21,7 @@ pub mod vocabulary;
 pub use chat_template::{ChatPrompt, ChatTemplate, Rendered, TemplateError};
 pub use detokenizer::Detokenizer;
 pub use fim::{fim_context, fim_prompt, fim_tokens};
-pub use grammar::{CallChoice, Grammar, GrammarError, GrammarFactory, GrammarSpec, JsonBlanks};
+pub use grammar::{CallChoice, ConstraintError, GrammarFactory, GrammarMatcher, GrammarSpec, JsonBlanks};
 pub use stop::{StopError, StopMatcher, StopStep, Stops};
 pub use tokenizer::{Specials, Tokenizer, TokenizerError};
 pub use tool::{ParsedMessage, ToolCall, ToolEvent, ToolFormat, ToolParser, ToolSchemas};

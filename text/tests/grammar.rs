@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 
 use quern_text::{
-    CallChoice, GrammarError, GrammarFactory, GrammarSpec, ParsedMessage, ToolFormat, ToolParser, ToolSchemas,
+    CallChoice, ConstraintError, GrammarFactory, GrammarSpec, ParsedMessage, ToolFormat, ToolParser, ToolSchemas,
 };
 use serde_json::{Value, json};
 use support::{Dice, FACTORY, ROWS, TOKENIZER, allowed, compile, eos, generate, matches, text, tokens_in};
@@ -474,7 +474,7 @@ fn the_cache_keeps_what_was_used_last_and_no_more() {
 #[test]
 fn an_error_says_nothing_of_the_automaton() {
     let mut grammar = compile(&GrammarSpec::Regex("abc".into()));
-    let GrammarError::Step(error) = grammar.accept(tokens_in("z")[0]).unwrap_err() else { panic!("a step fails") };
+    let ConstraintError::Step(error) = grammar.accept(tokens_in("z")[0]).unwrap_err() else { panic!("a step fails") };
     assert!(!error.contains('\n') && error.len() < 300, "{error}");
     assert!(grammar.mask().is_err(), "a failed grammar stays failed");
 }

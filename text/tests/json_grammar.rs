@@ -29,7 +29,7 @@ fn error(spec: &GrammarSpec) -> String {
 
 /// What a model says that likes the tokens of `liked` above all and otherwise takes any: the text and
 /// whether it ended.
-fn greedy(mut grammar: quern_text::Grammar, liked: &HashSet<u32>, seed: u64, limit: usize) -> (String, bool) {
+fn greedy(mut grammar: quern_text::GrammarMatcher, liked: &HashSet<u32>, seed: u64, limit: usize) -> (String, bool) {
     let mut dice = Dice(seed);
     let mut said = Vec::new();
     while said.len() < limit {

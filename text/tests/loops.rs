@@ -2,13 +2,13 @@
 
 mod support;
 
-use quern_text::{CallChoice, Grammar, GrammarFactory, GrammarSpec};
+use quern_text::{CallChoice, GrammarFactory, GrammarMatcher, GrammarSpec};
 use serde_json::{Value, json};
 use support::{Dice, ROWS, TOKENIZER, allowed, compile, eos, text, tokens_in};
 
 /// What a model says that goes through `loops`, saying each as often as it may before it takes any token,
 /// one that begins with `liked` if it may, and turns to the next; and whether it ended.
-fn stubborn(mut grammar: Grammar, loops: &[&str], liked: &str, limit: usize) -> (String, bool) {
+fn stubborn(mut grammar: GrammarMatcher, loops: &[&str], liked: &str, limit: usize) -> (String, bool) {
     let mut dice = Dice(7);
     let mut units = loops.iter().map(|unit| tokens_in(unit)).cycle();
     let (mut unit, mut place) = (units.next().unwrap(), 0);

@@ -82,7 +82,7 @@ test("a choice is in the address, and the address is the choice", async () => {
   await page.reload();
   await page.locator("pre.command").waitFor();
   assert.deepEqual(await shown(page), before);
-  assert.equal(await page.locator('label.unbuilt input[value="mi300x"]').count(), 1, "what is not built is marked");
+  assert.equal(await page.locator('label.unsupported input[value="mi300x"]').count(), 1, "what is not supported is marked");
   check();
 });
 

@@ -22,7 +22,7 @@ test("figures and charts follow the engine", async () => {
   const answered = Promise.all([1, 2, 3].map(() => fetch(`${server.url}/generate`, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
   }).then((answer) => answer.text())));
-  await page.waitForFunction(() => [...document.querySelectorAll(".figure")].some((each) => /Of the roof\s*[\d.]+ %/.test(each.innerText)));
+  await page.waitForFunction(() => [...document.querySelectorAll(".figure")].some((each) => /Of machine peak\s*[\d.]+ %/.test(each.innerText)));
   await answered;
   await page.waitForFunction(() => [...document.querySelectorAll(".figure")].some((each) => /Finished\s*[34]/.test(each.innerText)));
   assert.equal(await page.locator(".plot canvas").count(), 7);

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The scores of one output, as far as they are known.
-pub struct Scores {
+pub struct OutputScores {
     wanted: LogprobRequest,
     first_token: u32,
     /// Of the prompt, once it is computed.
@@ -31,7 +31,7 @@ pub struct Scores {
     output: NativeScores,
 }
 
-impl Scores {
+impl OutputScores {
     /// None yet, of an output whose prompt begins with `first_token`.
     pub fn of(logprobs: Option<&LogprobRequest>, first_token: u32) -> Option<Self> {
         let output = NativeScores::default();
@@ -54,7 +54,7 @@ impl Scores {
 /// An answer of `/generate`.
 pub struct Native {
     /// Of each output, if asked for.
-    scores: Vec<Option<Scores>>,
+    scores: Vec<Option<OutputScores>>,
     with_text: bool,
     is_list: bool,
     /// What each output has said: all of it, or in a stream with `--incremental-streaming-output` what is new.
@@ -63,7 +63,7 @@ pub struct Native {
 
 impl Native {
     /// An answer whose outputs have these scores, spelled `with_text`; a list of outputs or one.
-    pub fn new(scores: Vec<Option<Scores>>, with_text: bool, is_list: bool) -> Self {
+    pub fn new(scores: Vec<Option<OutputScores>>, with_text: bool, is_list: bool) -> Self {
         Self { outputs: vec![OutputDelta::default(); scores.len()], scores, with_text, is_list }
     }
 

@@ -127,13 +127,13 @@ fn send(frames: &mut Frames, event: MessagesEvent<'_>) {
 /// The blocks of an answer, whole and streamed alike.
 #[derive(Debug, Default)]
 struct Blocks {
-    written: Vec<Block>,
+    written: Vec<WrittenBlock>,
     /// Whether the last one goes on.
     is_open: bool,
 }
 
 #[derive(Debug)]
-enum Block {
+enum WrittenBlock {
     Text(String),
     Call { id: String, name: String, json: String, complete: bool },
 }
@@ -144,12 +144,12 @@ impl Blocks {
         let mut events = Vec::new();
         match event {
             ToolEvent::Content(text) => {
-                if !matches!((self.written.last(), self.is_open), (Some(Block::Text(_)), true)) {
+                if !matches!((self.written.last(), self.is_open), (Some(WrittenBlock::Text(_)), true)) {
                     events.extend(self.close());
-                    events.push(self.open(Block::Text(String::new())));
+                    events.push(self.open(WrittenBlock::Text(String::new())));
                 }
                 let index = self.written.len() - 1;
-                if let Some(Block::Text(whole)) = self.written.last_mut() {
+                if let Some(WrittenBlock::Text(whole)) = self.written.last_mut() {
                     whole.push_str(&text);
                 }
                 events.push(MessagesEvent::ContentBlockDelta { index, delta: BlockDelta::TextDelta { text } });
@@ -157,17 +157,17 @@ impl Blocks {
             ToolEvent::CallStart { name, .. } => {
                 events.extend(self.close());
                 let id = format!("toolu_{}", &Uuid::new_v4().simple().to_string()[..24]);
-                events.push(self.open(Block::Call { id, name, json: String::new(), complete: false }));
+                events.push(self.open(WrittenBlock::Call { id, name, json: String::new(), complete: false }));
             }
             ToolEvent::Arguments { json: partial_json, .. } => {
-                if let Some(Block::Call { json, .. }) = self.written.last_mut() {
+                if let Some(WrittenBlock::Call { json, .. }) = self.written.last_mut() {
                     json.push_str(&partial_json);
                 }
                 let delta = BlockDelta::InputJsonDelta { partial_json };
                 events.push(MessagesEvent::ContentBlockDelta { index: self.written.len() - 1, delta });
             }
             ToolEvent::CallEnd { .. } => {
-                if let Some(Block::Call { complete, .. }) = self.written.last_mut() {
+                if let Some(WrittenBlock::Call { complete, .. }) = self.written.last_mut() {
                     *complete = true;
                 }
                 events.extend(self.close());
@@ -178,10 +178,10 @@ impl Blocks {
         events
     }
 
-    fn open(&mut self, block: Block) -> MessagesEvent<'static> {
+    fn open(&mut self, block: WrittenBlock) -> MessagesEvent<'static> {
         let content_block = match &block {
-            Block::Text(_) => ContentBlock::Text { text: String::new() },
-            Block::Call { id, name, .. } => {
+            WrittenBlock::Text(_) => ContentBlock::Text { text: String::new() },
+            WrittenBlock::Call { id, name, .. } => {
                 ContentBlock::ToolUse { id: id.clone(), name: name.clone(), input: Map::new().into() }
             }
         };
@@ -197,16 +197,16 @@ impl Blocks {
 
     /// The end. An answer that says nothing has one empty block.
     fn finish(&mut self) -> Vec<MessagesEvent<'static>> {
-        let empty = self.written.is_empty().then(|| self.open(Block::Text(String::new())));
+        let empty = self.written.is_empty().then(|| self.open(WrittenBlock::Text(String::new())));
         empty.into_iter().chain(self.close()).collect()
     }
 
     /// All that is complete.
     fn content(&self) -> Vec<ContentBlock> {
-        let block = |block: &Block| match block {
-            Block::Text(text) => Some(ContentBlock::Text { text: text.clone() }),
-            Block::Call { complete: false, .. } => None,
-            Block::Call { id, name, json, .. } => {
+        let block = |block: &WrittenBlock| match block {
+            WrittenBlock::Text(text) => Some(ContentBlock::Text { text: text.clone() }),
+            WrittenBlock::Call { complete: false, .. } => None,
+            WrittenBlock::Call { id, name, json, .. } => {
                 let input = serde_json::from_str(json).expect("complete arguments are a JSON object");
                 Some(ContentBlock::ToolUse { id: id.clone(), name: name.clone(), input })
             }

@@ -22,14 +22,14 @@ use crate::{
 
 /// Which of two forms an answer has: that of `/api/chat` or of `/api/generate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum OllamaEndpoint {
     /// A message.
     Chat,
     /// Text.
     Generate,
 }
 
-impl Form {
+impl OllamaEndpoint {
     fn answer(self, content: String, tool_calls: Vec<OllamaCall>) -> OllamaSaid {
         match self {
             Self::Chat => OllamaSaid::Message(OllamaMessage { role: "assistant", content, tool_calls }),
@@ -41,7 +41,7 @@ impl Form {
 /// An answer of Ollama's.
 pub struct Ollama {
     model: String,
-    form: Form,
+    form: OllamaEndpoint,
     watch: Stopwatch,
     open_call: OpenCall,
     /// What has been said, where the answer does not stream.
@@ -52,7 +52,7 @@ pub struct Ollama {
 
 impl Ollama {
     /// An answer that says nothing yet, to a request that came when `watch` was started.
-    pub fn new(model: String, form: Form, watch: Stopwatch) -> Self {
+    pub fn new(model: String, form: OllamaEndpoint, watch: Stopwatch) -> Self {
         Self {
             model,
             form,
@@ -65,7 +65,7 @@ impl Ollama {
     }
 
     /// The answer to a request without a prompt.
-    pub fn empty(model: &str, form: Form, done_reason: &'static str) -> Response {
+    pub fn empty(model: &str, form: OllamaEndpoint, done_reason: &'static str) -> Response {
         let end = OllamaEnd { done_reason, ..OllamaEnd::default() };
         Json(piece(model, form, String::new(), Vec::new(), Some(end))).into_response()
     }
@@ -90,7 +90,13 @@ impl Ollama {
     }
 }
 
-fn piece(model: &str, form: Form, content: String, calls: Vec<OllamaCall>, end: Option<OllamaEnd>) -> OllamaPiece<'_> {
+fn piece(
+    model: &str,
+    form: OllamaEndpoint,
+    content: String,
+    calls: Vec<OllamaCall>,
+    end: Option<OllamaEnd>,
+) -> OllamaPiece<'_> {
     OllamaPiece {
         model,
         created_at: rfc3339(unix_seconds()),

@@ -4,7 +4,7 @@
 //! Blocks of the history are never refused, since they come back with every later turn; only those of a new
 //! message, the last one and the user's, are.
 
-use quern_text::conversation::{Part, part};
+use quern_text::conversation::{ContentPart, part};
 use serde_json::{Value, json};
 
 use super::{error::ApiError, scalar::shown};
@@ -62,7 +62,7 @@ fn system_text(content: &Value, path: &str) -> Result<String, ApiError> {
     };
     let texts = match content {
         Value::Bool(_) | Value::Number(_) => return Err(no_content(content, path)),
-        Value::Array(blocks) => blocks.iter().filter_map(|block| Part::read(block).in_history()).collect(),
+        Value::Array(blocks) => blocks.iter().filter_map(|block| ContentPart::read(block).in_history()).collect(),
         other => vec![part::history_text(other)],
     };
     Ok(texts.into_iter().map(kept).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n"))
@@ -91,8 +91,8 @@ fn user(content: &Value, path: &str, is_last: bool, out: &mut Vec<Value>) -> Res
     };
     for (index, block) in blocks.iter().enumerate() {
         if !is_result(block) {
-            match Part::read(block) {
-                Part::Unreadable { kind, .. } if is_new => {
+            match ContentPart::read(block) {
+                ContentPart::Unreadable { kind, .. } if is_new => {
                     return Err(refused(&kind, &format!("{path}.content[{index}]")));
                 }
                 read => words.extend(read.in_history()),
@@ -154,8 +154,8 @@ fn assistant(content: &Value, out: &mut Vec<Value>) {
                 }
                 out.push(result(block));
             }
-            _ => match Part::read(block) {
-                Part::Thought(thought) => said.thoughts.push(thought),
+            _ => match ContentPart::read(block) {
+                ContentPart::Thought(thought) => said.thoughts.push(thought),
                 read => said.words.extend(read.in_history()),
             },
         }

@@ -150,7 +150,7 @@ impl Body {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
-    /// Refuse fields that ask for what is not built. A field that is absent, null, false, empty or one of
+    /// Refuse fields that ask for what is not supported. A field that is absent, null, false, empty or one of
     /// `harmless` asks for nothing.
     pub fn refuse(&self, fields: &[(&'static str, &'static str)]) -> Result<(), ApiError> {
         let asks = |value: &Value| match value {

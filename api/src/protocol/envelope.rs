@@ -52,7 +52,7 @@ impl Envelope {
     }
 
     /// The same of a path or a method that is not served. Readers of FastAPI's errors find its `detail`.
-    pub fn wrap_unserved(self, error: ApiError) -> Response {
+    pub fn wrap_not_found(self, error: ApiError) -> Response {
         match self {
             Self::OpenAi => {
                 let mut body = error.openai_body();

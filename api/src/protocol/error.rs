@@ -52,7 +52,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
-    /// A field asks for what is not built.
+    /// A field asks for what is not supported.
     pub fn unsupported(param: &str, message: impl Into<String>) -> Self {
         Self { param: Some(param.to_owned()), code: Some("unsupported_parameter"), ..Self::invalid(message) }
     }

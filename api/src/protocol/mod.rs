@@ -17,7 +17,7 @@ pub mod responses;
 pub mod sampling;
 pub mod scalar;
 pub mod score;
-pub mod unbuilt;
+pub mod unsupported;
 pub mod usage;
 
 pub use body::Body;

@@ -67,7 +67,7 @@ impl OllamaFields {
     pub fn sampling(&self) -> Result<SamplingFields, ApiError> {
         let options = self.options.clone().unwrap_or_default();
         let unsupported = |name: &str| {
-            let message = format!("options.{name}: this way of sampling is not built.");
+            let message = format!("options.{name}: this way of sampling is not supported.");
             Err(ApiError::unsupported(&format!("options.{name}"), message))
         };
         if options.typical_p.is_some_and(|p| p != 1.0) {

@@ -4,7 +4,7 @@
 //! Items of the history are never refused, since they come back with every later turn: what is no text
 //! becomes a line, what only its maker can read is read over. Only the last item may be refused.
 
-use quern_text::conversation::{Part, part};
+use quern_text::conversation::{ContentPart, part};
 use serde_json::{Value, json};
 
 use super::{error::ApiError, responses::Functions, scalar::shown};
@@ -37,7 +37,7 @@ pub fn read_input(
         }
     };
     for (index, item) in items.iter().enumerate() {
-        let reader = Reader { functions, path: format!("input[{index}]"), is_last: index + 1 == items.len() };
+        let reader = ItemReader { functions, path: format!("input[{index}]"), is_last: index + 1 == items.len() };
         if item["type"] != "item_reference" {
             reader.item(item, messages)?;
             continue;
@@ -60,13 +60,13 @@ pub fn read_input(
 }
 
 /// Reads one item.
-struct Reader<'a> {
+struct ItemReader<'a> {
     functions: &'a Functions,
     path: String,
     is_last: bool,
 }
 
-impl Reader<'_> {
+impl ItemReader<'_> {
     fn item(&self, item: &Value, messages: &mut Vec<Value>) -> Result<(), ApiError> {
         let field = |name: &str| item.get(name).and_then(Value::as_str);
         match field("type").unwrap_or("message") {
@@ -165,7 +165,7 @@ impl Reader<'_> {
             }
         };
         for (index, part) in parts.iter().enumerate() {
-            if let Part::Unreadable { kind, .. } = Part::read(part) {
+            if let ContentPart::Unreadable { kind, .. } = ContentPart::read(part) {
                 let message = format!("{path}.content[{index}]: type {kind:?} is not supported; supported: text");
                 return Err(ApiError::unsupported("input", message));
             }

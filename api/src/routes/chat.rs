@@ -17,7 +17,7 @@ use crate::{
     prompt::{Conversation, PromptSource},
     protocol::{
         ApiError, Body, body::ContentType, chat::ChatFields, completions::Prompt, sampling::SamplingFields,
-        scalar::Int, unbuilt::UNBUILT_FIELDS,
+        scalar::Int, unsupported::UNSUPPORTED_FIELDS,
     },
     request_id::request_id,
     respond::respond,
@@ -32,7 +32,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let mut fields: ChatFields = body.read()?;
-    body.refuse(UNBUILT_FIELDS)?;
+    body.refuse(UNSUPPORTED_FIELDS)?;
     let mut sampling: SamplingFields = body.read()?;
     drop(body);
     let (tools, tool_choice) = fields.take_tools_and_choice();

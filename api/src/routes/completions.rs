@@ -24,7 +24,7 @@ use crate::{
         completions::{CompletionFields, Prompt, Prompts},
         sampling::SamplingFields,
         scalar::Int,
-        unbuilt::UNBUILT_FIELDS,
+        unsupported::UNSUPPORTED_FIELDS,
     },
     request_id::request_id,
     respond::respond,
@@ -43,7 +43,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: CompletionFields = body.read()?;
-    body.refuse(UNBUILT_FIELDS)?;
+    body.refuse(UNSUPPORTED_FIELDS)?;
     let sampling_fields: SamplingFields = body.read()?;
     drop(body);
     let mut sampling = Sampling::new(&sampling_fields, Defaults::default(), state.vocab_size())?;

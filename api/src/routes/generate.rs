@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     chat_generation::ChatGeneration,
-    dialects::generate::{Native, Scores},
+    dialects::generate::{Native, OutputScores},
     generate::{GenerationSpec, Generations, namespace},
     limits::{check_outputs, check_prompt_tokens, open_length},
     logprobs::{MAX_NATIVE_TOP_LOGPROBS, check_top},
@@ -25,7 +25,7 @@ use crate::{
         native::{IdsOrEach, NativeFields},
         sampling::NATIVE_KEYS,
         scalar::Int,
-        unbuilt::UNBUILT_FIELDS,
+        unsupported::UNSUPPORTED_FIELDS,
     },
     request_id::{check_id, new_id},
     respond::respond,
@@ -44,7 +44,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, NativeError> {
     let body = Body::receive(request, &state.config, ContentType::Any).await?;
     let mut fields: NativeFields = body.read()?;
-    body.refuse(UNBUILT_FIELDS)?;
+    body.refuse(UNSUPPORTED_FIELDS)?;
     drop(body);
     let prompts = match (fields.text.take(), fields.input_ids.take()) {
         (Some(text), None) => {
@@ -83,7 +83,7 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
         if wanted.is_none() {
             max_new_tokens = max_new_tokens.min(open_length(outputs, logprobs.as_ref()));
         }
-        scores.extend((0..sampling.n).map(|_| Scores::of(logprobs.as_ref(), prompt[0])));
+        scores.extend((0..sampling.n).map(|_| OutputScores::of(logprobs.as_ref(), prompt[0])));
         let spec = GenerationSpec {
             id: ids[index].clone(),
             prompt,

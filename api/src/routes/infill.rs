@@ -25,12 +25,12 @@ use crate::{
     stopwatch::Stopwatch,
 };
 
-/// Fields that ask for what is not built.
-const UNSERVED: &[(&str, &str)] = &[
-    ("grammar", "llama.cpp's grammars are not built"),
+/// Fields that ask for what is not supported.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("grammar", "llama.cpp's grammars are not supported"),
     ("n_probs", "/v1/completions reports log-probabilities"),
-    ("mirostat", "this way of sampling is not built"),
-    ("lora", "adapters are not built"),
+    ("mirostat", "this way of sampling is not supported"),
+    ("lora", "adapters are not supported"),
 ];
 
 /// Their routes.
@@ -55,7 +55,7 @@ async fn read(state: &AppState, request: Request) -> Result<(Option<Value>, Infi
     let body = Body::receive(request, &state.config, ContentType::Any).await?;
     let fields: InfillFields = body.read()?;
     let zero = |name: &str| body.get(name).and_then(|value| value.as_i64()) == Some(0);
-    let asked: Vec<_> = UNSERVED.iter().copied().filter(|(name, _)| !zero(name)).collect();
+    let asked: Vec<_> = UNSUPPORTED.iter().copied().filter(|(name, _)| !zero(name)).collect();
     body.refuse(&asked)?;
     let mut sampling: SamplingFields = body.read()?;
     let prompt = body.get("prompt").cloned();

@@ -24,7 +24,7 @@ use crate::{
         messages::{MessagesError, MessagesFields},
         sampling::SamplingFields,
         scalar::Int,
-        unbuilt::UNBUILT_FIELDS,
+        unsupported::UNSUPPORTED_FIELDS,
     },
     request_id::new_id,
     respond::respond,
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Fields that ask for what nobody does here.
-const UNSERVED: &[(&str, &str)] =
+const UNSUPPORTED: &[(&str, &str)] =
     &[("mcp_servers", "the server calls no other servers"), ("container", "the server runs no containers")];
 
 /// Their routes.
@@ -78,8 +78,8 @@ async fn read(state: &AppState, request: Request) -> Result<(MessagesFields, Cha
     if body.get("thread").is_some() {
         return Err(MessagesError::thread());
     }
-    body.refuse(UNBUILT_FIELDS)?;
-    body.refuse(UNSERVED)?;
+    body.refuse(UNSUPPORTED_FIELDS)?;
+    body.refuse(UNSUPPORTED)?;
     let fields: MessagesFields = body.read()?;
     let mut sampling: SamplingFields = body.read()?;
     if let Some(stops) = &fields.stop_sequences {

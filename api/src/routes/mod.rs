@@ -11,6 +11,7 @@ pub mod llama_cpp;
 pub mod messages;
 pub mod metrics;
 pub mod models;
+pub mod not_found;
 pub mod ollama;
 pub mod ollama_models;
 pub mod page;
@@ -18,8 +19,7 @@ pub mod parse;
 pub mod responses;
 pub mod score;
 pub mod tokenize;
-pub mod unbuilt;
-pub mod unserved;
+pub mod unsupported;
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ pub fn all(page: bool) -> Router<Arc<AppState>> {
         .merge(info::routes())
         .merge(metrics::routes())
         .merge(admin::routes())
-        .merge(unbuilt::routes())
-        .fallback(unserved::path)
-        .method_not_allowed_fallback(unserved::method)
+        .merge(unsupported::routes())
+        .fallback(not_found::path)
+        .method_not_allowed_fallback(not_found::method)
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::{
     chat_request::ChatRequest,
-    dialects::ollama::{Form, Ollama},
+    dialects::ollama::{Ollama, OllamaEndpoint},
     fim::FimPrompt,
     prompt::{Conversation, PromptSource},
     protocol::{
@@ -27,8 +27,8 @@ use crate::{
     stopwatch::Stopwatch,
 };
 
-/// Fields that ask for what is not built.
-const UNSERVED: &[(&str, &str)] = &[
+/// Fields that ask for what is not supported.
+const UNSUPPORTED: &[(&str, &str)] = &[
     ("images", "the model reads text"),
     ("template", "the model's own template is used"),
     ("context", "/api/chat takes the conversation as messages"),
@@ -44,7 +44,7 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     let fields = read(&state, request).await?;
     let mut messages = fields.messages.clone().unwrap_or_default();
     if messages.is_empty() {
-        return Ok(load(&state, &fields, Form::Chat));
+        return Ok(load(&state, &fields, OllamaEndpoint::Chat));
     }
     without_pictures(&mut messages)?;
     let request = ChatRequest {
@@ -54,14 +54,14 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
         sampling: fields.sampling()?,
         ..ChatRequest::default()
     };
-    answer(state, fields, request, Form::Chat).await
+    answer(state, fields, request, OllamaEndpoint::Chat).await
 }
 
 async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, OllamaError> {
     let fields = read(&state, request).await?;
     let (prompt, suffix) = (fields.prompt.clone().unwrap_or_default(), fields.suffix.clone().unwrap_or_default());
     if prompt.is_empty() && suffix.is_empty() {
-        return Ok(load(&state, &fields, Form::Generate));
+        return Ok(load(&state, &fields, OllamaEndpoint::Generate));
     }
     let prompt = if !suffix.is_empty() {
         PromptSource::Fim(FimPrompt { prefix: prompt, suffix, ..FimPrompt::default() })
@@ -75,12 +75,12 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     };
     let response_format = fields.chat_response_format()?;
     let request = ChatRequest { prompt, response_format, sampling: fields.sampling()?, ..ChatRequest::default() };
-    answer(state, fields, request, Form::Generate).await
+    answer(state, fields, request, OllamaEndpoint::Generate).await
 }
 
 async fn read(state: &AppState, request: Request) -> Result<OllamaFields, ApiError> {
     let body = Body::receive(request, &state.config, ContentType::Any).await?;
-    body.refuse(UNSERVED)?;
+    body.refuse(UNSUPPORTED)?;
     let fields: OllamaFields = body.read()?;
     if fields.think.as_ref().is_some_and(|think| *think != false && *think != "") {
         let model = fields.model.as_deref().unwrap_or(&state.config.served_model_name);
@@ -93,7 +93,7 @@ async fn answer(
     state: Arc<AppState>,
     fields: OllamaFields,
     request: ChatRequest,
-    form: Form,
+    form: OllamaEndpoint,
 ) -> Result<Response, OllamaError> {
     let watch = Stopwatch::start();
     let named = |error: ApiError| {
@@ -109,7 +109,7 @@ async fn answer(
 }
 
 /// A request without a prompt asks for the model to be loaded, which it is, or to be unloaded.
-fn load(state: &AppState, fields: &OllamaFields, form: Form) -> Response {
+fn load(state: &AppState, fields: &OllamaFields, form: OllamaEndpoint) -> Response {
     // It stays in memory all the same: it is what the server serves.
     let done_reason = if fields.unloads() { "unload" } else { "load" };
     Ollama::empty(fields.model.as_deref().unwrap_or(&state.config.served_model_name), form, done_reason)

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use quern_engine::{EngineHandle, Snapshot, Work};
+use quern_engine::{EngineHandle, MetricsSnapshot, Work};
 use serde::Serialize;
 
 use crate::{
@@ -82,7 +82,7 @@ struct Sample {
     busy: f64,
     /// The least time that the machine would have needed for those steps, as a share of what they took; nothing
     /// where no step was computed or the machine is not measured, or not yet.
-    of_roof: Option<f64>,
+    of_peak: Option<f64>,
     finished: u64,
     aborted: u64,
     failed: u64,
@@ -138,7 +138,7 @@ async fn events(State(state): State<Arc<AppState>>) -> Response {
 
 impl Reading {
     fn of(state: &AppState) -> Self {
-        let Snapshot { scheduler, busy_s, work, .. } = state.engine.metrics().snapshot();
+        let MetricsSnapshot { scheduler, busy_s, work, .. } = state.engine.metrics().snapshot();
         Self {
             at: Instant::now(),
             prefill: scheduler.prefill_tokens,
@@ -176,7 +176,7 @@ fn sample(state: &AppState, before: &Reading, now: &Reading, log: Vec<String>) -
         itl: percentiles(&now.itl.since(&before.itl)),
         // A step counts when it ends, so that one which began before this second may fill more than all of it.
         busy: if seconds > 0.0 { (busy_s / seconds).min(1.0) } else { 0.0 },
-        of_roof: state.peaks.get().filter(|_| busy_s > 0.0).map(|peaks| peaks.least_s(work) / busy_s),
+        of_peak: state.peaks.get().filter(|_| busy_s > 0.0).map(|peaks| peaks.least_s(work) / busy_s),
         finished: scheduler.finished,
         aborted: scheduler.aborted,
         failed: scheduler.failed,

@@ -28,7 +28,7 @@ use crate::{
         responses::{Functions, ResponsesError, ResponsesFields},
         sampling::SamplingFields,
         scalar::Int,
-        unbuilt::UNBUILT_FIELDS,
+        unsupported::UNSUPPORTED_FIELDS,
     },
     request_id::new_id,
     respond::respond,
@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Fields that ask for what nobody does here.
-const UNSERVED: &[(&str, &str)] = &[
+const UNSUPPORTED: &[(&str, &str)] = &[
     ("background", "answers are given where they are asked for"),
     ("conversation", "conversations are not kept; previous_response_id goes on from an answer"),
     ("prompt", "prompts are not kept; send the text"),
@@ -57,7 +57,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 /// What a request says.
-struct Read {
+struct ParsedRequest {
     fields: ResponsesFields,
     functions: Functions,
     context: ResponseContext,
@@ -65,11 +65,11 @@ struct Read {
     truncates: bool,
 }
 
-async fn read(state: &AppState, request: Request) -> Result<Read, ResponsesError> {
+async fn read(state: &AppState, request: Request) -> Result<ParsedRequest, ResponsesError> {
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: ResponsesFields = body.read()?;
-    body.refuse(UNBUILT_FIELDS)?;
-    body.refuse(UNSERVED)?;
+    body.refuse(UNSUPPORTED_FIELDS)?;
+    body.refuse(UNSUPPORTED)?;
     let mut sampling: SamplingFields = body.read()?;
     drop(body);
     match fields.max_output_tokens {
@@ -116,11 +116,11 @@ async fn read(state: &AppState, request: Request) -> Result<Read, ResponsesError
         streams: fields.stream.unwrap_or(false),
         ..ChatRequest::default()
     };
-    Ok(Read { fields, functions, context: ResponseContext { history, brought }, request, truncates })
+    Ok(ParsedRequest { fields, functions, context: ResponseContext { history, brought }, request, truncates })
 }
 
 async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ResponsesError> {
-    let Read { fields, functions, context, request, truncates } = read(&state, request).await?;
+    let ParsedRequest { fields, functions, context, request, truncates } = read(&state, request).await?;
     let named = |error: ApiError| {
         error.renamed("max_new_tokens", "max_output_tokens").renamed("response_format", "text.format")
     };

@@ -16,7 +16,7 @@ use crate::{
 const ASSISTANT: &str = "Assistant:";
 
 #[derive(Deserialize)]
-struct Conversation {
+struct ShareGptConversation {
     #[serde(alias = "conversation", default)]
     conversations: Vec<Turn>,
 }
@@ -27,7 +27,7 @@ struct Turn {
     value: String,
 }
 
-impl Conversation {
+impl ShareGptConversation {
     /// The first two turns, if there are two.
     fn pair(self) -> Option<(String, String)> {
         let mut turns = self.conversations.into_iter().map(|turn| turn.value);
@@ -41,8 +41,8 @@ impl Conversation {
 /// If the file cannot be read or is no list of conversations.
 pub(super) fn first_turns(file: &Path) -> Result<Vec<(String, String)>, BenchError> {
     let text = read_text(file)?;
-    let conversations: Vec<Conversation> = serde_json::from_str(&text).map_err(BenchError::content(file))?;
-    Ok(conversations.into_iter().filter_map(Conversation::pair).collect())
+    let conversations: Vec<ShareGptConversation> = serde_json::from_str(&text).map_err(BenchError::content(file))?;
+    Ok(conversations.into_iter().filter_map(ShareGptConversation::pair).collect())
 }
 
 pub(super) async fn load(
@@ -72,8 +72,8 @@ pub(super) async fn load_custom(
 ) -> Result<Dataset, BenchError> {
     // Lines that are no JSON are passed over, as SGLang's client does.
     let text = read_text(Path::new(&args.dataset_path))?;
-    let conversations = text.lines().filter_map(|line| serde_json::from_str::<Conversation>(line.trim()).ok());
-    choose(args, conversations.filter_map(Conversation::pair).collect(), count, tokens, generators).await
+    let conversations = text.lines().filter_map(|line| serde_json::from_str::<ShareGptConversation>(line.trim()).ok());
+    choose(args, conversations.filter_map(ShareGptConversation::pair).collect(), count, tokens, generators).await
 }
 
 async fn choose(
@@ -119,8 +119,8 @@ mod tests {
         let text = r#"[{"id":"a","conversations":[{"from":"human","value":"Q"},{"from":"gpt","value":"A"}]},
             {"conversation":[{"role":"user","content":"R"},{"role":"assistant","content":"B"},{"content":"C"}]},
             {"conversations":[{"value":"alone"}]}, {"other":1}]"#;
-        let conversations: Vec<Conversation> = serde_json::from_str(text).expect("the text is right");
-        let pairs: Vec<_> = conversations.into_iter().filter_map(Conversation::pair).collect();
+        let conversations: Vec<ShareGptConversation> = serde_json::from_str(text).expect("the text is right");
+        let pairs: Vec<_> = conversations.into_iter().filter_map(ShareGptConversation::pair).collect();
         assert_eq!(pairs, [("Q".into(), "A".into()), ("R".into(), "B".into())]);
     }
 }

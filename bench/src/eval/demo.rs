@@ -15,7 +15,7 @@ use super::{
     TargetArgs,
     exam::{Target, sit},
     question::{Answer, Evaluation, Question, Verdict},
-    tool_calls::ToolCalls,
+    tool_calls::ToolCallEvaluation,
 };
 use crate::{data_file::read_text, error::BenchError};
 
@@ -129,7 +129,7 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode, BenchError> {
     if let Some(path) = present("tools.jsonl") {
         sets.push((
             "tools",
-            Arc::new(ToolCalls::read("demo-tools", &path, model, args.max_tokens, args.num_examples)?),
+            Arc::new(ToolCallEvaluation::read("demo-tools", &path, model, args.max_tokens, args.num_examples)?),
         ));
     }
     if let Some(path) = present("arithmetic.jsonl") {

@@ -20,7 +20,7 @@ const TRIES: u32 = 6;
 
 /// What came out of an evaluation.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct ExamOutcome {
     /// In the order of the questions; those without an answer are left out.
     pub transcripts: Vec<Transcript>,
     /// Questions without an answer, and why.
@@ -29,7 +29,7 @@ pub struct Outcome {
     pub latency_s: f64,
 }
 
-impl Outcome {
+impl ExamOutcome {
     /// The part of the answered questions with full score; their mean score, where there is more than one sample.
     pub fn score(&self) -> f64 {
         let scores: f64 = self.transcripts.iter().map(|transcript| transcript.verdict.score).sum();
@@ -109,7 +109,7 @@ pub async fn sit(
     evaluation: Arc<dyn Evaluation>,
     args: &TargetArgs,
     began: Instant,
-) -> Result<Outcome, BenchError> {
+) -> Result<ExamOutcome, BenchError> {
     serving::allow_many_connections();
     let header = json!({
         "evaluation": evaluation.name(),
@@ -153,7 +153,7 @@ pub async fn sit(
     let latency_s = earlier_s + began.elapsed().as_secs_f64();
     let transcripts =
         evaluation.questions().iter().filter_map(|question| results.earlier.remove(&question.id)).collect();
-    let outcome = Outcome { transcripts, unanswered, latency_s };
+    let outcome = ExamOutcome { transcripts, unanswered, latency_s };
     if outcome.unanswered.is_empty() {
         results.complete(&json!({
             "score": outcome.score(),

@@ -45,7 +45,7 @@ pub struct Gsm8kArgs {
 
 /// A line of the test file.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Line {
+pub struct Gsm8kLine {
     /// A word problem.
     pub question: String,
     /// Its solution, the number after `####` at the end.
@@ -56,7 +56,7 @@ pub struct Line {
 ///
 /// # Errors
 /// If it cannot be had or read.
-pub async fn lines(typed: Option<&PathBuf>) -> Result<Vec<Line>, BenchError> {
+pub async fn lines(typed: Option<&PathBuf>) -> Result<Vec<Gsm8kLine>, BenchError> {
     let path = match typed {
         Some(path) => path.clone(),
         None => GSM8K.fetched().await?,
@@ -67,12 +67,12 @@ pub async fn lines(typed: Option<&PathBuf>) -> Result<Vec<Line>, BenchError> {
 }
 
 /// A question to be answered.
-fn open_question(line: &Line) -> String {
+fn open_question(line: &Gsm8kLine) -> String {
     format!("Question: {}\nAnswer:", line.question)
 }
 
 /// The first `count` lines, answered.
-pub fn examples(lines: &[Line], count: usize) -> String {
+pub fn examples(lines: &[Gsm8kLine], count: usize) -> String {
     lines.iter().take(count).map(|line| format!("{} {}\n\n", open_question(line), line.answer)).collect()
 }
 
@@ -86,7 +86,7 @@ struct FewShot {
 const STOPS: [&str; 3] = ["Question", "Assistant:", "<|separator|>"];
 
 impl FewShot {
-    fn new(args: &Gsm8kArgs, model: &str, lines: &[Line]) -> Result<Self, BenchError> {
+    fn new(args: &Gsm8kArgs, model: &str, lines: &[Gsm8kLine]) -> Result<Self, BenchError> {
         let examples = examples(lines, args.num_shots);
         // The examples are among the questions, as in the original.
         let questions = lines.iter().take(args.num_questions).enumerate().map(|(index, line)| {
@@ -196,7 +196,7 @@ struct Chatted {
 }
 
 impl Chatted {
-    fn new(args: &RunEvalArgs, model: &str, lines: &[Line]) -> Self {
+    fn new(args: &RunEvalArgs, model: &str, lines: &[Gsm8kLine]) -> Self {
         let shots = args.num_shots;
         let examples = examples(lines, shots);
         let count = args.num_examples.unwrap_or(usize::MAX);
@@ -264,8 +264,8 @@ mod tests {
 
     use super::*;
 
-    fn line(question: &str, answer: &str) -> Line {
-        Line { question: question.into(), answer: answer.into() }
+    fn line(question: &str, answer: &str) -> Gsm8kLine {
+        Gsm8kLine { question: question.into(), answer: answer.into() }
     }
 
     #[test]

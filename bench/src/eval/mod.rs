@@ -13,7 +13,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand, builder::TypedValueParser};
 
-use self::{exam::Outcome, question::ChatSampling};
+use self::{exam::ExamOutcome, question::ChatSampling};
 use crate::error::BenchError;
 
 /// The evaluations.
@@ -118,7 +118,7 @@ pub async fn run(command: &EvalCommand) -> Result<ExitCode, BenchError> {
 }
 
 /// The lines of few_shot_gsm8k, and how sure they are.
-fn print_few_shot(outcome: &Outcome) {
+fn print_few_shot(outcome: &ExamOutcome) {
     println!("Accuracy: {:.3}", outcome.score());
     println!("Invalid: {:.3}", outcome.invalid());
     println!("Latency: {:.3} s", outcome.latency_s);
@@ -127,7 +127,7 @@ fn print_few_shot(outcome: &Outcome) {
 }
 
 /// The lines of run_eval.
-fn print_run_eval(outcome: &Outcome) {
+fn print_run_eval(outcome: &ExamOutcome) {
     println!("Total latency: {:.3} s", outcome.latency_s);
     println!("Score: {:.3}", outcome.score());
     println!("Output throughput: {:.3} token/s", outcome.output_throughput());

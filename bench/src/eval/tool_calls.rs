@@ -36,7 +36,7 @@ pub struct ToolCallsArgs {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct CaseLine {
     #[serde(default)]
     tools: Vec<Value>,
     messages: Vec<Value>,
@@ -44,12 +44,12 @@ struct Line {
 }
 
 /// Tool calls, compared with those wanted: as many, in the same order, names and arguments equal as JSON.
-pub(super) struct ToolCalls {
+pub(super) struct ToolCallEvaluation {
     name: String,
     questions: Vec<Question>,
 }
 
-impl ToolCalls {
+impl ToolCallEvaluation {
     pub(super) fn read(
         name: &str,
         path: &Path,
@@ -60,7 +60,7 @@ impl ToolCalls {
         let text = read_text(path)?;
         let lines = text.lines().filter(|line| !line.trim().is_empty()).take(count.unwrap_or(usize::MAX));
         let questions = lines.enumerate().map(|(index, line)| {
-            let line: Line = serde_json::from_str(line).map_err(BenchError::content(path))?;
+            let line: CaseLine = serde_json::from_str(line).map_err(BenchError::content(path))?;
             let mut body =
                 json!({"model": model, "messages": line.messages, "temperature": 0, "max_tokens": max_tokens});
             if !line.tools.is_empty() {
@@ -73,7 +73,7 @@ impl ToolCalls {
     }
 }
 
-impl Evaluation for ToolCalls {
+impl Evaluation for ToolCallEvaluation {
     fn name(&self) -> &str {
         &self.name
     }
@@ -132,7 +132,8 @@ fn members_equal(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
 /// If the server or the file cannot be had.
 pub async fn run(args: &ToolCallsArgs) -> Result<ExitCode, BenchError> {
     let target = Target::new(&args.target).await?;
-    let evaluation = ToolCalls::read("tool-calls", &args.data_path, &target.model, args.max_tokens, args.num_examples)?;
+    let evaluation =
+        ToolCallEvaluation::read("tool-calls", &args.data_path, &target.model, args.max_tokens, args.num_examples)?;
     let outcome = sit(&target, Arc::new(evaluation), &args.target, Instant::now()).await?;
     super::print_few_shot(&outcome);
     Ok(outcome.conclude())
@@ -146,7 +147,7 @@ mod tests {
         let question =
             Question { id: "x".into(), path: "/v1/chat/completions", body: json!({}), samples: 1, wanted: want };
         let tool_calls = calls.as_array().cloned().expect("a list");
-        let evaluation = ToolCalls { name: "tool-calls".into(), questions: Vec::new() };
+        let evaluation = ToolCallEvaluation { name: "tool-calls".into(), questions: Vec::new() };
         let verdict = evaluation.judge(&question, &[Answer { tool_calls, ..Answer::default() }]);
         (verdict.score, verdict.valid)
     }

@@ -14,7 +14,7 @@ pub use self::{
 };
 use crate::{
     error::BenchError,
-    metrics::{Outcome, Seconds},
+    metrics::{RequestOutcome, Seconds},
     record::Recording,
     run_file::RunRecord,
     serving::Measurement,
@@ -149,7 +149,7 @@ fn charts(measurements: &[Measurement], records: &[&RunRecord]) -> Vec<String> {
     let mut charts = Vec::new();
     if !measurements.is_empty() {
         let over_time = |pick: fn(Seconds) -> Vec<usize>| -> Vec<Series> {
-            let points = |outcomes: &[Outcome]| {
+            let points = |outcomes: &[RequestOutcome]| {
                 let seconds = pick(Seconds::of(completed(outcomes)));
                 seconds.into_iter().enumerate().map(|(second, count)| (second as f64, count as f64)).collect()
             };
@@ -170,11 +170,11 @@ fn charts(measurements: &[Measurement], records: &[&RunRecord]) -> Vec<String> {
     charts
 }
 
-fn completed(outcomes: &[Outcome]) -> impl Iterator<Item = &Recording> + Clone {
+fn completed(outcomes: &[RequestOutcome]) -> impl Iterator<Item = &Recording> + Clone {
     outcomes.iter().map(|outcome| &outcome.recording).filter(|recording| recording.succeeded())
 }
 
-fn lines(measurements: &[Measurement], points: impl Fn(&[Outcome]) -> Vec<(f64, f64)>) -> Vec<Series> {
+fn lines(measurements: &[Measurement], points: impl Fn(&[RequestOutcome]) -> Vec<(f64, f64)>) -> Vec<Series> {
     let line = |each: &Measurement| Series {
         name: each.max_concurrency.map_or_else(|| "no limit".into(), |limit| format!("{limit} at once")),
         points: points(&each.outcomes),
@@ -253,14 +253,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        metrics::{Metrics, tests::outcome},
+        metrics::{LoadMetrics, tests::outcome},
         stall::Stall,
     };
 
     #[test]
     fn a_page_holds_figures_charts_and_warnings_and_asks_nobody() {
         let outcomes = vec![outcome(0.0, &[0.1, 0.12, 0.14, 30.0]), outcome(0.5, &[0.6, 0.62])];
-        let metrics = Metrics::of(&outcomes, 30.0);
+        let metrics = LoadMetrics::of(&outcomes, 30.0);
         let stalls = Stall::find(&outcomes);
         let measurement = |limit: usize| {
             let fields = json!({"backend": "sglang", "model": "<m>", "max_concurrency": limit, "completed": 2,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::unbuilt::UnbuiltArgs;
+use super::unsupported::UnsupportedArgs;
 use crate::{backend::Backend, dataset::DatasetArgs, goodput::Slo, layout::Layout};
 
 /// What was typed after `quern bench serving`. Flags have the names of SGLang's client and mean what they mean
@@ -121,7 +121,7 @@ pub struct ServingArgs {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it")]
-    pub unbuilt: UnbuiltArgs,
+    pub unsupported: UnsupportedArgs,
 }
 
 fn json_object(text: &str) -> Result<Map<String, Value>, String> {

@@ -1,7 +1,7 @@
 //! `quern bench serving`: a load of requests, measured as SGLang's `bench_serving` measures it.
 
 mod args;
-mod unbuilt;
+mod unsupported;
 
 use std::{
     process::ExitCode,
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 pub use args::ServingArgs;
-pub use unbuilt::UnbuiltArgs;
+pub use unsupported::UnsupportedArgs;
 
 use crate::{
     backend::BodyOptions,
@@ -28,10 +28,10 @@ use crate::{
     goodput::Goodput,
     layout::{Heading, Layout, block},
     load::{self, Pace},
-    metrics::{Metrics, Outcome},
+    metrics::{LoadMetrics, RequestOutcome},
     progress::Progress,
     report,
-    run_file::{Asked, RunRecord, default_path},
+    run_file::{RunRecord, RunSettings, default_path},
     stall::Stall,
     tokens::Tokens,
 };
@@ -46,9 +46,9 @@ pub struct Measurement {
     /// The limit of concurrency, if there was one.
     pub max_concurrency: Option<usize>,
     /// What became of each request.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<RequestOutcome>,
     /// The figures.
-    pub metrics: Metrics,
+    pub metrics: LoadMetrics,
     /// Times in which answers stood still.
     pub stalls: Vec<Stall>,
     /// As results carry it.
@@ -62,7 +62,7 @@ pub struct Measurement {
 /// # Errors
 /// If the server cannot be asked at all.
 pub async fn run(args: &ServingArgs) -> Result<ExitCode, BenchError> {
-    args.unbuilt.check()?;
+    args.unsupported.check()?;
     args.dataset.check(args.backend)?;
     let levels = levels(args)?;
     allow_many_connections();
@@ -209,14 +209,14 @@ impl<'a> Run<'a> {
         let duration_s = clock.now_s();
 
         self.retokenize(&mut outcomes).await;
-        let mut metrics = Metrics::of(&outcomes, duration_s);
+        let mut metrics = LoadMetrics::of(&outcomes, duration_s);
         metrics.accept_length = accept_length;
         let goodput = (!args.goodput.is_empty()).then(|| Goodput::of(&args.goodput, &outcomes, duration_s));
         let backend = args.backend.name();
         let heading = Heading { backend: &backend, request_rate: args.request_rate, max_concurrency };
         self.tell(&block(args.layout, &heading, &metrics, goodput.as_ref(), args.cache_report));
 
-        let asked = Asked {
+        let settings = RunSettings {
             tag: args.tag.as_deref(),
             backend: &backend,
             model: &self.client.options.model,
@@ -228,7 +228,7 @@ impl<'a> Run<'a> {
             seed: self.seed,
         };
         let stalls = Stall::find(&outcomes);
-        let mut record = RunRecord::new(&asked, &metrics, self.server_info().await);
+        let mut record = RunRecord::new(&settings, &metrics, self.server_info().await);
         record.add_stalls(&stalls);
         if let Some(cpu_s) = cpu_s.filter(|_| metrics.total_output > 0) {
             record.0.insert("client_cpu_us_per_token".into(), json!(1e6 * cpu_s / metrics.total_output as f64));
@@ -270,7 +270,7 @@ impl<'a> Run<'a> {
     }
 
     /// Count the tokens of the answers' texts. Left at 0, with a word about it, if nobody counts them.
-    async fn retokenize(&self, outcomes: &mut [Outcome]) {
+    async fn retokenize(&self, outcomes: &mut [RequestOutcome]) {
         let texts: Vec<&str> = outcomes.iter().map(|outcome| outcome.recording.text.as_str()).collect();
         match self.tokens.count(&texts).await {
             Ok(counts) => {
@@ -284,7 +284,13 @@ impl<'a> Run<'a> {
 }
 
 /// What a reader of the figures should know besides.
-fn remark(outcomes: &[Outcome], metrics: &Metrics, stalls: &[Stall], cpu_s: Option<f64>, args: &ServingArgs) {
+fn remark(
+    outcomes: &[RequestOutcome],
+    metrics: &LoadMetrics,
+    stalls: &[Stall],
+    cpu_s: Option<f64>,
+    args: &ServingArgs,
+) {
     for stall in stalls.iter().take(DESCRIBED_STALLS) {
         eprintln!("WARNING: stall: {}", stall.describe());
     }

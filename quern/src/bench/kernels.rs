@@ -14,8 +14,8 @@ use quern_backend::{
 };
 use quern_model::Work;
 
-use super::table::Table;
-use crate::ceiling::Ceiling;
+use super::table::BenchTable;
+use crate::roofline::Roofline;
 
 const HIDDEN: usize = 2048;
 const INNER: usize = 768;
@@ -30,16 +30,16 @@ const MEASURE: Duration = Duration::from_millis(1500);
 /// Bytes that weights are cut from; the last-level cache must be small beside it.
 const ARENA: usize = VOCAB * HIDDEN * 2;
 
-struct Bench<'a, B: Backend> {
+struct KernelBench<'a, B: Backend> {
     backend: &'a B,
-    roof: MachinePeaks,
+    peaks: MachinePeaks,
     only: Option<&'a str>,
-    table: &'a mut Table,
+    table: &'a mut BenchTable,
     arena: SharedBytes,
 }
 
 /// Measure those whose name holds `only`.
-pub(super) fn run<B: Backend>(backend: &B, roof: MachinePeaks, only: Option<&str>, table: &mut Table) {
+pub(super) fn run<B: Backend>(backend: &B, peaks: MachinePeaks, only: Option<&str>, table: &mut BenchTable) {
     // Small bf16 values (exponent below one, every mantissa), which read as finite in every format.
     let mut state = 1u64;
     let arena: Vec<u8> = (0..ARENA / 2)
@@ -48,7 +48,7 @@ pub(super) fn run<B: Backend>(backend: &B, roof: MachinePeaks, only: Option<&str
             ((state >> 48) as u16 & 0x807f | 0x3c00).to_le_bytes()
         })
         .collect();
-    let mut bench = Bench { backend, roof, only, table, arena: SharedBytes::new(Arc::new(arena)) };
+    let mut bench = KernelBench { backend, peaks, only, table, arena: SharedBytes::new(Arc::new(arena)) };
 
     // Those that a Q4_K_M, a Q4_0 or a Q8_0 file holds in every step, then one of each other kind of code.
     let blocks = [QuantFormat::Q4K, QuantFormat::Q6K, QuantFormat::Q8_0, QuantFormat::Q4_0];
@@ -81,7 +81,7 @@ pub(super) fn run<B: Backend>(backend: &B, roof: MachinePeaks, only: Option<&str
     bench.argmax();
 }
 
-impl<B: Backend> Bench<'_, B> {
+impl<B: Backend> KernelBench<'_, B> {
     /// Run `f` for a while and add its row. `format` says what multiplies.
     fn row(&mut self, name: &str, bytes: usize, ops: usize, format: QuantFormat, mut f: impl FnMut(usize)) {
         if self.is_left_out(name) {
@@ -99,8 +99,8 @@ impl<B: Backend> Bench<'_, B> {
             }
         }
         let work = Work { bytes: bytes as f64, ops: ops as f64 };
-        let ceiling = Ceiling::of(&self.roof, &[format], Precision::Bf16);
-        self.table.add(name.to_owned(), None, work, seconds, ceiling);
+        let roofline = Roofline::of(&self.peaks, &[format], Precision::Bf16);
+        self.table.add(name.to_owned(), None, work, seconds, roofline);
     }
 
     /// Whether `--only` names something else. Asked before weights are made where that takes long.

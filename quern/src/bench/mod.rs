@@ -10,12 +10,11 @@ use std::process::ExitCode;
 use quern_bench::{BenchError, Command};
 use tokio::runtime::Runtime;
 
-use self::table::Table;
+use self::table::BenchTable;
 use crate::{
-    ceiling,
     cli::bench::{BenchJob, KernelsArgs},
     config::LogLevel,
-    logging,
+    logging, roofline,
     start::for_measuring,
     start_error::StartError,
 };
@@ -88,9 +87,9 @@ pub fn run(job: &BenchJob) -> Result<ExitCode, MeasureError> {
 
 fn kernels(args: &KernelsArgs) -> Result<(), MeasureError> {
     let backend = for_measuring(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
-    let roof = ceiling::measure(&backend).ok_or(MeasureError::Memory)?;
-    let lines = [ceiling::line(&roof, &backend)];
-    let mut table = Table::begin("Kernels".into(), &lines, args.output.clone());
-    kernels::run(&backend, roof, args.only.as_deref(), &mut table);
+    let peaks = roofline::measure(&backend).ok_or(MeasureError::Memory)?;
+    let lines = [roofline::line(&peaks, &backend)];
+    let mut table = BenchTable::begin("Kernels".into(), &lines, args.output.clone());
+    kernels::run(&backend, peaks, args.only.as_deref(), &mut table);
     Ok(table.finish(&[])?)
 }

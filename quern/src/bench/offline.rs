@@ -9,9 +9,8 @@ use quern_bench::report::Series;
 use quern_engine::{EngineHandle, GenerateRequest, RequestHandle, TokenEvent};
 use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work};
 
-use super::{MeasureError, table::Table};
+use super::{MeasureError, table::BenchTable};
 use crate::{
-    ceiling::{self, Ceiling},
     cli::{ServeArgs, bench::OfflineArgs},
     config::Config,
     configure::network::Network,
@@ -19,6 +18,7 @@ use crate::{
     machine::Machine,
     model_files::{ModelFiles, Source},
     resolve::{self, Decision, Facts},
+    roofline::{self, Roofline},
     start::{self, Chosen},
     summary,
     typed::{self, Typed},
@@ -51,18 +51,20 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
 
     let chosen = Chosen::new(&config, &checkpoint)?;
     let device = chosen.device();
-    let roof = ceiling::measure(&*device).ok_or(MeasureError::Memory)?;
-    let ceiling = Ceiling::of(&roof, &checkpoint.formats(), config.dtype);
+    let peaks = roofline::measure(&*device).ok_or(MeasureError::Memory)?;
+    let roofline = Roofline::of(&peaks, &checkpoint.formats(), config.dtype);
     let mut lines = notes;
     lines.extend(summary::model_lines(&config, &checkpoint));
-    lines.push(ceiling::line(&roof, &*device));
+    lines.push(roofline::line(&peaks, &*device));
     if checkpoint.weight_bytes() < device.measured_bytes() {
-        lines.push("These weights may fit into caches, which are quicker than the memory the roof is made of.".into());
+        lines.push(
+            "These weights may fit into caches, which are quicker than the memory whose bandwidth is the peak.".into(),
+        );
     }
     let engine = chosen.engine(&config, &checkpoint)?;
     let vocab = checkpoint.config().vocab_size;
-    let bench = Bench { cost: engine.config().cost, engine, config, vocab, ceiling };
-    let mut table = Table::begin(format!("Offline: {}", bench.config.model_path), &lines, args.output.clone());
+    let bench = OfflineBench { cost: engine.config().cost, engine, config, vocab, roofline };
+    let mut table = BenchTable::begin(format!("Offline: {}", bench.config.model_path), &lines, args.output.clone());
     for &(batch, depth) in &decodes {
         bench.add_decode(&mut table, batch, depth, args.steps)?;
     }
@@ -156,27 +158,27 @@ fn check(config: &Config, batch: usize, tokens: usize) -> Result<(), MeasureErro
 }
 
 /// An engine and what it was started with.
-struct Bench {
+struct OfflineBench {
     engine: EngineHandle,
     config: Config,
     vocab: usize,
     cost: StepCost,
-    ceiling: Ceiling,
+    roofline: Roofline,
 }
 
-impl Bench {
+impl OfflineBench {
     /// The row of decoding `batch` sequences of `depth` tokens together.
-    fn add_decode(&self, table: &mut Table, batch: usize, depth: usize, steps: usize) -> Result<(), MeasureError> {
+    fn add_decode(&self, table: &mut BenchTable, batch: usize, depth: usize, steps: usize) -> Result<(), MeasureError> {
         let seconds = self.decode(batch, depth, steps)?;
         // In the middle of what is measured.
         let context = depth + WARM_UP + steps.div_ceil(2);
         let work = self.cost.step(StepShape::sequence(1, context, 1).times(batch));
-        table.add(format!("decode, batch {batch} at {depth}"), Some(batch), work, seconds, self.ceiling);
+        table.add(format!("decode, batch {batch} at {depth}"), Some(batch), work, seconds, self.roofline);
         Ok(())
     }
 
     /// The row of reading a prompt of `tokens`.
-    fn add_prefill(&self, table: &mut Table, tokens: usize, repeats: usize) -> Result<(), MeasureError> {
+    fn add_prefill(&self, table: &mut BenchTable, tokens: usize, repeats: usize) -> Result<(), MeasureError> {
         let seconds = (0..repeats.max(1)).map(|seed| self.prefill(tokens, seed)).collect::<Result<_, _>>()?;
         let mut work = Work::default();
         let chunk = self.config.chunked_prefill_size;
@@ -184,7 +186,7 @@ impl Bench {
             let end = tokens.min(begin + chunk);
             work += self.cost.step(StepShape::sequence(end - begin, end, usize::from(end == tokens)));
         }
-        table.add(format!("prefill, {tokens} tokens"), Some(tokens), work, seconds, self.ceiling);
+        table.add(format!("prefill, {tokens} tokens"), Some(tokens), work, seconds, self.roofline);
         Ok(())
     }
 

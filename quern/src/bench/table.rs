@@ -1,4 +1,4 @@
-//! [`Table`]: what was measured, a row at a time, against what the machine allows.
+//! [`BenchTable`]: what was measured, a row at a time, against what the machine allows.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use quern_bench::{
 use quern_model::Work;
 use serde::Serialize;
 
-use crate::{ceiling::Ceiling, cli::bench::OutputArgs};
+use crate::{cli::bench::OutputArgs, roofline::Roofline};
 
 /// One row.
 #[derive(Clone, Debug, Serialize)]
@@ -33,24 +33,24 @@ pub struct Row {
     /// Operations a second.
     pub ops_per_s: f64,
     /// The least time that the machine allows, as a fraction of the median.
-    pub of_roof: f64,
+    pub of_peak: f64,
 }
 
 /// Rows so far.
-pub struct Table {
+pub struct BenchTable {
     title: String,
     output: OutputArgs,
     rows: Vec<Row>,
 }
 
-impl Table {
+impl BenchTable {
     /// Begin with `title`, the lines about the machine, and the header.
     pub fn begin(title: String, lines: &[String], output: OutputArgs) -> Self {
         if !output.json {
             lines.iter().for_each(|line| println!("{line}"));
             println!(
                 "{:44} {:>10} {:>23} {:>8} {:>7} {:>8} {:>7}",
-                "work", "median", "p10 – p90", "tok/s", "GB/s", "GFLOP/s", "of roof"
+                "work", "median", "p10 – p90", "tok/s", "GB/s", "GFLOP/s", "of peak"
             );
         }
         Self { title, output, rows: Vec::new() }
@@ -60,7 +60,7 @@ impl Table {
     ///
     /// # Panics
     /// If nothing was timed.
-    pub fn add(&mut self, name: String, tokens: Option<usize>, work: Work, mut seconds: Vec<f64>, ceiling: Ceiling) {
+    pub fn add(&mut self, name: String, tokens: Option<usize>, work: Work, mut seconds: Vec<f64>, roofline: Roofline) {
         seconds.sort_by(f64::total_cmp);
         let [median_s, p10_s, p90_s] = [50.0, 10.0, 90.0].map(|percent| percentile(&seconds, percent));
         let row = Row {
@@ -72,7 +72,7 @@ impl Table {
             tokens_per_s: tokens.map(|tokens| tokens as f64 / median_s),
             bytes_per_s: work.bytes / median_s,
             ops_per_s: work.ops / median_s,
-            of_roof: ceiling.least_s(work) / median_s,
+            of_peak: roofline.least_s(work) / median_s,
         };
         if self.output.json {
             println!("{}", serde_json::to_string(&row).expect("a row is plain data"));
@@ -93,10 +93,10 @@ impl Table {
     fn write(&self, path: &Path, charts: &[(&str, &str, Vec<Series>)]) -> Result<(), BenchError> {
         let mut page = Page::new(&self.title);
         page.heading("Figures");
-        let header = ["", "median", "p10", "p90", "tok/s", "GB/s", "GFLOP/s", "of roof"];
+        let header = ["", "median", "p10", "p90", "tok/s", "GB/s", "GFLOP/s", "of peak"];
         let rows = self.rows.iter().map(|row| {
             let times = [row.median_s, row.p10_s, row.p90_s].map(duration);
-            let rest = [number(row.tokens_per_s), giga(row.bytes_per_s), giga(row.ops_per_s), percent(row.of_roof)];
+            let rest = [number(row.tokens_per_s), giga(row.bytes_per_s), giga(row.ops_per_s), percent(row.of_peak)];
             [row.name.clone()].into_iter().chain(times).chain(rest).collect()
         });
         page.table(&header, rows);
@@ -124,7 +124,7 @@ impl Row {
             number(self.tokens_per_s),
             giga(self.bytes_per_s),
             giga(self.ops_per_s),
-            percent(self.of_roof),
+            percent(self.of_peak),
         )
     }
 }
@@ -156,13 +156,13 @@ mod tests {
 
     #[test]
     fn a_row_says_how_much_of_the_machine_was_used() {
-        let ceiling = Ceiling { read_bytes_per_s: 10e9, ops_per_s: 100e9 };
-        let mut table = Table::begin("Title".into(), &[], OutputArgs::default());
+        let roofline = Roofline { read_bytes_per_s: 10e9, ops_per_s: 100e9 };
+        let mut table = BenchTable::begin("Title".into(), &[], OutputArgs::default());
         let work = Work { bytes: 1e9, ops: 2e9 };
-        table.add("decode".into(), Some(8), work, vec![0.3, 0.2, 0.1], ceiling);
+        table.add("decode".into(), Some(8), work, vec![0.3, 0.2, 0.1], roofline);
         let row = &table.rows()[0];
         assert_eq!((row.median_s, row.count, row.tokens_per_s), (0.2, 3, Some(40.0)));
-        assert!((row.of_roof - 0.5).abs() < 1e-12, "a tenth of a second is the least");
+        assert!((row.of_peak - 0.5).abs() < 1e-12, "a tenth of a second is the least");
         assert!(row.line().contains("200.0 ms") && row.line().ends_with("50 %"), "{}", row.line());
     }
 

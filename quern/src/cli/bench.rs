@@ -146,5 +146,5 @@ Examples:
       Four layers of Qwen3-Coder-30B-A3B in bf16, 6 GB of random numbers.
   quern bench offline --model qwen3-coder.gguf --depths 0,4096 --report report.html
 
-\"of roof\" is the larger of bytes ÷ bandwidth and operations ÷ peak,
+\"of peak\" is the larger of bytes ÷ bandwidth and operations ÷ peak,
 both measured first on the same threads, divided by the median; experts are counted as uniform routing touches them.";

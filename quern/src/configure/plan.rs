@@ -84,8 +84,8 @@ impl Plan {
             verdict(Room::of(hardware, machine, size, weights, split), context_length, concurrency),
             split_note(size, weights, split),
             context_note(size, context_length),
-            unbuilt(unbuilt_hardware(hardware)),
-            unbuilt(unbuilt_ranks(split.tp.max(split.ep))),
+            unsupported(unsupported_hardware(hardware)),
+            unsupported(unsupported_ranks(split.tp.max(split.ep))),
             weight_note(size, weights, split),
             quantization_note(weights),
             room_note(hardware, machine, size, weights, split),
@@ -142,13 +142,13 @@ pub fn concurrency_line(concurrency: u64) -> String {
 }
 
 /// A remark about what cannot be run yet.
-pub fn unbuilt(reason: Option<&str>) -> Note {
+pub fn unsupported(reason: Option<&str>) -> Note {
     warn(reason.unwrap_or_default().into())
 }
 
 /// Why Quern cannot run there yet.
-pub fn unbuilt_hardware(hardware: Hardware) -> Option<&'static str> {
-    hardware.is_gpu().then_some("Not built yet: Quern computes on CPUs only. The figures are projected.")
+pub fn unsupported_hardware(hardware: Hardware) -> Option<&'static str> {
+    hardware.is_gpu().then_some("Not supported yet: Quern computes on CPUs only. The figures are projected.")
 }
 
 /// What quantising on load means for the download.
@@ -160,8 +160,8 @@ pub fn quantization_note(weights: Weights) -> Note {
 }
 
 /// Why Quern cannot have more than one rank yet.
-pub fn unbuilt_ranks(ranks: u64) -> Option<&'static str> {
-    (ranks > 1).then_some("Not built yet: Quern runs one rank (--tp 1, --ep 1). The figures are projected.")
+pub fn unsupported_ranks(ranks: u64) -> Option<&'static str> {
+    (ranks > 1).then_some("Not supported yet: Quern runs one rank (--tp 1, --ep 1). The figures are projected.")
 }
 
 /// The rule that this way of cutting the network breaks, with its arithmetic.
@@ -419,7 +419,7 @@ mod tests {
         assert!(verdict.text.starts_with(&format!("It fits: {} of 256", tokens / 8192)), "{}", verdict.text);
         plan.hardware = Hardware::H200;
         plan.split = Split { tp: 8, ep: 1 };
-        assert!(plan.notes(&machine).iter().any(|note| note.text.starts_with("Not built yet")));
+        assert!(plan.notes(&machine).iter().any(|note| note.text.starts_with("Not supported yet")));
         assert_eq!(
             plan.command(),
             "quern serve \\\n  --model Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8 \\\n  --tp 8 \\\n  \

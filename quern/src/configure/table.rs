@@ -21,25 +21,25 @@ use crate::machine::Machine;
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
     /// The two forms.
-    pub forms: Vec<Form>,
+    pub forms: Vec<OptionForm>,
 }
 
 /// A set of options and what they answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Form {
+pub struct OptionForm {
     /// Its name in the address.
     pub id: &'static str,
     /// Its name on the page.
     pub title: &'static str,
     /// The options, the first choice of each its default unless `default` says otherwise.
-    pub axes: Vec<Axis>,
+    pub axes: Vec<OptionAxis>,
     /// The parts of the answer, in order.
     pub sections: Vec<Section>,
 }
 
 /// An option.
 #[derive(Clone, Debug, Serialize)]
-pub struct Axis {
+pub struct OptionAxis {
     /// Its name in the address, and its flag in the terminal.
     pub id: &'static str,
     /// Its name on the page.
@@ -47,24 +47,24 @@ pub struct Axis {
     /// Index of the choice that is taken when none is.
     pub default: usize,
     /// Its choices.
-    pub choices: Vec<Choice>,
+    pub choices: Vec<AxisChoice>,
 }
 
 /// One choice of an option.
 #[derive(Clone, Debug, Serialize)]
-pub struct Choice {
+pub struct AxisChoice {
     /// Its name in the address and in the terminal.
     pub id: String,
     /// Its name on the page.
     pub title: String,
     /// Why it cannot be run yet.
-    pub unbuilt: Option<&'static str>,
+    pub unsupported: Option<&'static str>,
 }
 
 /// What a section's text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum OutputKind {
     /// A line of the command, or nothing; lines are joined by ` \`, a line end and two spaces.
     Line,
     /// The whole output.
@@ -77,7 +77,7 @@ pub enum Kind {
 #[derive(Clone, Debug, Serialize)]
 pub struct Section {
     /// What its texts are.
-    pub kind: Kind,
+    pub kind: OutputKind,
     /// The options it depends on, as indices into the form's axes, ascending.
     pub axes: Vec<usize>,
     /// Its distinct texts.
@@ -111,9 +111,9 @@ impl Table {
     }
 }
 
-impl Form {
+impl OptionForm {
     /// Fill in a section: `text` gets the chosen index of each of `axes`.
-    fn add(&mut self, kind: Kind, axes: &[&str], text: impl Fn(&[usize]) -> Note) {
+    fn add(&mut self, kind: OutputKind, axes: &[&str], text: impl Fn(&[usize]) -> Note) {
         let find = |id: &&str| self.axes.iter().position(|axis| axis.id == *id).expect("an axis of this form");
         let axes: Vec<usize> = axes.iter().map(find).collect();
         let sizes: Vec<usize> = axes.iter().map(|&axis| self.axes[axis].choices.len()).collect();
@@ -135,16 +135,16 @@ impl Form {
     }
 
     fn line(&mut self, axes: &[&str], line: impl Fn(&[usize]) -> String) {
-        self.add(Kind::Line, axes, |picks| Note { tone: Tone::Plain, text: line(picks) });
+        self.add(OutputKind::Line, axes, |picks| Note { tone: Tone::Plain, text: line(picks) });
     }
 }
 
-fn sglang() -> Form {
+fn sglang() -> OptionForm {
     let platform = |p: &Platform| (p.title().to_owned(), None);
     let size = |s: &Size| (s.model().replace("-Instruct", ""), None);
     let quantization = |q: &Quantization| (value_name(q).to_uppercase(), None);
     let tools = |t: &Tools| (capitalised(value_name(t)), None);
-    let mut form = Form {
+    let mut form = OptionForm {
         id: "sglang",
         title: "SGLang",
         axes: vec![
@@ -155,7 +155,7 @@ fn sglang() -> Form {
         ],
         sections: Vec::new(),
     };
-    form.add(Kind::Output, &["hardware", "model-size", "quantization", "tools"], |picks| {
+    form.add(OutputKind::Output, &["hardware", "model-size", "quantization", "tools"], |picks| {
         let recipe = Recipe {
             platform: Platform::value_variants()[picks[0]],
             size: Size::value_variants()[picks[1]],
@@ -168,20 +168,20 @@ fn sglang() -> Form {
     form
 }
 
-fn quern(machine: &Machine) -> Form {
+fn quern(machine: &Machine) -> OptionForm {
     // The smaller model, and tool calls, first: what most people run.
     let (sizes, tools) = ([Size::B30, Size::B480], [Tools::Enabled, Tools::Disabled]);
     let hardware = Hardware::value_variants();
-    let mut form = Form {
+    let mut form = OptionForm {
         id: "quern",
         title: "Quern",
         axes: vec![
-            axis("hardware", "Hardware", hardware, |h| (h.title().into(), plan::unbuilt_hardware(*h))),
+            axis("hardware", "Hardware", hardware, |h| (h.title().into(), plan::unsupported_hardware(*h))),
             axis("model-size", "Model", &sizes, |s| (s.model().replace("-Instruct", ""), None)),
             weights_axis(),
             axis("tools", "Tool calls", &tools, |t| (capitalised(value_name(t)), None)),
-            numbers("tp", "Tensor parallel", TP, 1, plan::unbuilt_ranks),
-            numbers("ep", "Expert parallel", EP, 1, plan::unbuilt_ranks),
+            numbers("tp", "Tensor parallel", TP, 1, plan::unsupported_ranks),
+            numbers("ep", "Expert parallel", EP, 1, plan::unsupported_ranks),
             numbers("context-length", "Context length", CONTEXTS, 32_768, |_| None),
             numbers("page-size", "Page size", PAGES, 32, |_| None),
             numbers("concurrency", "Requests at once", CONCURRENCIES, 4, |_| None),
@@ -202,26 +202,28 @@ fn quern(machine: &Machine) -> Form {
     let everything = ["hardware", "model-size", "quantization", "tp", "ep", "context-length", "concurrency"];
     // Rooms once for each way of placing the weights, and not again for each context length.
     let rooms = RefCell::new(HashMap::<Vec<usize>, Room>::new());
-    form.add(Kind::Note, &everything, |p| {
+    form.add(OutputKind::Note, &everything, |p| {
         let fresh = || Room::of(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split(p[3], p[4]));
         let room = *rooms.borrow_mut().entry(p[..5].to_vec()).or_insert_with(fresh);
         plan::verdict(room, CONTEXTS[p[5]], CONCURRENCIES[p[6]])
     });
     let cut = ["model-size", "quantization", "tp", "ep"];
-    form.add(Kind::Note, &cut, |p| plan::split_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
-    form.add(Kind::Note, &["model-size", "context-length"], |p| plan::context_note(sizes[p[0]], CONTEXTS[p[1]]));
-    form.add(Kind::Note, &["hardware"], |p| plan::unbuilt(plan::unbuilt_hardware(hardware[p[0]])));
-    form.add(Kind::Note, &["tp", "ep"], |p| plan::unbuilt(plan::unbuilt_ranks(TP[p[0]].max(EP[p[1]]))));
-    form.add(Kind::Note, &cut, |p| plan::weight_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
-    form.add(Kind::Note, &["quantization"], |p| plan::quantization_note(WEIGHTS[p[0]].0));
-    form.add(Kind::Note, &["hardware", "model-size", "quantization", "tp", "ep"], |p| {
+    form.add(OutputKind::Note, &cut, |p| plan::split_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
+    form.add(OutputKind::Note, &["model-size", "context-length"], |p| plan::context_note(sizes[p[0]], CONTEXTS[p[1]]));
+    form.add(OutputKind::Note, &["hardware"], |p| plan::unsupported(plan::unsupported_hardware(hardware[p[0]])));
+    form.add(OutputKind::Note, &["tp", "ep"], |p| plan::unsupported(plan::unsupported_ranks(TP[p[0]].max(EP[p[1]]))));
+    form.add(OutputKind::Note, &cut, |p| plan::weight_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
+    form.add(OutputKind::Note, &["quantization"], |p| plan::quantization_note(WEIGHTS[p[0]].0));
+    form.add(OutputKind::Note, &["hardware", "model-size", "quantization", "tp", "ep"], |p| {
         plan::room_note(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split(p[3], p[4]))
     });
-    form.add(Kind::Note, &["context-length", "concurrency"], |p| {
+    form.add(OutputKind::Note, &["context-length", "concurrency"], |p| {
         plan::demand_note(CONTEXTS[p[0]], CONCURRENCIES[p[1]])
     });
-    form.add(Kind::Note, &["model-size", "tp"], |p| plan::kv_note(sizes[p[0]], TP[p[1]]));
-    form.add(Kind::Note, &["model-size", "tp", "page-size"], |p| plan::page_note(sizes[p[0]], TP[p[1]], PAGES[p[2]]));
+    form.add(OutputKind::Note, &["model-size", "tp"], |p| plan::kv_note(sizes[p[0]], TP[p[1]]));
+    form.add(OutputKind::Note, &["model-size", "tp", "page-size"], |p| {
+        plan::page_note(sizes[p[0]], TP[p[1]], PAGES[p[2]])
+    });
     form
 }
 
@@ -230,17 +232,18 @@ fn axis<T: ValueEnum>(
     title: &'static str,
     choices: &[T],
     describe: impl Fn(&T) -> (String, Option<&'static str>),
-) -> Axis {
+) -> OptionAxis {
     let choice = |value: &T| {
-        let (title, unbuilt) = describe(value);
-        Choice { id: value_name(value), title, unbuilt }
+        let (title, unsupported) = describe(value);
+        AxisChoice { id: value_name(value), title, unsupported }
     };
-    Axis { id, title, default: 0, choices: choices.iter().map(choice).collect() }
+    OptionAxis { id, title, default: 0, choices: choices.iter().map(choice).collect() }
 }
 
-fn weights_axis() -> Axis {
-    let choice = |&(_, id, title): &(Weights, &str, &str)| Choice { id: id.into(), title: title.into(), unbuilt: None };
-    Axis { id: "quantization", title: "Weights", default: 1, choices: WEIGHTS.iter().map(choice).collect() }
+fn weights_axis() -> OptionAxis {
+    let choice =
+        |&(_, id, title): &(Weights, &str, &str)| AxisChoice { id: id.into(), title: title.into(), unsupported: None };
+    OptionAxis { id: "quantization", title: "Weights", default: 1, choices: WEIGHTS.iter().map(choice).collect() }
 }
 
 fn numbers(
@@ -248,11 +251,11 @@ fn numbers(
     title: &'static str,
     choices: &[u64],
     default: u64,
-    unbuilt: impl Fn(u64) -> Option<&'static str>,
-) -> Axis {
+    unsupported: impl Fn(u64) -> Option<&'static str>,
+) -> OptionAxis {
     let default = choices.iter().position(|&n| n == default).expect("the default is on offer");
-    let choice = |&n: &u64| Choice { id: n.to_string(), title: grouped(n), unbuilt: unbuilt(n) };
-    Axis { id, title, default, choices: choices.iter().map(choice).collect() }
+    let choice = |&n: &u64| AxisChoice { id: n.to_string(), title: grouped(n), unsupported: unsupported(n) };
+    OptionAxis { id, title, default, choices: choices.iter().map(choice).collect() }
 }
 
 fn value_name<T: ValueEnum>(value: &T) -> String {
@@ -269,15 +272,15 @@ mod tests {
     use super::*;
 
     /// What the page does: look each section's text up.
-    fn answer(form: &Form, picks: &[usize]) -> (String, Vec<Note>) {
+    fn answer(form: &OptionForm, picks: &[usize]) -> (String, Vec<Note>) {
         let (mut lines, mut notes) = (Vec::new(), Vec::new());
         for section in &form.sections {
             let cell = section.axes.iter().fold(0, |cell, &axis| cell * form.axes[axis].choices.len() + picks[axis]);
             let text = section.texts[section.cells[cell]].clone();
             match section.kind {
                 _ if text.text.is_empty() => {}
-                Kind::Line | Kind::Output => lines.push(text.text),
-                Kind::Note => notes.push(text),
+                OutputKind::Line | OutputKind::Output => lines.push(text.text),
+                OutputKind::Note => notes.push(text),
             }
         }
         (lines.join(" \\\n  "), notes)

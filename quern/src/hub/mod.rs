@@ -108,7 +108,7 @@ struct FileHead {
 }
 
 /// A model at a commit, with what every step needs to know of it.
-struct Snapshot<'a> {
+struct RepoSnapshot<'a> {
     repo: &'a RepoId,
     commit: &'a str,
     cache: &'a RepoCache,
@@ -202,7 +202,7 @@ impl Hub {
             }
             (Err(error), _) => return Err(error),
         };
-        let snapshot = Snapshot { repo, commit: &listing.sha, cache: &cache };
+        let snapshot = RepoSnapshot { repo, commit: &listing.sha, cache: &cache };
         let names: Vec<String> = listing.siblings.into_iter().map(|file| file.rfilename).collect();
         self.fetch_all(&snapshot, names.iter().map(String::as_str).filter(|name| is_small_file(name))).await?;
         let opened = opened(listing.sha, Some(names));
@@ -230,10 +230,10 @@ impl Hub {
     /// Bring the files `names` into the cache.
     async fn fetch_all<'n>(
         &self,
-        snapshot: &Snapshot<'_>,
+        snapshot: &RepoSnapshot<'_>,
         names: impl Iterator<Item = &'n str>,
     ) -> Result<(), HubError> {
-        let Snapshot { repo, commit, cache } = *snapshot;
+        let RepoSnapshot { repo, commit, cache } = *snapshot;
         let missing: Vec<String> =
             names.filter(|name| !cache.snapshot(commit).join(name).exists()).map(str::to_owned).collect();
         let mut absent = Vec::new();
@@ -254,13 +254,13 @@ impl Hub {
     }
 
     /// Sizes and hashes of files, in their order.
-    async fn heads(&self, snapshot: &Snapshot<'_>, names: Vec<String>) -> Result<Vec<FileHead>, HubError> {
+    async fn heads(&self, snapshot: &RepoSnapshot<'_>, names: Vec<String>) -> Result<Vec<FileHead>, HubError> {
         let heads = stream::iter(names).map(|name| self.head(snapshot, name)).buffered(2 * PARALLEL_FILES);
         heads.try_collect().await
     }
 
     /// Refuse before the first byte what the disk has no room for.
-    fn ask_for_room(&self, snapshot: &Snapshot<'_>, absent: &[FileHead]) -> Result<(), HubError> {
+    fn ask_for_room(&self, snapshot: &RepoSnapshot<'_>, absent: &[FileHead]) -> Result<(), HubError> {
         let begun =
             |head: &FileHead| std::fs::metadata(snapshot.cache.incomplete(&head.etag)).map_or(0, |file| file.len());
         let needed: u64 = absent.iter().map(|head| head.size.saturating_sub(begun(head))).sum();
@@ -274,8 +274,8 @@ impl Hub {
     }
 
     /// Size and hash of a file.
-    async fn head(&self, snapshot: &Snapshot<'_>, name: String) -> Result<FileHead, HubError> {
-        let Snapshot { repo, commit, .. } = *snapshot;
+    async fn head(&self, snapshot: &RepoSnapshot<'_>, name: String) -> Result<FileHead, HubError> {
+        let RepoSnapshot { repo, commit, .. } = *snapshot;
         let mut url = self.file_url(repo, commit, &name);
         for _ in 0..MAX_REDIRECTS {
             let response = self.ask(Method::HEAD, url.clone(), repo, |request| request).await?;

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    FileHead, Hub, HubError, MAX_FAILURES, MAX_REDIRECTS, RepoId, Snapshot,
+    FileHead, Hub, HubError, MAX_FAILURES, MAX_REDIRECTS, RepoId, RepoSnapshot,
     cache::{RepoCache, is_hex},
     error::root_cause,
     text,
@@ -27,11 +27,11 @@ impl Hub {
     /// Bring one file into the cache: resume, verify, put in place.
     pub(super) async fn fetch(
         &self,
-        snapshot: &Snapshot<'_>,
+        snapshot: &RepoSnapshot<'_>,
         head: &FileHead,
         progress: &ByteProgress,
     ) -> Result<(), HubError> {
-        let Snapshot { repo, commit, cache } = *snapshot;
+        let RepoSnapshot { repo, commit, cache } = *snapshot;
         let blob = cache.blob(&head.etag);
         cache.make_parent(&blob)?;
         let _lock = {
@@ -73,7 +73,7 @@ impl Hub {
     /// Append to `path` until it has the file's size, over as many connections as it takes.
     async fn receive(
         &self,
-        snapshot: &Snapshot<'_>,
+        snapshot: &RepoSnapshot<'_>,
         head: &FileHead,
         path: &Path,
         progress: &ByteProgress,
@@ -118,13 +118,13 @@ impl Hub {
     /// One connection's worth of the file, from byte `done` on.
     async fn append(
         &self,
-        snapshot: &Snapshot<'_>,
+        snapshot: &RepoSnapshot<'_>,
         head: &FileHead,
         file: &mut File,
         done: &mut u64,
         progress: &ByteProgress,
     ) -> Result<(), Interruption> {
-        let Snapshot { repo, commit, .. } = *snapshot;
+        let RepoSnapshot { repo, commit, .. } = *snapshot;
         let url = self.file_url(repo, commit, &head.name);
         let from = *done;
         let mut response = self.get_file(url, repo, from).await?;

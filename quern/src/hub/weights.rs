@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Fetched, Hub, HubError, Opened, Pick, RepoCache, RepoId, Snapshot};
+use super::{Fetched, Hub, HubError, Opened, Pick, RepoCache, RepoId, RepoSnapshot};
 use crate::{
     defaults::MEM_FRACTION,
     gguf_files::{GgufChoice, files, pieces},
@@ -19,7 +19,7 @@ impl Hub {
     pub async fn fetch_weights(&self, opened: &Opened, pick: Option<&Pick>) -> Result<Fetched, HubError> {
         let Some(names) = &opened.names else { return cached(opened, pick) };
         let cache = RepoCache::new(&self.options.cache_dir, &opened.repo);
-        let snapshot = Snapshot { repo: &opened.repo, commit: &opened.commit, cache: &cache };
+        let snapshot = RepoSnapshot { repo: &opened.repo, commit: &opened.commit, cache: &cache };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         if pick.is_none() && names.iter().any(|name| is_weights(name)) {
             let shards = shards(&snapshot, &names)?;
@@ -38,7 +38,7 @@ impl Hub {
     /// The model that is taken where none is named, with a line that says so.
     async fn usual<'c>(
         &self,
-        snapshot: &Snapshot<'_>,
+        snapshot: &RepoSnapshot<'_>,
         choices: &'c [GgufChoice],
         names: &[&str],
     ) -> Result<&'c GgufChoice, HubError> {
@@ -109,8 +109,8 @@ pub(super) fn is_weights(name: &str) -> bool {
 }
 
 /// The weight files: those the index names, or else every safetensors file.
-fn shards(snapshot: &Snapshot<'_>, names: &[&str]) -> Result<Vec<String>, HubError> {
-    let Snapshot { repo, commit, cache } = *snapshot;
+fn shards(snapshot: &RepoSnapshot<'_>, names: &[&str]) -> Result<Vec<String>, HubError> {
+    let RepoSnapshot { repo, commit, cache } = *snapshot;
     const INDEX: &str = "model.safetensors.index.json";
     if !names.contains(&INDEX) {
         return Ok(names.iter().filter(|name| is_weights(name)).map(|name| (*name).to_owned()).collect());

@@ -6,13 +6,13 @@
 //!
 //! Only what is new is refused: the tools, and the last message. What stands in the history comes back with
 //! every later turn, so a refusal would end the conversation; what cannot be read there becomes a line of
-//! text ([`Part::in_history`]), and [`Messages::notes`] says so.
+//! text ([`ContentPart::in_history`]), and [`TemplateMessages::notes`] says so.
 
 use serde_json::{Map, Value};
 
 use super::{
     parameters::{self, BadParameters},
-    part::Part,
+    part::ContentPart,
     past_call,
 };
 
@@ -33,7 +33,7 @@ pub enum ConversationError {
     },
     /// A part of a kind that a text model cannot read.
     #[error("messages[{index}].content[{part}]: type {kind:?} is not supported; supported: text")]
-    Part {
+    ContentPart {
         /// Which message.
         index: usize,
         /// Which part.
@@ -67,7 +67,7 @@ pub enum ConversationError {
 
 /// Messages as templates expect them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Messages {
+pub struct TemplateMessages {
     /// `{role, content, …}`.
     pub list: Vec<Value>,
     /// What of the history was read otherwise than it stands there, with its place.
@@ -75,8 +75,8 @@ pub struct Messages {
 }
 
 /// Messages as templates expect them.
-pub fn messages(request: &[Value]) -> Result<Messages, ConversationError> {
-    let mut out = Messages::default();
+pub fn messages(request: &[Value]) -> Result<TemplateMessages, ConversationError> {
+    let mut out = TemplateMessages::default();
     for (index, message) in request.iter().enumerate() {
         let is_last = index + 1 == request.len();
         let read = self::message(index, message, is_last, &mut out.notes)?;
@@ -166,12 +166,14 @@ fn content(
     };
     let mut texts = Vec::new();
     for (part, value) in parts.iter().enumerate() {
-        match Part::read(value) {
-            Part::Text(text) => texts.push(text),
-            Part::Thought(thought) => thoughts.push(thought),
-            Part::Nothing => {}
-            Part::Unreadable { kind, .. } if is_new => return Err(ConversationError::Part { index, part, kind }),
-            unreadable @ Part::Unreadable { .. } => {
+        match ContentPart::read(value) {
+            ContentPart::Text(text) => texts.push(text),
+            ContentPart::Thought(thought) => thoughts.push(thought),
+            ContentPart::Nothing => {}
+            ContentPart::Unreadable { kind, .. } if is_new => {
+                return Err(ConversationError::ContentPart { index, part, kind });
+            }
+            unreadable @ ContentPart::Unreadable { .. } => {
                 notes.push(format!("messages[{index}].content[{part}]: no text; a line says what it was"));
                 texts.extend(unreadable.in_history());
             }

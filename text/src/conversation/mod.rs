@@ -5,5 +5,5 @@ pub mod parameters;
 pub mod part;
 pub mod past_call;
 
-pub use messages::{ConversationError, Messages, messages, tools};
-pub use part::Part;
+pub use messages::{ConversationError, TemplateMessages, messages, tools};
+pub use part::ContentPart;

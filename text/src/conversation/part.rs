@@ -1,4 +1,4 @@
-//! [`Part`]: one part of a message's content, in the forms of every API.
+//! [`ContentPart`]: one part of a message's content, in the forms of every API.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ const MAX_KIND_CHARS: usize = 40;
 
 /// What a part says to a model that reads text only.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum ContentPart {
     /// Text.
     Text(String),
     /// What an earlier answer thought before it spoke.
@@ -26,7 +26,7 @@ pub enum Part {
     },
 }
 
-impl Part {
+impl ContentPart {
     /// Read a part of OpenAI's chat and responses, of Anthropic's messages, or a plain string.
     pub fn read(value: &Value) -> Self {
         Self::read_at(value, 0)
@@ -109,10 +109,10 @@ fn contained(content: &Value, depth: usize) -> Option<String> {
     match content {
         Value::String(text) => Some(text.clone()),
         Value::Array(parts) => {
-            let texts = parts.iter().filter_map(|part| Part::read_at(part, depth + 1).in_history());
+            let texts = parts.iter().filter_map(|part| ContentPart::read_at(part, depth + 1).in_history());
             Some(texts.collect::<Vec<_>>().join("\n"))
         }
-        Value::Object(_) => Part::read_at(content, depth + 1).in_history(),
+        Value::Object(_) => ContentPart::read_at(content, depth + 1).in_history(),
         _ => None,
     }
 }
@@ -163,13 +163,13 @@ mod tests {
             (json!({"type": "web_search_tool_result_error", "error_code": "max_uses_exceeded"}), "max_uses_exceeded"),
             (json!({"type": "compaction", "content": "So far."}), "So far."),
         ] {
-            assert_eq!(Part::read(&part), Part::Text(wanted.into()), "{part}");
+            assert_eq!(ContentPart::read(&part), ContentPart::Text(wanted.into()), "{part}");
         }
     }
 
     #[test]
     fn what_is_no_text_leaves_a_line_in_the_history() {
-        let line = |part: Value| Part::read(&part).in_history();
+        let line = |part: Value| ContentPart::read(&part).in_history();
         let omitted = |what: &str| Some(format!("[{what} omitted: this model reads text only]"));
         assert_eq!(line(json!({"type": "image_url", "image_url": {"url": "…"}})), omitted("image"));
         assert_eq!(line(json!({"type": "input_audio"})), omitted("audio"));
@@ -183,7 +183,10 @@ mod tests {
         for silent in [json!(null), json!({"type": "text", "text": null}), json!({"type": "redacted_thinking"})] {
             assert_eq!(line(silent), None);
         }
-        assert_eq!(Part::read(&json!({"type": "thinking", "thinking": "Hm."})), Part::Thought("Hm.".into()));
+        assert_eq!(
+            ContentPart::read(&json!({"type": "thinking", "thinking": "Hm."})),
+            ContentPart::Thought("Hm.".into())
+        );
         assert_eq!(history_text(&json!(["a", {"type": "image"}])), "a\n[image omitted: this model reads text only]");
         assert_eq!(history_text(&json!(3)), "3");
     }

@@ -36,41 +36,41 @@ const MAX_RULE_REPEAT: u32 = 256;
 /// Translate `source`, whose first rule is `root`.
 pub(super) fn to_lark(source: &str) -> Result<String, String> {
     bounds::source(source)?;
-    let rules = Reader { rest: source, line: 1, names: HashMap::new(), bodies: Vec::new() }.rules()?;
+    let rules = EbnfParser { rest: source, line: 1, names: HashMap::new(), bodies: Vec::new() }.rules()?;
     let regular = regular_rules(&rules.bodies)?;
     let (names, terminals) = (vec![None; rules.bodies.len()], vec![None; rules.bodies.len()]);
-    let mut writer = Writer { bodies: &rules.bodies, regular, names, terminals, lark: Lark::default() };
+    let mut writer = EbnfWriter { bodies: &rules.bodies, regular, names, terminals, lark: Lark::default() };
     let start = writer.named_rule(rules.root)?;
     Ok(writer.lark.finish(&start))
 }
 
 /// Part of a rule's body.
 #[derive(Debug)]
-enum Node {
+enum Expr {
     Literal(String),
     /// A class in the `regex` crate's syntax.
     Class(String),
     Rule(usize),
-    Sequence(Vec<Node>),
-    Choice(Vec<Node>),
+    Sequence(Vec<Expr>),
+    Choice(Vec<Expr>),
     /// At least so often, and at most.
-    Repeat(Box<Node>, u32, Option<u32>),
+    Repeat(Box<Expr>, u32, Option<u32>),
 }
 
 struct Rules {
-    bodies: Vec<Node>,
+    bodies: Vec<Expr>,
     root: usize,
 }
 
-struct Reader<'a> {
+struct EbnfParser<'a> {
     rest: &'a str,
     line: usize,
     /// Rules by name, those included that are only referred to so far.
     names: HashMap<&'a str, usize>,
-    bodies: Vec<Option<Node>>,
+    bodies: Vec<Option<Expr>>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> EbnfParser<'a> {
     fn rules(mut self) -> Result<Rules, String> {
         self.blanks();
         while !self.rest.is_empty() {
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         Ok(Rules { bodies: self.bodies.into_iter().flatten().collect(), root })
     }
 
-    fn choice(&mut self, depth: usize) -> Result<Node, String> {
+    fn choice(&mut self, depth: usize) -> Result<Expr, String> {
         if depth > bounds::MAX_GROUPS {
             return Err(self.error(&format!("groups are nested more than {} levels deep", bounds::MAX_GROUPS)));
         }
@@ -100,10 +100,10 @@ impl<'a> Reader<'a> {
         while self.take("|") {
             options.push(self.sequence(depth)?);
         }
-        Ok(if options.len() == 1 { options.remove(0) } else { Node::Choice(options) })
+        Ok(if options.len() == 1 { options.remove(0) } else { Expr::Choice(options) })
     }
 
-    fn sequence(&mut self, depth: usize) -> Result<Node, String> {
+    fn sequence(&mut self, depth: usize) -> Result<Expr, String> {
         let mut parts = Vec::new();
         loop {
             self.blanks();
@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
                 Some('[') => self.class()?,
                 Some('.') => {
                     self.take(".");
-                    Node::Class("(?s:.)".into())
+                    Expr::Class("(?s:.)".into())
                 }
                 Some('(') => {
                     self.take("(");
@@ -138,15 +138,15 @@ impl<'a> Reader<'a> {
                     if self.rest.starts_with('(') && name == "TagDispatch" {
                         return Err(self.error("TagDispatch is not supported; use structural_tag"));
                     }
-                    Node::Rule(self.rule(name)?)
+                    Expr::Rule(self.rule(name)?)
                 }
             };
             parts.push(self.repeats(part)?);
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Node::Sequence(parts) })
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Expr::Sequence(parts) })
     }
 
-    fn repeats(&mut self, mut node: Node) -> Result<Node, String> {
+    fn repeats(&mut self, mut node: Expr) -> Result<Expr, String> {
         let mut operators = 0;
         loop {
             let (min, max) = match self.rest.chars().next() {
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
                         return Err(self.error(&format!("{{{range}}}: the second number is the smaller one")));
                     }
                     self.rest = rest;
-                    node = Node::Repeat(Box::new(node), min, max);
+                    node = Expr::Repeat(Box::new(node), min, max);
                     continue;
                 }
                 _ => return Ok(node),
@@ -178,22 +178,22 @@ impl<'a> Reader<'a> {
                 return Err(self.error("too many repetitions of one part"));
             }
             self.rest = &self.rest[1..];
-            node = Node::Repeat(Box::new(node), min, max);
+            node = Expr::Repeat(Box::new(node), min, max);
         }
     }
 
-    fn literal(&mut self) -> Result<Node, String> {
+    fn literal(&mut self) -> Result<Expr, String> {
         self.take("\"");
         let mut text = String::new();
         loop {
             match self.character()? {
-                ('"', false) => return Ok(Node::Literal(text)),
+                ('"', false) => return Ok(Expr::Literal(text)),
                 (c, _) => text.push(c),
             }
         }
     }
 
-    fn class(&mut self) -> Result<Node, String> {
+    fn class(&mut self) -> Result<Expr, String> {
         self.take("[");
         let negated = self.take("^");
         let mut ranges = String::new();
@@ -215,10 +215,10 @@ impl<'a> Reader<'a> {
             ranges += &format!("\\x{{{:x}}}-\\x{{{:x}}}", first as u32, last as u32);
         }
         match (ranges.is_empty(), negated) {
-            (true, true) => Ok(Node::Class("(?s:.)".into())),
+            (true, true) => Ok(Expr::Class("(?s:.)".into())),
             (true, false) => Err(self.error("[] matches nothing")),
-            (false, true) => Ok(Node::Class(format!("[^{ranges}]"))),
-            (false, false) => Ok(Node::Class(format!("[{ranges}]"))),
+            (false, true) => Ok(Expr::Class(format!("[^{ranges}]"))),
+            (false, false) => Ok(Expr::Class(format!("[{ranges}]"))),
         }
     }
 
@@ -303,14 +303,14 @@ impl<'a> Reader<'a> {
 }
 
 /// Which rules lead to no recursion.
-fn regular_rules(bodies: &[Node]) -> Result<Vec<bool>, String> {
+fn regular_rules(bodies: &[Expr]) -> Result<Vec<bool>, String> {
     #[derive(Clone, Copy)]
     enum Mark {
         New,
         Open,
         Done(bool),
     }
-    fn visit(rule: usize, bodies: &[Node], marks: &mut [Mark], chain: usize) -> Result<bool, String> {
+    fn visit(rule: usize, bodies: &[Expr], marks: &mut [Mark], chain: usize) -> Result<bool, String> {
         if chain > MAX_CHAIN {
             return Err(format!("more than {MAX_CHAIN} rules refer to one another in a chain"));
         }
@@ -324,10 +324,10 @@ fn regular_rules(bodies: &[Node]) -> Result<Vec<bool>, String> {
         let mut todo = vec![&bodies[rule]];
         while let Some(node) = todo.pop() {
             match node {
-                Node::Literal(_) | Node::Class(_) => {}
-                Node::Rule(other) => regular &= visit(*other, bodies, marks, chain + 1)?,
-                Node::Sequence(parts) | Node::Choice(parts) => todo.extend(parts),
-                Node::Repeat(part, ..) => todo.push(part),
+                Expr::Literal(_) | Expr::Class(_) => {}
+                Expr::Rule(other) => regular &= visit(*other, bodies, marks, chain + 1)?,
+                Expr::Sequence(parts) | Expr::Choice(parts) => todo.extend(parts),
+                Expr::Repeat(part, ..) => todo.push(part),
             }
         }
         marks[rule] = Mark::Done(regular);
@@ -337,8 +337,8 @@ fn regular_rules(bodies: &[Node]) -> Result<Vec<bool>, String> {
     (0..bodies.len()).map(|rule| visit(rule, bodies, &mut marks, 0)).collect()
 }
 
-struct Writer<'a> {
-    bodies: &'a [Node],
+struct EbnfWriter<'a> {
+    bodies: &'a [Expr],
     regular: Vec<bool>,
     /// What rules are called that have been written, or are being written.
     names: Vec<Option<String>>,
@@ -347,13 +347,13 @@ struct Writer<'a> {
     lark: Lark,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> EbnfWriter<'a> {
     /// A rule by its name, for use in other rules.
     fn named_rule(&mut self, rule: usize) -> Result<String, String> {
         if let Some(name) = &self.names[rule] {
             return Ok(name.clone());
         }
-        let body: &'a Node = &self.bodies[rule];
+        let body: &'a Expr = &self.bodies[rule];
         let name = if self.regular[rule] {
             self.lexeme(body)
         } else {
@@ -367,14 +367,14 @@ impl<'a> Writer<'a> {
         Ok(name)
     }
 
-    fn rule_body(&mut self, node: &Node) -> Result<String, String> {
+    fn rule_body(&mut self, node: &Expr) -> Result<String, String> {
         if self.is_regular(node) {
             return Ok(self.lexeme(node));
         }
         match node {
-            Node::Literal(_) | Node::Class(_) => Ok(self.lexeme(node)),
-            Node::Rule(rule) => self.named_rule(*rule),
-            Node::Sequence(parts) => {
+            Expr::Literal(_) | Expr::Class(_) => Ok(self.lexeme(node)),
+            Expr::Rule(rule) => self.named_rule(*rule),
+            Expr::Sequence(parts) => {
                 let mut out = Vec::new();
                 let mut rest = &parts[..];
                 while let Some(first) = rest.first() {
@@ -384,11 +384,11 @@ impl<'a> Writer<'a> {
                 }
                 Ok(out.join(" "))
             }
-            Node::Choice(options) => {
+            Expr::Choice(options) => {
                 let options: Result<Vec<_>, _> = options.iter().map(|option| self.rule_body(option)).collect();
                 Ok(self.lark.rule(&options?.join(" | ")))
             }
-            Node::Repeat(part, min, max) => {
+            Expr::Repeat(part, min, max) => {
                 if max.unwrap_or(*min) > MAX_RULE_REPEAT {
                     return Err(format!("a recursive part is repeated more than {MAX_RULE_REPEAT} times"));
                 }
@@ -400,14 +400,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Adjacent regular parts as one terminal.
-    fn run(&mut self, parts: &[Node]) -> String {
+    fn run(&mut self, parts: &[Expr]) -> String {
         let nullable = parts.iter().all(|part| self.is_nullable(part));
         let parts: Vec<String> = parts.iter().map(|part| self.terminal(part)).collect();
         self.lexeme_of(&parts.join(" "), nullable)
     }
 
     /// A regular part as one terminal.
-    fn lexeme(&mut self, node: &Node) -> String {
+    fn lexeme(&mut self, node: &Expr) -> String {
         let nullable = self.is_nullable(node);
         let body = self.terminal(node);
         self.lexeme_of(&body, nullable)
@@ -423,21 +423,21 @@ impl<'a> Writer<'a> {
     }
 
     /// A regular part as an atom of a terminal's body.
-    fn terminal(&mut self, node: &Node) -> String {
+    fn terminal(&mut self, node: &Expr) -> String {
         match node {
-            Node::Literal(text) => literal(text),
-            Node::Class(class) => regex(class),
-            Node::Rule(rule) => self.regular_rule(*rule).0,
-            Node::Sequence(parts) if parts.is_empty() => literal(""),
-            Node::Sequence(parts) => {
+            Expr::Literal(text) => literal(text),
+            Expr::Class(class) => regex(class),
+            Expr::Rule(rule) => self.regular_rule(*rule).0,
+            Expr::Sequence(parts) if parts.is_empty() => literal(""),
+            Expr::Sequence(parts) => {
                 let parts: Vec<String> = parts.iter().map(|part| self.terminal(part)).collect();
                 self.lark.terminal(&parts.join(" "))
             }
-            Node::Choice(options) => {
+            Expr::Choice(options) => {
                 let options: Vec<String> = options.iter().map(|option| self.terminal(option)).collect();
                 self.lark.terminal(&options.join(" | "))
             }
-            Node::Repeat(part, min, max) => {
+            Expr::Repeat(part, min, max) => {
                 let part = self.terminal(part);
                 self.lark.terminal(&repeat(&part, *min as usize, max.map(|max| max as usize)))
             }
@@ -448,31 +448,31 @@ impl<'a> Writer<'a> {
         if let Some(known) = &self.terminals[rule] {
             return known.clone();
         }
-        let body: &'a Node = &self.bodies[rule];
+        let body: &'a Expr = &self.bodies[rule];
         let (text, nullable) = (self.terminal(body), self.is_nullable(body));
         let known = (self.lark.terminal(&text), nullable);
         self.terminals[rule] = Some(known.clone());
         known
     }
 
-    fn is_regular(&self, node: &Node) -> bool {
+    fn is_regular(&self, node: &Expr) -> bool {
         match node {
-            Node::Literal(_) | Node::Class(_) => true,
-            Node::Rule(rule) => self.regular[*rule],
-            Node::Sequence(parts) | Node::Choice(parts) => parts.iter().all(|part| self.is_regular(part)),
-            Node::Repeat(part, ..) => self.is_regular(part),
+            Expr::Literal(_) | Expr::Class(_) => true,
+            Expr::Rule(rule) => self.regular[*rule],
+            Expr::Sequence(parts) | Expr::Choice(parts) => parts.iter().all(|part| self.is_regular(part)),
+            Expr::Repeat(part, ..) => self.is_regular(part),
         }
     }
 
     /// Whether a regular part matches the empty text.
-    fn is_nullable(&mut self, node: &Node) -> bool {
+    fn is_nullable(&mut self, node: &Expr) -> bool {
         match node {
-            Node::Literal(text) => text.is_empty(),
-            Node::Class(_) => false,
-            Node::Rule(rule) => self.regular_rule(*rule).1,
-            Node::Sequence(parts) => parts.iter().all(|part| self.is_nullable(part)),
-            Node::Choice(options) => options.iter().any(|option| self.is_nullable(option)),
-            Node::Repeat(part, min, _) => *min == 0 || self.is_nullable(part),
+            Expr::Literal(text) => text.is_empty(),
+            Expr::Class(_) => false,
+            Expr::Rule(rule) => self.regular_rule(*rule).1,
+            Expr::Sequence(parts) => parts.iter().all(|part| self.is_nullable(part)),
+            Expr::Choice(options) => options.iter().any(|option| self.is_nullable(option)),
+            Expr::Repeat(part, min, _) => *min == 0 || self.is_nullable(part),
         }
     }
 }

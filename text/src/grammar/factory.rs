@@ -17,8 +17,8 @@ use super::{
     json_blanks::JsonBlanks,
     json_schema,
     lark::{self, Lark},
-    matcher::{Grammar, brief},
-    spec::{GrammarError, GrammarSpec},
+    matcher::{GrammarMatcher, brief},
+    spec::{ConstraintError, GrammarSpec},
     structural_tag, tool_calls,
 };
 use crate::tokenizer::Tokenizer;
@@ -70,8 +70,8 @@ impl GrammarFactory {
 
     /// A factory for the vocabulary of `tokenizer`, padded to the model's `vocab_size` rows of logits.
     /// `eos` are the tokens that may end an output.
-    pub fn new(tokenizer: &Tokenizer, vocab_size: usize, eos: &[u32]) -> Result<Self, GrammarError> {
-        let error = |cause: String| GrammarError::Tokenizer(cause);
+    pub fn new(tokenizer: &Tokenizer, vocab_size: usize, eos: &[u32]) -> Result<Self, ConstraintError> {
+        let error = |cause: String| ConstraintError::Tokenizer(cause);
         let rows = u32::try_from(vocab_size).map_err(|_| error(format!("{vocab_size} tokens")))?;
         let eos: Vec<u32> = eos.iter().copied().filter(|&id| id < rows).collect();
         let Some(&first_eos) = eos.first() else { return Err(error("it has no end-of-sequence token".into())) };
@@ -102,12 +102,12 @@ impl GrammarFactory {
     /// The grammar of `spec`, at its beginning: from the cache, or compiled now.
     ///
     /// Takes milliseconds to a few hundred; nothing for one that is cached.
-    pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar, GrammarError> {
+    pub fn compile(&self, spec: &GrammarSpec) -> Result<GrammarMatcher, ConstraintError> {
         let key = key(spec);
         if let Some(matcher) = self.cached().get(&key) {
             return Ok(self.begin(spec, matcher));
         }
-        let error = |cause| GrammarError::Compile { kind: spec.kind(), cause };
+        let error = |cause| ConstraintError::Compile { kind: spec.kind(), cause };
         let grammar = self.translate(spec).map_err(error)?;
         let source_bytes = source_bytes(&grammar);
         let matcher = Matcher::new(self.parsers.create_parser(TopLevelGrammar::from_grammar(grammar)));
@@ -121,9 +121,9 @@ impl GrammarFactory {
         Ok(self.begin(spec, matcher))
     }
 
-    fn begin(&self, spec: &GrammarSpec, matcher: Matcher) -> Grammar {
+    fn begin(&self, spec: &GrammarSpec, matcher: Matcher) -> GrammarMatcher {
         let has_calls = matches!(spec, GrammarSpec::ToolCalls { .. });
-        Grammar::new(matcher, self.parsers.tok_env().clone(), self.rows, has_calls, self.max_repeats)
+        GrammarMatcher::new(matcher, self.parsers.tok_env().clone(), self.rows, has_calls, self.max_repeats)
     }
 
     /// Grammars kept now.

@@ -107,7 +107,7 @@ const TYPES: [&str; 6] = ["object", "array", "string", "number", "boolean", "nul
 
 /// The rule of JSON that is valid under `schema`, whose references point into `root`.
 pub(super) fn rule(lark: &mut Lark, root: &Value, schema: &Value) -> Result<String, String> {
-    let mut writer = Writer { lark, root, references: HashMap::new(), pending: Vec::new(), visits: 0 };
+    let mut writer = SchemaWriter { lark, root, references: HashMap::new(), pending: Vec::new(), visits: 0 };
     let rule = writer.value(schema)?;
     while let Some((name, target)) = writer.pending.pop() {
         let body = writer.value(target)?;
@@ -121,7 +121,7 @@ pub(super) fn any_object(lark: &mut Lark) -> Result<String, String> {
     rule(lark, &Value::Null, &serde_json::json!({"type": "object"}))
 }
 
-struct Writer<'a> {
+struct SchemaWriter<'a> {
     lark: &'a mut Lark,
     root: &'a Value,
     /// The rule of each reference.
@@ -131,7 +131,7 @@ struct Writer<'a> {
     visits: usize,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> SchemaWriter<'a> {
     fn value(&mut self, schema: &Value) -> Result<String, String> {
         self.visits += 1;
         if self.visits > MAX_VISITS {

@@ -27,20 +27,20 @@ pub(super) struct LoopGuard {
     /// The last tokens, at most [`MAX_PERIOD`].
     recent: VecDeque<u32>,
     /// For each period how far back every token equals the one a period before it.
-    runs: [Run; MAX_PERIOD],
+    runs: [Repetition; MAX_PERIOD],
     num_broken: usize,
     since_broken: usize,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Run {
+struct Repetition {
     tokens: usize,
     bytes: usize,
 }
 
 /// What to do about loops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
+pub(super) enum LoopRemedy {
     /// Forbid the tokens that go on with one.
     Break,
     /// Close what is open, where something can be closed.
@@ -50,7 +50,7 @@ pub(super) enum Remedy {
 impl LoopGuard {
     /// A guard that lets a unit be repeated this often; 0: as often as the model likes.
     pub(super) fn new(max_repeats: usize) -> Self {
-        let runs = [Run::default(); MAX_PERIOD];
+        let runs = [Repetition::default(); MAX_PERIOD];
         Self { max_repeats, recent: VecDeque::with_capacity(MAX_PERIOD), runs, num_broken: 0, since_broken: 0 }
     }
 
@@ -61,9 +61,9 @@ impl LoopGuard {
         }
         for (run, before) in self.runs.iter_mut().zip(self.recent.iter().rev()) {
             *run = if *before == token {
-                Run { tokens: run.tokens + 1, bytes: run.bytes + bytes }
+                Repetition { tokens: run.tokens + 1, bytes: run.bytes + bytes }
             } else {
-                Run::default()
+                Repetition::default()
             };
         }
         if self.recent.len() == MAX_PERIOD {
@@ -94,10 +94,10 @@ impl LoopGuard {
 
     /// What to do at this token, if it is inside of a loop (`loops`) or not: break the first one, close what
     /// the next ones are in, and after the third close whatever is open.
-    pub(super) fn remedy(&self, loops: bool) -> Option<Remedy> {
+    pub(super) fn remedy(&self, loops: bool) -> Option<LoopRemedy> {
         match (loops, self.num_broken) {
-            (true, 0) => Some(Remedy::Break),
-            (true, _) | (false, 3..) => Some(Remedy::Close),
+            (true, 0) => Some(LoopRemedy::Break),
+            (true, _) | (false, 3..) => Some(LoopRemedy::Close),
             (false, _) => None,
         }
     }
@@ -107,7 +107,7 @@ impl LoopGuard {
         self.num_broken += 1;
         self.since_broken = 0;
         self.recent.clear();
-        self.runs = [Run::default(); MAX_PERIOD];
+        self.runs = [Repetition::default(); MAX_PERIOD];
     }
 }
 
@@ -169,19 +169,19 @@ mod tests {
     #[test]
     fn a_relapse_is_found_sooner_and_treated_harder() {
         let mut guard = after(&[1], 17, 100);
-        assert_eq!((guard.remedy(true), guard.remedy(false)), (Some(Remedy::Break), None));
+        assert_eq!((guard.remedy(true), guard.remedy(false)), (Some(LoopRemedy::Break), None));
         guard.broken();
         repeat(&mut guard, &[2], 4, 100);
         assert_eq!(guard.continuations(), NONE);
         guard.observe(2, 100);
         assert_eq!(guard.continuations(), [2]);
-        assert_eq!((guard.remedy(true), guard.remedy(false)), (Some(Remedy::Close), None));
+        assert_eq!((guard.remedy(true), guard.remedy(false)), (Some(LoopRemedy::Close), None));
         guard.broken();
         assert_eq!(guard.remedy(false), None);
         guard.broken();
-        assert_eq!(guard.remedy(false), Some(Remedy::Close), "the third time all that is open");
+        assert_eq!(guard.remedy(false), Some(LoopRemedy::Close), "the third time all that is open");
         (0..MEMORY_TOKENS as u32).for_each(|token| guard.observe(token, 1));
-        assert_eq!(guard.remedy(false), Some(Remedy::Close));
+        assert_eq!(guard.remedy(false), Some(LoopRemedy::Close));
         guard.observe(7, 1);
         assert_eq!(guard.remedy(false), None, "long ago");
     }

@@ -1,10 +1,10 @@
-//! [`Grammar`]: the state of one constrained output.
+//! [`GrammarMatcher`]: the state of one constrained output.
 
 use llguidance::{Matcher, api::StopReason, toktrie::TokEnv};
 
 use super::{
-    loop_guard::{LoopGuard, Remedy},
-    spec::GrammarError,
+    loop_guard::{LoopGuard, LoopRemedy},
+    spec::ConstraintError,
 };
 
 /// What ends a call with the text value it is in, or the value alone where other parameters must follow.
@@ -17,7 +17,7 @@ const JSON_ENDS: [&str; 3] = ["\"", "]", "}"];
 const AFTER_NO_END: [&str; 3] = ["x", "0", "\""];
 
 /// One output on its way through a compiled grammar. Outputs share nothing but the vocabulary.
-pub struct Grammar {
+pub struct GrammarMatcher {
     matcher: Matcher,
     /// What tokens spell.
     vocabulary: TokEnv,
@@ -32,7 +32,7 @@ pub struct Grammar {
     closing: &'static str,
 }
 
-impl Grammar {
+impl GrammarMatcher {
     pub(super) fn new(matcher: Matcher, vocabulary: TokEnv, rows: usize, has_calls: bool, max_repeats: usize) -> Self {
         let guard = LoopGuard::new(max_repeats);
         Self { matcher, vocabulary, rows, has_calls, guard, is_broken: false, closing: "" }
@@ -41,7 +41,7 @@ impl Grammar {
     /// The tokens that may come next: token `t` is bit `t % 32` of word `t / 32`. An end-of-sequence token
     /// is among them where the output may end. Where it may not, those that would go on with a loop are
     /// left out, unless there are no others.
-    pub fn mask(&mut self) -> Result<Vec<u32>, GrammarError> {
+    pub fn mask(&mut self) -> Result<Vec<u32>, ConstraintError> {
         let mask = self.matcher.compute_mask_or_eos().map_err(|cause| step_error(&cause))?;
         // llguidance keeps a bit more than there are tokens.
         let mut words = mask.as_slice()[..self.rows.div_ceil(32)].to_vec();
@@ -58,10 +58,10 @@ impl Grammar {
     }
 
     /// Narrow a mask, but never to nothing.
-    fn guard_against_loops(&mut self, words: &mut [u32]) -> Result<(), GrammarError> {
+    fn guard_against_loops(&mut self, words: &mut [u32]) -> Result<(), ConstraintError> {
         let loops = self.guard.continuations();
         self.is_broken = !loops.is_empty();
-        if self.closing.is_empty() && self.guard.remedy(self.is_broken) == Some(Remedy::Close) {
+        if self.closing.is_empty() && self.guard.remedy(self.is_broken) == Some(LoopRemedy::Close) {
             self.closing = self.end_here()?.unwrap_or_default();
         }
         let trie = self.vocabulary.tok_trie();
@@ -79,7 +79,7 @@ impl Grammar {
     }
 
     /// What may come here and ends the innermost thing that is open.
-    fn end_here(&mut self) -> Result<Option<&'static str>, GrammarError> {
+    fn end_here(&mut self) -> Result<Option<&'static str>, ConstraintError> {
         if self.has_calls {
             for end in CALL_ENDS {
                 if self.may_follow(end)? {
@@ -102,14 +102,14 @@ impl Grammar {
         Ok(None)
     }
 
-    fn may_follow(&mut self, text: &str) -> Result<bool, GrammarError> {
+    fn may_follow(&mut self, text: &str) -> Result<bool, ConstraintError> {
         let tokens = self.vocabulary.tok_trie().greedy_tokenize(text.as_bytes());
         let taken = self.matcher.validate_tokens(&tokens).map_err(|cause| step_error(&cause))?;
         Ok(taken == tokens.len())
     }
 
     /// Take a token that the mask allowed. Returns whether the output is complete and nothing can follow.
-    pub fn accept(&mut self, token: u32) -> Result<bool, GrammarError> {
+    pub fn accept(&mut self, token: u32) -> Result<bool, ConstraintError> {
         self.matcher.consume_token(token).map_err(|cause| step_error(&cause))?;
         if std::mem::take(&mut self.is_broken) {
             self.guard.broken();
@@ -121,17 +121,17 @@ impl Grammar {
         match self.matcher.stop_reason() {
             StopReason::NotStopped => Ok(false),
             reason if reason.is_ok() => Ok(true),
-            reason => Err(GrammarError::Step(reason.to_string())),
+            reason => Err(ConstraintError::Step(reason.to_string())),
         }
     }
 
     /// Whether the output may end here.
-    pub fn is_accepting(&mut self) -> Result<bool, GrammarError> {
+    pub fn is_accepting(&mut self) -> Result<bool, ConstraintError> {
         self.matcher.is_accepting().map_err(|cause| step_error(&cause))
     }
 }
 
-impl Clone for Grammar {
+impl Clone for GrammarMatcher {
     /// An output that goes on alone: copies of an llguidance matcher would share a lexer, wait for each
     /// other and fail with each other.
     fn clone(&self) -> Self {
@@ -162,8 +162,8 @@ fn narrow(words: &mut [u32], keep: impl Fn(u32) -> bool) -> bool {
     some
 }
 
-fn step_error(cause: &dyn std::fmt::Display) -> GrammarError {
-    GrammarError::Step(brief(cause))
+fn step_error(cause: &dyn std::fmt::Display) -> ConstraintError {
+    ConstraintError::Step(brief(cause))
 }
 
 /// The first line of a message, and where an expression is wrong the line that says why. What follows is

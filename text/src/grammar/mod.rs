@@ -26,5 +26,5 @@ mod tool_calls;
 
 pub use factory::GrammarFactory;
 pub use json_blanks::JsonBlanks;
-pub use matcher::Grammar;
-pub use spec::{CallChoice, GrammarError, GrammarSpec};
+pub use matcher::GrammarMatcher;
+pub use spec::{CallChoice, ConstraintError, GrammarSpec};

@@ -59,7 +59,7 @@ impl GrammarSpec {
 
 /// Why a constraint cannot be used, or an output cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GrammarError {
+pub enum ConstraintError {
     /// The source does not compile. The words are SGLang's.
     #[error("Failed to compile {kind} grammar: {cause}")]
     Compile {

@@ -27,7 +27,7 @@ pub(super) fn to_lark(mut lark: Lark, tag: &Value) -> Result<String, String> {
                     None => literal(""),
                     Some(schema) => json_schema::rule(&mut lark, schema, schema)?,
                 };
-                tags.push(Tag {
+                tags.push(StructuralTag {
                     begin: text(structure, "begin")?,
                     content: Content::Rule(content),
                     end: text(structure, "end")?,
@@ -42,7 +42,7 @@ pub(super) fn to_lark(mut lark: Lark, tag: &Value) -> Result<String, String> {
 }
 
 /// `begin`, content, `end`.
-struct Tag<'a> {
+struct StructuralTag<'a> {
     begin: &'a str,
     content: Content,
     end: &'a str,
@@ -137,7 +137,7 @@ fn format_rule(lark: &mut Lark, format: &Value, depth: usize) -> Result<String, 
     })
 }
 
-fn tag_of<'a>(lark: &mut Lark, tag: &'a Value, depth: usize) -> Result<Tag<'a>, String> {
+fn tag_of<'a>(lark: &mut Lark, tag: &'a Value, depth: usize) -> Result<StructuralTag<'a>, String> {
     let (begin, end) = (text(tag, "begin")?, text(tag, "end")?);
     let content = required(tag, "content")?;
     let xml = content.get("style").and_then(Value::as_str) == Some("qwen_xml");
@@ -147,7 +147,7 @@ fn tag_of<'a>(lark: &mut Lark, tag: &'a Value, depth: usize) -> Result<Tag<'a>, 
         Some("json_schema") if xml => Content::WithEnd(xml_parameters(lark, content, end)?),
         _ => Content::Rule(format_rule(lark, content, depth + 1)?),
     };
-    Ok(Tag { begin, content, end })
+    Ok(StructuralTag { begin, content, end })
 }
 
 /// XGrammar's parameters bring their line breaks; an `end` that begins with one means the last of them.
@@ -155,13 +155,13 @@ fn xml_parameters(lark: &mut Lark, content: &Value, end: &str) -> Result<String,
     tool_calls::parameters(lark, schema(content)?, end.strip_prefix('\n').unwrap_or(end))
 }
 
-fn whole(lark: &mut Lark, tag: &Tag<'_>) -> String {
+fn whole(lark: &mut Lark, tag: &StructuralTag<'_>) -> String {
     let body = after_begin(lark, tag, "");
     lark.rule(&body)
 }
 
 /// What follows the part of a tag's beginning that has been read.
-fn after_begin(lark: &mut Lark, tag: &Tag<'_>, read: &str) -> String {
+fn after_begin(lark: &mut Lark, tag: &StructuralTag<'_>, read: &str) -> String {
     let rest = &tag.begin[read.len()..];
     let rest = if rest.is_empty() { String::new() } else { format!("{} ", literal(rest)) };
     match &tag.content {
@@ -179,7 +179,7 @@ fn after_begin(lark: &mut Lark, tag: &Tag<'_>, read: &str) -> String {
 fn triggered(
     lark: &mut Lark,
     triggers: &[&str],
-    tags: Vec<Tag<'_>>,
+    tags: Vec<StructuralTag<'_>>,
     times: Times,
     excluded: &[String],
 ) -> Result<String, String> {

@@ -53,7 +53,7 @@ const ANY_TEXT: &str = "(?s:.*)";
 
 /// The grammar of an answer that calls `tools`.
 pub(super) fn to_lark(lark: Lark, tools: &[Value], choice: &CallChoice, parallel: bool) -> Result<String, String> {
-    let mut calls = Calls { lark };
+    let mut calls = ToolCallWriter { lark };
     let tools = declared(tools)?;
     if let CallChoice::Named(name) = choice {
         let tool = tools.iter().find(|tool| tool.name == name).ok_or_else(|| format!("no tool is named {name}"))?;
@@ -86,7 +86,7 @@ pub(super) fn to_lark(lark: Lark, tools: &[Value], choice: &CallChoice, parallel
 /// The grammar of one call's parameters under `schema`, up to and including `</function>`'s place: for
 /// structural tags that say `qwen_xml_parameter`. `end` follows the last parameter.
 pub(super) fn parameters(lark: &mut Lark, schema: &Value, end: &str) -> Result<String, String> {
-    let mut calls = Calls { lark: std::mem::take(lark) };
+    let mut calls = ToolCallWriter { lark: std::mem::take(lark) };
     let parameters = Parameters::of(schema);
     let rule = calls.parameters(&parameters, end);
     *lark = calls.lark;
@@ -210,11 +210,11 @@ fn resolve<'a>(root: &'a Value, schema: &Value) -> Option<&'a Value> {
     root.pointer(schema.get("$ref")?.as_str()?.strip_prefix('#')?)
 }
 
-struct Calls {
+struct ToolCallWriter {
     lark: Lark,
 }
 
-impl Calls {
+impl ToolCallWriter {
     /// What follows `<function=` in a call of `tool`.
     fn call(&mut self, tool: &Tool<'_>, strict: bool) -> Result<String, String> {
         let head = literal(&format!("{}>\n", tool.name));
@@ -281,7 +281,7 @@ impl Calls {
         let close = "\n</parameter>\n";
         let mut options = Vec::new();
         match kind(root, schema, 0, &mut 0) {
-            Kind::Text => {
+            ValueSyntax::Text => {
                 let body = self.text_body();
                 if let Some(enter) = enter {
                     let more = self.lark.until(&body, &literal(&format!("{close}<parameter=")));
@@ -292,7 +292,7 @@ impl Calls {
                 }
                 Ok(one_of(&options))
             }
-            Kind::Written { texts, json } => {
+            ValueSyntax::Written { texts, json } => {
                 let mut values = Vec::new();
                 if !texts.is_empty() {
                     // With the tag in one terminal, so that a text may begin like another.
@@ -317,7 +317,7 @@ impl Calls {
 }
 
 /// How a value is written.
-enum Kind {
+enum ValueSyntax {
     /// As it is.
     Text,
     /// As one of these texts, or as JSON under one of these schemas.
@@ -325,10 +325,10 @@ enum Kind {
 }
 
 /// How values of `schema` are written. Whatever may be any text is text: so the parser takes it, too.
-fn kind(root: &Value, schema: &Value, depth: usize, visits: &mut usize) -> Kind {
+fn kind(root: &Value, schema: &Value, depth: usize, visits: &mut usize) -> ValueSyntax {
     *visits += 1;
     let within = depth <= MAX_DEPTH && *visits <= MAX_VISITS;
-    let Some(fields) = schema.as_object().filter(|_| within) else { return Kind::Text };
+    let Some(fields) = schema.as_object().filter(|_| within) else { return ValueSyntax::Text };
     if let Some(values) = fields.get("enum").and_then(Value::as_array).filter(|values| !values.is_empty()) {
         return enumerated(values);
     }
@@ -343,14 +343,14 @@ fn kind(root: &Value, schema: &Value, depth: usize, visits: &mut usize) -> Kind 
             let (mut all_texts, mut all_json) = (Vec::new(), Vec::new());
             for branch in branches {
                 match kind(root, branch, depth + 1, visits) {
-                    Kind::Text => return Kind::Text,
-                    Kind::Written { texts, json } => {
+                    ValueSyntax::Text => return ValueSyntax::Text,
+                    ValueSyntax::Written { texts, json } => {
                         all_texts.extend(texts);
                         all_json.extend(json);
                     }
                 }
             }
-            return Kind::Written { texts: all_texts, json: all_json };
+            return ValueSyntax::Written { texts: all_texts, json: all_json };
         }
     }
     let is_json =
@@ -362,21 +362,21 @@ fn kind(root: &Value, schema: &Value, depth: usize, visits: &mut usize) -> Kind 
             let branches = fields.get("allOf").and_then(Value::as_array).into_iter().flatten();
             let special = branches
                 .map(|branch| kind(root, branch, depth + 1, visits))
-                .find(|k| matches!(k, Kind::Written { .. }));
+                .find(|k| matches!(k, ValueSyntax::Written { .. }));
             match special {
-                Some(Kind::Written { texts, .. }) if !texts.is_empty() => {
-                    return Kind::Written { texts, json: Vec::new() };
+                Some(ValueSyntax::Written { texts, .. }) if !texts.is_empty() => {
+                    return ValueSyntax::Written { texts, json: Vec::new() };
                 }
                 Some(_) => true,
                 None => ["properties", "items", "prefixItems"].iter().any(|key| fields.contains_key(*key)),
             }
         }
     };
-    if json { Kind::Written { texts: Vec::new(), json: vec![schema.clone()] } } else { Kind::Text }
+    if json { ValueSyntax::Written { texts: Vec::new(), json: vec![schema.clone()] } } else { ValueSyntax::Text }
 }
 
-fn enumerated(values: &[Value]) -> Kind {
+fn enumerated(values: &[Value]) -> ValueSyntax {
     let texts = values.iter().filter_map(Value::as_str).map(String::from).collect();
     let json: Vec<Value> = values.iter().filter(|value| !value.is_string()).cloned().collect();
-    Kind::Written { texts, json: if json.is_empty() { Vec::new() } else { vec![json!({"enum": json})] } }
+    ValueSyntax::Written { texts, json: if json.is_empty() { Vec::new() } else { vec![json!({"enum": json})] } }
 }

@@ -25,7 +25,7 @@ pub(super) struct JsonCall {
 }
 
 /// What a piece of text made of it.
-pub(super) enum Progress {
+pub(super) enum JsonCallStep {
     /// It goes on.
     More,
     /// Complete, once this is added.
@@ -46,13 +46,13 @@ impl JsonCall {
     }
 
     /// Take the next piece of text. Returns how many bytes of it belong to the call.
-    pub(super) fn push(&mut self, text: &str) -> (Progress, usize) {
+    pub(super) fn push(&mut self, text: &str) -> (JsonCallStep, usize) {
         for (i, byte) in text.bytes().enumerate() {
             // Text that only looks like a call is told early: an answer must not be held for a brace.
             if self.opened && !byte.is_ascii_whitespace() {
                 let object = self.due.last() == Some(&b'}');
                 if (object && !matches!(byte, b'"' | b'}')) || (self.due == *b"]" && byte != b'{') {
-                    return (Progress::Broken, text.len());
+                    return (JsonCallStep::Broken, text.len());
                 }
             }
             self.opened = !self.in_string && (matches!(byte, b'{' | b'[') || self.opened && byte.is_ascii_whitespace());
@@ -63,24 +63,24 @@ impl JsonCall {
                 b'"' => self.in_string = !self.in_string,
                 _ if self.in_string => {}
                 b',' if self.due == *b"}" => self.before_last_comma = Some(self.read - 1),
-                b'{' | b'[' if self.due.len() == MAX_DEPTH => return (Progress::Broken, text.len()),
+                b'{' | b'[' if self.due.len() == MAX_DEPTH => return (JsonCallStep::Broken, text.len()),
                 b'{' => self.due.push(b'}'),
                 b'[' => self.due.push(b']'),
-                b'}' | b']' if self.due.pop() != Some(byte) => return (Progress::Broken, text.len()),
-                b'}' | b']' if self.due.is_empty() => return (Progress::Complete(String::new()), i + 1),
+                b'}' | b']' if self.due.pop() != Some(byte) => return (JsonCallStep::Broken, text.len()),
+                b'}' | b']' if self.due.is_empty() => return (JsonCallStep::Complete(String::new()), i + 1),
                 _ => {}
             }
         }
-        (Progress::More, text.len())
+        (JsonCallStep::More, text.len())
     }
 
     /// The call is over, ready or not: add the brackets that are due.
-    pub(super) fn close(&mut self) -> Progress {
+    pub(super) fn close(&mut self) -> JsonCallStep {
         if self.in_string {
-            return Progress::Broken;
+            return JsonCallStep::Broken;
         }
         let due: Vec<u8> = self.due.drain(..).rev().collect();
-        Progress::Complete(String::from_utf8(due).expect("brackets are ASCII"))
+        JsonCallStep::Complete(String::from_utf8(due).expect("brackets are ASCII"))
     }
 
     /// Name and arguments of each call.

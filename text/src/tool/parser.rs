@@ -18,10 +18,10 @@ use std::sync::Arc;
 use super::{
     arguments::Arguments,
     event::ToolEvent,
-    json_call::{JsonCall, Progress},
+    json_call::{JsonCall, JsonCallStep},
     schema::ToolSchemas,
     tags::{BLANKS, Tag, TagScanner, Token, is_blank},
-    value_end::{AtEnd, Outcome, Outer, ValueScan},
+    value_end::{AtEnd, Outer, ValueScan, ValueStep},
 };
 
 /// Stray text that is tolerated between a call's tags and dropped, in bytes. Past it the text is an answer
@@ -272,13 +272,13 @@ impl ToolParser {
     fn value(&mut self, token: Token<'_>, mut call: Box<Call>) {
         let outer = Outer { schemas: &self.schemas, tool: call.tool };
         match call.scan.token(token, &outer, &mut call.arguments) {
-            Outcome::More => self.state = State::Value(call),
-            Outcome::Next(parameter) => {
+            ValueStep::More => self.state = State::Value(call),
+            ValueStep::Next(parameter) => {
                 call.arguments.end();
                 self.begin_value(&mut call, &parameter);
                 self.state = State::Value(call);
             }
-            Outcome::CallEnd { block_closed, gap } => {
+            ValueStep::CallEnd { block_closed, gap } => {
                 let wrapped = call.wrapped && !block_closed;
                 self.end_call(*call);
                 self.held = gap;
@@ -318,12 +318,12 @@ impl ToolParser {
         let (progress, used) = if closes { (call.close(), 0) } else { call.push(text) };
         self.held.push_str(&text[..used]);
         let calls = match progress {
-            Progress::More => {
+            JsonCallStep::More => {
                 self.state = State::Json { call, mark };
                 return;
             }
-            Progress::Complete(end) => JsonCall::read(&(self.held[mark..].to_string() + &end)),
-            Progress::Broken => None,
+            JsonCallStep::Complete(end) => JsonCall::read(&(self.held[mark..].to_string() + &end)),
+            JsonCallStep::Broken => None,
         };
         match calls {
             Some(calls) => {
@@ -352,7 +352,7 @@ impl ToolParser {
         }
         self.held.push_str(rest);
         let calls = match call.close() {
-            Progress::Complete(end) => JsonCall::read(&(self.held[mark..].to_string() + &end)),
+            JsonCallStep::Complete(end) => JsonCall::read(&(self.held[mark..].to_string() + &end)),
             _ => None,
         };
         match calls {

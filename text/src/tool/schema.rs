@@ -78,7 +78,7 @@ impl ToolSchemas {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ValueType {
     /// Tried in this order.
-    pub(super) kinds: Vec<Kind>,
+    pub(super) kinds: Vec<ScalarKind>,
     /// Text that is none of `kinds` is meant to be text. (Where it is not, it stays text all the same: a
     /// client can tell the model so, and nothing is lost.)
     pub(super) text: bool,
@@ -88,7 +88,7 @@ pub(super) struct ValueType {
 
 /// A type other than text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ScalarKind {
     Integer,
     Number,
     Boolean,
@@ -121,7 +121,7 @@ impl ValueType {
     /// Where text is one of several alternatives, scalars stay text: a postcode `03106` is no number.
     fn prefer_text_to_scalars(mut self) -> Self {
         if self.text {
-            self.kinds.retain(|kind| *kind == Kind::Container);
+            self.kinds.retain(|kind| *kind == ScalarKind::Container);
         }
         self
     }
@@ -133,7 +133,7 @@ impl ValueType {
 
 /// The parameters of a tool, by name.
 fn properties(parameters: &Json) -> HashMap<String, ValueType> {
-    let mut reader = Reader { root: parameters, visits: 0 };
+    let mut reader = SchemaReader { root: parameters, visits: 0 };
     let mut found = Map::new();
     let named = reader.collect_properties(parameters, 0, &mut found);
     // Some clients send the properties themselves.
@@ -143,12 +143,12 @@ fn properties(parameters: &Json) -> HashMap<String, ValueType> {
     found.into_iter().map(|(name, schema)| (name, reader.infer(&schema, 0))).collect()
 }
 
-struct Reader<'a> {
+struct SchemaReader<'a> {
     root: &'a Json,
     visits: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> SchemaReader<'a> {
     /// Add the properties of `schema` and its alternatives to `out`; of one name the first counts. Returns
     /// whether there was a `properties` at all.
     fn collect_properties(&mut self, schema: &'a Json, depth: usize, out: &mut Map<String, Json>) -> bool {
@@ -229,7 +229,7 @@ impl<'a> Reader<'a> {
         }
         let is_container = ["properties", "items", "prefixItems", "additionalProperties"];
         if is_container.iter().any(|key| schema.get(key).is_some()) {
-            return ValueType { kinds: vec![Kind::Container], ..ValueType::default() };
+            return ValueType { kinds: vec![ScalarKind::Container], ..ValueType::default() };
         }
         ValueType::anything()
     }
@@ -252,12 +252,12 @@ fn named(name: &str) -> ValueType {
     let kind = match name.as_str() {
         "null" => return ValueType { nullable: true, ..ValueType::default() },
         "string" | "str" | "text" | "varchar" | "char" | "enum" => return ValueType::text(),
-        "boolean" | "bool" | "binary" => Kind::Boolean,
-        "object" | "array" | "arr" | "map" | "set" | "tuple" => Kind::Container,
-        _ if begins(&["int", "uint", "long", "short", "unsigned"]) => Kind::Integer,
-        _ if begins(&["num", "float", "double"]) => Kind::Number,
-        _ if begins(&["dict", "list"]) => Kind::Container,
-        _ => Kind::Other,
+        "boolean" | "bool" | "binary" => ScalarKind::Boolean,
+        "object" | "array" | "arr" | "map" | "set" | "tuple" => ScalarKind::Container,
+        _ if begins(&["int", "uint", "long", "short", "unsigned"]) => ScalarKind::Integer,
+        _ if begins(&["num", "float", "double"]) => ScalarKind::Number,
+        _ if begins(&["dict", "list"]) => ScalarKind::Container,
+        _ => ScalarKind::Other,
     };
     ValueType { kinds: vec![kind], ..ValueType::default() }
 }
@@ -266,10 +266,10 @@ fn of_value(value: &Json) -> ValueType {
     let kind = match value {
         Json::Null => return ValueType { nullable: true, ..ValueType::default() },
         Json::String(_) => return ValueType::text(),
-        Json::Bool(_) => Kind::Boolean,
-        Json::Number(n) if n.is_i64() || n.is_u64() => Kind::Integer,
-        Json::Number(_) => Kind::Number,
-        Json::Array(_) | Json::Object(_) => Kind::Container,
+        Json::Bool(_) => ScalarKind::Boolean,
+        Json::Number(n) if n.is_i64() || n.is_u64() => ScalarKind::Integer,
+        Json::Number(_) => ScalarKind::Number,
+        Json::Array(_) | Json::Object(_) => ScalarKind::Container,
     };
     ValueType { kinds: vec![kind], ..ValueType::default() }
 }
@@ -330,7 +330,7 @@ mod tests {
     fn properties_are_found_at_the_root_behind_references_and_alternatives() {
         let integer = |parameters: Json| {
             let schemas = ToolSchemas::new(&[json!({"name": "f", "parameters": parameters})]);
-            schemas.value_type(schemas.find("f"), "n").kinds == [Kind::Integer]
+            schemas.value_type(schemas.find("f"), "n").kinds == [ScalarKind::Integer]
         };
         let n = json!({"n": {"type": "integer"}});
         assert!(integer(json!({"type": "object", "properties": n})));

@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Number, Value as Json};
 
-use super::schema::{Kind, ValueType};
+use super::schema::{ScalarKind, ValueType};
 use crate::json;
 
 /// Nesting of a Python literal; `serde_json` allows as much for JSON.
@@ -30,7 +30,7 @@ pub(super) enum Prospect {
 impl ValueType {
     /// Whether a value that begins with `start` can be given out as text.
     pub(super) fn prospect(&self, start: &str) -> Prospect {
-        if !self.text || self.kinds.iter().any(|kind| *kind != Kind::Container) {
+        if !self.text || self.kinds.iter().any(|kind| *kind != ScalarKind::Container) {
             return Prospect::Whole;
         }
         let start_of_null = || "None".starts_with(start) || "null".starts_with(&start.to_ascii_lowercase());
@@ -56,16 +56,16 @@ impl ValueType {
     }
 }
 
-impl Kind {
+impl ScalarKind {
     fn convert(self, text: &str) -> Option<String> {
         match self {
-            Kind::Integer => integer(text).or_else(|| integral_float(text)),
-            Kind::Number => integer(text).or_else(|| Some(json::float_repr(float(text)?))),
-            Kind::Boolean => {
+            ScalarKind::Integer => integer(text).or_else(|| integral_float(text)),
+            ScalarKind::Number => integer(text).or_else(|| Some(json::float_repr(float(text)?))),
+            ScalarKind::Boolean => {
                 let text = text.to_ascii_lowercase();
                 (text == "true" || text == "false").then_some(text)
             }
-            Kind::Container | Kind::Other => {
+            ScalarKind::Container | ScalarKind::Other => {
                 let parsed = serde_json::from_str(text).ok().or_else(|| python_literal(text))?;
                 Some(json::dumps_parsed(&parsed))
             }
@@ -259,7 +259,7 @@ impl Literal<'_> {
 mod tests {
     use super::*;
 
-    fn check(kind: Kind, cases: &[(&str, &str)]) {
+    fn check(kind: ScalarKind, cases: &[(&str, &str)]) {
         let value_type = ValueType { kinds: vec![kind], ..ValueType::default() };
         for (text, want) in cases {
             assert_eq!(value_type.convert(text), *want, "{kind:?} of {text:?}");
@@ -272,7 +272,7 @@ mod tests {
     fn integers_keep_every_digit() {
         let huge = "123456789".repeat(100);
         check(
-            Kind::Integer,
+            ScalarKind::Integer,
             &[
                 ("7", "7"),
                 (" +7\n", "7"),
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn numbers_print_as_python_prints_them() {
         check(
-            Kind::Number,
+            ScalarKind::Number,
             &[
                 ("3", "3"),
                 ("-2.50", "-2.5"),
@@ -320,13 +320,13 @@ mod tests {
     #[test]
     fn booleans_are_the_two_words_and_nothing_else() {
         let cases = [("true", "true"), ("False", "false"), ("TRUE\n", "true"), ("yes", "\"yes\""), ("1", "\"1\"")];
-        check(Kind::Boolean, &cases);
+        check(ScalarKind::Boolean, &cases);
     }
 
     #[test]
     fn containers_are_json_or_python() {
         check(
-            Kind::Container,
+            ScalarKind::Container,
             &[
                 (r#"{"a":[1,2.0,null,true],"b":{}}"#, r#"{"a": [1, 2.0, null, true], "b": {}}"#),
                 (
@@ -346,9 +346,9 @@ mod tests {
             ],
         );
         let deep = "[".repeat(100_000);
-        check(Kind::Container, &[(&deep, &format!("\"{deep}\""))]);
+        check(ScalarKind::Container, &[(&deep, &format!("\"{deep}\""))]);
         let deep = format!("{}'x'{}", "[".repeat(300), "]".repeat(300));
-        check(Kind::Container, &[(&deep, &format!("\"{deep}\""))]);
+        check(ScalarKind::Container, &[(&deep, &format!("\"{deep}\""))]);
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod tests {
         }
         assert_eq!(nullable.prospect("null!"), Prospect::Text);
         assert_eq!((nullable.convert("None"), nullable.convert("none")), ("null".into(), "\"none\"".into()));
-        let mixed = ValueType { kinds: vec![Kind::Container], ..ValueType::text() };
+        let mixed = ValueType { kinds: vec![ScalarKind::Container], ..ValueType::text() };
         assert_eq!((mixed.prospect("[\"a"), mixed.prospect("a[")), (Prospect::Whole, Prospect::Text));
         assert_eq!(mixed.convert("[\"a\",1]"), "[\"a\", 1]");
         assert_eq!(mixed.convert("[ ] todo"), "\"[ ] todo\"");

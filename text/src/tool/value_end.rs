@@ -45,7 +45,7 @@ pub(super) struct Outer<'a> {
 
 /// What a token made of the value.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ValueStep {
     /// It goes on.
     More,
     /// It has ended, and a parameter of this name begins.
@@ -112,14 +112,14 @@ impl ValueScan {
     }
 
     /// Take the next token; the value's text goes to `value`.
-    pub(super) fn token(&mut self, token: Token<'_>, outer: &Outer<'_>, value: &mut Arguments) -> Outcome {
+    pub(super) fn token(&mut self, token: Token<'_>, outer: &Outer<'_>, value: &mut Arguments) -> ValueStep {
         let Some(closers) = self.closers else { return self.inside(token, outer, value) };
         let top = self.nested.is_empty();
-        let call_end = |gap: &mut String| Outcome::CallEnd { block_closed: closers.call, gap: std::mem::take(gap) };
+        let call_end = |gap: &mut String| ValueStep::CallEnd { block_closed: closers.call, gap: std::mem::take(gap) };
         match token {
             Token::Text(text) if is_blank(text) => {
                 self.gap.push_str(text);
-                return Outcome::More;
+                return ValueStep::More;
             }
             Token::Text(text) => {
                 let ends = if closers.call {
@@ -133,7 +133,7 @@ impl ValueScan {
             }
             Token::Tag(Tag::Parameter(name), _) if !closers.function && !closers.call => {
                 if top || self.only_outer_takes(name, outer, value) {
-                    return Outcome::Next(name.clone());
+                    return ValueStep::Next(name.clone());
                 }
             }
             Token::Tag(Tag::FunctionClose, raw) if !closers.function && !closers.call => {
@@ -163,7 +163,7 @@ impl ValueScan {
         }
     }
 
-    fn inside(&mut self, token: Token<'_>, outer: &Outer<'_>, value: &mut Arguments) -> Outcome {
+    fn inside(&mut self, token: Token<'_>, outer: &Outer<'_>, value: &mut Arguments) -> ValueStep {
         let (tag, raw) = match token {
             Token::Tag(tag, raw) => (tag, raw),
             Token::Text(text) => {
@@ -171,7 +171,7 @@ impl ValueScan {
                     self.head = None;
                 }
                 self.text(text, value);
-                return Outcome::More;
+                return ValueStep::More;
             }
         };
         let line_start = self.newline || self.at_start;
@@ -185,7 +185,7 @@ impl ValueScan {
                 Some(tool) if self.nested.len() < MAX_NESTED => self.nested.push(tool),
                 Some(_) => {}
                 None if line_start && self.nested.is_empty() && lacks(name, outer, value) => {
-                    return Outcome::Next(name.clone());
+                    return ValueStep::Next(name.clone());
                 }
                 None => {}
             },
@@ -201,15 +201,15 @@ impl ValueScan {
             Tag::FunctionClose | Tag::CallClose | Tag::ParameterCloseDrifted => {}
         }
         self.text(raw, value);
-        Outcome::More
+        ValueStep::More
     }
 
-    fn hold(&mut self, raw: &str, closers: Closers) -> Outcome {
+    fn hold(&mut self, raw: &str, closers: Closers) -> ValueStep {
         self.held.push_str(&self.gap);
         self.gap.clear();
         self.held.push_str(raw);
         self.closers = Some(closers);
-        Outcome::More
+        ValueStep::More
     }
 
     /// The closing tags held are text.

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use quern_text::{Grammar, GrammarFactory, GrammarSpec, Specials, Tokenizer};
+use quern_text::{GrammarFactory, GrammarMatcher, GrammarSpec, Specials, Tokenizer};
 
 /// More rows than tokens, as in real models.
 pub(crate) const ROWS: usize = 2700;
@@ -34,7 +34,7 @@ impl Dice {
     }
 }
 
-pub(crate) fn compile(spec: &GrammarSpec) -> Grammar {
+pub(crate) fn compile(spec: &GrammarSpec) -> GrammarMatcher {
     FACTORY.compile(spec).unwrap_or_else(|error| panic!("{error}\n{spec:?}"))
 }
 

@@ -25,7 +25,7 @@ export function SettingsPanel({ settings, onlySampling, onChange }: Props) {
         <NumberField label="Top p" value={settings.topP} step="0.05" min="0" max="1" onChange={set("topP")} />
         <NumberField label="Top k" value={settings.topK} step="1" min="-1" onChange={set("topK")} />
         <NumberField label="Repetition" value={settings.repetitionPenalty} step="0.05" min="0" max="2" onChange={set("repetitionPenalty")} />
-        <NumberField label="Most tokens" value={settings.maxTokens} step="1" min="1" onChange={set("maxTokens")} />
+        <NumberField label="Max tokens" value={settings.maxTokens} step="1" min="1" onChange={set("maxTokens")} />
         <NumberField label="Seed" value={settings.seed} step="1" min="0" onChange={set("seed")} />
       </div>
       {!onlySampling && <ToolsField value={settings.tools} onChange={set("tools")} />}

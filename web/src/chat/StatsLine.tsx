@@ -1,7 +1,7 @@
 // What an answer cost, in one quiet line.
 import type { AssistantMessage } from "./types";
 
-const ENDS: Record<string, string> = { length: "cut at the most tokens", stopped: "stopped", abort: "ended by the server" };
+const ENDS: Record<string, string> = { length: "cut off at max tokens", stopped: "stopped", abort: "ended by the server" };
 
 export function StatsLine({ message: { stats, end } }: { message: AssistantMessage }) {
   const parts: string[] = [];

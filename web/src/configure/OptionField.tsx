@@ -13,12 +13,12 @@ export function OptionField({ axis, picked, onPick }: Props) {
       <legend>{axis.title}</legend>
       <div class="choices">
         {axis.choices.map((choice, index) => (
-          <label key={choice.id} class={choice.unbuilt ? "choice unbuilt" : "choice"} title={choice.unbuilt ?? undefined}>
+          <label key={choice.id} class={choice.unsupported ? "choice unsupported" : "choice"} title={choice.unsupported ?? undefined}>
             <input type="radio" name={axis.id} value={choice.id} checked={index === picked}
               onChange={() => onPick(index)} />
             <span>
               {choice.title}
-              {choice.unbuilt && <><span aria-hidden="true" class="mark">·</span><span class="aside">not built yet</span></>}
+              {choice.unsupported && <><span aria-hidden="true" class="mark">·</span><span class="aside">not supported yet</span></>}
             </span>
           </label>
         ))}

@@ -12,7 +12,7 @@ export interface Note {
 export interface Choice {
   id: string;
   title: string;
-  unbuilt: string | null;
+  unsupported: string | null;
 }
 
 export interface Axis {

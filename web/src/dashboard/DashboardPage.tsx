@@ -21,8 +21,8 @@ const HITS: Line[] = [
   { title: "just now", colour: "--chart-a", value: (sample) => sample.recent_hit_rate },
   { title: "since start", colour: "--chart-b", value: (sample) => sample.hit_rate },
 ];
-const ROOF: Line[] = [
-  { title: "of the roof", colour: "--chart-a", value: (sample) => sample.of_roof },
+const PEAK: Line[] = [
+  { title: "of machine peak", colour: "--chart-a", value: (sample) => sample.of_peak },
   { title: "time computing", colour: "--chart-b", value: (sample) => sample.busy },
 ];
 
@@ -56,7 +56,7 @@ export function DashboardPage() {
           <Figure name="Running" value={count(last.running)} />
           <Figure name="Waiting" value={count(last.waiting)} />
           <Figure name="Decode, tok/s" value={count(last.decode_rate)} />
-          <Figure name="Of the roof" value={last.of_roof === null ? "–" : percent(last.of_roof)} />
+          <Figure name="Of machine peak" value={last.of_peak === null ? "–" : percent(last.of_peak)} />
           <Figure name="KV pool in use" value={percent(last.used_tokens / last.pool_tokens)} />
           <Figure name="Finished" value={count(last.finished)} />
           <Figure name="Aborted or failed" value={count(last.aborted + last.failed)} />
@@ -69,10 +69,10 @@ export function DashboardPage() {
         <Chart title="Prefix cache hits" lines={HITS} samples={samples} format={percent} least={1} />
         <Chart title="Time to first token" lines={TTFT} samples={samples} format={seconds} least={0.01} />
         <Chart title="Time between tokens" lines={ITL} samples={samples} format={seconds} least={0.01} />
-        <Chart title="Use of the machine" lines={ROOF} samples={samples} format={percent} least={1} />
+        <Chart title="Use of the machine" lines={PEAK} samples={samples} format={percent} least={1} />
       </div>
       <p class="quiet">
-        “Of the roof” is the least time that this machine's memory and arithmetic, measured at start, need for the
+        “Of machine peak” is the roofline bound, the least time that this machine's memory and arithmetic, measured at start, need for the
         steps computed, as a share of the time they took. A small model in the processor's caches passes 100 %.
       </p>
       <Log lines={log} />

@@ -22,7 +22,7 @@ export interface Sample {
   /** Share of the time in which a step was computed. */
   busy: number;
   /** How near those steps came to what the machine allows. */
-  of_roof: number | null;
+  of_peak: number | null;
   finished: number;
   aborted: number;
   failed: number;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     super::lark::{literal, one_of},
-    OF_OBJECTS, Writer, is_keyword, list, part, shown,
+    OF_OBJECTS, SchemaWriter, is_keyword, list, part, shown,
 };
 
 /// Most properties of one object: each is a step of a recursion in llguidance's compiler.
@@ -13,7 +13,7 @@ const MAX_PROPERTIES: usize = 1000;
 /// Most optional ones: each is a way to go on in llguidance's parser, which holds 2000 at once.
 const MAX_OPTIONAL: usize = 500;
 
-impl Writer<'_> {
+impl SchemaWriter<'_> {
     pub(super) fn object(&mut self, schema: &Value, fields: &Map<String, Value>) -> Result<String, String> {
         let names = fields.get("propertyNames").filter(|names| !is_harmless_name(names));
         let needs_part =

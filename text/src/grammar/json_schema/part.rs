@@ -5,7 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{OF_ARRAYS, OF_NUMBERS, OF_OBJECTS, OF_STRINGS, Writer, check_keywords, object::is_harmless_name, union};
+use super::{
+    OF_ARRAYS, OF_NUMBERS, OF_OBJECTS, OF_STRINGS, SchemaWriter, check_keywords, object::is_harmless_name, union,
+};
 
 /// Formats of strings that llguidance has an expression for.
 pub(super) const FORMATS: [&str; 10] =
@@ -26,7 +28,7 @@ const STEP: f64 = 1e-8;
 /// Bounds nearer to zero than this leave no room for steps.
 const LEAST_BOUND: f64 = 1e-6;
 
-impl Writer<'_> {
+impl SchemaWriter<'_> {
     /// All of `schema`.
     pub(super) fn part(&mut self, schema: &Value) -> Result<String, String> {
         let mut refers = false;

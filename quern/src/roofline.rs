@@ -1,4 +1,4 @@
-//! [`Ceiling`]: how fast this machine could run a model at best.
+//! [`Roofline`]: the fastest that this machine could run a model.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -19,18 +19,18 @@ const LOOKS: u32 = 20;
 /// Other programs' share of the processors from which on the figures are said to be too low.
 const BUSY: f64 = 0.1;
 
-/// What a model on this machine is measured against.
+/// The roofline bound of a model on this machine: memory bandwidth and arithmetic peak.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ceiling {
+pub struct Roofline {
     /// Bytes read a second.
     pub read_bytes_per_s: f64,
     /// Operations a second of its matrix products.
     pub ops_per_s: f64,
 }
 
-impl Ceiling {
+impl Roofline {
     /// Of a model whose matrices are in `formats`, multiplied in `precision`. Where formats are mixed the fastest
-    /// counts: the ceiling is none that could be passed.
+    /// counts, so that the bound cannot be exceeded.
     pub fn of(peaks: &MachinePeaks, formats: &[QuantFormat], precision: Precision) -> Self {
         let ops_per_s = match precision {
             Precision::F32 => peaks.f32_flops,
@@ -92,17 +92,17 @@ pub fn measure_beside(state: Arc<AppState>, machine: Unmeasured) -> std::io::Res
             if !memory_suffices(&*device) {
                 return tracing::info!("This machine's peaks are not measured: that takes 1.5 GB of free memory.");
             }
-            let Some(roof) = device.measure(&idle) else { continue };
-            let ceiling = Ceiling::of(&roof, &formats, precision);
-            tracing::info!("{}", line(&roof, &*device));
-            tracing::info!("{}", speed_line(ceiling, &state.engine));
+            let Some(peaks) = device.measure(&idle) else { continue };
+            let roofline = Roofline::of(&peaks, &formats, precision);
+            tracing::info!("{}", line(&peaks, &*device));
+            tracing::info!("{}", speed_line(roofline, &state.engine));
             if let Some(share) = others.filter(|share| *share > BUSY) {
                 tracing::warn!(
                     "These figures are too low: other programs kept {:.0} % of this machine's processors busy.",
                     100.0 * share
                 );
             }
-            let Ceiling { read_bytes_per_s, ops_per_s } = ceiling;
+            let Roofline { read_bytes_per_s, ops_per_s } = roofline;
             let _ = state.peaks.set(Peaks { read_bytes_per_s, ops_per_s });
             return;
         }
@@ -119,16 +119,16 @@ fn stays(time: Duration, state: &dyn Fn() -> bool) -> bool {
 }
 
 /// How fast the machine allows it to be.
-fn speed_line(ceiling: Ceiling, engine: &EngineHandle) -> String {
-    let speed = ceiling.decode(&engine.config().cost, 1, 0);
-    format!("One sequence is decoded at {speed:.1} tokens/s at most (projected from the roof).")
+fn speed_line(roofline: Roofline, engine: &EngineHandle) -> String {
+    let speed = roofline.decode(&engine.config().cost, 1, 0);
+    format!("One sequence is decoded at {speed:.1} tokens/s at most (projected from the machine peaks).")
 }
 
-/// `Roof: reads 31.2 GB/s; int8 1531, bf16 173, f32 353 GFLOP/s (2 threads, avx512bf16).`
+/// `Machine peaks: reads 31.2 GB/s; int8 1531, bf16 173, f32 353 GFLOP/s (2 threads, avx512bf16).`
 pub fn line(peaks: &MachinePeaks, device: &dyn Device) -> String {
     let bf16 = peaks.bf16_flops.map_or("without hardware".into(), |flops| format!("{:.0}", flops / 1e9));
     format!(
-        "Roof: reads {:.1} GB/s; int8 {:.0}, bf16 {bf16}, f32 {:.0} GFLOP/s ({} threads, {}).",
+        "Machine peaks: reads {:.1} GB/s; int8 {:.0}, bf16 {bf16}, f32 {:.0} GFLOP/s ({} threads, {}).",
         peaks.read_bytes_per_s / 1e9,
         peaks.int8_ops / 1e9,
         peaks.f32_flops / 1e9,
@@ -143,13 +143,13 @@ mod tests {
 
     #[test]
     fn products_are_measured_against_what_computes_them() {
-        let roof = MachinePeaks { read_bytes_per_s: 30e9, f32_flops: 1.0, bf16_flops: Some(2.0), int8_ops: 3.0 };
-        let ops = |formats: &[QuantFormat], precision| Ceiling::of(&roof, formats, precision).ops_per_s;
+        let peaks = MachinePeaks { read_bytes_per_s: 30e9, f32_flops: 1.0, bf16_flops: Some(2.0), int8_ops: 3.0 };
+        let ops = |formats: &[QuantFormat], precision| Roofline::of(&peaks, formats, precision).ops_per_s;
         assert_eq!(ops(&[QuantFormat::BF16], Precision::Bf16), 2.0);
         assert_eq!(ops(&[QuantFormat::BF16, QuantFormat::Q4K], Precision::Bf16), 3.0);
         assert_eq!(ops(&[QuantFormat::F32], Precision::Bf16), 1.0);
         assert_eq!(ops(&[QuantFormat::Fp8Block128], Precision::F32), 1.0);
-        let without = MachinePeaks { bf16_flops: None, ..roof };
-        assert_eq!(Ceiling::of(&without, &[QuantFormat::BF16], Precision::Bf16).ops_per_s, 1.0);
+        let without = MachinePeaks { bf16_flops: None, ..peaks };
+        assert_eq!(Roofline::of(&without, &[QuantFormat::BF16], Precision::Bf16).ops_per_s, 1.0);
     }
 }

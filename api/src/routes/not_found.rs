@@ -56,14 +56,14 @@ pub async fn path(OriginalUri(uri): OriginalUri) -> Response {
     let path = uri.path();
     let meant = meant(path).map_or_else(String::new, |meant| format!(" Did you mean {meant}?"));
     let message = format!("Nothing is served at {path}.{meant}");
-    Envelope::of_path(path).wrap_unserved(ApiError::status(StatusCode::NOT_FOUND, message))
+    Envelope::of_path(path).wrap_not_found(ApiError::status(StatusCode::NOT_FOUND, message))
 }
 
 /// The endpoint answers other methods; axum adds which ones as the header `Allow`.
 pub async fn method(method: Method, OriginalUri(uri): OriginalUri) -> Response {
     let path = uri.path();
     let message = format!("{path} does not answer {method}; the header Allow says which methods it answers.");
-    Envelope::of_path(path).wrap_unserved(ApiError::status(StatusCode::METHOD_NOT_ALLOWED, message))
+    Envelope::of_path(path).wrap_not_found(ApiError::status(StatusCode::METHOD_NOT_ALLOWED, message))
 }
 
 /// The endpoint that is meant: a slip away, the one that `path` ends with, or a few edits away.

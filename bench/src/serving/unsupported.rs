@@ -1,4 +1,4 @@
-//! [`UnbuiltArgs`]: flags of SGLang's client that measure what is not measured here, known so that they are
+//! [`UnsupportedArgs`]: flags of SGLang's client that measure what is not measured here, known so that they are
 //! refused with a reason instead of with "unexpected argument".
 
 use clap::Args;
@@ -7,7 +7,7 @@ use crate::error::BenchError;
 
 /// Flags of SGLang's client that are known and refused. Hidden: they are no help to anyone who reads of flags.
 #[derive(Args, Clone, Debug, Default)]
-pub struct UnbuiltArgs {
+pub struct UnsupportedArgs {
     #[arg(long, hide = true, num_args = 0.., value_name = "NAME")]
     lora_name: Option<Vec<String>>,
     #[arg(long, hide = true, num_args = 1)]
@@ -57,7 +57,7 @@ pub struct UnbuiltArgs {
     gsp_fast_prepare: bool,
 }
 
-impl UnbuiltArgs {
+impl UnsupportedArgs {
     /// Refuse what was typed of them.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl UnbuiltArgs {
             ("--random-image-count", self.random_image_count, images),
         ];
         match typed.into_iter().find(|(_, typed, _)| *typed) {
-            Some((flag, _, reason)) => Err(BenchError::Arguments(format!("{flag} is not built: {reason}"))),
+            Some((flag, _, reason)) => Err(BenchError::Arguments(format!("{flag} is not supported: {reason}"))),
             None => Ok(()),
         }
     }
@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn flags_of_other_measurements_are_refused_by_name() {
-        let refusal = |words: &[&str]| tests_args(words).unbuilt.check().map_err(|error| error.to_string());
+        let refusal = |words: &[&str]| tests_args(words).unsupported.check().map_err(|error| error.to_string());
         let profile = refusal(&["--profile"]).expect_err("refused");
-        assert_eq!(profile, "--profile is not built: the server's profiler is not driven from here");
-        assert!(refusal(&["--lora-name", "a", "b"]).expect_err("refused").starts_with("--lora-name is not built"));
+        assert_eq!(profile, "--profile is not supported: the server's profiler is not driven from here");
+        assert!(refusal(&["--lora-name", "a", "b"]).expect_err("refused").starts_with("--lora-name is not supported"));
         assert_eq!(refusal(&["--gsp-fast-prepare"]), Ok(()), "nothing would differ");
         assert_eq!(refusal(&[]), Ok(()));
     }

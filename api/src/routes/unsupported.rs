@@ -1,4 +1,4 @@
-//! Endpoints of SGLang that are not built: they say so, instead of not being found.
+//! Endpoints of SGLang that are not supported: they say so, instead of not being found.
 
 use std::sync::Arc;
 
@@ -43,12 +43,12 @@ const EMBEDDINGS: &[&str] = &["/v1/embeddings", "/v1/rerank", "/v1/classify", "/
 
 /// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
-    let with_paths = PATHS.iter().fold(Router::new(), |router, path| router.route(path, any(unbuilt)));
+    let with_paths = PATHS.iter().fold(Router::new(), |router, path| router.route(path, any(unsupported)));
     EMBEDDINGS.iter().fold(with_paths, |router, path| router.route(path, post(no_embeddings)))
 }
 
-async fn unbuilt(OriginalUri(uri): OriginalUri) -> ApiError {
-    ApiError::status(StatusCode::NOT_IMPLEMENTED, format!("{} is not built yet.", uri.path()))
+async fn unsupported(OriginalUri(uri): OriginalUri) -> ApiError {
+    ApiError::status(StatusCode::NOT_IMPLEMENTED, format!("{} is not supported yet.", uri.path()))
 }
 
 async fn no_embeddings() -> ApiError {
