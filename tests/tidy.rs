@@ -49,7 +49,6 @@ const TWINS: &[(&str, &str)] = &[
     ("Backend", "the contract of a device; what `bench` measures, which sees no crate of ours"),
     ("BlockDelta", "wire types on either side"),
     ("Buffer", "a backend's own"),
-    ("Choice", "wire types on either side; a flag's"),
     ("Delta", "wire types on either side"),
     ("Experts", "a backend's own, and the layer around them"),
     ("FunctionDelta", "wire types on either side"),

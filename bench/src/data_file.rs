@@ -5,6 +5,7 @@ use std::{env, fs, io::Read, path::PathBuf, time::Duration};
 use crate::{
     endpoint::chain,
     error::BenchError,
+    output,
     tokens::{hub_cache, snapshot_with},
 };
 
@@ -100,7 +101,7 @@ impl DataFile {
         if env::var("HF_HUB_OFFLINE").is_ok_and(|value| matches!(&*value, "1" | "true" | "True" | "TRUE")) {
             return Err(by_hand("HF_HUB_OFFLINE is set".into()));
         }
-        eprintln!("Downloading {} to {}", self.title, file.display());
+        output::note(format_args!("Downloading {} to {}", self.title, file.display()));
         fs::create_dir_all(&place).map_err(BenchError::file(&place))?;
         let incomplete = place.join(format!("{}.incomplete", self.name));
         let http = reqwest::Client::builder().connect_timeout(LONGEST_SILENCE).read_timeout(LONGEST_SILENCE).build();

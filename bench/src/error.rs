@@ -54,6 +54,9 @@ pub enum BenchError {
     /// What was typed cannot be done; the text says what can.
     #[error("{0}")]
     Arguments(String),
+    /// The result cannot be printed.
+    #[error("standard output cannot be written: {0}")]
+    Output(io::Error),
     /// The machine does not let the client work.
     #[error("{0}")]
     Machine(#[from] io::Error),

@@ -18,6 +18,7 @@ pub mod goodput;
 pub mod layout;
 pub mod load;
 pub mod metrics;
+pub mod output;
 pub mod progress;
 pub mod random;
 pub mod record;

@@ -11,7 +11,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::record::{Recorder, Recording};
+use crate::{
+    output,
+    record::{Recorder, Recording},
+};
 
 /// TTFT of this many last requests is averaged: what a user who comes now would see.
 const RECENT: usize = 16;
@@ -72,7 +75,7 @@ impl Progress {
 
     /// A line for standard error, above the bar if there is one.
     pub fn line(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| output::note(line));
     }
 
     /// A session has ended.

@@ -1,6 +1,7 @@
 //! `quern doctor`: what this machine can do, and what that allows a model.
 
 use quern_backend::{DType, Device, KvFormat, MachinePeaks, Precision};
+use quern_bench::{BenchError, output};
 use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work, weights::QuantRecipe};
 use serde::Serialize;
 use serde_json::{Map, json};
@@ -32,7 +33,7 @@ const CHUNK: usize = 512;
 /// If the machine cannot be measured or the model not be read.
 pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
     let busy = machine::busy_cores();
-    let backend = for_measuring(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
+    let backend = for_measuring(&args.cpu)?;
     let checkpoints = match &args.model {
         Some(model) => Runtime::new().map_err(StartError::Thread)?.block_on(named(model, args.revision.as_deref()))?,
         None => published(),
@@ -47,13 +48,13 @@ pub fn run(args: &DoctorArgs) -> Result<(), MeasureError> {
         let found = json!({"cpu": machine::cpu_name(), "cores": machine.cores, "available_bytes": machine.available_bytes,
             "load_average": busy, "threads": backend.threads(), "isa": backend.isa(), "peaks": peaks,
             "models": forecasts});
-        println!("{found:#}");
+        output::line(format_args!("{found:#}"))?;
     } else {
-        print(&backend, &peaks, &machine, &forecasts);
+        print(&backend, &peaks, &machine, &forecasts)?;
         if let Some(busy) = busy.filter(|busy| *busy > 0.3) {
-            println!(
+            output::line(format_args!(
                 "\nOther work keeps {busy:.1} cores busy, so the machine can do more than this; measure when it rests."
-            );
+            ))?;
         }
     }
     Ok(())
@@ -132,27 +133,35 @@ async fn named(model: &str, revision: Option<&str>) -> Result<Vec<(String, Check
     Ok(found)
 }
 
-fn print(device: &dyn Device, peaks: &MachinePeaks, machine: &Machine, forecasts: &[Forecast]) {
+fn print(
+    device: &dyn Device,
+    peaks: &MachinePeaks,
+    machine: &Machine,
+    forecasts: &[Forecast],
+) -> Result<(), BenchError> {
     let available = machine.available_bytes.map_or_else(|| "unknown".into(), gib);
-    println!(
+    output::line(format_args!(
         "CPU       {}, {} physical cores to use",
         machine::cpu_name().unwrap_or_else(|| "unknown".into()),
         machine.cores
-    );
-    println!("Kernels   {} of {} (--cpu-isa)", device.isa(), device.isas().join(", "));
-    println!("Memory    {available} available");
-    println!("Measured  {}", roofline::line(peaks, device).trim_start_matches("Machine peaks: "));
-    println!(
+    ))?;
+    output::line(format_args!("Kernels   {} of {} (--cpu-isa)", device.isa(), device.isas().join(", ")))?;
+    output::line(format_args!("Memory    {available} available"))?;
+    output::line(format_args!("Measured  {}", roofline::line(peaks, device).trim_start_matches("Machine peaks: ")))?;
+    output::line(format_args!(
         "\nAt most, projected from what was measured; nothing reads weights quicker than memory. `quern bench offline` \
          measures what is reached.\n"
-    );
+    ))?;
     let [one, deep, deeper] = DEPTHS;
-    println!(
+    output::line(format_args!(
         "{:34} {:>10} {:>12} {:>34} {:>8} {:>9}",
         "", "", "context", "decode tok/s, one sequence", "eight", "prefill"
-    );
+    ))?;
     let header = format!("at {one}    at {deep}   at {deeper}");
-    println!("{:34} {:>10} {:>12} {header:>34} {:>8} {:>9}", "model", "weights", "that fits", "at 0", "tok/s");
+    output::line(format_args!(
+        "{:34} {:>10} {:>12} {header:>34} {:>8} {:>9}",
+        "model", "weights", "that fits", "at 0", "tok/s"
+    ))?;
     for forecast in forecasts {
         let fits = match forecast.context_that_fits {
             None => "unknown".into(),
@@ -160,15 +169,16 @@ fn print(device: &dyn Device, peaks: &MachinePeaks, machine: &Machine, forecasts
             Some(tokens) => format!("{tokens}"),
         };
         let decode: Vec<_> = forecast.decode.iter().map(|speed| format!("{speed:10.1}")).collect();
-        println!(
+        output::line(format_args!(
             "{:34} {:>10} {fits:>12} {:>34} {:>8.1} {:>9.1}",
             forecast.name,
             gib(forecast.weight_bytes),
             decode.join(" "),
             forecast.decode_8,
             forecast.prefill,
-        );
+        ))?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ fn run(job: Job) -> Result<ExitCode, String> {
         Job::Convert(args) => convert::run(&args).map_err(|error| error.to_string()),
         Job::Manual(job) => job.run().map_err(|error| error.to_string()),
         Job::Doctor(args) => doctor::run(&args).map_err(|error| error.to_string()),
-        Job::Configure(args) => return Ok(configure::run(&args)),
+        Job::Configure(args) => return configure::run(&args).map_err(|error| error.to_string()),
         Job::Bench(job) => return bench::run(&job).map_err(|error| error.to_string()),
         Job::Client(command) => return quern_bench::run(&command).map_err(|error| error.to_string()),
     };

@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     cli::ServeArgs,
+    config::LogSettings,
     logging,
     machine::{self, Machine},
     roofline::{self, Unmeasured},
@@ -44,7 +45,8 @@ const START_STACK_BYTES: usize = 16 << 20;
 pub fn run(args: ServeArgs) -> Result<(), StartError> {
     let began = Instant::now();
     check_threads(&args)?;
-    logging::init(args.log_level, args.log_level_http.unwrap_or(args.log_level)).map_err(StartError::Thread)?;
+    let LogSettings { log_level, log_level_http, .. } = args.log.settings();
+    logging::init(log_level, log_level_http).map_err(StartError::Thread)?;
     // Hears signals, accepts connections and answers probes, whatever happens on the threads of requests.
     let mut front = runtime::Builder::new_multi_thread();
     let front = front.worker_threads(1).thread_name("front").enable_all().build().map_err(StartError::Thread)?;
@@ -58,7 +60,7 @@ pub fn run(args: ServeArgs) -> Result<(), StartError> {
 /// Threads are started deep inside libraries, some of which panic where the system refuses one: try it first.
 fn check_threads(args: &ServeArgs) -> Result<(), StartError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let workers = args.cpu_threads.unwrap_or_else(|| Machine::probe().cores);
+    let workers = args.device.cpu.threads(&Machine::probe());
     Ok(machine::check_threads(FIXED_THREADS + cores + 2 * workers)?)
 }
 
@@ -140,20 +142,20 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
     }
     let config = &prepared.config;
     tracing::info!("server_args={}", serde_json::to_string(config).expect("a config is plain data"));
-    for line in prepared.notes.iter().chain(&summary::model_lines(config, &prepared.checkpoint)) {
+    for line in prepared.notes.iter().chain(&summary::model_lines(&config.model, &prepared.checkpoint)) {
         tracing::info!("{line}");
     }
-    let address = BoundAddress::bind(&config.host, config.port)?;
+    let address = BoundAddress::bind(&config.listen.host, config.listen.port)?;
     // The only place that chooses a backend.
-    let chosen = Chosen::new(config, &prepared.checkpoint)?;
-    for line in summary::kernel_lines(&*chosen.device(), &prepared.checkpoint, config) {
+    let chosen = Chosen::new(&config.device, config.model.dtype, &prepared.checkpoint)?;
+    for line in summary::kernel_lines(&*chosen.device(), &prepared.checkpoint, &config.model) {
         tracing::info!("{line}");
     }
-    let skip_warmup = config.skip_server_warmup;
-    let unmeasured = (!config.api.no_ui && !config.skip_peak_measurement).then(|| Unmeasured {
+    let skip_warmup = config.listen.skip_server_warmup;
+    let unmeasured = (!config.api.no_ui && !config.listen.skip_peak_measurement).then(|| Unmeasured {
         device: chosen.device(),
         formats: prepared.checkpoint.formats(),
-        precision: config.dtype,
+        precision: config.model.dtype,
     });
     let state = Arc::new(AppState::new(prepared.start(chosen)?, began));
     Ok(Some(Loaded { state, address, skip_warmup, unmeasured }))

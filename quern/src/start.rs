@@ -3,25 +3,24 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
-use quern_backend::{Backend, Device, Precision, Uploader};
-use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PackedWeightCache};
-use quern_engine::{EngineConfig, EngineHandle, Policy};
+use quern_backend::{Backend, Device, KvFormat, Precision, Uploader};
+use quern_cpu::{CpuBackend, CpuConfig, Isa, OnSaved, PackedWeightCache};
+use quern_engine::EngineHandle;
 use quern_model::{Checkpoint, StepCost, StepLimits};
 use quern_text::{ChatTemplate, Tokenizer};
 
 use crate::{
     cli::ServeArgs,
-    config::{Config, LoadFormat, SchedulePolicy},
+    config::{Config, CpuFlags, CpuIsa, DeviceSettings, EngineSettings, LoadFormat, model::ModelPaths},
     configure::table::Table,
     hub::Wanted,
     machine::Machine,
     memory::gib,
     model_files::{ModelFiles, Source},
     progress::ByteProgress,
-    resolve::{self, Decision, Facts},
+    resolve::{self, Decision, Facts, Host},
     start_error::StartError,
     summary,
-    typed::Typed,
     weight_cache::{self, Found, WeightFile},
 };
 
@@ -46,19 +45,14 @@ pub struct Prepared {
 impl Prepared {
     /// Find the model (downloading it if need be), read all of it but the weights, and decide.
     pub async fn new(args: &ServeArgs) -> Result<Self, StartError> {
-        let typed = Typed::new(args)?;
-        let source = Source {
-            path: args.model_path.as_deref(),
-            revision: args.revision.as_deref(),
-            download_dir: args.download_dir.as_deref(),
-            wanted: if typed.is_dummy() { Wanted::NoWeights } else { Wanted::Everything },
-        };
-        let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(&typed, small, is_gguf)).await?;
-        let tokenizer_files = files.with_tokenizer_at(args.tokenizer_path.as_deref(), &source).await?;
+        let notes = args.check()?;
+        let source = source(args);
+        let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(args, small, is_gguf)).await?;
+        let tokenizer_files = files.with_tokenizer_at(args.model.tokenizer_path.as_deref(), &source).await?;
 
-        let load_format = typed.load_format(files.is_gguf())?;
-        let checkpoint = files.checkpoint(load_format, &args.json_model_override_args)?;
-        let recipe = typed.quantization(checkpoint.config().fp8)?;
+        let load_format = args.model.load_format(files.is_gguf())?;
+        let checkpoint = files.checkpoint(load_format, &args.model.json_model_override_args)?;
+        let recipe = args.model.recipe(checkpoint.config().fp8)?;
         let checkpoint = checkpoint.quantised(recipe);
         let place = tokenizer_files.place();
         let tokenizer =
@@ -67,7 +61,8 @@ impl Prepared {
             let (tokenizer, model) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
             return Err(StartError::Vocabulary { place, tokenizer, model });
         }
-        let (file, name) = (args.chat_template.as_deref(), args.hf_chat_template_name.as_deref());
+        let (file, name) =
+            (args.api.template.chat_template.as_deref(), args.api.template.hf_chat_template_name.as_deref());
         let template = tokenizer_files.chat_template(&tokenizer, file, name).map_err(|cause| {
             let place = file.map_or_else(|| place.clone(), |file| file.display().to_string());
             StartError::Template { place, cause }
@@ -77,14 +72,16 @@ impl Prepared {
         }
 
         let facts = Facts {
-            model_dir: files.dir().map(Into::into),
-            tokenizer_dir: tokenizer_files.dir().map(Into::into),
+            network: checkpoint.config(),
+            weight_bytes: checkpoint.weight_bytes(),
+            load_format,
+            places: ModelPaths { model: files.dir().map(Into::into), tokenizer: tokenizer_files.dir().map(Into::into) },
             template_parser: template.as_ref().and_then(|template| {
                 ToolCallParser::of_template(template.tool_use_source().unwrap_or(template.source()))
             }),
-            ..Facts::of(checkpoint.config(), checkpoint.weight_bytes(), load_format)
+            host: Host::probe(),
         };
-        let Decision { config, mut notes } = resolve::resolve(typed, &facts)?;
+        let Decision { config, mut notes } = resolve::resolve(args, facts, notes)?;
         notes.extend_from_slice(checkpoint.notes());
         if template.is_none() {
             notes.push("The model has no chat template; chat requests are refused (--chat-template gives one).".into());
@@ -102,20 +99,21 @@ impl Prepared {
         let available = || Machine::probe().available_bytes;
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
-        if config.load_format != LoadFormat::Dummy && !chosen.has_weights() {
+        if config.model.load_format != LoadFormat::Dummy && !chosen.has_weights() {
             let progress = ByteProgress::new("Checking weights", checkpoint.weights().num_bytes());
-            checkpoint.scan(config.cpu_threads, &mut |bytes| progress.advance(bytes))?;
+            checkpoint.scan(config.device.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
-        let engine = chosen.engine(&config, &checkpoint)?;
+        let (kv_format, log_interval) = (config.model.kv_cache_dtype, config.log.decode_log_interval);
+        let engine = chosen.engine(&config.engine, kv_format, log_interval, &checkpoint)?;
         tracing::info!(
             "Load weight end. elapsed={:.2} s, avail mem={}",
             begin.elapsed().as_secs_f64(),
             shown(available())
         );
-        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(config.kv_cache_dtype);
-        tracing::info!("{}", summary::pool_line(&config, kv_bytes_per_token));
+        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(kv_format);
+        tracing::info!("{}", summary::pool_line(&config.engine, kv_format, kv_bytes_per_token));
         tracing::info!("Memory pool end. avail mem={}", shown(available()));
-        tracing::info!("{}", summary::limits_line(&config, available()));
+        tracing::info!("{}", summary::limits_line(&config.engine, config.api.context_length, available()));
         Ok(Service {
             model: model_card(&config, &checkpoint),
             settings: serde_json::to_value(&config).expect("a config is plain data"),
@@ -128,23 +126,38 @@ impl Prepared {
     }
 }
 
+/// Where the model is looked for.
+pub fn source(args: &ServeArgs) -> Source<'_> {
+    Source {
+        path: args.model.model_path.as_deref(),
+        revision: args.model.revision.as_deref(),
+        download_dir: args.model.download_dir.as_deref(),
+        wanted: if args.model.is_dummy() { Wanted::NoWeights } else { Wanted::Everything },
+    }
+}
+
 /// Refuse by config.json what cannot be served, before its weights are fetched.
 ///
 /// # Errors
 /// Those of [`Prepared::new`], as far as neither weights nor tokenizer decide.
-pub fn judge(typed: &Typed<'_>, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
-    let mut overrides = typed.args.json_model_override_args.clone();
+pub fn judge(args: &ServeArgs, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
+    let mut overrides = args.model.json_model_override_args.clone();
     if is_gguf {
         // That of the weights that the files were made from.
         overrides.insert("quantization_config".into(), serde_json::Value::Null);
     }
+    args.model.load_format(is_gguf)?;
     let checkpoint = small.checkpoint(LoadFormat::Dummy, &overrides)?;
-    let recipe = typed.quantization(checkpoint.config().fp8)?;
-    let checkpoint = checkpoint.quantised(recipe);
-    // How large a GGUF model is depends on its quantisation.
-    let weight_bytes = if is_gguf { 0 } else { checkpoint.weight_bytes() };
-    let load_format = typed.load_format(is_gguf)?;
-    resolve::resolve(typed.clone(), &Facts::of(checkpoint.config(), weight_bytes, load_format))?;
+    let recipe = args.model.recipe(checkpoint.config().fp8)?;
+    let (network, host) = (checkpoint.config(), Host::probe());
+    // Each of them is said again when all is known.
+    let mut notes = Vec::new();
+    let numbers = resolve::numbers(args, network, &host, &mut notes)?;
+    if !is_gguf {
+        // How large a GGUF model is depends on the codes of its file, which is not here yet.
+        let weight_bytes = small.checkpoint(LoadFormat::Dummy, &overrides)?.quantised(recipe).weight_bytes();
+        resolve::engine(args, numbers, network, weight_bytes, &host, &mut notes)?;
+    }
     Ok(())
 }
 
@@ -156,13 +169,13 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// What `config` decided on, for `checkpoint`.
+    /// What `device` decided on, for `checkpoint` and products in `precision`.
     ///
     /// # Errors
     /// If this CPU cannot do what was asked for, or its weights cannot be kept.
-    pub fn new(config: &Config, checkpoint: &Checkpoint) -> Result<Self, StartError> {
-        let backend = cpu(Some(config.cpu_threads), config.cpu_isa.as_deref(), config.dtype)?;
-        let panels = match &config.weight_cache {
+    pub fn new(device: &DeviceSettings, precision: Precision, checkpoint: &Checkpoint) -> Result<Self, StartError> {
+        let backend = cpu(CpuConfig { threads: Some(device.cpu_threads), isa: device.cpu_isa.map(isa), precision })?;
+        let panels = match &device.weight_cache {
             Some(dir) => panels(dir, checkpoint)?,
             None => None,
         };
@@ -180,23 +193,29 @@ impl Chosen {
         self.panels.as_ref().is_some_and(|(file, _)| file.is_whole())
     }
 
-    /// Load the weights and start an engine over them.
+    /// Load the weights and start an engine over them, with keys and values in `kv_format` and `log_interval` decode
+    /// steps between two log lines.
     ///
     /// # Errors
     /// If a weight cannot be read or memory is too scarce.
-    pub fn engine(self, config: &Config, checkpoint: &Checkpoint) -> Result<EngineHandle, StartError> {
-        let network = checkpoint.config();
-        let kv_format = config.kv_cache_dtype;
+    pub fn engine(
+        self,
+        settings: &EngineSettings,
+        kv_format: KvFormat,
+        log_interval: usize,
+        checkpoint: &Checkpoint,
+    ) -> Result<EngineHandle, StartError> {
         let balanced_context = checkpoint.network().balanced_context();
-        let engine_config = config.engine(balanced_context, StepCost::of(checkpoint, kv_format)?);
+        let cost = StepCost::of(checkpoint, kv_format)?;
+        let engine_config = settings.engine_config(log_interval, balanced_context, cost);
         let limits = StepLimits {
             max_tokens: engine_config.step_tokens(),
             max_logit_rows: MAX_LOGIT_ROWS,
-            page_size: config.page_size,
-            num_pages: config.num_pages,
+            page_size: engine_config.page_size,
+            num_pages: engine_config.num_pages,
             kv_format,
         };
-        let layers = network.num_layers as u64;
+        let layers = checkpoint.config().num_layers as u64;
         let per_layer = checkpoint.weight_bytes() / layers.max(1);
         let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
         let progress = ByteProgress::new(doing, per_layer * layers);
@@ -226,28 +245,40 @@ fn panels(dir: &Path, checkpoint: &Checkpoint) -> Result<Option<(PackedWeightCac
     Ok(file.map(|file| (file, Box::new(move |result| place.announce_saved(result)) as OnSaved)))
 }
 
-fn cpu(threads: Option<usize>, isa: Option<&str>, precision: Precision) -> Result<CpuBackend, StartError> {
-    let refused = |error: CpuError| StartError::Device(error.into());
-    let isa = isa.map(str::parse::<Isa>).transpose().map_err(refused)?;
-    CpuBackend::new(CpuConfig { threads, isa, precision }).map_err(refused)
+fn cpu(config: CpuConfig) -> Result<CpuBackend, StartError> {
+    CpuBackend::new(config).map_err(|error| StartError::Device(error.into()))
+}
+
+fn isa(asked: CpuIsa) -> Isa {
+    match asked {
+        CpuIsa::Scalar => Isa::Scalar,
+        CpuIsa::Avx2 => Isa::Avx2,
+        CpuIsa::AvxVnni => Isa::AvxVnni,
+        CpuIsa::Avx512 => Isa::Avx512,
+        CpuIsa::Avx512Vnni => Isa::Avx512Vnni,
+        CpuIsa::Avx512Bf16 => Isa::Avx512Bf16,
+        CpuIsa::Neon => Isa::Neon,
+        CpuIsa::NeonDot => Isa::NeonDot,
+    }
 }
 
 /// A backend for measuring the machine, without a model that decides.
 ///
 /// # Errors
 /// If this CPU cannot do what was asked for.
-pub fn for_measuring(threads: Option<usize>, isa: Option<&str>) -> Result<impl Backend + Device, StartError> {
-    cpu(Some(threads.unwrap_or_else(|| Machine::probe().cores)), isa, Precision::default())
+pub fn for_measuring(flags: &CpuFlags) -> Result<impl Backend + Device, StartError> {
+    let threads = Some(flags.threads(&Machine::probe()));
+    cpu(CpuConfig { threads, isa: flags.cpu_isa.map(isa), precision: Precision::default() })
 }
 
 /// What the API is told of the model.
 pub fn model_card(config: &Config, checkpoint: &Checkpoint) -> ModelCard {
     let (network, generation) = (checkpoint.config(), checkpoint.generation());
     ModelCard {
-        path: config.model_path.clone(),
-        tokenizer_path: config.tokenizer_path.clone(),
-        load_format: config.load_format.name(),
-        device: config.device,
+        path: config.model.model_path.clone(),
+        tokenizer_path: config.model.tokenizer_path.clone(),
+        load_format: config.model.load_format.name(),
+        device: config.device.device,
         architecture: network.architecture.to_string(),
         model_type: network.architecture.model_type(),
         family: network.architecture.gguf_name(),
@@ -266,26 +297,16 @@ pub fn model_card(config: &Config, checkpoint: &Checkpoint) -> ModelCard {
     }
 }
 
-impl Config {
-    /// The engine's part of it. The model's: `balanced_context`, the tokens of context whose attention costs as much as
-    /// the rest of the network, and `cost`, the least that its steps take.
-    pub fn engine(&self, balanced_context: usize, cost: StepCost) -> EngineConfig {
-        EngineConfig {
-            page_size: self.page_size,
-            num_pages: self.num_pages,
-            max_running: self.max_running_requests,
-            max_queued: self.max_queued_requests,
-            chunk_tokens: self.chunked_prefill_size,
-            max_prefill_tokens: self.max_prefill_tokens,
-            balanced_context,
-            cost,
-            policy: match self.schedule_policy {
-                SchedulePolicy::Fcfs => Policy::Fcfs,
-                SchedulePolicy::Lpm => Policy::Lpm,
-            },
-            prefix_cache: !self.disable_radix_cache,
-            conservativeness: self.schedule_conservativeness,
-            decode_log_interval: self.decode_log_interval as u64,
-        }
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_can_be_asked_for_by_its_name() {
+        let asked = |set: &CpuIsa| (set.to_possible_value().unwrap().get_name().to_owned(), isa(*set));
+        let asked: Vec<_> = CpuIsa::value_variants().iter().map(asked).collect();
+        assert_eq!(asked, Isa::ALL.map(|set| (set.to_string(), set)));
     }
 }

@@ -4,7 +4,11 @@ use quern_api::listen::ListenError;
 use quern_model::LoadError;
 use quern_text::{TemplateError, TokenizerError};
 
-use crate::{cli::RefusedFlag, hub::HubError, machine::ThreadLimit, resolve::ResolveError};
+use crate::{
+    config::{RefusedFlag, ResolveError},
+    hub::HubError,
+    machine::ThreadLimit,
+};
 
 /// Why the server did not start, or stopped with a failure. One line (a checkpoint's problems: one line
 /// each) that names the thing and the remedy; the exit status is 1.

@@ -1,17 +1,20 @@
 //! What an operator reads at start: the model, its weights, the pool, the kernels, the limits.
 
-use quern_backend::Device;
+use quern_backend::{Device, KvFormat};
 use quern_model::Checkpoint;
 
-use crate::{config::Config, memory::gib};
+use crate::{
+    config::{EngineSettings, ModelSettings},
+    memory::gib,
+};
 
 /// The lines about the model, before its weights are read.
-pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
+pub fn model_lines(settings: &ModelSettings, checkpoint: &Checkpoint) -> Vec<String> {
     let (model, network) = (checkpoint.config(), checkpoint.network());
     let mut lines = Vec::new();
     lines.push(format!(
         "Model {}: {}, {} layers, {} parameters, {} of them active per token, vocabulary {}, context {}.",
-        config.model_path,
+        settings.model_path,
         model.architecture,
         model.num_layers,
         count(network.total_params()),
@@ -24,7 +27,7 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
     let formats = formats.join(", ");
     let format = checkpoint.recipe().map_or(formats.clone(), |recipe| format!("{recipe} ({formats})"));
     let weights = gib(checkpoint.weight_bytes());
-    lines.push(match (checkpoint.is_dummy(), &config.model_dir) {
+    lines.push(match (checkpoint.is_dummy(), &settings.model_dir) {
         (true, _) => format!(
             "Weights: {weights} of RANDOM numbers. Everything works, but the answers make no sense; leave out \
              --load-format dummy for ones that do."
@@ -40,43 +43,46 @@ pub fn model_lines(config: &Config, checkpoint: &Checkpoint) -> Vec<String> {
 
 /// The lines about threads and kernels: the kernel of each operation, for the encodings that this model
 /// uses.
-pub fn kernel_lines(device: &dyn Device, checkpoint: &Checkpoint, config: &Config) -> Vec<String> {
+pub fn kernel_lines(device: &dyn Device, checkpoint: &Checkpoint, settings: &ModelSettings) -> Vec<String> {
     let mut used: Vec<String> = checkpoint.formats().iter().map(ToString::to_string).collect();
-    used.push(config.kv_cache_dtype.to_string());
+    used.push(settings.kv_cache_dtype.to_string());
     let kernels = device.kernels().into_iter().filter_map(|choice| match choice.format {
         None => Some(format!("{} [{}]", choice.op, choice.kernel)),
         Some(format) if used.contains(&format) => Some(format!("{} {format} [{}]", choice.op, choice.kernel)),
         Some(_) => None,
     });
     vec![
-        format!("CPU: {} threads, {} kernels, inputs of products in {}.", device.threads(), device.isa(), config.dtype),
+        format!(
+            "CPU: {} threads, {} kernels, inputs of products in {}.",
+            device.threads(),
+            device.isa(),
+            settings.dtype
+        ),
         format!("Kernels: {}.", kernels.collect::<Vec<_>>().join(", ")),
     ]
 }
 
 /// The line about the pool, in SGLang's form.
-pub fn pool_line(config: &Config, kv_bytes_per_token: u64) -> String {
-    let half = gib(config.max_total_num_tokens as u64 * kv_bytes_per_token / 2);
-    let dtype = config.kv_cache_dtype;
+pub fn pool_line(engine: &EngineSettings, kv_format: KvFormat, kv_bytes_per_token: u64) -> String {
+    let half = gib(engine.max_total_num_tokens as u64 * kv_bytes_per_token / 2);
     format!(
-        "KV Cache is allocated. dtype: {dtype}, #tokens: {}, K size: {half}, V size: {half} ({} pages of {} tokens, \
+        "KV Cache is allocated. dtype: {kv_format}, #tokens: {}, K size: {half}, V size: {half} ({} pages of {} tokens, \
          {kv_bytes_per_token} bytes per token)",
-        config.max_total_num_tokens, config.num_pages, config.page_size,
+        engine.max_total_num_tokens, engine.num_pages, engine.memory.page_size,
     )
 }
 
 /// The line of limits that scripts read, in SGLang's form. The memory is main memory here; the name of
 /// its field is kept.
-pub fn limits_line(config: &Config, available_bytes: Option<u64>) -> String {
+pub fn limits_line(engine: &EngineSettings, context_length: usize, available_bytes: Option<u64>) -> String {
     let available = available_bytes.unwrap_or(0) as f64 / (1u64 << 30) as f64;
     format!(
         "max_total_num_tokens={}, chunked_prefill_size={}, max_prefill_tokens={}, max_running_requests={}, \
-         context_len={}, available_gpu_mem={available:.2} GB",
-        config.max_total_num_tokens,
-        config.chunked_prefill_size,
-        config.max_prefill_tokens,
-        config.max_running_requests,
-        config.api.context_length,
+         context_len={context_length}, available_gpu_mem={available:.2} GB",
+        engine.max_total_num_tokens,
+        engine.chunked_prefill_size,
+        engine.schedule.max_prefill_tokens,
+        engine.max_running_requests,
     )
 }
 
@@ -95,18 +101,19 @@ mod tests {
     use serde_json::Map;
 
     use super::*;
-    use crate::{config::LoadFormat, model_files::ModelFiles};
+    use crate::{config::LoadFormat, model_files::ModelFiles, resolve::tests::decide};
 
     #[test]
     fn limits_have_sglangs_form() {
-        assert_snapshot!(limits_line(&Config::default(), Some(13_249_974_108)), @"max_total_num_tokens=8192, chunked_prefill_size=512, max_prefill_tokens=16384, max_running_requests=256, context_len=4096, available_gpu_mem=12.34 GB");
-        assert_snapshot!(pool_line(&Config::default(), 98_304), @"KV Cache is allocated. dtype: bfloat16, #tokens: 8192, K size: 384.0 MB, V size: 384.0 MB (256 pages of 32 tokens, 98304 bytes per token)");
+        let config = decide("--max-total-tokens 8192").unwrap().config;
+        assert_snapshot!(limits_line(&config.engine, 4096, Some(13_249_974_108)), @"max_total_num_tokens=8192, chunked_prefill_size=512, max_prefill_tokens=16384, max_running_requests=256, context_len=4096, available_gpu_mem=12.34 GB");
+        assert_snapshot!(pool_line(&config.engine, KvFormat::BF16, 98_304), @"KV Cache is allocated. dtype: bfloat16, #tokens: 8192, K size: 384.0 MB, V size: 384.0 MB (256 pages of 32 tokens, 98304 bytes per token)");
     }
 
     #[test]
     fn random_weights_are_announced() {
         let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
-        let lines = model_lines(&Config::default(), &checkpoint);
+        let lines = model_lines(&decide("").unwrap().config.model, &checkpoint);
         assert!(lines[0].contains("quern-demo: Qwen3MoeForCausalLM"), "{lines:?}");
         assert!(lines[2].contains("RANDOM") && lines[2].contains("no sense"), "{lines:?}");
     }
@@ -114,7 +121,7 @@ mod tests {
     #[test]
     fn the_shipped_model_is_announced_as_a_demonstration() {
         let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Safetensors, &Map::new()).unwrap();
-        let lines = model_lines(&Config::default(), &checkpoint);
+        let lines = model_lines(&decide("").unwrap().config.model, &checkpoint);
         assert!(lines[2].contains("DEMONSTRATION") && lines[2].contains("--model"), "{lines:?}");
     }
 

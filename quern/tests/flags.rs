@@ -4,12 +4,9 @@
 use std::{collections::BTreeSet, ffi::OsString};
 
 use clap::CommandFactory;
-use quern::{
-    cli::{
-        Cli, CliError, Job, ServeArgs,
-        compat::{Otherwise, TABLE, Takes},
-    },
-    typed::Typed,
+use quern::cli::{
+    Cli, CliError, Job, ServeArgs,
+    compat::{Otherwise, TABLE, Takes},
 };
 use quern_text::JsonBlanks;
 
@@ -160,14 +157,14 @@ fn built_flags_parse() {
 #[test]
 fn prefixes_equals_signs_and_repetition_work_as_with_argparse() {
     let args = parse(&["--tp", "1", "--dp=1", "--ep", "1", "--mem=0.5", "--context=4k", "--chunked=-1"]).unwrap();
-    assert_eq!(args.mem_fraction_static, Some(0.5));
-    assert_eq!(args.context_length, Some(4000));
-    assert_eq!(args.chunked_prefill_size, Some(-1));
+    assert_eq!(args.engine.memory.mem_fraction_static, 0.5);
+    assert_eq!(args.model.context_length, Some(4000));
+    assert_eq!(args.engine.chunked_prefill_size, Some(-1));
     assert!(args.compat.judge().unwrap().is_empty());
-    assert_eq!(parse(&["--port", "1", "--port", "2"]).unwrap().port, 2, "the last one wins");
+    assert_eq!(parse(&["--port", "1", "--port", "2"]).unwrap().listen.port, 2, "the last one wins");
     // pp-size, pp-max-micro-batch-size and pp-async-batch-depth.
     assert_eq!(status(&["--pp", "1"]), 2);
-    assert_eq!(parse(&["--model", "a"]).unwrap().model_path.as_deref(), Some("a"));
+    assert_eq!(parse(&["--model", "a"]).unwrap().model.model_path.as_deref(), Some("a"));
 }
 
 #[test]
@@ -189,7 +186,7 @@ fn what_vllm_and_llama_server_call_our_flags_is_told() {
         assert!(error.ends_with(&format!("here it is {ours}")), "{theirs:?}: {error}");
     }
     for words in [["-m", "a/model"], ["-hf", "a/model"], ["--hf-repo", "a/model"]] {
-        assert_eq!(parse(&words).unwrap().model_path.as_deref(), Some("a/model"));
+        assert_eq!(parse(&words).unwrap().model.model_path.as_deref(), Some("a/model"));
     }
 
     let words = ["-ngl", "99", "-fa", "-np", "4", "-b", "2048", "-ub", "512", "-cb", "-ot", "exps=CPU", "-tb", "2"];
@@ -236,12 +233,12 @@ fn a_configuration_file_stands_before_what_is_typed() {
     let file = file.to_str().unwrap();
     for words in [vec!["--config", file, "--port", "2"], vec!["--port", "2", "--config", file]] {
         let args = parse(&words).unwrap();
-        assert_eq!((args.port, args.host.as_str()), (2, "0.0.0.0"));
-        assert_eq!(args.model_path.as_deref(), Some("m"));
-        assert_eq!(args.context_length, Some(8000));
-        assert!(!args.enable_metrics);
-        assert_eq!(args.bucket_time_to_first_token, Some(vec![0.5, 1.0]));
-        assert_eq!(args.extra_metric_labels["a"], "b");
+        assert_eq!((args.listen.port, args.listen.host.as_str()), (2, "0.0.0.0"));
+        assert_eq!(args.model.model_path.as_deref(), Some("m"));
+        assert_eq!(args.model.context_length, Some(8000));
+        assert!(!args.metrics.enable_metrics);
+        assert_eq!(args.metrics.bucket_time_to_first_token, Some(vec![0.5, 1.0]));
+        assert_eq!(args.metrics.extra_metric_labels, [("a".to_owned(), "b".to_owned())]);
         assert_eq!(args.compat.judge().unwrap().len(), 1, "trust-remote-code is noted");
     }
     std::fs::write(file, "no_such_flag: 1\n").unwrap();
@@ -268,7 +265,10 @@ fn flags_that_are_refused_say_so_before_a_model_is_looked_for() {
         (&["--device", "cuda"], &["--device cuda", "cpu"]),
         (&["--quantization", "awq"], &["--quantization awq", "fp8"]),
     ] {
-        let error = Typed::new(&parse(words).unwrap()).unwrap_err().to_string();
+        let error = match parse(words) {
+            Ok(args) => args.check().unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        };
         for part in parts {
             assert!(error.contains(part), "{words:?}: {error}");
         }
@@ -289,9 +289,9 @@ fn blanks_of_constrained_json_are_an_operators_choice() {
         let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
         parse(&words).map(|args| {
             (
-                args.constrained_json_disable_any_whitespace,
-                args.constrained_json_whitespace_pattern,
-                args.constrained_json_max_whitespace_cnt,
+                args.api.requests.constrained_json_disable_any_whitespace,
+                args.api.requests.constrained_json_whitespace_pattern,
+                args.api.requests.constrained_json_max_whitespace_cnt,
             )
         })
     };

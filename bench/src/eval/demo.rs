@@ -17,7 +17,7 @@ use super::{
     question::{Answer, Evaluation, Question, Verdict},
     tool_calls::ToolCallEvaluation,
 };
-use crate::{data_file::read_text, error::BenchError};
+use crate::{data_file::read_text, error::BenchError, output};
 
 /// What was typed after `quern eval demo`.
 #[derive(Args, Clone, Debug)]
@@ -149,14 +149,14 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode, BenchError> {
         // Each set has a file of its own beside the one that was named.
         target_args.output = target_args.output.map(|path| path.with_extension(format!("{name}.jsonl")));
         let outcome = sit(&target, set, &target_args, Instant::now()).await?;
-        println!(
+        output::line(format_args!(
             "{name}: Accuracy: {:.3}  Invalid: {:.3}  Latency: {:.3} s  Output throughput: {:.3} token/s  {}",
             outcome.score(),
             outcome.invalid(),
             outcome.latency_s,
             outcome.output_throughput(),
             outcome.interval()
-        );
+        ))?;
         if outcome.conclude() != ExitCode::SUCCESS {
             status = ExitCode::FAILURE;
         }

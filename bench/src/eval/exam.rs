@@ -13,7 +13,7 @@ use super::{
     question::{Answer, Evaluation, Question, Transcript, back_off},
     results::ResultsFile,
 };
-use crate::{endpoint::Endpoint, error::BenchError, serving};
+use crate::{endpoint::Endpoint, error::BenchError, output, serving};
 
 /// How often a question is asked again after an answer that another try may better.
 const TRIES: u32 = 6;
@@ -63,12 +63,12 @@ impl ExamOutcome {
         if self.unanswered.is_empty() {
             return ExitCode::SUCCESS;
         }
-        eprintln!(
+        output::note(format_args!(
             "ERROR: {} questions got no answer and are not counted; run again to ask them:",
             self.unanswered.len()
-        );
+        ));
         for (id, error) in self.unanswered.iter().take(5) {
-            eprintln!("  {id}: {error}");
+            output::note(format_args!("  {id}: {error}"));
         }
         ExitCode::FAILURE
     }
@@ -126,7 +126,10 @@ pub async fn sit(
     let earlier_s = results.earlier_s();
     if !results.earlier.is_empty() {
         let all = evaluation.questions().len();
-        eprintln!("Going on: {} of {all} questions were answered before (--fresh begins anew).", results.earlier.len());
+        output::note(format_args!(
+            "Going on: {} of {all} questions were answered before (--fresh begins anew).",
+            results.earlier.len()
+        ));
     }
     let open: Vec<Question> =
         evaluation.questions().iter().filter(|question| !results.earlier.contains_key(&question.id)).cloned().collect();
@@ -162,7 +165,7 @@ pub async fn sit(
             "output_throughput": outcome.output_throughput(),
         }))?;
     }
-    eprintln!("Transcripts: {}", path.display());
+    output::note(format_args!("Transcripts: {}", path.display()));
     Ok(outcome)
 }
 

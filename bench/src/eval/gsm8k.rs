@@ -15,6 +15,7 @@ use super::{
 use crate::{
     data_file::{GSM8K, read_text},
     error::BenchError,
+    output,
 };
 
 /// What was typed after `quern eval gsm8k`.
@@ -185,7 +186,7 @@ pub async fn run(args: &Gsm8kArgs) -> Result<ExitCode, BenchError> {
         target.endpoint.post("/generate", &body).await?;
     }
     let outcome = sit(&target, Arc::new(evaluation), &args.target, began).await?;
-    super::print_few_shot(&outcome);
+    super::print_few_shot(&outcome)?;
     Ok(outcome.conclude())
 }
 
@@ -252,8 +253,8 @@ pub async fn run_chatted(args: &RunEvalArgs) -> Result<ExitCode, BenchError> {
     let began = Instant::now();
     let evaluation = Chatted::new(args, &target.model, &lines);
     let outcome = sit(&target, Arc::new(evaluation), &args.target, began).await?;
-    super::print_run_eval(&outcome);
-    println!("{}", outcome.interval());
+    super::print_run_eval(&outcome)?;
+    output::line(outcome.interval())?;
     Ok(outcome.conclude())
 }
 

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     data_file::{HUMAN_EVAL, read_text},
     error::BenchError,
+    output,
     random::PythonRandom,
     statistics::pass_at_k,
 };
@@ -137,12 +138,12 @@ pub async fn run(args: &RunEvalArgs) -> Result<ExitCode, BenchError> {
         cores: Semaphore::new(cores),
     };
     let outcome = sit(&target, Arc::new(evaluation), &args.target, Instant::now()).await?;
-    super::print_run_eval(&outcome);
+    super::print_run_eval(&outcome)?;
     for k in [1, 2, 5].into_iter().filter(|k| *k <= args.num_samples) {
         let of_each = outcome.transcripts.iter().map(|one| pass_at_k(args.num_samples, one.verdict.right, k));
-        println!("pass@{k}: {:.3}", of_each.sum::<f64>() / outcome.transcripts.len().max(1) as f64);
+        output::line(format_args!("pass@{k}: {:.3}", of_each.sum::<f64>() / outcome.transcripts.len().max(1) as f64))?;
     }
-    println!("All samples right: {}", outcome.interval());
+    output::line(format_args!("All samples right: {}", outcome.interval()))?;
     Ok(outcome.conclude())
 }
 

@@ -14,7 +14,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Subcommand, builder::TypedValueParser};
 
 use self::{exam::ExamOutcome, question::ChatSampling};
-use crate::error::BenchError;
+use crate::{error::BenchError, output};
 
 /// The evaluations.
 #[derive(Clone, Debug, Subcommand)]
@@ -118,17 +118,17 @@ pub async fn run(command: &EvalCommand) -> Result<ExitCode, BenchError> {
 }
 
 /// The lines of few_shot_gsm8k, and how sure they are.
-fn print_few_shot(outcome: &ExamOutcome) {
-    println!("Accuracy: {:.3}", outcome.score());
-    println!("Invalid: {:.3}", outcome.invalid());
-    println!("Latency: {:.3} s", outcome.latency_s);
-    println!("Output throughput: {:.3} token/s", outcome.output_throughput());
-    println!("{}", outcome.interval());
+fn print_few_shot(outcome: &ExamOutcome) -> Result<(), BenchError> {
+    output::line(format_args!("Accuracy: {:.3}", outcome.score()))?;
+    output::line(format_args!("Invalid: {:.3}", outcome.invalid()))?;
+    output::line(format_args!("Latency: {:.3} s", outcome.latency_s))?;
+    output::line(format_args!("Output throughput: {:.3} token/s", outcome.output_throughput()))?;
+    output::line(outcome.interval())
 }
 
 /// The lines of run_eval.
-fn print_run_eval(outcome: &ExamOutcome) {
-    println!("Total latency: {:.3} s", outcome.latency_s);
-    println!("Score: {:.3}", outcome.score());
-    println!("Output throughput: {:.3} token/s", outcome.output_throughput());
+fn print_run_eval(outcome: &ExamOutcome) -> Result<(), BenchError> {
+    output::line(format_args!("Total latency: {:.3} s", outcome.latency_s))?;
+    output::line(format_args!("Score: {:.3}", outcome.score()))?;
+    output::line(format_args!("Output throughput: {:.3} token/s", outcome.output_throughput()))
 }

@@ -135,7 +135,7 @@ pub async fn run(args: &ToolCallsArgs) -> Result<ExitCode, BenchError> {
     let evaluation =
         ToolCallEvaluation::read("tool-calls", &args.data_path, &target.model, args.max_tokens, args.num_examples)?;
     let outcome = sit(&target, Arc::new(evaluation), &args.target, Instant::now()).await?;
-    super::print_few_shot(&outcome);
+    super::print_few_shot(&outcome)?;
     Ok(outcome.conclude())
 }
 

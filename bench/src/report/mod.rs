@@ -15,6 +15,7 @@ pub use self::{
 use crate::{
     error::BenchError,
     metrics::{RequestOutcome, Seconds},
+    output,
     record::Recording,
     run_file::RunRecord,
     serving::Measurement,
@@ -41,7 +42,7 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode, BenchError> {
         records.extend(RunRecord::read_all(file)?);
     }
     write(&args.output, &[], &records)?;
-    println!("{}", args.output.display());
+    output::line(args.output.display())?;
     Ok(ExitCode::SUCCESS)
 }
 

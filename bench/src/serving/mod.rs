@@ -29,6 +29,7 @@ use crate::{
     layout::{Heading, Layout, block},
     load::{self, Pace},
     metrics::{LoadMetrics, RequestOutcome},
+    output,
     progress::Progress,
     report,
     run_file::{RunRecord, RunSettings, default_path},
@@ -78,7 +79,7 @@ pub async fn run(args: &ServingArgs) -> Result<ExitCode, BenchError> {
             others.extend(RunRecord::read_all(file)?);
         }
         report::write(path, &measurements, &others)?;
-        eprintln!("Report: {}", path.display());
+        output::note(format_args!("Report: {}", path.display()));
     }
     let failed: usize = measurements.iter().map(|measurement| measurement.metrics.failed).sum();
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -131,7 +132,7 @@ impl<'a> Run<'a> {
         };
         let llama_cpp = args.backend.is_llama_cpp();
         let (tokens, place) = Tokens::find(args.tokenizer.as_deref(), &model, &endpoint, llama_cpp).await?;
-        eprintln!("Tokenizer: {place}");
+        output::note(format_args!("Tokenizer: {place}"));
         let options = BodyOptions {
             model: args.served_model_name.clone().unwrap_or(model),
             stream: !args.disable_stream,
@@ -153,12 +154,12 @@ impl<'a> Run<'a> {
     }
 
     /// A line of the run's story: on standard output, unless that is for JSON.
-    fn tell(&self, line: &str) {
+    fn tell(&self, line: &str) -> Result<(), BenchError> {
         if self.args.json {
-            eprintln!("{line}");
-        } else {
-            println!("{line}");
+            output::note(line);
+            return Ok(());
         }
+        output::line(line)
     }
 
     async fn measure(
@@ -179,19 +180,19 @@ impl<'a> Run<'a> {
         if let Some(differs) = &dataset.differs
             && !self.told_difference.swap(true, Ordering::Relaxed)
         {
-            eprintln!("WARNING: {differs}");
+            output::note(format_args!("WARNING: {differs}"));
         }
-        self.tell(&format!("#Input tokens: {}", dataset.input_tokens()));
-        self.tell(&format!("#Output tokens: {}", dataset.output_tokens()));
+        self.tell(&format!("#Input tokens: {}", dataset.input_tokens()))?;
+        self.tell(&format!("#Output tokens: {}", dataset.output_tokens()))?;
 
         let warmups = args.warmup_requests;
-        self.tell(&format!("Starting warmup with {warmups} sequences..."));
+        self.tell(&format!("Starting warmup with {warmups} sequences..."))?;
         load::warm_up(&self.client, &dataset.sessions[0], warmups).await?;
-        self.tell(&format!("Warmup completed with {warmups} sequences. Starting main benchmark run..."));
+        self.tell(&format!("Warmup completed with {warmups} sequences. Starting main benchmark run..."))?;
         if flush {
             let path = format!("/flush_cache?timeout={}", args.flush_cache_timeout);
             if let Err(error) = self.client.endpoint.poke(&path).await {
-                eprintln!("WARNING: the server's cache is not empty: {error}");
+                output::note(format_args!("WARNING: the server's cache is not empty: {error}"));
             }
         }
         sleep(Duration::from_secs(1)).await;
@@ -214,7 +215,7 @@ impl<'a> Run<'a> {
         let goodput = (!args.goodput.is_empty()).then(|| Goodput::of(&args.goodput, &outcomes, duration_s));
         let backend = args.backend.name();
         let heading = Heading { backend: &backend, request_rate: args.request_rate, max_concurrency };
-        self.tell(&block(args.layout, &heading, &metrics, goodput.as_ref(), args.cache_report));
+        let mut printed = self.tell(&block(args.layout, &heading, &metrics, goodput.as_ref(), args.cache_report));
 
         let settings = RunSettings {
             tag: args.tag.as_deref(),
@@ -241,14 +242,16 @@ impl<'a> Run<'a> {
             record.add_cache(&metrics);
         }
         if args.json {
-            println!("{}", serde_json::to_string(&record.0).expect("an object of JSON"));
+            printed = printed.and(output::line(serde_json::to_string(&record.0).expect("an object of JSON")));
         }
         let path = args.output_file.clone().unwrap_or_else(|| default_path(&backend, &args.dataset, num_prompts));
         let mut detailed = record.clone();
         if args.output_details {
             detailed.add_details(&outcomes);
         }
+        // What was measured is kept even where it cannot be printed.
         detailed.append(&path)?;
+        printed?;
         remark(&outcomes, &metrics, &stalls, cpu_s, args);
         Ok(Measurement { max_concurrency, outcomes, metrics, stalls, record })
     }
@@ -278,7 +281,7 @@ impl<'a> Run<'a> {
                     outcome.retokenized = count;
                 }
             }
-            Err(error) => eprintln!("WARNING: the answers' tokens are not counted again: {error}"),
+            Err(error) => output::note(format_args!("WARNING: the answers' tokens are not counted again: {error}")),
         }
     }
 }
@@ -292,16 +295,16 @@ fn remark(
     args: &ServingArgs,
 ) {
     for stall in stalls.iter().take(DESCRIBED_STALLS) {
-        eprintln!("WARNING: stall: {}", stall.describe());
+        output::note(format_args!("WARNING: stall: {}", stall.describe()));
     }
     if stalls.len() > DESCRIBED_STALLS {
-        eprintln!("WARNING: and {} shorter stalls", stalls.len() - DESCRIBED_STALLS);
+        output::note(format_args!("WARNING: and {} shorter stalls", stalls.len() - DESCRIBED_STALLS));
     }
     let recordings = || outcomes.iter().map(|outcome| &outcome.recording);
     if recordings().any(|recording| recording.succeeded() && !recording.counted) && args.disable_ignore_eos {
-        eprintln!(
+        output::note(format_args!(
             "WARNING: the server does not count tokens; the lengths asked for are taken for those of the answers"
-        );
+        ));
     }
     if metrics.failed > 0 {
         let mut kinds: Vec<(&str, usize)> = Vec::new();
@@ -312,15 +315,15 @@ fn remark(
             }
         }
         kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        eprintln!("ERROR: {} of {} requests failed:", metrics.failed, outcomes.len());
+        output::note(format_args!("ERROR: {} of {} requests failed:", metrics.failed, outcomes.len()));
         for (kind, count) in kinds.iter().take(QUOTED_ERRORS) {
-            eprintln!("  {count} × {}", kind.trim());
+            output::note(format_args!("  {count} × {}", kind.trim()));
         }
     }
     if let Some(cpu_s) = cpu_s.filter(|_| metrics.total_output > 0) {
         let per_token = 1e6 * cpu_s / metrics.total_output as f64;
         let part = 100.0 * cpu_s / metrics.duration_s;
-        eprintln!("Client: {per_token:.1} µs of CPU a token, {part:.1} % of one core.");
+        output::note(format_args!("Client: {per_token:.1} µs of CPU a token, {part:.1} % of one core."));
     }
 }
 
@@ -354,11 +357,11 @@ async fn wait_until_ready(endpoint: &Endpoint, patience: Duration) -> Result<Opt
             Err(BenchError::Refused { status, .. }) if status.starts_with("404") => return Ok(None),
             Err(error) if Instant::now() >= deadline => return Err(error),
             Err(_) if !told => {
-                eprintln!(
+                output::note(format_args!(
                     "Waiting up to {}s for {} to become ready...",
                     patience.as_secs(),
                     endpoint.url("/v1/models")
-                );
+                ));
                 told = true;
             }
             Err(_) => {}

@@ -12,6 +12,7 @@ use quern_backend::{
     AttentionSpec, Backend, ForwardBatch, HeadLayout, KvFormat, KvSpec, LogitTask, MachinePeaks, PackedMatrix,
     PagedBatch, Precision, QuantFormat, RowTask, SampleBatch, SamplingParams, SharedBytes, Span,
 };
+use quern_bench::BenchError;
 use quern_model::Work;
 
 use super::table::BenchTable;
@@ -39,7 +40,15 @@ struct KernelBench<'a, B: Backend> {
 }
 
 /// Measure those whose name holds `only`.
-pub(super) fn run<B: Backend>(backend: &B, peaks: MachinePeaks, only: Option<&str>, table: &mut BenchTable) {
+///
+/// # Errors
+/// If a row cannot be printed.
+pub(super) fn run<B: Backend>(
+    backend: &B,
+    peaks: MachinePeaks,
+    only: Option<&str>,
+    table: &mut BenchTable,
+) -> Result<(), BenchError> {
     // Small bf16 values (exponent below one, every mantissa), which read as finite in every format.
     let mut state = 1u64;
     let arena: Vec<u8> = (0..ARENA / 2)
@@ -55,37 +64,44 @@ pub(super) fn run<B: Backend>(backend: &B, peaks: MachinePeaks, only: Option<&st
     let others = [QuantFormat::Q2K, QuantFormat::Q3K, QuantFormat::Q5K, QuantFormat::Iq4Xs];
     for format in [QuantFormat::BF16, QuantFormat::Fp8Block128].into_iter().chain(blocks) {
         for tokens in [1, 4, 8, 64, 512] {
-            bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim());
+            bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim())?;
         }
-        bench.upload(format, "qkv_proj", HIDDEN, HEADS.qkv_dim());
-        bench.linear(format, 1, "o_proj", HEADS.q_dim(), HIDDEN);
+        bench.upload(format, "qkv_proj", HIDDEN, HEADS.qkv_dim())?;
+        bench.linear(format, 1, "o_proj", HEADS.q_dim(), HIDDEN)?;
         for tokens in [1, 8, 512] {
-            bench.moe(format, tokens);
+            bench.moe(format, tokens)?;
         }
     }
     for format in others {
         for tokens in [1, 512] {
-            bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim());
+            bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim())?;
         }
     }
-    bench.linear(QuantFormat::F32, 1, "gate", HIDDEN, EXPERTS);
-    bench.linear(QuantFormat::BF16, 1, "lm_head", HIDDEN, VOCAB);
+    bench.linear(QuantFormat::F32, 1, "gate", HIDDEN, EXPERTS)?;
+    bench.linear(QuantFormat::BF16, 1, "lm_head", HIDDEN, VOCAB)?;
     for format in [KvFormat::BF16, KvFormat::Q8_0, KvFormat::F8E4M3] {
-        bench.attention(format, 1, 4096);
-        bench.attention(format, 1, 32768);
-        bench.attention(format, 512, 512);
-        bench.attention(format, 512, 4096);
+        bench.attention(format, 1, 4096)?;
+        bench.attention(format, 1, 32768)?;
+        bench.attention(format, 512, 512)?;
+        bench.attention(format, 512, 4096)?;
     }
-    bench.norm(1);
-    bench.norm(512);
-    bench.argmax();
+    bench.norm(1)?;
+    bench.norm(512)?;
+    bench.argmax()
 }
 
 impl<B: Backend> KernelBench<'_, B> {
     /// Run `f` for a while and add its row. `format` says what multiplies.
-    fn row(&mut self, name: &str, bytes: usize, ops: usize, format: QuantFormat, mut f: impl FnMut(usize)) {
+    fn row(
+        &mut self,
+        name: &str,
+        bytes: usize,
+        ops: usize,
+        format: QuantFormat,
+        mut f: impl FnMut(usize),
+    ) -> Result<(), BenchError> {
         if self.is_left_out(name) {
-            return;
+            return Ok(());
         }
         f(0);
         let mut seconds = Vec::new();
@@ -100,7 +116,7 @@ impl<B: Backend> KernelBench<'_, B> {
         }
         let work = Work { bytes: bytes as f64, ops: ops as f64 };
         let roofline = Roofline::of(&self.peaks, &[format], Precision::Bf16);
-        self.table.add(name.to_owned(), None, work, seconds, roofline);
+        self.table.add(name.to_owned(), None, work, seconds, roofline)
     }
 
     /// Whether `--only` names something else. Asked before weights are made where that takes long.
@@ -133,11 +149,18 @@ impl<B: Backend> KernelBench<'_, B> {
         buffer
     }
 
-    fn linear(&mut self, format: QuantFormat, tokens: usize, name: &str, cols: usize, rows: usize) {
+    fn linear(
+        &mut self,
+        format: QuantFormat,
+        tokens: usize,
+        name: &str,
+        cols: usize,
+        rows: usize,
+    ) -> Result<(), BenchError> {
         let backend = self.backend;
         let name = format!("linear {name} {format}, {tokens} tok");
         if self.is_left_out(&name) {
-            return;
+            return Ok(());
         }
         let bytes = rows * format.row_bytes(cols);
         let weights: Vec<_> = (0..(ARENA / bytes).clamp(1, 32))
@@ -147,26 +170,26 @@ impl<B: Backend> KernelBench<'_, B> {
         let mut out = backend.alloc(tokens, rows);
         self.row(&name, bytes, 2 * tokens * rows * cols, format, |i| {
             backend.linear(&x, &weights[i % weights.len()], &mut out);
-        });
+        })
     }
 
     /// What start-up pays for weights that are repacked.
-    fn upload(&mut self, format: QuantFormat, name: &str, cols: usize, rows: usize) {
+    fn upload(&mut self, format: QuantFormat, name: &str, cols: usize, rows: usize) -> Result<(), BenchError> {
         let backend = self.backend;
         if format.blocks().is_none() {
-            return;
+            return Ok(());
         }
         let matrices: Vec<_> = (0..8).map(|i| self.matrix(format, rows, cols, i)).collect();
         self.row(&format!("upload {name} {format}"), rows * format.row_bytes(cols), 0, format, |i| {
             backend.uploader().weight(&matrices[i % matrices.len()..][..1]).expect("supported");
-        });
+        })
     }
 
-    fn moe(&mut self, format: QuantFormat, tokens: usize) {
+    fn moe(&mut self, format: QuantFormat, tokens: usize) -> Result<(), BenchError> {
         let backend = self.backend;
         let name = format!("moe {format}, {tokens} tok");
         if self.is_left_out(&name) {
-            return;
+            return Ok(());
         }
         let all = |rows, cols, first| -> Vec<_> {
             (0..EXPERTS).map(|e| self.matrix(format, rows, cols, first + e)).collect()
@@ -196,14 +219,14 @@ impl<B: Backend> KernelBench<'_, B> {
         let bytes = touched.len() * 3 * INNER * format.row_bytes(HIDDEN);
         self.row(&name, bytes, 2 * tokens * TOP_K * 3 * INNER * HIDDEN, format, |i| {
             backend.moe(&x, &routings[i % routings.len()], &experts, &mut out);
-        });
+        })
     }
 
-    fn attention(&mut self, format: KvFormat, rows: usize, kv_len: usize) {
+    fn attention(&mut self, format: KvFormat, rows: usize, kv_len: usize) -> Result<(), BenchError> {
         let backend = self.backend;
         let name = format!("attention {format} kv, {rows} rows at {kv_len}");
         if self.is_left_out(&name) {
-            return;
+            return Ok(());
         }
         const PAGE: usize = 64;
         // Several layers, so that one call's keys are not the last one's.
@@ -236,10 +259,10 @@ impl<B: Backend> KernelBench<'_, B> {
         let like = if format.is_in_bf16() { QuantFormat::BF16 } else { QuantFormat::F32 };
         self.row(&name, bytes, 4 * pairs * HEADS.q_dim(), like, |i| {
             backend.attention(&qkv, &spec(i % num_layers), &mut kv, &step, &mut out);
-        });
+        })
     }
 
-    fn norm(&mut self, rows: usize) {
+    fn norm(&mut self, rows: usize) -> Result<(), BenchError> {
         let backend = self.backend;
         let (mut residual, delta) = (self.filled(rows, HIDDEN), self.filled(rows, HIDDEN));
         let gain = self.filled(1, HIDDEN);
@@ -247,10 +270,10 @@ impl<B: Backend> KernelBench<'_, B> {
         let name = format!("add_rms_norm, {rows} rows");
         self.row(&name, rows * HIDDEN * 4 * 4, rows * HIDDEN * 5, QuantFormat::F32, |_| {
             backend.add_rms_norm(&mut residual, &delta, &gain, 1e-6, &mut out);
-        });
+        })
     }
 
-    fn argmax(&mut self) {
+    fn argmax(&mut self) -> Result<(), BenchError> {
         let backend = self.backend;
         let mut logits = self.filled(1, VOCAB);
         let params = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
@@ -270,6 +293,6 @@ impl<B: Backend> KernelBench<'_, B> {
             backend.sample(&mut logits, &mut step, 0..1);
             backend.launch(&mut step);
             backend.finish(step).expect("a step on this CPU");
-        });
+        })
     }
 }

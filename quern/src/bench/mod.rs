@@ -86,10 +86,10 @@ pub fn run(job: &BenchJob) -> Result<ExitCode, MeasureError> {
 }
 
 fn kernels(args: &KernelsArgs) -> Result<(), MeasureError> {
-    let backend = for_measuring(args.cpu_threads.map(usize::from), args.cpu_isa.as_deref())?;
+    let backend = for_measuring(&args.cpu)?;
     let peaks = roofline::measure(&backend).ok_or(MeasureError::Memory)?;
     let lines = [roofline::line(&peaks, &backend)];
-    let mut table = BenchTable::begin("Kernels".into(), &lines, args.output.clone());
-    kernels::run(&backend, peaks, args.only.as_deref(), &mut table);
+    let mut table = BenchTable::begin("Kernels".into(), &lines, args.output.clone())?;
+    kernels::run(&backend, peaks, args.only.as_deref(), &mut table)?;
     Ok(table.finish(&[])?)
 }

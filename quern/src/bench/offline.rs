@@ -11,17 +11,15 @@ use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work};
 
 use super::{MeasureError, table::BenchTable};
 use crate::{
-    cli::{ServeArgs, bench::OfflineArgs},
-    config::Config,
+    cli::bench::OfflineArgs,
+    config::{Config, model::ModelPaths},
     configure::network::Network,
-    hub::Wanted,
-    machine::Machine,
-    model_files::{ModelFiles, Source},
-    resolve::{self, Decision, Facts},
+    model_files::ModelFiles,
+    resolve::{self, Decision, Facts, Host},
     roofline::{self, Roofline},
     start::{self, Chosen},
+    start_error::StartError,
     summary,
-    typed::{self, Typed},
 };
 
 /// Steps of decoding before those that are measured.
@@ -35,10 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// # Errors
 /// If the model cannot be loaded, or what is asked for does not fit.
 pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
-    let (checkpoint, Decision { mut config, notes }) = prepare(args).await?;
-    if let Some(size) = args.shape {
-        config.model_path = format!("{} (shape)", size.model());
-    }
+    let (checkpoint, Decision { config, notes }) = prepare(args).await?;
     let decodes: Vec<(usize, usize)> = args
         .batch_sizes
         .iter()
@@ -49,22 +44,24 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     }
     args.prompt_lens.iter().try_for_each(|&tokens| check(&config, tokens.min(1), tokens + 1))?;
 
-    let chosen = Chosen::new(&config, &checkpoint)?;
+    let chosen = Chosen::new(&config.device, config.model.dtype, &checkpoint)?;
     let device = chosen.device();
     let peaks = roofline::measure(&*device).ok_or(MeasureError::Memory)?;
-    let roofline = Roofline::of(&peaks, &checkpoint.formats(), config.dtype);
+    let roofline = Roofline::of(&peaks, &checkpoint.formats(), config.model.dtype);
     let mut lines = notes;
-    lines.extend(summary::model_lines(&config, &checkpoint));
+    lines.extend(summary::model_lines(&config.model, &checkpoint));
     lines.push(roofline::line(&peaks, &*device));
     if checkpoint.weight_bytes() < device.measured_bytes() {
         lines.push(
             "These weights may fit into caches, which are quicker than the memory whose bandwidth is the peak.".into(),
         );
     }
-    let engine = chosen.engine(&config, &checkpoint)?;
+    let engine =
+        chosen.engine(&config.engine, config.model.kv_cache_dtype, config.log.decode_log_interval, &checkpoint)?;
     let vocab = checkpoint.config().vocab_size;
     let bench = OfflineBench { cost: engine.config().cost, engine, config, vocab, roofline };
-    let mut table = BenchTable::begin(format!("Offline: {}", bench.config.model_path), &lines, args.output.clone());
+    let mut table =
+        BenchTable::begin(format!("Offline: {}", bench.config.model.model_path), &lines, args.output.clone())?;
     for &(batch, depth) in &decodes {
         bench.add_decode(&mut table, batch, depth, args.steps)?;
     }
@@ -89,59 +86,46 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     Ok(())
 }
 
-fn start_error(error: impl Into<crate::start_error::StartError>) -> MeasureError {
-    MeasureError::Start(error.into())
-}
-
 /// Open what is to be measured and decide as `quern serve` does; a prompt that comes again is read again.
-async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), MeasureError> {
-    let serve = ServeArgs { disable_radix_cache: true, ..args.serve.clone() };
-    let typed = Typed::new(&serve).map_err(start_error)?;
-    let (checkpoint, files, load_format) = match args.shape {
+async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartError> {
+    let mut serve = args.serve.clone();
+    serve.engine.schedule.disable_radix_cache = true;
+    let notes = serve.check()?;
+    let (checkpoint, load_format, places) = match args.shape {
         Some(size) => {
+            serve.model.model_path = Some(format!("{} (shape)", size.model()));
             let mut network = Network::of(size);
             network.layers = args.layers.unwrap_or(network.layers);
-            let fp8 = typed.wants_fp8();
-            (
-                Checkpoint::dummy(network.model_config(fp8), GenerationConfig::default()),
-                None,
-                typed.load_format(false).map_err(start_error)?,
-            )
+            let config = network.model_config(serve.model.wants_fp8());
+            let checkpoint = Checkpoint::dummy(config, GenerationConfig::default());
+            (checkpoint, serve.model.load_format(false)?, ModelPaths::default())
         }
         None => {
-            let source = Source {
-                path: serve.model_path.as_deref(),
-                revision: serve.revision.as_deref(),
-                download_dir: serve.download_dir.as_deref(),
-                wanted: if typed.is_dummy() { Wanted::NoWeights } else { Wanted::Everything },
-            };
-            let judged = |small: &ModelFiles, is_gguf| start::judge(&typed, small, is_gguf);
-            let files = ModelFiles::locate_judged(&source, judged).await.map_err(start_error)?;
-            let load_format = typed.load_format(files.is_gguf()).map_err(start_error)?;
-            let overrides = &serve.json_model_override_args;
-            (files.checkpoint(load_format, overrides).map_err(start_error)?, Some(files), load_format)
+            let judged = |small: &ModelFiles, is_gguf| start::judge(&serve, small, is_gguf);
+            let files = ModelFiles::locate_judged(&start::source(&serve), judged).await?;
+            let load_format = serve.model.load_format(files.is_gguf())?;
+            let checkpoint = files.checkpoint(load_format, &serve.model.json_model_override_args)?;
+            (checkpoint, load_format, ModelPaths { model: files.dir().map(Into::into), tokenizer: None })
         }
     };
-    let recipe = typed.quantization(checkpoint.config().fp8).map_err(start_error)?;
+    let recipe = serve.model.recipe(checkpoint.config().fp8)?;
     let checkpoint = checkpoint.quantised(recipe);
     let facts = Facts {
-        model: checkpoint.config(),
+        network: checkpoint.config(),
         weight_bytes: checkpoint.weight_bytes(),
         load_format,
-        model_dir: files.as_ref().and_then(|files| files.dir().map(Into::into)),
-        tokenizer_dir: None,
+        places,
         template_parser: None,
-        machine: Machine::probe(),
-        allow_longer_context: typed::longer_context_is_allowed(),
+        host: Host::probe(),
     };
-    let decision = resolve::resolve(typed, &facts).map_err(start_error)?;
+    let decision = resolve::resolve(&serve, facts, notes)?;
     Ok((checkpoint, decision))
 }
 
 /// Refuse what would not run in one go: `batch` sequences of `tokens` tokens.
 fn check(config: &Config, batch: usize, tokens: usize) -> Result<(), MeasureError> {
-    let (context, running) = (config.api.context_length, config.max_running_requests);
-    let (pool, page) = (config.max_total_num_tokens, config.page_size);
+    let (context, running) = (config.api.context_length, config.engine.max_running_requests);
+    let (pool, page) = (config.engine.max_total_num_tokens, config.engine.memory.page_size);
     if batch == 0 {
         return Err(MeasureError::Nothing);
     }
@@ -173,7 +157,7 @@ impl OfflineBench {
         // In the middle of what is measured.
         let context = depth + WARM_UP + steps.div_ceil(2);
         let work = self.cost.step(StepShape::sequence(1, context, 1).times(batch));
-        table.add(format!("decode, batch {batch} at {depth}"), Some(batch), work, seconds, self.roofline);
+        table.add(format!("decode, batch {batch} at {depth}"), Some(batch), work, seconds, self.roofline)?;
         Ok(())
     }
 
@@ -181,12 +165,12 @@ impl OfflineBench {
     fn add_prefill(&self, table: &mut BenchTable, tokens: usize, repeats: usize) -> Result<(), MeasureError> {
         let seconds = (0..repeats.max(1)).map(|seed| self.prefill(tokens, seed)).collect::<Result<_, _>>()?;
         let mut work = Work::default();
-        let chunk = self.config.chunked_prefill_size;
+        let chunk = self.config.engine.chunked_prefill_size;
         for begin in (0..tokens).step_by(chunk) {
             let end = tokens.min(begin + chunk);
             work += self.cost.step(StepShape::sequence(end - begin, end, usize::from(end == tokens)));
         }
-        table.add(format!("prefill, {tokens} tokens"), Some(tokens), work, seconds, self.roofline);
+        table.add(format!("prefill, {tokens} tokens"), Some(tokens), work, seconds, self.roofline)?;
         Ok(())
     }
 

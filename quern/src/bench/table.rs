@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use quern_bench::{
-    BenchError,
+    BenchError, output,
     report::{Chart, Page, Scale, Series},
     statistics::percentile,
 };
@@ -45,22 +45,35 @@ pub struct BenchTable {
 
 impl BenchTable {
     /// Begin with `title`, the lines about the machine, and the header.
-    pub fn begin(title: String, lines: &[String], output: OutputArgs) -> Self {
+    ///
+    /// # Errors
+    /// If they cannot be printed.
+    pub fn begin(title: String, lines: &[String], output: OutputArgs) -> Result<Self, BenchError> {
         if !output.json {
-            lines.iter().for_each(|line| println!("{line}"));
-            println!(
+            lines.iter().try_for_each(output::line)?;
+            output::line(format_args!(
                 "{:44} {:>10} {:>23} {:>8} {:>7} {:>8} {:>7}",
                 "work", "median", "p10 – p90", "tok/s", "GB/s", "GFLOP/s", "of peak"
-            );
+            ))?;
         }
-        Self { title, output, rows: Vec::new() }
+        Ok(Self { title, output, rows: Vec::new() })
     }
 
     /// Add what took `seconds`, each time doing `work` and making `tokens` tokens.
     ///
+    /// # Errors
+    /// If the row cannot be printed.
+    ///
     /// # Panics
     /// If nothing was timed.
-    pub fn add(&mut self, name: String, tokens: Option<usize>, work: Work, mut seconds: Vec<f64>, roofline: Roofline) {
+    pub fn add(
+        &mut self,
+        name: String,
+        tokens: Option<usize>,
+        work: Work,
+        mut seconds: Vec<f64>,
+        roofline: Roofline,
+    ) -> Result<(), BenchError> {
         seconds.sort_by(f64::total_cmp);
         let [median_s, p10_s, p90_s] = [50.0, 10.0, 90.0].map(|percent| percentile(&seconds, percent));
         let row = Row {
@@ -74,12 +87,12 @@ impl BenchTable {
             ops_per_s: work.ops / median_s,
             of_peak: roofline.least_s(work) / median_s,
         };
-        if self.output.json {
-            println!("{}", serde_json::to_string(&row).expect("a row is plain data"));
-        } else {
-            println!("{}", row.line());
+        match self.output.json {
+            true => output::line(serde_json::to_string(&row).expect("a row is plain data"))?,
+            false => output::line(row.line())?,
         }
         self.rows.push(row);
+        Ok(())
     }
 
     /// Write the page, if one was asked for. `charts` are lines through the points (x, tokens a second).
@@ -157,9 +170,9 @@ mod tests {
     #[test]
     fn a_row_says_how_much_of_the_machine_was_used() {
         let roofline = Roofline { read_bytes_per_s: 10e9, ops_per_s: 100e9 };
-        let mut table = BenchTable::begin("Title".into(), &[], OutputArgs::default());
+        let mut table = BenchTable::begin("Title".into(), &[], OutputArgs::default()).unwrap();
         let work = Work { bytes: 1e9, ops: 2e9 };
-        table.add("decode".into(), Some(8), work, vec![0.3, 0.2, 0.1], roofline);
+        table.add("decode".into(), Some(8), work, vec![0.3, 0.2, 0.1], roofline).unwrap();
         let row = &table.rows()[0];
         assert_eq!((row.median_s, row.count, row.tokens_per_s), (0.2, 3, Some(40.0)));
         assert!((row.of_peak - 0.5).abs() < 1e-12, "a tenth of a second is the least");

@@ -6,7 +6,7 @@ use clap::{ArgMatches, Args, Command, Subcommand, parser::ValueSource};
 use quern_bench::BenchCommand;
 
 use super::ServeArgs;
-use crate::configure::cookbook::Size;
+use crate::{config::CpuFlags, configure::cookbook::Size};
 
 /// Measurements of speed.
 #[derive(Clone, Debug, Subcommand)]
@@ -79,13 +79,9 @@ pub struct OfflineArgs {
 /// What was typed after `quern bench kernels`.
 #[derive(Args, Clone, Debug)]
 pub struct KernelsArgs {
-    /// Worker threads [default: physical cores]
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub cpu_threads: Option<u16>,
-
-    /// Instruction set [default: the best this CPU has]
-    #[arg(long, value_name = "NAME")]
-    pub cpu_isa: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it")]
+    pub cpu: CpuFlags,
 
     /// Only rows whose name holds this
     #[arg(long, value_name = "TEXT")]

@@ -9,6 +9,8 @@ use clap::{
     builder::{NonEmptyStringValueParser, PossibleValuesParser},
 };
 
+use crate::config::RefusedFlag;
+
 /// One flag of the table.
 #[derive(Debug)]
 pub struct CompatFlag {
@@ -426,18 +428,6 @@ pub const TABLE: &[CompatFlag] = &[
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompatArgs {
     typed: Vec<(&'static str, Vec<String>)>,
-}
-
-/// A flag, its value and why it cannot be served.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--{flag}{}: {reason}", if value.is_empty() { String::new() } else { format!(" {value}") })]
-pub struct RefusedFlag {
-    /// Its name without dashes.
-    pub flag: &'static str,
-    /// What was asked for; empty for a switch.
-    pub value: String,
-    /// What is supported instead.
-    pub reason: String,
 }
 
 impl CompatArgs {

@@ -4,9 +4,10 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
 use quern_api::page;
+use quern_bench::{BenchError, output};
 
-use super::human::parse_count;
 use crate::{
+    config::values::parse_count,
     configure::{
         cookbook::{Platform, Quantization, Recipe, Size, Tools},
         hardware::Hardware,
@@ -100,26 +101,26 @@ fn positive_count(text: &str) -> Result<u64, String> {
 
 /// Print the command on standard output and what there is to say about it on standard error.
 ///
-/// Fails if a rule rejects the choices.
-pub fn run(args: &ConfigureArgs) -> ExitCode {
+/// The exit status is a failure if a rule rejects the choices.
+///
+/// # Errors
+/// If it cannot be printed or written.
+pub fn run(args: &ConfigureArgs) -> Result<ExitCode, BenchError> {
     match &args.form {
         Some(Form::Sglang(args)) => {
-            let output = sglang(args);
-            println!("{output}");
-            if output.starts_with('#') { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+            let command = sglang(args);
+            output::line(&command)?;
+            Ok(if command.starts_with('#') { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         Some(Form::Table) => {
-            println!("{}", Table::json());
-            ExitCode::SUCCESS
+            output::line(Table::json())?;
+            Ok(ExitCode::SUCCESS)
         }
         Some(Form::Quern(args)) => quern(args),
         None => match &args.html {
             Some(file) => match fs::write(file, page::standalone(&Table::json())) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("quern: error: --html {}: {error}", file.display());
-                    ExitCode::FAILURE
-                }
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                Err(error) => Err(BenchError::Arguments(format!("--html {}: {error}", file.display()))),
             },
             None => quern(&args.quern),
         },
@@ -134,7 +135,7 @@ fn sglang(args: &SglangArgs) -> String {
     Recipe { platform, size, quantization, tools }.output()
 }
 
-fn quern(args: &QuernArgs) -> ExitCode {
+fn quern(args: &QuernArgs) -> Result<ExitCode, BenchError> {
     let plan = Plan {
         hardware: args.hardware,
         size: args.model_size,
@@ -145,10 +146,10 @@ fn quern(args: &QuernArgs) -> ExitCode {
         page_size: args.page_size,
         concurrency: args.concurrency,
     };
-    println!("{}", plan.command());
+    output::line(plan.command())?;
     let notes = plan.notes(&Machine::probe());
     for note in &notes {
-        eprintln!("# {}", note.text);
+        output::note(format_args!("# {}", note.text));
     }
-    if notes.iter().any(|note| note.tone == Tone::Bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    Ok(if notes.iter().any(|note| note.tone == Tone::Bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use crate::config::CpuFlags;
+
 /// Measure this machine and say what it allows a model.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
@@ -14,13 +16,9 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub revision: Option<String>,
 
-    /// Worker threads [default: physical cores]
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub cpu_threads: Option<u16>,
-
-    /// Instruction set [default: the best this CPU has]
-    #[arg(long, value_name = "NAME")]
-    pub cpu_isa: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it")]
+    pub cpu: CpuFlags,
 
     /// One JSON object instead of text
     #[arg(long)]

@@ -1,14 +1,11 @@
 //! The command line: [`Cli`] and its subcommands.
 
 pub mod bench;
-pub mod choice;
 pub mod compat;
 pub mod config_file;
 pub mod configure;
 pub mod convert;
-pub mod cross_origin;
 pub mod doctor;
-pub mod human;
 pub mod manual;
 pub mod serve;
 
@@ -17,8 +14,6 @@ use std::ffi::OsString;
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 pub use bench::BenchJob;
-pub use choice::Choice;
-pub use compat::RefusedFlag;
 pub use config_file::ConfigFileError;
 pub use convert::ConvertArgs;
 pub use doctor::DoctorArgs;
@@ -140,7 +135,7 @@ impl Cli {
         }
         let mut cli = Self::from_arg_matches(&matches)?;
         if let Job::Serve(args) = &mut cli.command {
-            args.model_path = args.model_path.take().or(args.model.take());
+            args.model.model_path = args.model.model_path.take().or(args.named.take());
         }
         if let Job::Serve(args) = &cli.command
             && let Some(file) = &args.config

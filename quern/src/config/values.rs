@@ -1,4 +1,6 @@
-//! Token counts as people write them: `8192`, `8k`, `25.6k`, `8Ki`, `1M`.
+//! What flags take, as people write it: counts such as `8192`, `8k`, `25.6k`, `8Ki`, `1M`; seconds; shares; JSON.
+
+use serde_json::{Map, Value};
 
 /// Parse a count: digits; or a decimal number with `k`, `M`, `G` or `T` (powers of 1000), the
 /// result rounded down; or digits with `Ki`, `Mi`, `Gi` or `Ti` (powers of 1024, no decimals).
@@ -38,6 +40,58 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
         rest += u64::from(digit - b'0') * worth;
     }
     whole.checked_add(rest).ok_or_else(too_large)
+}
+
+/// A count of what is held in memory.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let count = parse_count(text)?;
+    usize::try_from(count).map_err(|_| format!("`{text}` is larger than {}", usize::MAX))
+}
+
+/// The same, of at least 1.
+pub(super) fn positive_size(text: &str) -> Result<usize, String> {
+    match size(text)? {
+        0 => Err("at least 1 is wanted".into()),
+        count => Ok(count),
+    }
+}
+
+/// Seconds, 0 or more.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1e9).contains(&value) => Ok(value),
+        _ => Err("a number of seconds from 0 to 1000000000 is wanted".into()),
+    }
+}
+
+/// Seconds, more than 0.
+pub(super) fn positive_seconds(text: &str) -> Result<f64, String> {
+    seconds(text).and_then(|value| if value > 0.0 { Ok(value) } else { Err("more than 0 seconds are wanted".into()) })
+}
+
+/// A share of something that is there.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("a share above 0 and at most 1 is wanted".into()),
+    }
+}
+
+/// What something is multiplied with.
+pub(super) fn factor(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if factor >= 0.0 && factor.is_finite() => Ok(factor),
+        _ => Err("a number of at least 0 is wanted".into()),
+    }
+}
+
+/// A JSON object.
+pub(super) fn json_object(text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err("a JSON object is wanted, such as {\"name\": 1}".into()),
+        Err(cause) => Err(format!("not JSON: {cause}")),
+    }
 }
 
 #[cfg(test)]

@@ -1,35 +1,36 @@
-//! [`CrossOriginArgs`]: which web pages may use the server, and under which names.
+//! [`CrossOriginFlags`]: which web pages may use the server, and under which names.
 
 use clap::Args;
 use quern_api::cross_origin::{AllowedHeader, AllowedMethod, CrossOriginConfig, HostPattern, OriginPattern};
 
 /// Which web pages may use the server. The first four have vLLM's names, and its JSON lists are understood.
 #[derive(Args, Clone, Debug)]
-pub struct CrossOriginArgs {
+#[command(next_help_heading = "Server")]
+pub struct CrossOriginFlags {
     /// Origins whose web pages may use this server beside its own page: `https://app.example`,
     /// `http://localhost:*`, `https://*.example`, `*` for any; several with commas, as a JSON list, or by repeating the flag [default: none]
-    #[arg(long, value_name = "ORIGIN", num_args = 1.., value_parser = list(OriginPattern::parse), help_heading = "Server")]
+    #[arg(long, value_name = "ORIGIN", num_args = 1.., value_parser = list(OriginPattern::parse))]
     pub allowed_origins: Vec<List<OriginPattern>>,
 
     /// Methods that they may use [default: all]
-    #[arg(long, value_name = "METHOD", num_args = 1.., value_parser = list(AllowedMethod::parse), help_heading = "Server")]
+    #[arg(long, value_name = "METHOD", num_args = 1.., value_parser = list(AllowedMethod::parse))]
     pub allowed_methods: Vec<List<AllowedMethod>>,
 
     /// Headers that they may send [default: all]
-    #[arg(long, value_name = "HEADER", num_args = 1.., value_parser = list(AllowedHeader::parse), help_heading = "Server")]
+    #[arg(long, value_name = "HEADER", num_args = 1.., value_parser = list(AllowedHeader::parse))]
     pub allowed_headers: Vec<List<AllowedHeader>>,
 
     /// Let them send what a browser adds by itself, such as a proxy's cookies
-    #[arg(long, help_heading = "Server")]
+    #[arg(long)]
     pub allow_credentials: bool,
 
     /// Names under which the server may be asked for, beside addresses, localhost and names without a dot:
     /// `llm.example`, `*.example`, `*` for any [default: any, but none more where it listens on this machine alone]
-    #[arg(long, value_name = "HOST", num_args = 1.., value_parser = list(HostPattern::parse), help_heading = "Server")]
+    #[arg(long, value_name = "HOST", num_args = 1.., value_parser = list(HostPattern::parse))]
     pub allowed_hosts: Vec<List<HostPattern>>,
 }
 
-impl CrossOriginArgs {
+impl CrossOriginFlags {
     /// What was decided.
     pub fn config(&self) -> CrossOriginConfig {
         CrossOriginConfig {

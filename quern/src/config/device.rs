@@ -1,0 +1,106 @@
+//! [`DeviceFlags`] and [`DeviceSettings`]: what computes.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, builder::TypedValueParser};
+use serde::Serialize;
+
+use super::names::Names;
+use crate::machine::Machine;
+
+/// Threads are started one by one; more than this is a slip of the keyboard.
+const MAX_THREADS: u64 = 1024;
+
+/// What was typed about what computes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Machine")]
+pub struct DeviceFlags {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it")]
+    pub cpu: CpuFlags,
+
+    /// Keep a GGUF model's repacked weights in DIR, as large as the model, so that later starts map them and repack
+    /// nothing
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub weight_cache: Option<PathBuf>,
+}
+
+/// The part of it that measurements of the machine have too.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CpuFlags {
+    /// Worker threads [default: one per physical core this process may use]
+    #[arg(long, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..=MAX_THREADS).map(|threads| threads as usize))]
+    pub cpu_threads: Option<usize>,
+
+    /// Instruction set of the kernels, to compare or to find a fault [default: the best this machine has]
+    #[arg(long, value_name = "ISA", value_parser = Names::<CpuIsa>::of_enum())]
+    pub cpu_isa: Option<CpuIsa>,
+}
+
+/// An instruction set that kernels exist for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum CpuIsa {
+    /// Plain Rust, any CPU.
+    Scalar,
+    /// AVX2 (x86-64-v3).
+    Avx2,
+    /// AVX2 with the 8-bit dot product.
+    AvxVnni,
+    /// AVX-512 (x86-64-v4).
+    Avx512,
+    /// AVX-512 with the 8-bit dot product.
+    Avx512Vnni,
+    /// AVX-512 with the 8-bit and the BF16 dot product.
+    Avx512Bf16,
+    /// NEON (every 64-bit Arm).
+    Neon,
+    /// NEON with the 8-bit dot product (Armv8.2).
+    NeonDot,
+}
+
+/// What computes. Fields of the same names as flags are shown as they were asked for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeviceSettings {
+    /// Always `cpu`.
+    pub device: &'static str,
+    /// Worker threads.
+    pub cpu_threads: usize,
+    /// The instruction set of the kernels; `None`: the best this machine has.
+    pub cpu_isa: Option<CpuIsa>,
+    /// Where repacked weights are kept between starts.
+    pub weight_cache: Option<PathBuf>,
+    /// Ranks that share each layer.
+    pub tp_size: usize,
+    /// Pipeline stages.
+    pub pp_size: usize,
+    /// Replicas.
+    pub dp_size: usize,
+    /// Ranks that share the experts.
+    pub ep_size: usize,
+}
+
+impl CpuFlags {
+    /// Worker threads on `machine`.
+    pub fn threads(&self, machine: &Machine) -> usize {
+        self.cpu_threads.unwrap_or(machine.cores)
+    }
+}
+
+impl DeviceFlags {
+    /// What computes on `machine`.
+    pub fn settings(&self, machine: &Machine) -> DeviceSettings {
+        DeviceSettings {
+            device: "cpu",
+            cpu_threads: self.cpu.threads(machine),
+            cpu_isa: self.cpu.cpu_isa,
+            weight_cache: self.weight_cache.clone(),
+            tp_size: 1,
+            pp_size: 1,
+            dp_size: 1,
+            ep_size: 1,
+        }
+    }
+}
