@@ -17,6 +17,7 @@ pub mod eval;
 pub mod goodput;
 pub mod layout;
 pub mod load;
+pub mod measurement;
 pub mod metrics;
 pub mod output;
 pub mod progress;

@@ -65,7 +65,9 @@ impl Checkpoint {
         let mut config = ModelConfig::open(dir, options.config_overrides.as_ref())?;
         let generation = GenerationConfig::open(dir)?;
         let source = match options.weight_origin {
-            WeightOrigin::Safetensors => TensorSource::Files(Safetensors::open(dir, &mut config)?),
+            WeightOrigin::Safetensors => {
+                TensorSource::Files(Safetensors::open(dir, &mut config, ModelConfig::network)?)
+            }
             WeightOrigin::Dummy => TensorSource::Dummy(DummyWeights::new(&config.network(), &config)),
         };
         Ok(Self::of(dir.to_path_buf(), config, generation, source))
@@ -79,7 +81,7 @@ impl Checkpoint {
         generation: GenerationConfig,
         files: &[(&str, SharedBytes)],
     ) -> Result<Self, LoadError> {
-        let source = TensorSource::Files(Safetensors::embedded(place, files, &mut config)?);
+        let source = TensorSource::Files(Safetensors::embedded(place, files, &mut config, ModelConfig::network)?);
         Ok(Self::of(place.into(), config, generation, source))
     }
 

@@ -4,7 +4,10 @@ use std::{ops::RangeInclusive, path::Path};
 
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, read_object, token_ids};
+use crate::{
+    config::{ConfigError, token_ids},
+    json_file::read_object,
+};
 
 /// The fields that are used; absent ones are `None`.
 #[derive(Clone, Debug, Default, PartialEq)]

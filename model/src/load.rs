@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, sync::Arc};
 
-use quern_backend::{Backend, KvFormat, Uploader};
+use quern_backend::{Backend, Uploader};
 
 use crate::{
     Model,
@@ -10,23 +10,9 @@ use crate::{
     config::Architecture,
     layers::LoadContext,
     qwen3::Qwen3,
+    step_limits::StepLimits,
     weights::{LoadError, WeightSource},
 };
-
-/// Sizes that are fixed when a network is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepLimits {
-    /// Most tokens of a step.
-    pub max_tokens: usize,
-    /// Rows of logits that are computed at once; a step may ask for more, in several rounds.
-    pub max_logit_rows: usize,
-    /// Tokens of a page.
-    pub page_size: usize,
-    /// Pages of keys and values.
-    pub num_pages: usize,
-    /// How keys and values are stored.
-    pub kv_format: KvFormat,
-}
 
 /// Build the checkpoint's network on `backend`. `loaded` hears of each finished layer.
 ///

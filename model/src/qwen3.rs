@@ -13,9 +13,9 @@ use crate::{
         Attention, Experts, LayerContext, Linear, LoadContext, Mlp, RmsNorm, attention::AttentionBuffers,
         experts::ExpertsBuffers, mlp::MlpBuffers,
     },
-    load::StepLimits,
     network::{MlpPart, NetworkSpec, Role},
     rope::Rope,
+    step_limits::StepLimits,
     weights::LoadError,
 };
 

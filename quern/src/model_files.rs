@@ -9,6 +9,7 @@ use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError, ModelConfig,
     config::ConfigError,
     gguf::{GgufModel, GgufValue},
+    json_file::JsonFileError,
 };
 use quern_text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, Vocabulary, chat_template::read_source};
 use serde_json::{Map, Value};
@@ -229,8 +230,10 @@ fn vocabulary(metadata: &BTreeMap<String, GgufValue>) -> Vocabulary<'_> {
 }
 
 fn embedded_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>, ConfigError> {
-    serde_json::from_slice(bytes)
-        .map_err(|cause| ConfigError::Json { file: format!("{}/{file}", shipped::NAME), cause: cause.to_string() })
+    serde_json::from_slice(bytes).map_err(|cause| {
+        let file = format!("{}/{file}", shipped::NAME);
+        ConfigError::File(JsonFileError::Json { file, cause: cause.to_string() })
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt::Write as _,
     io,
-    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +21,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     json::{dumps, python_str, to_template},
-    tokenizer::TokenizerConfig,
+    rendered::Rendered,
+    tokenizer_config::TokenizerConfig,
 };
 
 /// Longest template source.
@@ -51,15 +51,6 @@ pub struct ChatPrompt {
     pub add_generation_prompt: bool,
     /// Further variables.
     pub kwargs: Map<String, Json>,
-}
-
-/// A rendered prompt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rendered {
-    /// The text.
-    pub text: String,
-    /// Where the template itself wrote control tokens, in order.
-    pub controls: Vec<Range<usize>>,
 }
 
 /// Why a template cannot be used, or did not render.

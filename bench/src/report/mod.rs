@@ -14,11 +14,11 @@ pub use self::{
 };
 use crate::{
     error::BenchError,
+    measurement::Measurement,
     metrics::{RequestOutcome, Seconds},
     output,
     record::Recording,
     run_file::RunRecord,
-    serving::Measurement,
 };
 
 /// What was typed after `quern bench report`.

@@ -28,6 +28,7 @@ use crate::{
     goodput::Goodput,
     layout::{Heading, Layout, block},
     load::{self, Pace},
+    measurement::Measurement,
     metrics::{LoadMetrics, RequestOutcome},
     output,
     progress::Progress,
@@ -41,20 +42,6 @@ use crate::{
 const DESCRIBED_STALLS: usize = 5;
 /// Failures beyond these kinds are counted, not quoted.
 const QUOTED_ERRORS: usize = 5;
-
-/// One measurement of a run.
-pub struct Measurement {
-    /// The limit of concurrency, if there was one.
-    pub max_concurrency: Option<usize>,
-    /// What became of each request.
-    pub outcomes: Vec<RequestOutcome>,
-    /// The figures.
-    pub metrics: LoadMetrics,
-    /// Times in which answers stood still.
-    pub stalls: Vec<Stall>,
-    /// As results carry it.
-    pub record: RunRecord,
-}
 
 /// Measure what `args` say and print it.
 ///

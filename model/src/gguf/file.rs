@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     foreign::OTHER_GGUF,
-    weights::{TensorProblem, lfs, mapping, scan::Scanned},
+    lfs,
+    weights::{TensorProblem, mapping, scan::Scanned},
 };
 
 const MAGIC: &[u8; 4] = b"GGUF";

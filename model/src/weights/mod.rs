@@ -4,7 +4,6 @@ pub mod dummy;
 pub mod error;
 mod files;
 mod fill;
-pub(crate) mod lfs;
 pub mod mapping;
 pub mod quantised;
 pub mod recipe;

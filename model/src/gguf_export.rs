@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use half::{bf16, f16};
 use quern_backend::{DType, PackedMatrix, QuantFormat};
 
-use super::{Announced, GgufValue, GgufWriter, names, rope, sampling};
 use crate::{
-    Checkpoint, LoadError,
+    checkpoint::Checkpoint,
     config::ModelConfig,
+    gguf::{Announced, GgufValue, GgufWriter, names, rope, sampling},
     network::{Role, Shape, TensorSpec},
-    weights::{filled, quantised::encoded},
+    weights::{LoadError, filled, quantised::encoded},
 };
 
 /// Why a file could not be written.
