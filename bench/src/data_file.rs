@@ -142,15 +142,18 @@ fn cache() -> Option<PathBuf> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A data set on the reference shelf; none, with a word about it, where that is absent.
-    pub(crate) fn shelf(name: &str) -> Option<PathBuf> {
+    /// A data set among the reference fixtures; none, and the test says that it is skipped, where that is absent.
+    pub(crate) fn fixtures(name: &str) -> Option<PathBuf> {
         let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
-        let shelf = env::var_os("QUERN_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-        let file = shelf.join("data").join(name);
+        let fixtures = env::var_os("QUERN_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+        let file = fixtures.join("data").join(name);
         if file.is_file() {
             return Some(file);
         }
-        eprintln!("SKIPPED: {} is absent", file.display());
+        crate::skip::skip(
+            &format!("{} is absent", file.display()),
+            "set QUERN_SHARED to the folder of reference fixtures",
+        );
         None
     }
 

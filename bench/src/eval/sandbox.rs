@@ -122,7 +122,7 @@ mod tests {
         match Sandbox::new(2.0).await {
             Ok(sandbox) => Some(sandbox),
             Err(error) => {
-                eprintln!("SKIPPED: {error}");
+                crate::skip::skip(&error.to_string(), "allow unprivileged user namespaces");
                 None
             }
         }
