@@ -122,6 +122,9 @@ impl DataFile {
 }
 
 /// The text of a file, unpacked if it is packed with gzip.
+///
+/// # Errors
+/// If the file cannot be read, or is no UTF-8.
 pub fn read_text(file: &std::path::Path) -> Result<String, BenchError> {
     let bytes = fs::read(file).map_err(BenchError::file(file))?;
     if bytes.starts_with(&[0x1f, 0x8b]) {

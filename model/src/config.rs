@@ -106,6 +106,21 @@ pub struct YarnConfig {
 }
 
 /// A network's numbers.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use quern_backend::KvFormat;
+/// use quern_model::{ModelConfig, config::Architecture};
+///
+/// let config = ModelConfig::open(Path::new("../models/quern-demo"), None)?;
+/// let network = config.network();
+/// assert_eq!(network.num_layers(), config.num_layers);
+/// assert!(network.active_params() <= network.total_params());
+/// println!("{}, {} B of keys and values a token", config.architecture, config.kv_bytes_per_token(KvFormat::BF16));
+/// # assert!(Architecture::ALL.contains(&config.architecture));
+/// # Ok::<(), quern_model::config::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Which network.

@@ -23,6 +23,9 @@ const MAX_EXPERTS: usize = 2048;
 
 impl ModelConfig {
     /// Read `dir/config.json`, with `overrides` laid over it.
+    ///
+    /// # Errors
+    /// If the file is no JSON object, or a field is wrong or not supported.
     pub fn open(dir: &Path, overrides: Option<&Map<String, Value>>) -> Result<Self, ConfigError> {
         let object = read_object(&dir.join("config.json"))?;
         Self::overridden(object, overrides.unwrap_or(&Map::new()))
@@ -30,6 +33,9 @@ impl ModelConfig {
 
     /// Interpret `object` with `overrides` laid over it: objects are merged key by key, other values replaced, and
     /// what says positions in one spelling counts against what the file says in another.
+    ///
+    /// # Errors
+    /// If a field is wrong or not supported.
     pub fn overridden(mut object: Map<String, Value>, overrides: &Map<String, Value>) -> Result<Self, ConfigError> {
         if overrides.is_empty() {
             return Self::from_json(&object);
@@ -43,6 +49,9 @@ impl ModelConfig {
     }
 
     /// Interpret the fields of a `config.json`.
+    ///
+    /// # Errors
+    /// If a field is wrong or not supported.
     pub fn from_json(object: &Map<String, Value>) -> Result<Self, ConfigError> {
         let mut object = object.clone();
         rope::fold(&mut object)?;

@@ -39,6 +39,9 @@ pub enum ExportError {
 /// bytes written.
 ///
 /// One tensor is in memory at a time.
+///
+/// # Errors
+/// If a weight cannot be read, `out` cannot be written, or the format has no word for the network.
 pub fn export<W: Write>(
     checkpoint: &Checkpoint,
     plain: DType,

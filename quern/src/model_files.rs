@@ -56,11 +56,17 @@ impl From<Fetched> for ModelFiles {
 
 impl ModelFiles {
     /// Find the files, downloading what is missing.
+    ///
+    /// # Errors
+    /// If they are not there and cannot be downloaded.
     pub async fn locate(source: &Source<'_>) -> Result<Self, HubError> {
         Self::locate_judged(source, |_, _| Ok(())).await
     }
 
     /// The files of the tokenizer: those at `path`, or these. `source` is where these come from.
+    ///
+    /// # Errors
+    /// If they are not there and cannot be downloaded.
     pub async fn with_tokenizer_at(&self, path: Option<&str>, source: &Source<'_>) -> Result<Self, HubError> {
         match path {
             None => Ok(self.clone()),
@@ -70,6 +76,9 @@ impl ModelFiles {
 
     /// The same as [`locate`](Self::locate), but let `judge` see the files, and whether the weights are GGUF, before weights are downloaded: what it
     /// refuses costs no download.
+    ///
+    /// # Errors
+    /// As for [`locate`](Self::locate), or what `judge` refuses.
     pub async fn locate_judged<E: From<HubError>>(
         source: &Source<'_>,
         judge: impl FnOnce(&Self, bool) -> Result<(), E>,
@@ -133,6 +142,9 @@ impl ModelFiles {
     }
 
     /// Read configuration and headers; `overrides` are merged over `config.json`.
+    ///
+    /// # Errors
+    /// If a config or header is malformed or not supported.
     pub fn checkpoint(&self, load_format: LoadFormat, overrides: &Map<String, Value>) -> Result<Checkpoint, LoadError> {
         match self {
             Self::Shipped => {
@@ -167,6 +179,9 @@ impl ModelFiles {
     }
 
     /// The tokenizer.
+    ///
+    /// # Errors
+    /// If there is none, or it is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
         match self {
             Self::Shipped => Tokenizer::from_bytes(shipped::TOKENIZER, Some(shipped::TOKENIZER_CONFIG)),
@@ -181,6 +196,9 @@ impl ModelFiles {
 
     /// The chat template: that of `file`, or the one called `name`, or the tokenizer's usual one; `None` if
     /// there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read or compiled, or there is none of that name.
     pub fn chat_template(
         &self,
         tokenizer: &Tokenizer,

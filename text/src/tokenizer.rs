@@ -26,6 +26,17 @@ pub enum Specials {
 }
 
 /// A byte-level tokenizer.
+///
+/// ```
+/// use quern_text::{Specials, Tokenizer};
+///
+/// let tokenizer = Tokenizer::from_dir("../models/quern-demo".as_ref())?;
+/// let text = "<|im_end|> ends a turn";
+/// let (parsed, as_text) = (tokenizer.encode(text, Specials::Parse), tokenizer.encode(text, Specials::AsText));
+/// assert_eq!(Some(parsed[0]), tokenizer.eos_id());
+/// assert!(!as_text.contains(&parsed[0]) && tokenizer.decode(&as_text, true) == text);
+/// # Ok::<(), quern_text::TokenizerError>(())
+/// ```
 pub struct Tokenizer {
     parsing: tokenizers::Tokenizer,
     as_text: tokenizers::Tokenizer,
@@ -44,6 +55,9 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Read `tokenizer.json`, or else the `vocab.json` and `merges.txt` that it came from, and, if there is one,
     /// `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// If there are no such files, or they are malformed or not supported.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let optional = |name: &str| Some(dir.join(name)).filter(|file| file.exists()).map(|file| read(&file));
         let config = optional("tokenizer_config.json").transpose()?;
@@ -62,6 +76,9 @@ impl Tokenizer {
     }
 
     /// A tokenizer from the files' contents.
+    ///
+    /// # Errors
+    /// If they are malformed, or the vocabulary is not byte-level.
     pub fn from_bytes(tokenizer_json: &[u8], tokenizer_config_json: Option<&[u8]>) -> Result<Self, TokenizerError> {
         let malformed = |cause: String| TokenizerError::Malformed { file: "tokenizer.json", cause };
         let tokenizer_json = without_mark(tokenizer_json);

@@ -24,6 +24,9 @@ pub struct TokenizerConfig {
 
 impl TokenizerConfig {
     /// Interpret a `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// If it is no JSON, or a field is malformed.
     pub fn from_json(text: &[u8]) -> Result<Self, TokenizerError> {
         let malformed = |cause: String| TokenizerError::Malformed { file: "tokenizer_config.json", cause };
         let root: Value = serde_json::from_slice(without_mark(text)).map_err(|e| malformed(e.to_string()))?;

@@ -44,6 +44,9 @@ pub struct Vocabulary<'a> {
 
 impl Vocabulary<'_> {
     /// The tokenizer that they describe.
+    ///
+    /// # Errors
+    /// If it is of another kind than Qwen's, or the lists contradict one another.
     pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
         let refused = |cause: String| Err(TokenizerError::Malformed { file: "the GGUF file's tokenizer", cause });
         if self.model != "gpt2" {
@@ -94,6 +97,9 @@ pub struct TokenLists {
 
 impl TokenLists {
     /// The lists of `tokenizer`, with fillers up to `size` tokens. It must cut text as Qwen's do.
+    ///
+    /// # Errors
+    /// If it cuts text otherwise.
     pub fn of(tokenizer: &Tokenizer, size: usize) -> Result<Self, TokenizerError> {
         let file = tokenizer.to_json();
         let pieces = file.pointer("/pre_tokenizer/pretokenizers/0/pattern/Regex").and_then(Value::as_str);

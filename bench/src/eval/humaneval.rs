@@ -62,7 +62,7 @@ impl Evaluation for HumanEval {
         let endings: Vec<Value> = Handle::current().block_on(async {
             let mut endings = Vec::with_capacity(answers.len());
             for answer in answers {
-                let _core = self.cores.acquire().await.expect("nobody closes it");
+                let _core = self.cores.acquire().await.expect("the semaphore is never closed");
                 let ending = self.sandbox.run(&problem.program(body(&answer.text))).await;
                 endings.push(match ending {
                     Ok(Ending::Passed) => json!("passed"),

@@ -33,7 +33,7 @@ pub enum Ending {
     Failed(String),
 }
 
-/// A place for programs that nobody has read.
+/// A sandbox for programs that were generated and not reviewed.
 pub struct Sandbox {
     python: String,
     seconds: f64,

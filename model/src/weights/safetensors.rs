@@ -88,6 +88,9 @@ impl Safetensors {
     /// Map the files of `dir` and check that together they hold exactly the tensors of the network that `config` is of,
     /// by `describe`. Lists everything that is wrong. A head that is stored beside a tied embedding and differs from it
     /// counts, as in transformers 5: `config` says so afterwards.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or they hold other tensors.
     pub fn open(dir: &Path, config: &mut ModelConfig, describe: Describe) -> Result<Self, LoadError> {
         let mut problems = Vec::new();
         let files = Files::list(dir, &mut problems);
@@ -96,6 +99,9 @@ impl Safetensors {
     }
 
     /// The same for files that are in memory already: `(name, bytes)` of each. `place` names them in errors.
+    ///
+    /// # Errors
+    /// If they hold other tensors.
     pub fn embedded(
         place: &str,
         files: &[(&str, SharedBytes)],
