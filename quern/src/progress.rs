@@ -3,7 +3,7 @@
 use std::{
     io::IsTerminal,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,11 +13,14 @@ use crate::memory::gib;
 /// Jobs smaller than this are over before a line about them could be read.
 const WORTH_A_LINE: u64 = 256 << 20;
 
-/// A bar on a terminal; elsewhere a line in the log at each tenth of a large job.
+/// A bar on a terminal; elsewhere a line in the log at each tenth of a large job. Both say what remains.
 pub struct ByteProgress {
     title: String,
     total_bytes: u64,
     done_bytes: AtomicU64,
+    /// Of these, what an earlier run did.
+    resumed_bytes: AtomicU64,
+    began: Instant,
     bar: Option<ProgressBar>,
 }
 
@@ -35,7 +38,8 @@ impl ByteProgress {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar.with_style(style).with_message(title.clone())
         });
-        Self { title, total_bytes, done_bytes: AtomicU64::new(0), bar }
+        let (done_bytes, resumed_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { title, total_bytes, done_bytes, resumed_bytes, began: Instant::now(), bar }
     }
 
     /// `bytes` more are done.
@@ -46,10 +50,23 @@ impl ByteProgress {
             None if self.total_bytes >= WORTH_A_LINE
                 && tenths(before, self.total_bytes) < tenths(before + bytes, self.total_bytes) =>
             {
-                let percent = 10 * tenths(before + bytes, self.total_bytes);
-                tracing::info!("{}: {percent} % of {}", self.title, gib(self.total_bytes));
+                let done = before + bytes;
+                let percent = 10 * tenths(done, self.total_bytes);
+                let now = done.saturating_sub(self.resumed_bytes.load(Ordering::Relaxed));
+                let left = left(self.total_bytes.saturating_sub(done), now, self.began.elapsed());
+                tracing::info!("{}: {percent} % of {}{left}", self.title, gib(self.total_bytes));
             }
             None => {}
+        }
+    }
+
+    /// `bytes` were done by an earlier run, and say nothing about the speed of this one.
+    pub fn resume(&self, bytes: u64) {
+        self.resumed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+            bar.reset_eta();
         }
     }
 
@@ -78,4 +95,34 @@ impl Drop for ByteProgress {
 /// Whole tenths of `total` in `done`.
 fn tenths(done: u64, total: u64) -> u64 {
     if total == 0 { 10 } else { (u128::from(done) * 10 / u128::from(total)).min(10) as u64 }
+}
+
+/// `, 10.4 GB and about 6 min left`, if `done` bytes took `elapsed`; empty at the end.
+fn left(left: u64, done: u64, elapsed: Duration) -> String {
+    if left == 0 {
+        return String::new();
+    }
+    let seconds = (done > 0).then(|| elapsed.as_secs_f64() * left as f64 / done as f64);
+    let time = match seconds {
+        None => String::new(),
+        Some(s) if s < 90.0 => format!(" and about {s:.0} s"),
+        Some(s) if s < 90.0 * 60.0 => format!(" and about {:.0} min", s / 60.0),
+        Some(s) => format!(" and about {:.1} h", s / 3600.0),
+    };
+    format!(", {}{time} left", gib(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_remains_is_told_by_the_speed_so_far() {
+        let told = |gone: u64, done: u64, seconds: u64| left(gone << 30, done << 30, Duration::from_secs(seconds));
+        assert_eq!(told(6, 2, 20), ", 6.00 GB and about 60 s left");
+        assert_eq!(told(10, 5, 300), ", 10.00 GB and about 10 min left");
+        assert_eq!(told(100, 1, 180), ", 100.00 GB and about 5.0 h left");
+        assert_eq!(told(3, 0, 20), ", 3.00 GB left");
+        assert_eq!(told(0, 3, 20), "");
+    }
 }

@@ -8,6 +8,7 @@
 mod cache;
 mod error;
 mod options;
+mod ranges;
 mod reference;
 mod transfer;
 mod weights;
@@ -15,6 +16,7 @@ mod weights;
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,6 +27,7 @@ use reqwest::{
     redirect,
 };
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 pub use error::HubError;
 pub use options::HubOptions;
@@ -38,6 +41,8 @@ use crate::progress::ByteProgress;
 
 /// Files fetched at once; one connection rarely fills a fast line.
 const PARALLEL_FILES: usize = 4;
+/// Ranges of large files that are on their way or in memory at once.
+const PARALLEL_RANGES: usize = 8;
 /// Failures in a row, with not a byte between them, after which a file is given up.
 const MAX_FAILURES: u32 = 5;
 /// A connection that sends nothing for this long is broken.
@@ -85,6 +90,7 @@ pub struct Hub {
     options: HubOptions,
     endpoint: Url,
     http: Client,
+    ranges: Arc<Semaphore>,
 }
 
 /// The hub's description of a model at a revision.
@@ -147,9 +153,6 @@ pub enum Fetched {
 
 impl Hub {
     /// A way to the hub that `options` describe.
-    ///
-    /// # Errors
-    /// If an option is malformed.
     pub fn new(options: HubOptions) -> Result<Self, HubError> {
         let endpoint = Url::parse(&format!("{}/", options.endpoint.trim_end_matches('/'))).ok();
         let endpoint = endpoint.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
@@ -162,14 +165,11 @@ impl Hub {
             .redirect(redirect::Policy::none())
             .build()
             .map_err(|cause| HubError::Endpoint(format!("{}: {}", options.endpoint, root_cause(&cause))))?;
-        Ok(Self { options, endpoint, http })
+        Ok(Self { options, endpoint, http, ranges: Arc::new(Semaphore::new(PARALLEL_RANGES)) })
     }
 
     /// The directory of `repo` at `revision` (`main` unless said otherwise), fetched as far as it is not
     /// in the cache. Broken downloads go on where they stopped, in this run and in later ones.
-    ///
-    /// # Errors
-    /// If the hub refuses or cannot be reached, the disk is full, or the cache has not got it and may not fetch.
     pub async fn snapshot(&self, repo: &RepoId, revision: Option<&str>, wanted: Wanted) -> Result<PathBuf, HubError> {
         let opened = self.open(repo, revision).await?;
         if wanted == Wanted::Everything {
@@ -179,9 +179,6 @@ impl Hub {
     }
 
     /// Fetch all of `repo` but its weights, as far as it is not in the cache.
-    ///
-    /// # Errors
-    /// As for [`snapshot`](Self::snapshot).
     pub async fn open(&self, repo: &RepoId, revision: Option<&str>) -> Result<Opened, HubError> {
         let revision = revision.unwrap_or("main");
         if revision.is_empty() || revision.split('/').any(|part| part.is_empty() || part.starts_with('.')) {

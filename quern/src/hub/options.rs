@@ -16,6 +16,8 @@ pub struct HubOptions {
     pub cache_dir: PathBuf,
     /// Use the cache and nothing else.
     pub offline: bool,
+    /// A file of which more than this is missing is fetched over several connections, so many bytes at a time.
+    pub range_bytes: u64,
     /// Wait this long after a failure, and twice as long after each further one.
     pub retry_delay: Duration,
 }
@@ -47,6 +49,7 @@ impl HubOptions {
             token: token.filter(|_| !is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")),
             cache_dir,
             offline: is_set("HF_HUB_OFFLINE") || is_set("TRANSFORMERS_OFFLINE"),
+            range_bytes: 16 << 20,
             retry_delay: Duration::from_secs(1),
         }
     }

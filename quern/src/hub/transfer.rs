@@ -86,11 +86,17 @@ impl Hub {
             file.set_len(0).await.map_err(fail)?;
             done = 0;
         }
-        progress.advance(done);
-        let mut failures = 0;
+        progress.resume(done);
+        let (mut failures, mut knows_ranges) = (0, true);
         while done < head.size {
             let before = done;
-            match self.append(snapshot, head, &mut file, &mut done, progress).await {
+            let outcome = if knows_ranges && head.size - done > self.options.range_bytes {
+                let appended = self.append_ranges(snapshot, head, &mut file, &mut done, progress).await;
+                appended.map(|known| knows_ranges = known)
+            } else {
+                self.append(snapshot, head, &mut file, &mut done, progress).await
+            };
+            match outcome {
                 Ok(()) => {}
                 Err(Interruption::Fatal(error)) => return Err(error),
                 Err(Interruption::Write(cause)) if cause.kind() == io::ErrorKind::StorageFull => {
@@ -127,16 +133,10 @@ impl Hub {
         let RepoSnapshot { repo, commit, .. } = *snapshot;
         let url = self.file_url(repo, commit, &head.name);
         let from = *done;
-        let mut response = self.get_file(url, repo, from).await?;
+        let range = (from > 0).then(|| format!("bytes={from}-"));
+        let (mut response, _) = self.get_file(url, repo, range).await?;
         match response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                let start = text(response.headers(), CONTENT_RANGE.as_str())
-                    .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse::<u64>().ok());
-                if start != Some(from) {
-                    let cause = format!("bytes from {from} were asked for, {start:?} came");
-                    return Err(Interruption::Connection(cause));
-                }
-            }
+            StatusCode::PARTIAL_CONTENT => check_start(&response, from)?,
             StatusCode::OK | StatusCode::RANGE_NOT_SATISFIABLE => {
                 // The server does not know ranges: from the beginning.
                 progress.retreat(*done);
@@ -178,12 +178,18 @@ impl Hub {
         Ok(())
     }
 
-    /// Ask for a file from byte `from` on, following redirects. The token stays with the hub.
-    async fn get_file(&self, mut url: Url, repo: &RepoId, from: u64) -> Result<Response, Interruption> {
+    /// Ask for a file, or a range of it, following redirects; the answer and where it came from. The token stays with
+    /// the hub.
+    pub(super) async fn get_file(
+        &self,
+        mut url: Url,
+        repo: &RepoId,
+        range: Option<String>,
+    ) -> Result<(Response, Url), Interruption> {
         for _ in 0..MAX_REDIRECTS {
             let mut request = self.http.get(url.clone());
-            if from > 0 {
-                request = request.header(RANGE, format!("bytes={from}-"));
+            if let Some(range) = &range {
+                request = request.header(RANGE, range);
             }
             if let Some(token) = self.options.token.as_ref().filter(|_| self.is_own(&url)) {
                 request = request.bearer_auth(token);
@@ -192,7 +198,7 @@ impl Hub {
             let location = text(response.headers(), LOCATION.as_str());
             match location.filter(|_| response.status().is_redirection()).map(|location| url.join(location)) {
                 Some(Ok(next)) => url = next,
-                _ => return Ok(response),
+                _ => return Ok((response, url)),
             }
         }
         let cause = format!("more than {MAX_REDIRECTS} redirects");
@@ -201,7 +207,7 @@ impl Hub {
 }
 
 /// Why a connection's worth of a file ended early.
-enum Interruption {
+pub(super) enum Interruption {
     /// Trying again may help.
     Connection(String),
     /// The disk's fault.
@@ -220,6 +226,17 @@ impl From<HubError> for Interruption {
     fn from(error: HubError) -> Self {
         Self::Fatal(error)
     }
+}
+
+/// Refuse a part of a file that does not begin at byte `from`.
+pub(super) fn check_start(response: &Response, from: u64) -> Result<(), Interruption> {
+    let start = text(response.headers(), CONTENT_RANGE.as_str())
+        .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse::<u64>().ok());
+    if start == Some(from) {
+        return Ok(());
+    }
+    let came = start.map_or_else(|| "an unknown place".to_owned(), |start| start.to_string());
+    Err(Interruption::Connection(format!("bytes from {from} were asked for, those from {came} came")))
 }
 
 fn sha256(path: &Path) -> io::Result<String> {
