@@ -8,8 +8,7 @@ use std::{
 
 use quern_backend::DType;
 use quern_model::{
-    gguf::GgufValue,
-    gguf_export::{ExportError, export, exported_bytes},
+    gguf::{ExportError, GgufValue, export, exported_bytes},
     weights::QuantRecipe,
 };
 use quern_text::{ChatTemplate, Tokenizer, vocabulary::TokenLists};

@@ -17,6 +17,7 @@ pub mod logging;
 pub mod machine;
 pub mod memory;
 pub mod model_files;
+pub mod models;
 pub mod progress;
 pub mod resolve;
 pub mod roofline;

@@ -8,7 +8,7 @@ use mimalloc::MiMalloc;
 use quern::{
     bench,
     cli::{Cli, CliError, Job, configure},
-    convert, doctor, logging, serve,
+    convert, doctor, logging, models, serve,
 };
 
 /// Gives memory back to the system after a burst of large bodies, where glibc's keeps it.
@@ -37,6 +37,7 @@ fn run(job: Job) -> Result<ExitCode, String> {
     let done = match job {
         Job::Serve(args) => serve::run(*args).map_err(|error| error.to_string()),
         Job::Convert(args) => convert::run(&args).map_err(|error| error.to_string()),
+        Job::Models(job) => models::run(&job).map_err(|error| error.to_string()),
         Job::Manual(job) => job.run().map_err(|error| error.to_string()),
         Job::Doctor(args) => doctor::run(&args).map_err(|error| error.to_string()),
         Job::Configure(args) => return configure::run(&args).map_err(|error| error.to_string()),

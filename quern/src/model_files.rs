@@ -9,7 +9,6 @@ use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError, ModelConfig,
     config::ConfigError,
     gguf::{GgufModel, GgufValue},
-    json_file::JsonFileError,
 };
 use quern_text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, Vocabulary, chat_template::read_source};
 use serde_json::{Map, Value};
@@ -56,17 +55,11 @@ impl From<Fetched> for ModelFiles {
 
 impl ModelFiles {
     /// Find the files, downloading what is missing.
-    ///
-    /// # Errors
-    /// If they are not there and cannot be downloaded.
     pub async fn locate(source: &Source<'_>) -> Result<Self, HubError> {
         Self::locate_judged(source, |_, _| Ok(())).await
     }
 
     /// The files of the tokenizer: those at `path`, or these. `source` is where these come from.
-    ///
-    /// # Errors
-    /// If they are not there and cannot be downloaded.
     pub async fn with_tokenizer_at(&self, path: Option<&str>, source: &Source<'_>) -> Result<Self, HubError> {
         match path {
             None => Ok(self.clone()),
@@ -76,9 +69,6 @@ impl ModelFiles {
 
     /// The same as [`locate`](Self::locate), but let `judge` see the files, and whether the weights are GGUF, before weights are downloaded: what it
     /// refuses costs no download.
-    ///
-    /// # Errors
-    /// As for [`locate`](Self::locate), or what `judge` refuses.
     pub async fn locate_judged<E: From<HubError>>(
         source: &Source<'_>,
         judge: impl FnOnce(&Self, bool) -> Result<(), E>,
@@ -87,9 +77,21 @@ impl ModelFiles {
         if Path::new(path).exists() {
             return Ok(local_model::find(Path::new(path))?.into());
         }
-        let HubRef { repo, pick } = HubRef::parse(path).ok_or_else(|| HubError::NotAnId(path.to_owned()))?;
+        let wanted = HubRef::parse(path).ok_or_else(|| HubError::NotAnId(path.to_owned()))?;
+        Self::fetch_judged(&wanted, source, judge).await
+    }
+
+    /// The same for a model on the hub, whatever `source` says of its path.
+    ///
+    /// # Errors
+    /// Those of the hub, and what `judge` refuses.
+    pub async fn fetch_judged<E: From<HubError>>(
+        HubRef { repo, pick }: &HubRef,
+        source: &Source<'_>,
+        judge: impl FnOnce(&Self, bool) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let hub = Hub::new(HubOptions::from_env(source.download_dir, |name| std::env::var(name).ok()))?;
-        let opened = hub.open(&repo, source.revision).await?;
+        let opened = hub.open(repo, source.revision).await?;
         let small = Self::Directory(opened.dir().to_owned());
         if source.wanted == Wanted::NoWeights {
             // A tokenizer or a config may be in a GGUF file alone, which is taken if it is here.
@@ -104,6 +106,20 @@ impl ModelFiles {
             judge(&small, is_gguf)?;
         }
         Ok(hub.fetch_weights(&opened, pick.as_ref()).await?.into())
+    }
+
+    /// Read the network that `config.json` describes, whose weights are not here yet; `is_gguf`: they are in llama.cpp's
+    /// format.
+    ///
+    /// # Errors
+    /// If it cannot be served.
+    pub fn without_weights(&self, is_gguf: bool, overrides: &Map<String, Value>) -> Result<Checkpoint, LoadError> {
+        let mut overrides = overrides.clone();
+        if is_gguf {
+            // That of the weights that the files were made from.
+            overrides.insert("quantization_config".into(), Value::Null);
+        }
+        self.checkpoint(LoadFormat::Dummy, &overrides)
     }
 
     fn has_config(&self) -> bool {
@@ -142,9 +158,6 @@ impl ModelFiles {
     }
 
     /// Read configuration and headers; `overrides` are merged over `config.json`.
-    ///
-    /// # Errors
-    /// If a config or header is malformed or not supported.
     pub fn checkpoint(&self, load_format: LoadFormat, overrides: &Map<String, Value>) -> Result<Checkpoint, LoadError> {
         match self {
             Self::Shipped => {
@@ -179,9 +192,6 @@ impl ModelFiles {
     }
 
     /// The tokenizer.
-    ///
-    /// # Errors
-    /// If there is none, or it is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
         match self {
             Self::Shipped => Tokenizer::from_bytes(shipped::TOKENIZER, Some(shipped::TOKENIZER_CONFIG)),
@@ -196,9 +206,6 @@ impl ModelFiles {
 
     /// The chat template: that of `file`, or the one called `name`, or the tokenizer's usual one; `None` if
     /// there is none.
-    ///
-    /// # Errors
-    /// If it cannot be read or compiled, or there is none of that name.
     pub fn chat_template(
         &self,
         tokenizer: &Tokenizer,
@@ -248,10 +255,8 @@ fn vocabulary(metadata: &BTreeMap<String, GgufValue>) -> Vocabulary<'_> {
 }
 
 fn embedded_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>, ConfigError> {
-    serde_json::from_slice(bytes).map_err(|cause| {
-        let file = format!("{}/{file}", shipped::NAME);
-        ConfigError::File(JsonFileError::Json { file, cause: cause.to_string() })
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|cause| ConfigError::Json { file: format!("{}/{file}", shipped::NAME), cause: cause.to_string() })
 }
 
 #[cfg(test)]

@@ -141,22 +141,17 @@ pub fn source(args: &ServeArgs) -> Source<'_> {
 /// # Errors
 /// Those of [`Prepared::new`], as far as neither weights nor tokenizer decide.
 pub fn judge(args: &ServeArgs, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
-    let mut overrides = args.model.json_model_override_args.clone();
-    if is_gguf {
-        // That of the weights that the files were made from.
-        overrides.insert("quantization_config".into(), serde_json::Value::Null);
-    }
     args.model.load_format(is_gguf)?;
-    let checkpoint = small.checkpoint(LoadFormat::Dummy, &overrides)?;
+    let checkpoint = small.without_weights(is_gguf, &args.model.json_model_override_args)?;
     let recipe = args.model.recipe(checkpoint.config().fp8)?;
+    let checkpoint = checkpoint.quantised(recipe);
     let (network, host) = (checkpoint.config(), Host::probe());
     // Each of them is said again when all is known.
     let mut notes = Vec::new();
     let numbers = resolve::numbers(args, network, &host, &mut notes)?;
     if !is_gguf {
         // How large a GGUF model is depends on the codes of its file, which is not here yet.
-        let weight_bytes = small.checkpoint(LoadFormat::Dummy, &overrides)?.quantised(recipe).weight_bytes();
-        resolve::engine(args, numbers, network, weight_bytes, &host, &mut notes)?;
+        resolve::engine(args, numbers, network, checkpoint.weight_bytes(), &host, &mut notes)?;
     }
     Ok(())
 }

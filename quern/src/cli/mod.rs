@@ -7,6 +7,7 @@ pub mod configure;
 pub mod convert;
 pub mod doctor;
 pub mod manual;
+pub mod models;
 pub mod serve;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ pub use config_file::ConfigFileError;
 pub use convert::ConvertArgs;
 pub use doctor::DoctorArgs;
 pub use manual::ManualJob;
+pub use models::ModelsJob;
 pub use serve::ServeArgs;
 
 /// Serve Qwen3-Coder models over HTTP.
@@ -38,6 +40,9 @@ pub enum Job {
     /// Write a checkpoint as one GGUF file, quantised or not
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(ConvertArgs),
+    /// What is done with the models of the hub's cache: `pull`, `list` and `rm`.
+    #[command(flatten)]
+    Models(ModelsJob),
     /// Find the command for a machine and a model, and see what fits
     #[command(infer_long_args = true, args_override_self = true)]
     Configure(Box<configure::ConfigureArgs>),

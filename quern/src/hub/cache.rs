@@ -11,6 +11,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use super::{HubError, RepoId};
@@ -52,6 +53,38 @@ impl RepoCache {
             }
             written => written.map_err(|cause| HubError::Cache { path: file, cause }),
         }
+    }
+
+    /// The folder of all this.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of the locks.
+    pub(super) fn locks(&self) -> &Path {
+        &self.locks
+    }
+
+    /// The files by which programs wait for one another.
+    pub(super) fn lock_files(&self) -> Vec<PathBuf> {
+        entries(&self.locks)
+    }
+
+    /// The directories of all commits, the one first that was fetched last.
+    pub(super) fn snapshots(&self) -> Vec<PathBuf> {
+        let mut dirs: Vec<_> = entries(&self.root.join("snapshots")).into_iter().filter(|path| path.is_dir()).collect();
+        dirs.sort_by_key(|dir| std::cmp::Reverse(fs::metadata(dir).and_then(|dir| dir.modified()).ok()));
+        dirs
+    }
+
+    /// All files' bytes, whole or not.
+    pub(super) fn blobs(&self) -> Vec<PathBuf> {
+        entries(&self.root.join("blobs"))
+    }
+
+    /// Those that are not whole.
+    pub(super) fn unfinished(&self) -> Vec<PathBuf> {
+        self.blobs().into_iter().filter(|blob| blob.extension().is_some_and(|suffix| suffix == "incomplete")).collect()
     }
 
     /// The directory of a commit.
@@ -97,6 +130,19 @@ impl RepoCache {
     pub(super) fn make_parent(&self, path: &Path) -> Result<(), HubError> {
         let parent = path.parent().expect("every path here has a parent");
         fs::create_dir_all(parent).map_err(|cause| HubError::Cache { path: parent.to_owned(), cause })
+    }
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Let the files `names` of `dir` be last read now, whatever the file system notes by itself.
+pub(super) fn mark_used<'n>(dir: &Path, names: impl IntoIterator<Item = &'n str>) {
+    let now = fs::FileTimes::new().set_accessed(SystemTime::now());
+    for name in names {
+        // The cache may be another user's, or on a disk that cannot be written.
+        let _ = fs::File::open(dir.join(name)).and_then(|file| file.set_times(now));
     }
 }
 

@@ -184,6 +184,20 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
+    /// Not in the cache.
+    #[error("{repo} is not in {}; quern list shows what is", cache.display())]
+    NotStored {
+        /// The model.
+        repo: String,
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// A download goes on.
+    #[error("{repo} is being downloaded by another program; let it end, or end it, first")]
+    Busy {
+        /// The model.
+        repo: String,
+    },
     /// No room.
     #[error(
         "{repo}: the disk of {} has no room for what is to come; free {} more, or choose another place with \

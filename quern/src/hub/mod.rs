@@ -7,6 +7,7 @@
 
 mod cache;
 mod error;
+mod inventory;
 mod options;
 mod ranges;
 mod reference;
@@ -30,6 +31,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 pub use error::HubError;
+pub use inventory::{Inventory, StoredKind, StoredModel};
 pub use options::HubOptions;
 pub use reference::{HubRef, Pick};
 

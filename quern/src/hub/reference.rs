@@ -1,5 +1,7 @@
 //! [`HubRef`]: a model on the hub, as people write it.
 
+use std::fmt;
+
 use super::RepoId;
 
 /// A model on the hub.
@@ -22,6 +24,16 @@ pub enum Pick {
 
 /// What may stand before an id.
 const PREFIXES: [&str; 6] = ["https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/", "hf://", "hf:"];
+
+impl fmt::Display for HubRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pick {
+            None => write!(f, "{}", self.repo),
+            Some(Pick::Quantisation(name)) => write!(f, "{}:{name}", self.repo),
+            Some(Pick::File(name)) => write!(f, "{}/{name}", self.repo),
+        }
+    }
+}
 
 impl HubRef {
     /// Parse `OWNER/NAME`, `OWNER/NAME:QUANTISATION` or `OWNER/NAME/FILE.gguf`, behind the hub's address or not.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Fetched, Hub, HubError, Opened, Pick, RepoCache, RepoId, RepoSnapshot};
+use super::{Fetched, Hub, HubError, Opened, Pick, RepoCache, RepoId, RepoSnapshot, cache::mark_used};
 use crate::{
     defaults::MEM_FRACTION,
     gguf_files::{GgufChoice, files, pieces},
@@ -16,9 +16,6 @@ const LISTED: usize = 12;
 impl Hub {
     /// Fetch the weights of `opened` that are not in the cache: its safetensors files, or the GGUF model that `pick` names
     /// or, of a repository that has nothing else, one of four bits that fits into memory.
-    ///
-    /// # Errors
-    /// If there are no such weights, or they cannot be fetched.
     pub async fn fetch_weights(&self, opened: &Opened, pick: Option<&Pick>) -> Result<Fetched, HubError> {
         let Some(names) = &opened.names else { return cached(opened, pick) };
         let cache = RepoCache::new(&self.options.cache_dir, &opened.repo);
@@ -27,6 +24,7 @@ impl Hub {
         if pick.is_none() && names.iter().any(|name| is_weights(name)) {
             let shards = shards(&snapshot, &names)?;
             self.fetch_all(&snapshot, shards.iter().map(String::as_str)).await?;
+            mark_used(&opened.dir, shards.iter().map(String::as_str));
             return Ok(Fetched::Directory(opened.dir.clone()));
         }
         let choices = GgufChoice::among(names.iter().copied());
@@ -35,6 +33,7 @@ impl Hub {
             None => self.usual(&snapshot, &choices, &names).await?,
         };
         self.fetch_all(&snapshot, choice.files.iter().map(String::as_str)).await?;
+        mark_used(&opened.dir, choice.files.iter().map(String::as_str));
         Ok(Fetched::Gguf(opened.dir.join(&choice.files[0])))
     }
 
@@ -83,18 +82,22 @@ impl Hub {
 fn cached(opened: &Opened, pick: Option<&Pick>) -> Result<Fetched, HubError> {
     let names = files(&opened.dir);
     let choices = GgufChoice::among(names.iter().map(String::as_str));
-    let safetensors = names.iter().any(|name| is_weights(name));
+    let safetensors = || names.iter().map(String::as_str).filter(|name| is_weights(name));
     let choice = match pick {
         Some(pick) => picked(&opened.repo, &choices, pick)?,
         None => match GgufChoice::by_preference(&choices).first() {
-            Some(choice) if !safetensors => choice,
-            _ => return Ok(Fetched::Directory(opened.dir.clone())),
+            Some(choice) if safetensors().next().is_none() => choice,
+            _ => {
+                mark_used(&opened.dir, safetensors());
+                return Ok(Fetched::Directory(opened.dir.clone()));
+            }
         },
     };
+    mark_used(&opened.dir, choice.files.iter().map(String::as_str));
     Ok(Fetched::Gguf(opened.dir.join(&choice.files[0])))
 }
 
-fn picked<'c>(repo: &RepoId, choices: &'c [GgufChoice], pick: &Pick) -> Result<&'c GgufChoice, HubError> {
+pub(super) fn picked<'c>(repo: &RepoId, choices: &'c [GgufChoice], pick: &Pick) -> Result<&'c GgufChoice, HubError> {
     let (found, wanted) = match pick {
         Pick::Quantisation(name) => (GgufChoice::named(choices, name), name),
         Pick::File(name) => (choices.iter().find(|choice| choice.files.contains(name)), name),

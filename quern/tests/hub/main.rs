@@ -1,6 +1,7 @@
 //! Models are fetched from a look-alike of the hub.
 
 mod fake;
+mod models;
 mod ranges;
 
 use std::{path::Path, time::Duration};
