@@ -1,7 +1,5 @@
 //! `/v1/messages` over HTTP, as Anthropic's clients use it.
 
-#[path = "../../tests/skip.rs"]
-mod skip;
 mod support;
 
 use std::{
@@ -291,10 +289,7 @@ async fn recorded_requests_are_answered_or_refused_as_documented() {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("clients/shapes");
     if !dir.is_dir() {
-        skip::skip(
-            &format!("no fixtures at {}", dir.display()),
-            "set QUERN_SHARED to the folder of reference fixtures",
-        );
+        eprintln!("SKIPPED: no reference shelf at {} (set QUERN_SHARED)", dir.display());
         return;
     }
     let roomy = Setup {

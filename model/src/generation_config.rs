@@ -4,10 +4,7 @@ use std::{ops::RangeInclusive, path::Path};
 
 use serde_json::{Map, Value};
 
-use crate::{
-    config::{ConfigError, token_ids},
-    json_file::read_object,
-};
+use crate::config::{ConfigError, read_object, token_ids};
 
 /// The fields that are used; absent ones are `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,9 +25,6 @@ pub struct GenerationConfig {
 
 impl GenerationConfig {
     /// Read `dir/generation_config.json`; an absent file is an empty one.
-    ///
-    /// # Errors
-    /// If the file is no JSON object, or a field is wrong.
     pub fn open(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("generation_config.json");
         if !path.exists() {
@@ -40,9 +34,6 @@ impl GenerationConfig {
     }
 
     /// Interpret the fields.
-    ///
-    /// # Errors
-    /// If a field is wrong.
     pub fn from_json(object: &Map<String, Value>) -> Result<Self, ConfigError> {
         let number = |field: &str, range: RangeInclusive<f64>| match object.get(field) {
             None | Some(Value::Null) => Ok(None),

@@ -7,8 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 use quern_backend::{DType, KvFormat, QuantFormat, RefBackend, SharedBytes};
 use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError,
-    gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter},
-    gguf_export::export,
+    gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter, export},
     load,
     weights::{QuantRecipe, TensorProblem},
 };

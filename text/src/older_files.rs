@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    tokenizer_config::{TokenizerConfig, TokenizerError, without_mark},
-    tokenizer_json::{NOT_CONTROL, qwen2_json},
+    TokenizerError,
+    tokenizer::{TokenizerConfig, without_mark},
+    vocabulary::{NOT_CONTROL, qwen2_json},
 };
 
 /// The contents of the files.

@@ -1,8 +1,5 @@
 //! A tokenizer that went through a GGUF file's lists has the same ids.
 
-#[path = "../../tests/skip.rs"]
-mod skip;
-
 use std::path::{Path, PathBuf};
 
 use quern_text::{
@@ -65,10 +62,7 @@ fn qwens_tokenizer_is_the_same() {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("oracle/tokenizer");
     if !dir.is_dir() {
-        skip::skip(
-            &format!("no tokenizer at {}", dir.display()),
-            "set QUERN_SHARED to the folder of reference fixtures",
-        );
+        eprintln!("SKIPPED: no tokenizer at {} (set QUERN_SHARED)", dir.display());
         return;
     }
     same(&dir, 200);

@@ -31,7 +31,7 @@ use crate::{
     state::AppState,
 };
 
-/// Fields that ask for what is not supported.
+/// Fields that ask for what nobody does here.
 const UNSUPPORTED: &[(&str, &str)] =
     &[("mcp_servers", "the server calls no other servers"), ("container", "the server runs no containers")];
 

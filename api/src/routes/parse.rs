@@ -1,4 +1,4 @@
-//! `/parse_function_call`: calls of tools in a text that was generated elsewhere.
+//! `/parse_function_call`: calls of tools in a text that somebody else has generated.
 
 use std::sync::Arc;
 

@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{
     foreign::OTHER_GGUF,
-    lfs,
-    weights::{TensorProblem, mapping, scan::Scanned},
+    weights::{TensorProblem, lfs, mapping, scan::Scanned},
 };
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -57,9 +56,6 @@ impl TensorInfo {
 
 impl GgufFile {
     /// Read the header of `bytes`; `name` is the file's, for messages.
-    ///
-    /// # Errors
-    /// If it is no GGUF file, is cut short, or has an encoding that is not supported.
     pub fn parse(name: &str, bytes: &SharedBytes) -> Result<Self, TensorProblem> {
         let mut part = FilePart::default();
         let parsed = Self::parse_parts(name, bytes, &mut part);

@@ -1,7 +1,4 @@
-//! The official tokenizer and templates, read from the reference fixtures where they are present.
-
-#[path = "../../tests/skip.rs"]
-mod skip;
+//! The official tokenizer and templates, read from the reference shelf where it is present.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +11,7 @@ fn oracle() -> Option<PathBuf> {
     if dir.is_dir() {
         return Some(dir);
     }
-    skip::skip(&format!("no fixtures at {}", dir.display()), "set QUERN_SHARED to the folder of reference fixtures");
+    eprintln!("SKIPPED: no reference shelf at {} (set QUERN_SHARED)", dir.display());
     None
 }
 

@@ -2,10 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    config::{ConfigError, Fields},
-    foreign::Foreign,
-};
+use super::{ConfigError, Fields};
+use crate::foreign::Foreign;
 
 /// Whether the weights are in FP8, and the modules that are not.
 pub(super) fn read(fields: &Fields<'_>) -> Result<(bool, Vec<String>), ConfigError> {
