@@ -53,6 +53,9 @@ pub struct ChatRequest {
 
 impl ChatRequest {
     /// Validate, render, tokenise, admit and submit: what every such request must obey is checked here.
+    ///
+    /// # Errors
+    /// For a conversation, prompt or grammar that is refused, a prompt that does not fit, and a full queue.
     pub async fn begin(self, state: &Arc<AppState>) -> Result<ChatGeneration, ApiError> {
         let fields = SamplingFields { n: self.n, response_format: self.response_format, ..self.sampling };
         let mut sampling = Sampling::new(&fields, state.chat_defaults, state.vocab_size())?;
@@ -93,6 +96,9 @@ impl ChatRequest {
     }
 
     /// How many tokens the model would read, whatever their number.
+    ///
+    /// # Errors
+    /// If the template or the request's own fields refuse it.
     pub async fn count_tokens(self, state: &Arc<AppState>) -> Result<usize, ApiError> {
         // What must be called changes what may be written, not what is read.
         let choice = self.tool_choice.filter(|choice| choice == "none");

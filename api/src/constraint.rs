@@ -17,6 +17,9 @@ use crate::{
 const ANY_OBJECT: &str = "$$ANY$$";
 
 /// The constraint of `response_format`, `json_schema`, `regex`, `ebnf` or `structural_tag`.
+///
+/// # Errors
+/// If a field is malformed, or two of them contradict each other.
 pub fn of_fields(fields: &SamplingFields) -> Result<Option<GrammarSpec>, ApiError> {
     let said = |value: &Option<Value>| value.clone().filter(|value| !value.is_null() && value != "");
     let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
@@ -156,6 +159,9 @@ pub struct RequiredCalls {
 
 impl ToolUse {
     /// Read `tool_choice`; absent, it is `auto`.
+    ///
+    /// # Errors
+    /// If `choice` is malformed or names a tool that is not offered.
     pub fn new(tools: &[Value], choice: Option<&Value>, parallel: bool) -> Result<Self, ApiError> {
         let wrong = |message: String| ApiError::invalid(message).about("tool_choice");
         let calls = |choice| Some(RequiredCalls { choice, parallel });
@@ -197,6 +203,9 @@ impl ToolUse {
 
     /// The constraint of an answer that is otherwise obliged to `other`. Calls are written in Qwen3-Coder's
     /// markup, so they are constrained only where `parser` reads it.
+    ///
+    /// # Errors
+    /// If both constraints cannot hold, or calls must be made and `parser` cannot read them.
     pub fn constraint(
         &self,
         other: Option<GrammarSpec>,
@@ -297,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_constrained_where_somebody_asks_and_the_parser_can_read_them() {
+    fn calls_are_constrained_where_the_request_asks_and_the_parser_can_read_them() {
         let tools = [json!({"function": {"name": "f"}}), json!({"function": {"name": "g", "strict": true}})];
         let (qwen, hermes) = (ToolCallParser::from_name("qwen3_coder"), ToolCallParser::from_name("hermes"));
         let of = |tools: &[Value], choice: Value, other: Option<GrammarSpec>, parser| {

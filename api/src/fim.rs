@@ -17,6 +17,9 @@ pub struct FimPrompt {
 
 impl FimPrompt {
     /// The prompt's tokens. A tokenizer without tokens for it is an error about `suffix`.
+    ///
+    /// # Errors
+    /// If the tokenizer has no fill-in-the-middle tokens.
     pub fn tokenise(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, ApiError> {
         let files = self.files.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let context = if self.files.is_empty() { Some(Vec::new()) } else { fim_context(tokenizer, files) };

@@ -123,6 +123,9 @@ impl GenerationSpec {
 
 impl Generations {
     /// Compile the stops and grammars of `specs` and submit them, all or none.
+    ///
+    /// # Errors
+    /// If a stop or grammar does not compile, the queue is full, or the engine takes no requests.
     pub async fn submit(state: &Arc<AppState>, specs: Vec<GenerationSpec>, streams: bool) -> Result<Self, ApiError> {
         let scores = |spec: &GenerationSpec| num_scores(spec.prompt.len(), spec.max_new_tokens, spec.logprobs.as_ref());
         check_scores(specs.len(), specs.iter().map(scores).fold(0, usize::saturating_add))?;
@@ -134,7 +137,7 @@ impl Generations {
         let mut outputs = Vec::with_capacity(num_running);
         for (index, ((spec, stops), grammar)) in specs.into_iter().zip(stops).zip(grammars).enumerate() {
             let events = events.clone();
-            // Nobody listens any more once the client has gone.
+            // The receiver is gone once the client has disconnected.
             let sink = Box::new(move |event| drop(events.send((index, event))));
             let (mut output, request) = Output::of(state, spec, stops)?;
             let request = GenerateRequest { grammar, ..request };
@@ -161,6 +164,9 @@ impl Generations {
     }
 
     /// Wait for the ends; one delta an output, with all its text.
+    ///
+    /// # Errors
+    /// If an output fails, or is aborted.
     pub async fn whole(&mut self) -> Result<Vec<TextDelta>, ApiError> {
         let mut whole = vec![TextDelta::default(); self.outputs.len()];
         while let Some((index, delta)) = self.next().await {
@@ -413,7 +419,7 @@ fn submit_error(error: SubmitError) -> ApiError {
     }
 }
 
-/// What a client hears. `grammar` is what its constraint is called.
+/// The error a client gets. `grammar` is what its constraint is called.
 fn failure(cause: FailCause, grammar: &str) -> Outcome {
     match cause {
         FailCause::Aborted => Outcome::Abort("The request was aborted.".into()),

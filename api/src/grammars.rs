@@ -89,6 +89,9 @@ impl Grammars {
     }
 
     /// The grammar of `spec`, compiled; each output gets its own by [`Compiled::begin`].
+    ///
+    /// # Errors
+    /// If grammars are disabled, `spec` does not compile, or compiling takes too long.
     pub async fn compile(&self, spec: &GrammarSpec) -> Result<Compiled, ApiError> {
         let Some(works) = &self.works else {
             return Err(ApiError::invalid(
@@ -112,7 +115,7 @@ impl Works {
                 Ok(factory) => factory.compile(&spec).map_err(|cause| ApiError::invalid(cause.to_string())),
                 Err(cause) => Err(ApiError::internal(cause)),
             };
-            // Nobody listens any more when the client has gone.
+            // The receiver is gone once the client has disconnected.
             let _ = answer.send(outcome);
             drop(permit);
         };
@@ -213,7 +216,7 @@ impl MaskJob {
 }
 
 impl Drop for MaskJob {
-    /// Nobody waits for a mask in vain.
+    /// Fill the mask with nothing if it was never computed, so that no step waits for it for ever.
     fn drop(&mut self) {
         self.mask.fill(Vec::new());
     }
@@ -277,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mask_that_nobody_computes_forbids_every_token() {
+    async fn a_mask_that_is_never_computed_forbids_every_token() {
         let compiled = grammars().compile(&GrammarSpec::JsonObject).await.unwrap();
         let (jobs, queue) = mpsc::channel();
         drop(queue);

@@ -32,15 +32,14 @@ pub mod prompt;
 pub mod protocol;
 pub mod recent_log;
 pub mod request_id;
+pub mod request_path;
 pub mod respond;
 pub mod response_store;
-pub mod root_path;
 pub mod routes;
 pub mod sampling;
 pub mod state;
 pub mod stopwatch;
 pub mod stream;
-pub mod url_forms;
 
 pub use config::ApiConfig;
 pub use model_card::ModelCard;

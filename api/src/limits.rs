@@ -46,6 +46,9 @@ pub fn num_scores(prompt_tokens: usize, max_new_tokens: usize, logprobs: Option<
 }
 
 /// Refuse more log-probabilities than a request may have, `scores` being the sum over its outputs.
+///
+/// # Errors
+/// If they are more than that.
 pub fn check_scores(outputs: usize, scores: usize) -> Result<(), ApiError> {
     if scores <= MAX_SCORES {
         return Ok(());
@@ -58,6 +61,9 @@ pub fn check_scores(outputs: usize, scores: usize) -> Result<(), ApiError> {
 }
 
 /// Refuse more outputs than a request may have. `field` is what the endpoint calls its prompts.
+///
+/// # Errors
+/// If they are more than that.
 pub fn check_outputs(field: &str, prompts: usize, outputs: usize) -> Result<(), ApiError> {
     if outputs <= MAX_OUTPUTS {
         return Ok(());
@@ -70,6 +76,9 @@ pub fn check_outputs(field: &str, prompts: usize, outputs: usize) -> Result<(), 
 }
 
 /// Refuse more prompt tokens than a request may have, `tokens` being the sum over its outputs.
+///
+/// # Errors
+/// If they are more than that.
 pub fn check_prompt_tokens(field: &str, tokens: usize) -> Result<(), ApiError> {
     if tokens <= MAX_PROMPT_TOKENS {
         return Ok(());
@@ -82,6 +91,9 @@ pub fn check_prompt_tokens(field: &str, tokens: usize) -> Result<(), ApiError> {
 }
 
 /// Refuse stop patterns that cost too much for so many outputs; `states` is the sum over all of them.
+///
+/// # Errors
+/// If they cost more than that.
 pub fn check_stop_states(outputs: usize, states: usize) -> Result<(), ApiError> {
     if states <= MAX_STOP_STATES {
         return Ok(());
@@ -121,6 +133,9 @@ impl Limits {
     /// Admit a prompt whose output may have exactly `max_new_tokens`; what does not fit is refused, or
     /// cut with `--allow-auto-truncate`. `None` asks for as many as there is room for. Returns the output's
     /// bound.
+    ///
+    /// # Errors
+    /// If prompt and output do not fit the context and may not be cut.
     pub fn admit(&self, prompt: &mut Vec<u32>, max_new_tokens: Option<usize>) -> Result<usize, ApiError> {
         let Some(max_new_tokens) = max_new_tokens else { return self.admit_chat(prompt, None) };
         self.admit_prompt(prompt)?;
@@ -151,6 +166,9 @@ impl Limits {
     /// Admit a conversation whose output may have `wanted` tokens, or as many as there is room for. Agents
     /// ask for tens of thousands whatever the context; what is more than the room is cut to it, except
     /// where it exceeds a context that the operator has typed.
+    ///
+    /// # Errors
+    /// If the conversation does not fit, or asks for more than a context that was typed.
     pub fn admit_chat(&self, prompt: &mut Vec<u32>, wanted: Option<usize>) -> Result<usize, ApiError> {
         if let Some(wanted) = wanted.filter(|&wanted| self.context_is_explicit && wanted > self.context) {
             let context = self.context;
@@ -167,6 +185,9 @@ impl Limits {
 
     /// Refuse a text of `bytes` bytes that has at least `fewest` tokens, if so many do not fit: it need not be
     /// tokenised to know that.
+    ///
+    /// # Errors
+    /// If so many do not fit the context.
     pub fn check_fewest(&self, fewest: usize, bytes: usize) -> Result<(), ApiError> {
         let (context, limit) = (self.context, self.max_req_input_len());
         if fewest < limit || self.truncate {

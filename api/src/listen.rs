@@ -54,6 +54,9 @@ pub struct BoundAddress {
 impl BoundAddress {
     /// Take `host:port`. Of a name's addresses the first IPv4 one is taken, which is what `localhost`
     /// means to most clients.
+    ///
+    /// # Errors
+    /// If the name has no address, or the address cannot be bound.
     pub fn bind(host: &str, port: u16) -> Result<Self, ListenError> {
         let name = host.trim_start_matches('[').trim_end_matches(']');
         let unknown = |cause: String| ListenError::Host { host: host.to_owned(), cause };
@@ -75,6 +78,9 @@ impl BoundAddress {
     }
 
     /// Let clients in.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
     pub fn listen(self) -> Result<TcpListener, ListenError> {
         let Self { socket, address } = self;
         socket.listen(BACKLOG).map_err(|cause| refused(address.port(), address, cause))

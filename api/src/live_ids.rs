@@ -19,6 +19,9 @@ pub struct ClaimedIds {
 
 impl ClaimedIds {
     /// Claim `ids`, all or none; one that is alive already is refused.
+    ///
+    /// # Errors
+    /// If one of them is alive.
     pub fn claim(live: &Arc<LiveIds>, ids: impl Iterator<Item = String>) -> Result<Self, ApiError> {
         let mut this = Self { live: Arc::clone(live), claimed: Vec::new() };
         for id in ids {

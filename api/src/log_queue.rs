@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_pauses_holds_nobody_up() {
+    fn a_reader_that_pauses_holds_no_writer_up() {
         struct Paused(mpsc::Receiver<()>);
         impl Write for Paused {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -19,6 +19,9 @@ pub const MAX_TOP_LOGPROBS: i64 = 20;
 pub const MAX_NATIVE_TOP_LOGPROBS: i64 = 1024;
 
 /// `logprobs: true` and `top_logprobs` of a conversation.
+///
+/// # Errors
+/// If `top` is out of its range, or given without `logprobs`.
 pub fn chat_request(logprobs: bool, top: Option<Int>) -> Result<Option<LogprobRequest>, ApiError> {
     let top = top.map_or(0, |top| top.0);
     check_top("top_logprobs", top, MAX_TOP_LOGPROBS)?;
@@ -30,6 +33,9 @@ pub fn chat_request(logprobs: bool, top: Option<Int>) -> Result<Option<LogprobRe
 }
 
 /// `logprobs: N` of a completion; those of the prompt too when it is echoed.
+///
+/// # Errors
+/// If the number is out of its range.
 pub fn completion_request(logprobs: Option<Int>, echo: bool) -> Result<Option<LogprobRequest>, ApiError> {
     let Some(Int(top)) = logprobs else { return Ok(None) };
     check_top("logprobs", top, MAX_TOP_LOGPROBS)?;
@@ -37,6 +43,9 @@ pub fn completion_request(logprobs: Option<Int>, echo: bool) -> Result<Option<Lo
 }
 
 /// Refuse a number of likeliest tokens outside `0..=limit`.
+///
+/// # Errors
+/// If it is outside.
 pub fn check_top(field: &str, top: i64, limit: i64) -> Result<(), ApiError> {
     if (0..=limit).contains(&top) {
         return Ok(());

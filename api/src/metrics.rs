@@ -210,7 +210,7 @@ impl Metrics {
         self.http_active.inc();
     }
 
-    /// It was answered. `endpoint` is the route, not what was typed, so that strangers cannot fill memory.
+    /// It was answered. `endpoint` is the route, not what was typed, so that made-up paths cannot fill memory.
     pub fn http_ended(&self, method: &str, endpoint: &str, status_code: u16) {
         self.http_active.dec();
         let answer = AnswerLabels { endpoint: endpoint.to_owned(), status_code, method: method.to_owned() };

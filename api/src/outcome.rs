@@ -56,7 +56,7 @@ impl Outcome {
         }
     }
 
-    /// What the client hears instead of a name: of a failure, and of an abort in an API that has no name for it.
+    /// The error the client gets instead of a name: of a failure, and of an abort in an API that has no name for it.
     /// The request may be sent again, so it is 503.
     pub fn error(&self, words: &FinishWords) -> Option<ApiError> {
         match self {

@@ -37,6 +37,9 @@ impl Default for PromptSource {
 
 impl PromptSource {
     /// Render and tokenise, to be answered. The model is told of `tools` by its template.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation, or it cannot fit.
     pub async fn tokenise(self, state: &Arc<AppState>, tools: Vec<Value>) -> Result<Vec<u32>, ApiError> {
         match self {
             Self::Messages(conversation) => Conversation { tools, ..conversation }.tokenise(state).await,
@@ -46,6 +49,9 @@ impl PromptSource {
     }
 
     /// The same of any length, to be counted.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation.
     pub async fn tokenise_any(self, state: &Arc<AppState>, tools: Vec<Value>) -> Result<Vec<u32>, ApiError> {
         match self {
             Self::Messages(conversation) => Conversation { tools, ..conversation }.tokenise_any(state).await,
@@ -76,7 +82,10 @@ impl Conversation {
         Self { messages, add_generation_prompt: true, ..Self::default() }
     }
 
-    /// What a chat request says, without its tools. It is taken: a long history lies in memory once.
+    /// What a chat request says, without its tools. It is taken out of `fields`, so that a long history is in memory once.
+    ///
+    /// # Errors
+    /// If a message is malformed.
     pub fn of_chat(fields: &mut ChatFields) -> Result<Self, ApiError> {
         let mut kwargs = fields.chat_template_kwargs.take().unwrap_or_default();
         if let Some(effort) = fields.reasoning_effort.take() {
@@ -103,6 +112,9 @@ impl Conversation {
     }
 
     /// Render and tokenise, to be answered: what cannot fit is refused before it is tokenised.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation, or it cannot fit.
     pub async fn tokenise(self, state: &Arc<AppState>) -> Result<Vec<u32>, ApiError> {
         let work = off_thread_while_wanted(state, move |state, wanted| {
             self.ids(state, wanted, |bytes| state.limits.check_fewest(state.tokenizer.fewest_tokens(bytes), bytes))
@@ -111,6 +123,9 @@ impl Conversation {
     }
 
     /// The same of any length, to be counted.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation.
     pub async fn tokenise_any(self, state: &Arc<AppState>) -> Result<Vec<u32>, ApiError> {
         off_thread_while_wanted(state, move |state, wanted| self.ids(state, wanted, |_| Ok(()))).await
     }
@@ -171,8 +186,11 @@ impl Conversation {
 }
 
 /// Tokens of raw prompts, in order, to be answered: what cannot fit is refused before it is tokenised.
-/// Control tokens spelled in a raw text are control tokens: whoever writes the whole prompt writes its
+/// Control tokens spelled in a raw text are control tokens: who writes the whole prompt writes its
 /// template too.
+///
+/// # Errors
+/// If one cannot fit, or has an id outside of the vocabulary.
 pub async fn tokenise(state: &Arc<AppState>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
     let lengths = prompts.iter().map(|prompt| match prompt {
         Prompt::Text(text) => (state.tokenizer.fewest_tokens(text.len()), text.len()),
@@ -183,6 +201,9 @@ pub async fn tokenise(state: &Arc<AppState>, prompts: Vec<Prompt>) -> Result<Vec
 }
 
 /// The same of any length, to be counted.
+///
+/// # Errors
+/// If one has an id outside of the vocabulary.
 pub async fn tokenise_any(state: &Arc<AppState>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
     let each = move |state: &AppState, wanted: &StillWanted| {
         let one = |prompt| wanted.check().and_then(|()| ids(state, prompt));
@@ -207,11 +228,14 @@ fn ids(state: &AppState, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
     }
 }
 
-/// Whether anybody waits for some work yet.
+/// Whether the request that some work is for still waits for it.
 pub struct StillWanted(Arc<AtomicBool>);
 
 impl StillWanted {
-    /// An error that nobody hears, once the client has gone.
+    /// Stop the work once the client has disconnected.
+    ///
+    /// # Errors
+    /// If the client has gone.
     pub fn check(&self) -> Result<(), ApiError> {
         match self.0.load(Ordering::Relaxed) {
             true => Ok(()),
@@ -220,7 +244,7 @@ impl StillWanted {
     }
 }
 
-/// Says on drop that nobody waits any more.
+/// Marks the work as no longer wanted when it is dropped.
 struct Waits(Arc<AtomicBool>);
 
 impl Drop for Waits {
@@ -240,6 +264,9 @@ async fn off_thread_while_wanted<T: Send + 'static>(
 }
 
 /// Run `work` where it may take its time. A panic in it is this request's alone.
+///
+/// # Errors
+/// If `work` fails or panics.
 pub async fn off_thread<T: Send + 'static>(
     state: &Arc<AppState>,
     work: impl FnOnce(&AppState) -> Result<T, ApiError> + Send + 'static,

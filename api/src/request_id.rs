@@ -8,6 +8,9 @@ use crate::protocol::{ApiError, scalar::Texts};
 const MAX_ID_BYTES: usize = 256;
 
 /// The request's own id, or a new one of 32 hexadecimal digits.
+///
+/// # Errors
+/// If the id is empty or too long.
 pub fn request_id(given: Option<&Texts>) -> Result<String, ApiError> {
     let id = match given.map(|Texts(list)| list.as_slice()) {
         None | Some([]) => return Ok(new_id()),
@@ -19,6 +22,9 @@ pub fn request_id(given: Option<&Texts>) -> Result<String, ApiError> {
 }
 
 /// Refuse an id that is empty or too long.
+///
+/// # Errors
+/// If it is.
 pub fn check_id(id: &str) -> Result<(), ApiError> {
     if id.is_empty() || id.len() > MAX_ID_BYTES {
         let message = format!("rid: an id of 1 to {MAX_ID_BYTES} bytes is wanted, not {} bytes.", id.len());

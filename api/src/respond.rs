@@ -51,6 +51,9 @@ pub trait Dialect: Sized + Send + 'static {
 ///
 /// A stream lives inside the response's body and pulls one delta after the other; there is no task. Dropping
 /// the body aborts what has not ended.
+///
+/// # Errors
+/// If the first delta is an error; later ones are written into the stream.
 pub async fn respond<D: Dialect>(generation: ChatGeneration, dialect: D) -> Result<Response, ApiError> {
     let answer = AnswerStream { generation, dialect };
     match answer.generation.streams() {

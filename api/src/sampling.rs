@@ -106,6 +106,9 @@ fn decimal(x: f32) -> f64 {
 
 impl Sampling {
     /// Check `fields` against their limits. `vocab_size` bounds token ids.
+    ///
+    /// # Errors
+    /// For the first field that is out of its range.
     pub fn new(fields: &SamplingFields, defaults: Defaults, vocab_size: usize) -> Result<Self, ApiError> {
         let number = |name: &str, value: Option<f64>, default: f64, wanted: &str, fits: &dyn Fn(f64) -> bool| {
             let value = value.unwrap_or(default);
@@ -215,6 +218,9 @@ impl Sampling {
     }
 
     /// Its stops, compiled: once for all outputs.
+    ///
+    /// # Errors
+    /// If a stop is too long, or a pattern does not compile.
     pub fn stops(&self) -> Result<Stops, ApiError> {
         Stops::new(&self.stop, &self.stop_regex).map_err(|cause| stop_error(&cause))
     }

@@ -1,5 +1,7 @@
 //! `/v1/messages` over HTTP, as Anthropic's clients use it.
 
+#[path = "../../tests/skip.rs"]
+mod skip;
 mod support;
 
 use std::{
@@ -289,7 +291,10 @@ async fn recorded_requests_are_answered_or_refused_as_documented() {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("clients/shapes");
     if !dir.is_dir() {
-        eprintln!("SKIPPED: no reference shelf at {} (set QUERN_SHARED)", dir.display());
+        skip::skip(
+            &format!("no fixtures at {}", dir.display()),
+            "set QUERN_SHARED to the folder of reference fixtures",
+        );
         return;
     }
     let roomy = Setup {

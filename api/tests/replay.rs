@@ -1,6 +1,8 @@
 //! Requests as clients send them, each to the door it knocked on: the ones in `requests`, in our own
-//! words, and the captured ones of the reference shelf where that is present.
+//! words, and the captured ones of the reference fixtures where those are present.
 
+#[path = "../../tests/skip.rs"]
+mod skip;
 mod support;
 
 use std::{
@@ -14,7 +16,7 @@ use quern_engine::EngineConfig;
 use serde_json::{Value, json};
 use support::{Server, Setup, parsing, small_engine};
 
-/// Conversations of the shelf of which the second request repeats the first and goes on.
+/// Captured conversations of which the second request repeats the first and goes on.
 const CONTINUED: &[(&str, &str)] = &[
     ("claude-code-2.1.197.01", "claude-code-2.1.197.02"),
     ("claude-code-2.1.330.01", "claude-code-2.1.330.02"),
@@ -190,10 +192,13 @@ async fn requests_of_our_own_words_are_answered() {
 #[tokio::test]
 async fn captured_requests_are_answered() {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let shelf = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from);
-    let dir = shelf.join("clients/shapes");
+    let fixtures = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from);
+    let dir = fixtures.join("clients/shapes");
     if !dir.exists() {
-        eprintln!("SKIPPED: no reference shelf at {} (set QUERN_SHARED)", shelf.display());
+        skip::skip(
+            &format!("no fixtures at {}", fixtures.display()),
+            "set QUERN_SHARED to the folder of reference fixtures",
+        );
         return;
     }
     let requests = captured(&dir);

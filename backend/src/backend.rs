@@ -50,6 +50,9 @@ pub trait Backend: Send + Sync + 'static {
     fn alloc_routing(&self, capacity: usize, top_k: usize) -> Self::Routing;
 
     /// Pages for `spec`, zeroed.
+    ///
+    /// # Errors
+    /// If the device has no memory for them.
     fn alloc_kv(&self, spec: &KvSpec) -> Result<Self::KvCache, UploadError>;
 
     /// A way for weights to this backend, which lasts as long as a network is loaded.

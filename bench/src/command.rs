@@ -14,7 +14,7 @@ use crate::{
 /// The client's part of the command line.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Measure how fast a server answers. Whoever has more to measure puts it on the command line.
+    /// Measure how fast a server answers.
     #[command(skip)]
     Bench(BenchCommand),
     /// `quern bench serving`, as it is spelt in `python -m sglang.bench_serving`

@@ -1,4 +1,4 @@
-//! [`CpuTime`]: what the client itself costs, so that nobody takes it for the server's.
+//! [`CpuTime`]: what the client itself costs, so that it is not taken for the server's.
 
 use std::fs;
 

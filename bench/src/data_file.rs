@@ -122,6 +122,9 @@ impl DataFile {
 }
 
 /// The text of a file, unpacked if it is packed with gzip.
+///
+/// # Errors
+/// If the file cannot be read, or is no UTF-8.
 pub fn read_text(file: &std::path::Path) -> Result<String, BenchError> {
     let bytes = fs::read(file).map_err(BenchError::file(file))?;
     if bytes.starts_with(&[0x1f, 0x8b]) {
@@ -142,15 +145,18 @@ fn cache() -> Option<PathBuf> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A data set on the reference shelf; none, with a word about it, where that is absent.
-    pub(crate) fn shelf(name: &str) -> Option<PathBuf> {
+    /// A data set among the reference fixtures; none, and the test says that it is skipped, where that is absent.
+    pub(crate) fn fixtures(name: &str) -> Option<PathBuf> {
         let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
-        let shelf = env::var_os("QUERN_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-        let file = shelf.join("data").join(name);
+        let fixtures = env::var_os("QUERN_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+        let file = fixtures.join("data").join(name);
         if file.is_file() {
             return Some(file);
         }
-        eprintln!("SKIPPED: {} is absent", file.display());
+        crate::skip::skip(
+            &format!("{} is absent", file.display()),
+            "set QUERN_SHARED to the folder of reference fixtures",
+        );
         None
     }
 

@@ -1,6 +1,6 @@
 //! `quern bench` and `quern eval`: how fast and how right a server answers, seen from outside.
 //!
-//! A black box's client: it depends on no other crate of the house and knows servers only by their HTTP
+//! A black box's client: it depends on no other crate of ours and knows servers only by their HTTP
 //! interfaces, so that it measures SGLang, vLLM or llama.cpp as it measures Quern.
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod eval;
 pub mod goodput;
 pub mod layout;
 pub mod load;
+pub mod measurement;
 pub mod metrics;
 pub mod output;
 pub mod progress;
@@ -26,6 +27,9 @@ pub mod report;
 pub mod request;
 pub mod run_file;
 pub mod serving;
+#[cfg(test)]
+#[path = "../../tests/skip.rs"]
+mod skip;
 pub mod sse;
 pub mod stall;
 pub mod statistics;

@@ -78,7 +78,9 @@ pub async fn run(
         let mut running = JoinSet::new();
         while let Some((index, session)) = arrived.recv().await {
             let permit = match &permits {
-                Some(permits) => Some(Arc::clone(permits).acquire_owned().await.expect("nobody closes it")),
+                Some(permits) => {
+                    Some(Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed"))
+                }
                 None => None,
             };
             let (client, progress) = (Arc::clone(client), Arc::clone(progress));

@@ -3,7 +3,7 @@
 
 use crate::metrics::RequestOutcome;
 
-/// Nobody calls a shorter pause a stall.
+/// Shorter pauses are no stalls.
 const SHORTEST_S: f64 = 1.0;
 /// A pause is one only if it is this many times the usual time between chunks.
 const TIMES_USUAL: f64 = 20.0;

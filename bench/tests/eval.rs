@@ -1,6 +1,8 @@
 //! `quern eval` over a real socket, against a server that says what it is told to say.
 
 mod mock;
+#[path = "../../tests/skip.rs"]
+mod skip;
 
 use std::{fs, process::ExitCode};
 
@@ -190,7 +192,7 @@ async fn humaneval_runs_code_only_if_allowed() {
 
     let allowed: Vec<&str> = words.into_iter().chain(["--allow-code-execution"]).collect();
     match run(&allowed).await {
-        Err(error) if error.contains("locked up here") => eprintln!("SKIPPED: {error}"),
+        Err(error) if error.contains("locked up here") => skip::skip(&error, "allow unprivileged user namespaces"),
         other => {
             assert_eq!(other, success());
             assert_eq!(transcripts(&output)[2]["summary"]["score"], json!(0.5));

@@ -75,6 +75,9 @@ pub struct CpuBackend {
 
 impl CpuBackend {
     /// Detect, choose kernels, start the workers.
+    ///
+    /// # Errors
+    /// If the CPU lacks what `config` asks for, or threads cannot be started.
     pub fn new(config: CpuConfig) -> Result<Self, CpuError> {
         let kernels = Kernels::choose(config.isa, config.precision)?;
         let threads = config.threads.unwrap_or_else(default_threads);

@@ -102,6 +102,42 @@ impl Drop for RequestHandle {
 }
 
 /// Start an engine over a loaded model.
+///
+/// ```
+/// use std::sync::mpsc;
+///
+/// use quern_engine::{EngineConfig, FinishReason, GenerateRequest, Policy, StepCost, TokenEvent, fake::FakeModel};
+///
+/// let config = EngineConfig {
+///     page_size: 16,
+///     num_pages: 64,
+///     max_running: 4,
+///     max_queued: None,
+///     chunk_tokens: 32,
+///     max_prefill_tokens: 32,
+///     balanced_context: 8192,
+///     cost: StepCost::default(),
+///     policy: Policy::Fcfs,
+///     prefix_cache: true,
+///     conservativeness: 1.0,
+///     decode_log_interval: 40,
+/// };
+/// let model = FakeModel::new(1000, config.page_size, config.num_pages);
+/// let engine = quern_engine::start(Box::new(model), config)?;
+///
+/// let (events, received) = mpsc::channel();
+/// let sink = move |event| events.send(event).expect("the receiver outlives the request");
+/// let request = engine.submit(GenerateRequest::greedy(vec![1, 2, 3], 5), Box::new(sink))?;
+/// let events: Vec<_> = received.iter().collect();
+/// assert!(matches!(events[0], TokenEvent::Prefilled(_)));
+/// assert_eq!(events.len(), 1 + 5 + 1, "the prompt, five tokens, the end");
+/// assert_eq!(events[6], TokenEvent::Finished(FinishReason::Length));
+/// # drop(request);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// If the thread cannot be started.
 pub fn start(model: Box<dyn Model>, config: EngineConfig) -> std::io::Result<EngineHandle> {
     let (commands, inbox) = mpsc::channel();
     let shared = Arc::new(Shared {
@@ -132,6 +168,9 @@ pub fn start(model: Box<dyn Model>, config: EngineConfig) -> std::io::Result<Eng
 
 impl EngineHandle {
     /// Queue a request; its events go to `sink`, on the engine's thread. Never blocks.
+    ///
+    /// # Errors
+    /// If the queue is full, the prompt is longer than the pool, or the engine takes no requests.
     pub fn submit(&self, request: GenerateRequest, sink: Box<dyn EventSink>) -> Result<RequestHandle, SubmitError> {
         let Shared { config, queued, accepting, next_key, .. } = &*self.shared;
         assert!(!request.prompt.is_empty(), "a prompt has at least one token");

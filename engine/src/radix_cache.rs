@@ -30,6 +30,21 @@ pub struct PrefixLock {
 }
 
 /// The prefix tree.
+///
+/// ```
+/// use quern_engine::{kv_pool::KvPool, radix_cache::RadixCache};
+///
+/// let (mut pool, mut cache) = (KvPool::new(8), RadixCache::new(2));
+/// let mut pages = Vec::new();
+/// let mut lock = cache.lock_prefix(None, &[1, 2, 3], &mut pages);
+/// assert!(pages.is_empty(), "nothing is cached yet");
+/// cache.extend(&mut lock, &[1, 2], pool.alloc().expect("a free page"));
+/// cache.unlock(lock);
+///
+/// assert_eq!(cache.matched_tokens(None, &[1, 2, 9]), 2);
+/// assert_eq!(cache.evict(1, &mut pool), 1);
+/// assert_eq!(pool.num_free(), 8);
+/// ```
 #[derive(Debug)]
 pub struct RadixCache {
     page_size: usize,

@@ -68,8 +68,14 @@ pub struct LogprobRequest {
 pub trait Grammar: Send {
     /// The tokens that may come next. Asked before the step that samples one of them; the mask may be
     /// filled while the network runs. A mask that allows nothing fails the request.
+    ///
+    /// # Errors
+    /// If the grammar cannot go on.
     fn mask(&mut self) -> Result<Arc<TokenMask>, GrammarError>;
     /// `token` was chosen. Returns whether the grammar has reached its end.
+    ///
+    /// # Errors
+    /// If the grammar cannot go on.
     fn accept(&mut self, token: u32) -> Result<bool, GrammarError>;
     /// Why its last mask allows nothing.
     fn dead_end(&mut self) -> GrammarError {

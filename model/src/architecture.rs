@@ -2,12 +2,6 @@
 
 use std::fmt;
 
-use crate::{
-    config::{ConfigError, Fields, ModelConfig},
-    network::NetworkSpec,
-    qwen2, qwen3,
-};
-
 /// A network that can be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
@@ -53,22 +47,6 @@ impl Architecture {
     /// Whether some of its layers may be sparse.
     pub(crate) fn has_experts(self) -> bool {
         matches!(self, Architecture::Qwen3Moe)
-    }
-
-    /// Refuse switches of a `config.json` that make it another network.
-    pub(crate) fn check(self, fields: &Fields<'_>) -> Result<(), ConfigError> {
-        match self {
-            Architecture::Qwen3Moe | Architecture::Qwen3 => qwen3::check(fields),
-            Architecture::Qwen2 => qwen2::check(fields),
-        }
-    }
-
-    /// Every tensor of the network that `config` describes.
-    pub(crate) fn network(self, config: &ModelConfig) -> NetworkSpec {
-        match self {
-            Architecture::Qwen3Moe | Architecture::Qwen3 => qwen3::network(config),
-            Architecture::Qwen2 => qwen2::network(config),
-        }
     }
 }
 

@@ -58,6 +58,9 @@ enum TensorSource {
 
 impl Checkpoint {
     /// Read the configs of `dir` and verify that its files hold exactly the network's tensors.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is of another program, or holds other tensors than the network has.
     pub fn open(dir: &Path, options: &CheckpointOptions) -> Result<Self, LoadError> {
         if let Some(foreign) = Foreign::in_dir(dir) {
             return Err(LoadError::Foreign { dir: dir.display().to_string(), foreign });
@@ -65,7 +68,9 @@ impl Checkpoint {
         let mut config = ModelConfig::open(dir, options.config_overrides.as_ref())?;
         let generation = GenerationConfig::open(dir)?;
         let source = match options.weight_origin {
-            WeightOrigin::Safetensors => TensorSource::Files(Safetensors::open(dir, &mut config)?),
+            WeightOrigin::Safetensors => {
+                TensorSource::Files(Safetensors::open(dir, &mut config, ModelConfig::network)?)
+            }
             WeightOrigin::Dummy => TensorSource::Dummy(DummyWeights::new(&config.network(), &config)),
         };
         Ok(Self::of(dir.to_path_buf(), config, generation, source))
@@ -73,13 +78,16 @@ impl Checkpoint {
 
     /// The same for a model whose configs and safetensors files, `(name, bytes)` of each, are in memory
     /// already. `place` names it in errors.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
     pub fn embedded(
         place: &str,
         mut config: ModelConfig,
         generation: GenerationConfig,
         files: &[(&str, SharedBytes)],
     ) -> Result<Self, LoadError> {
-        let source = TensorSource::Files(Safetensors::embedded(place, files, &mut config)?);
+        let source = TensorSource::Files(Safetensors::embedded(place, files, &mut config, ModelConfig::network)?);
         Ok(Self::of(place.into(), config, generation, source))
     }
 
@@ -93,6 +101,9 @@ impl Checkpoint {
     }
 
     /// A model in llama.cpp's format; `overrides` are merged over its configuration in `config.json`'s words.
+    ///
+    /// # Errors
+    /// If the config is not supported, or the files hold other tensors than the network has.
     pub fn gguf(model: GgufModel, overrides: &Map<String, Value>) -> Result<Self, LoadError> {
         let config = ModelConfig::overridden(model.config().clone(), overrides)?;
         model.verify(&config.network(), &config)?;
@@ -192,6 +203,9 @@ impl Checkpoint {
 
     /// Read every weight once and refuse values that are no numbers. `advanced` hears of bytes read, of
     /// those that are stored in all.
+    ///
+    /// # Errors
+    /// For the tensors that hold a value that is not finite.
     pub fn scan(&self, threads: usize, advanced: &mut dyn FnMut(u64)) -> Result<(), LoadError> {
         let tensors: Vec<Scanned<'_>> = match &self.source {
             TensorSource::Files(files) => files.tensors().iter().filter_map(|(name, t)| t.scanned(name)).collect(),

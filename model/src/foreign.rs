@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::config::read_object;
+use crate::json_file::read_object;
 
 /// Files that cannot be served, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

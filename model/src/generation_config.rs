@@ -4,7 +4,10 @@ use std::{ops::RangeInclusive, path::Path};
 
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, read_object, token_ids};
+use crate::{
+    config::{ConfigError, token_ids},
+    json_file::read_object,
+};
 
 /// The fields that are used; absent ones are `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,6 +28,9 @@ pub struct GenerationConfig {
 
 impl GenerationConfig {
     /// Read `dir/generation_config.json`; an absent file is an empty one.
+    ///
+    /// # Errors
+    /// If the file is no JSON object, or a field is wrong.
     pub fn open(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("generation_config.json");
         if !path.exists() {
@@ -34,6 +40,9 @@ impl GenerationConfig {
     }
 
     /// Interpret the fields.
+    ///
+    /// # Errors
+    /// If a field is wrong.
     pub fn from_json(object: &Map<String, Value>) -> Result<Self, ConfigError> {
         let number = |field: &str, range: RangeInclusive<f64>| match object.get(field) {
             None | Some(Value::Null) => Ok(None),

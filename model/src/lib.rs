@@ -8,10 +8,15 @@
 pub mod architecture;
 pub mod checkpoint;
 pub mod config;
+mod config_json;
+mod family;
 pub mod foreign;
 pub mod generation_config;
 pub mod gguf;
+pub mod gguf_export;
+pub mod json_file;
 pub mod layers;
+mod lfs;
 pub mod load;
 pub mod model;
 pub mod network;
@@ -19,15 +24,17 @@ mod qwen2;
 pub mod qwen3;
 pub mod rope;
 pub mod step_cost;
+pub mod step_limits;
 pub mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointOptions, WeightOrigin};
 pub use config::ModelConfig;
 pub use generation_config::GenerationConfig;
-pub use load::{StepLimits, load, load_through};
+pub use load::{load, load_through};
 pub use model::{ForwardError, Model, StepOutput};
 pub use network::{NetworkSpec, Role, TensorSpec};
 pub use step_cost::{StepCost, StepShape, Work};
+pub use step_limits::StepLimits;
 pub use weights::LoadError;
 
 pub use quern_backend::{ForwardBatch, SampleBatch};

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, sync::Arc};
 
-use quern_backend::{Backend, KvFormat, Uploader};
+use quern_backend::{Backend, Uploader};
 
 use crate::{
     Model,
@@ -10,25 +10,37 @@ use crate::{
     config::Architecture,
     layers::LoadContext,
     qwen3::Qwen3,
+    step_limits::StepLimits,
     weights::{LoadError, WeightSource},
 };
 
-/// Sizes that are fixed when a network is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepLimits {
-    /// Most tokens of a step.
-    pub max_tokens: usize,
-    /// Rows of logits that are computed at once; a step may ask for more, in several rounds.
-    pub max_logit_rows: usize,
-    /// Tokens of a page.
-    pub page_size: usize,
-    /// Pages of keys and values.
-    pub num_pages: usize,
-    /// How keys and values are stored.
-    pub kv_format: KvFormat,
-}
-
-/// Build the checkpoint's network on `backend`. `loaded` hears of each finished layer.
+/// Build the checkpoint's network on `backend`. `loaded` is called with the index of each finished layer.
+///
+/// ```
+/// use std::{ops::Range, path::Path, sync::Arc};
+///
+/// use quern_backend::{ForwardBatch, KvFormat, LogitTask, PagedBatch, RefBackend, RowTask, SampleBatch, Span};
+/// use quern_model::{Checkpoint, CheckpointOptions, StepLimits, load};
+///
+/// let checkpoint = Checkpoint::open(Path::new("tests/golden/tiny-dense"), &CheckpointOptions::default())?;
+/// let kv_format = KvFormat::F32;
+/// let limits = StepLimits { max_tokens: 8, max_logit_rows: 1, page_size: 4, num_pages: 2, kv_format };
+/// let mut model = load(&checkpoint, Arc::new(RefBackend), limits, &mut |_layer| {})?;
+///
+/// // One step: the log-probability of token 4 after the prompt 1, 2, 3, which lies in page 0.
+/// let pages: Range<usize> = 0..1;
+/// let batch = ForwardBatch {
+///     token_ids: vec![1, 2, 3],
+///     positions: vec![0, 1, 2],
+///     paged: PagedBatch { spans: vec![Span { q_start: 0, q_len: 3, kv_len: 3, pages }], pages: vec![0] },
+///     logit_rows: vec![2],
+/// };
+/// let task = RowTask::Score { target: 4 };
+/// let tasks = vec![LogitTask { task, want_logprob: true, top_logprobs: 0, logprob_ids: Arc::new([]) }];
+/// model.launch(&batch, &SampleBatch { tasks });
+/// assert!(model.wait()?.rows[0].logprob < 0.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// If a weight cannot be read, or the backend cannot hold it.

@@ -145,6 +145,9 @@ pub fn module(name: &str) -> &str {
     name.strip_suffix(".weight").or(name.strip_suffix(".bias")).unwrap_or(name)
 }
 
+/// How a network is described: every tensor of the one that a config is of.
+pub type Describe = fn(&ModelConfig) -> NetworkSpec;
+
 /// All tensors of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSpec {
@@ -152,6 +155,9 @@ pub struct NetworkSpec {
     num_layers: usize,
     experts_per_token: usize,
 }
+
+/// The embedding of all these families.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// The head of all these families, which some exporters write beside a tied embedding.
 pub(crate) const HEAD: &str = "lm_head.weight";
@@ -166,7 +172,7 @@ impl NetworkSpec {
         };
         let embedding = if config.tie_word_embeddings { Role::TiedEmbedding } else { Role::Embedding };
         let table = Shape::Matrix(config.vocab_size, config.hidden);
-        push(embedding, "model.embed_tokens.weight", table);
+        push(embedding, EMBEDDING, table);
         push(Role::FinalNorm, "model.norm.weight", Shape::Vector(config.hidden));
         if !config.tie_word_embeddings {
             push(Role::Head, HEAD, table);

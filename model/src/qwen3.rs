@@ -13,9 +13,9 @@ use crate::{
         Attention, Experts, LayerContext, Linear, LoadContext, Mlp, RmsNorm, attention::AttentionBuffers,
         experts::ExpertsBuffers, mlp::MlpBuffers,
     },
-    load::StepLimits,
     network::{MlpPart, NetworkSpec, Role},
     rope::Rope,
+    step_limits::StepLimits,
     weights::LoadError,
 };
 
@@ -113,6 +113,9 @@ struct StepBuffers<B: Backend> {
 
 impl<B: Backend> Qwen3<B> {
     /// Load every layer; allocate pages and buffers for `limits`. `loaded` hears of each finished layer.
+    ///
+    /// # Errors
+    /// If a weight cannot be read, or the backend cannot hold it or the pages.
     pub fn load(
         cx: &LoadContext<'_, B>,
         backend: Arc<B>,

@@ -7,7 +7,8 @@ use std::{path::PathBuf, sync::Arc};
 use quern_backend::{DType, KvFormat, QuantFormat, RefBackend, SharedBytes};
 use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError,
-    gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter, export},
+    gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter},
+    gguf_export::export,
     load,
     weights::{QuantRecipe, TensorProblem},
 };

@@ -8,7 +8,8 @@ use std::{
 
 use quern_backend::DType;
 use quern_model::{
-    gguf::{ExportError, GgufValue, export, exported_bytes},
+    gguf::GgufValue,
+    gguf_export::{ExportError, export, exported_bytes},
     weights::QuantRecipe,
 };
 use quern_text::{ChatTemplate, Tokenizer, vocabulary::TokenLists};

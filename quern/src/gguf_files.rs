@@ -87,7 +87,7 @@ pub fn is_gguf(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("gguf"))
 }
 
-/// What lies beside models and is none.
+/// Files beside models that are none.
 fn is_beside(name: &str) -> bool {
     let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
     file.starts_with("mmproj") || file.contains("imatrix")

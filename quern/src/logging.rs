@@ -59,7 +59,7 @@ pub fn say(message: fmt::Arguments<'_>) {
 /// Wait for what is logged to be written, within a bound: a reader that has paused does not keep the process.
 pub fn flush() {
     LOG.flush(FLUSH_TIMEOUT);
-    // Whoever reads tables through `head` has seen enough.
+    // The reader, such as `head`, has closed the pipe.
     let _ = io::stdout().flush();
 }
 

@@ -41,7 +41,7 @@ impl Machine {
     }
 }
 
-/// Bytes that can still be allocated where `device` computes; `None` where nobody says.
+/// Bytes that can still be allocated where `device` computes; `None` where that is unknown.
 pub fn available_bytes(device: &dyn Device) -> Option<u64> {
     match device.memory() {
         DeviceMemory::Host => Machine::probe().available_bytes,

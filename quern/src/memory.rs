@@ -87,6 +87,9 @@ pub struct PoolPlan {
 impl PoolDemand {
     /// The largest useful pool that fits: never more than every running request can fill, and never less
     /// than one request of full length unless `--max-total-tokens` asks for less.
+    ///
+    /// # Errors
+    /// If not even the smallest useful pool fits.
     pub fn pool(&self) -> Result<PoolPlan, PoolError> {
         let page = self.page_size as u64;
         let whole_pages = |tokens: u64| tokens / page * page;

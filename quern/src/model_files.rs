@@ -9,6 +9,7 @@ use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError, ModelConfig,
     config::ConfigError,
     gguf::{GgufModel, GgufValue},
+    json_file::JsonFileError,
 };
 use quern_text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, Vocabulary, chat_template::read_source};
 use serde_json::{Map, Value};
@@ -55,11 +56,17 @@ impl From<Fetched> for ModelFiles {
 
 impl ModelFiles {
     /// Find the files, downloading what is missing.
+    ///
+    /// # Errors
+    /// If they are not there and cannot be downloaded.
     pub async fn locate(source: &Source<'_>) -> Result<Self, HubError> {
         Self::locate_judged(source, |_, _| Ok(())).await
     }
 
     /// The files of the tokenizer: those at `path`, or these. `source` is where these come from.
+    ///
+    /// # Errors
+    /// If they are not there and cannot be downloaded.
     pub async fn with_tokenizer_at(&self, path: Option<&str>, source: &Source<'_>) -> Result<Self, HubError> {
         match path {
             None => Ok(self.clone()),
@@ -69,6 +76,9 @@ impl ModelFiles {
 
     /// The same as [`locate`](Self::locate), but let `judge` see the files, and whether the weights are GGUF, before weights are downloaded: what it
     /// refuses costs no download.
+    ///
+    /// # Errors
+    /// As for [`locate`](Self::locate), or what `judge` refuses.
     pub async fn locate_judged<E: From<HubError>>(
         source: &Source<'_>,
         judge: impl FnOnce(&Self, bool) -> Result<(), E>,
@@ -158,6 +168,9 @@ impl ModelFiles {
     }
 
     /// Read configuration and headers; `overrides` are merged over `config.json`.
+    ///
+    /// # Errors
+    /// If a config or header is malformed or not supported.
     pub fn checkpoint(&self, load_format: LoadFormat, overrides: &Map<String, Value>) -> Result<Checkpoint, LoadError> {
         match self {
             Self::Shipped => {
@@ -192,6 +205,9 @@ impl ModelFiles {
     }
 
     /// The tokenizer.
+    ///
+    /// # Errors
+    /// If there is none, or it is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
         match self {
             Self::Shipped => Tokenizer::from_bytes(shipped::TOKENIZER, Some(shipped::TOKENIZER_CONFIG)),
@@ -206,6 +222,9 @@ impl ModelFiles {
 
     /// The chat template: that of `file`, or the one called `name`, or the tokenizer's usual one; `None` if
     /// there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read or compiled, or there is none of that name.
     pub fn chat_template(
         &self,
         tokenizer: &Tokenizer,
@@ -255,8 +274,10 @@ fn vocabulary(metadata: &BTreeMap<String, GgufValue>) -> Vocabulary<'_> {
 }
 
 fn embedded_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>, ConfigError> {
-    serde_json::from_slice(bytes)
-        .map_err(|cause| ConfigError::Json { file: format!("{}/{file}", shipped::NAME), cause: cause.to_string() })
+    serde_json::from_slice(bytes).map_err(|cause| {
+        let file = format!("{}/{file}", shipped::NAME);
+        ConfigError::File(JsonFileError::Json { file, cause: cause.to_string() })
+    })
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::{
     summary, warmup,
 };
 
-/// Time for threads that still compute when all is over; what they do is for nobody.
+/// Time for threads that still compute at the end; their results are dropped.
 const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Threads beside those of the runtime of requests (one a core) and the two teams that check and multiply weights: the
@@ -47,7 +47,7 @@ pub fn run(args: ServeArgs) -> Result<(), StartError> {
     check_threads(&args)?;
     let LogSettings { log_level, log_level_http, .. } = args.log.settings();
     logging::init(log_level, log_level_http).map_err(StartError::Thread)?;
-    // Hears signals, accepts connections and answers probes, whatever happens on the threads of requests.
+    // Handles signals, accepts connections and answers probes, whatever happens on the threads of requests.
     let mut front = runtime::Builder::new_multi_thread();
     let front = front.worker_threads(1).thread_name("front").enable_all().build().map_err(StartError::Thread)?;
     let requests = Runtime::new().map_err(StartError::Thread)?;
@@ -71,7 +71,7 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
     let handle = requests.clone();
     let begin = move || {
         let _inside = handle.enter();
-        // Nobody listens any more after a signal.
+        // The receiver is gone after a signal.
         let _ = report.send(start(&args, &handle, began));
     };
     thread::Builder::new()

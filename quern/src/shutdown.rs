@@ -23,7 +23,7 @@ impl Signals {
     /// `nohup` is for.
     ///
     /// # Errors
-    /// If the system lets us hear none.
+    /// If no handler can be installed.
     pub fn listen() -> std::io::Result<Self> {
         let kinds = [
             ("SIGTERM", SignalKind::terminate()),
@@ -57,12 +57,12 @@ fn is_ignored(kind: SignalKind) -> bool {
 }
 
 /// Wait for a signal, then drain: no new requests, the running ones may go on for `--drain-timeout`, what
-/// is left then ends with an abort that its client hears of. A second signal ends the wait. At last the
+/// is left then ends with an abort that its client is told of. A second signal ends the wait. At last the
 /// connections are told to stop.
 pub async fn run(state: Arc<AppState>, mut signals: Signals, stop: watch::Sender<bool>) {
     let name = signals.next().await;
     drain(&state, name, &mut signals).await;
-    // Whoever still waits hears `finish_reason: "abort"`.
+    // Requests that are still running end with `finish_reason: "abort"`.
     state.engine.shutdown();
     let _ = stop.send(true);
 }

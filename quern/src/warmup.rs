@@ -15,6 +15,9 @@ const NEW_TOKENS: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Generate a few tokens and see them come.
+///
+/// # Errors
+/// If the request is refused or fails.
 pub async fn run(engine: &EngineHandle, tokenizer: &Tokenizer) -> Result<(), StartError> {
     let mut prompt = tokenizer.encode(PROMPT, Specials::AsText);
     prompt.truncate(engine.config().pool_tokens().saturating_sub(NEW_TOKENS).max(1));
@@ -27,7 +30,7 @@ pub async fn run(engine: &EngineHandle, tokenizer: &Tokenizer) -> Result<(), Sta
     };
     let failed = |cause: String| StartError::Warmup(cause);
     let sink = move |event: TokenEvent| {
-        // Nobody listens any more once the time is up.
+        // The receiver is gone once the time is up.
         let _ = events.send(event);
     };
     let _handle = engine.submit(request, Box::new(sink)).map_err(|error| failed(error.to_string()))?;

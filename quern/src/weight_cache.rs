@@ -43,7 +43,8 @@ impl WeightFile {
         let refused = |cause: String| refused(dir, cause);
         let [first, ..] = checkpoint.gguf_files() else {
             return Err(refused(
-                "it keeps weights of GGUF files, and other weights are used as they lie; leave it out".into(),
+                "it keeps weights of GGUF files, and other weights are used from their files as they are; leave it out"
+                    .into(),
             ));
         };
         if checkpoint.recipe().is_some() {

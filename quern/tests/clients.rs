@@ -1,6 +1,8 @@
 //! Real clients against a server whose model follows a script; template, parser, stream and cache are
 //! real. They are installed by `./test clients`, which names their folder in `QUERN_CLIENTS`.
 
+#[path = "../../tests/skip.rs"]
+mod skip;
 #[path = "../../api/tests/support/mod.rs"]
 mod support;
 
@@ -35,11 +37,11 @@ fn roomy(context_length: usize) -> Setup {
     }
 }
 
-/// The installed file, or a word about its absence.
+/// The installed file, or `None`, and the test says that it is skipped.
 fn installed(path: &str) -> Option<PathBuf> {
     let found = std::env::var_os("QUERN_CLIENTS").map(|dir| Path::new(&dir).join(path)).filter(|path| path.exists());
     if found.is_none() {
-        eprintln!("SKIPPED: {path} is not installed (./test clients)");
+        skip::skip(&format!("{path} is not installed"), "./test clients installs it");
     }
     found
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use networks::{Driver, Golden, full_row, limits, shelf};
+use networks::{Driver, Golden, fixtures, full_row, limits};
 use quern_backend::{KvFormat, LogitTask, Precision, RowTask, SamplingParams, conformance::Rng};
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, LogprobRequest, Policy, RequestHandle, TokenEvent};
@@ -18,7 +18,7 @@ use quern_model::{Checkpoint, CheckpointOptions, StepCost, StepLimits};
 
 /// Checkpoints, and of transformers' bf16 against its float32 the median over positions of the largest
 /// difference of a logit, and the share of positions whose likeliest token agrees. Source: the oracle's
-/// README. The last two lie on the shelf only.
+/// README. The last two are among the reference fixtures only.
 const ALL: [(&str, f64, f64); 8] = [
     ("tiny-dense", 0.13, 0.97),
     ("tiny-fp8-ragged", 0.54, 0.90),
@@ -35,7 +35,7 @@ fn open(name: &str) -> Option<(PathBuf, Golden)> {
     if own.join(name).is_dir() {
         return Some((own.join(name), Golden::open(&own.join(format!("{name}.safetensors")))));
     }
-    let oracle = shelf()?.join("oracle");
+    let oracle = fixtures()?.join("oracle");
     Some((oracle.join("models").join(name), Golden::open(&oracle.join(format!("goldens/{name}.safetensors")))))
 }
 

@@ -6,7 +6,7 @@ mod networks;
 
 use std::{path::Path, sync::Arc};
 
-use networks::{Driver, Golden, full_row, limits, shelf};
+use networks::{Driver, Golden, fixtures, full_row, limits};
 use quern_backend::{KvFormat, Precision, QuantFormat};
 use quern_cpu::{CpuBackend, CpuConfig};
 use quern_model::{Checkpoint, CheckpointOptions, load, weights::QuantRecipe};
@@ -116,12 +116,12 @@ fn keys_and_values_in_8_bits_stay_close() {
 
 #[test]
 fn more_bits_cost_less() {
-    let Some(shelf) = shelf() else { return };
+    let Some(fixtures) = fixtures() else { return };
     for name in ["tiny-bf16", "tiny-fp8"] {
-        let golden = Golden::open(&shelf.join(format!("oracle/goldens/{name}.safetensors")));
+        let golden = Golden::open(&fixtures.join(format!("oracle/goldens/{name}.safetensors")));
         let prompts: Vec<_> = golden.prompts().iter().map(|prompt| golden.ids(&format!("{prompt}.ids"))).collect();
         let [(eight, _), (four, _), (mixed, _), (best, _)] =
-            measured(&shelf.join("oracle/models").join(name), &prompts, &recipes())[..]
+            measured(&fixtures.join("oracle/models").join(name), &prompts, &recipes())[..]
         else {
             panic!("four recipes")
         };

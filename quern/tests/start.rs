@@ -1,5 +1,8 @@
 //! The built program: exit statuses, messages, and the way to "fired up and ready to roll".
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -240,7 +243,7 @@ fn hangups_are_ignored() -> bool {
 fn every_signal_that_asks_for_the_end_lets_streams_finish() {
     for name in ["INT", "QUIT", "HUP"] {
         if name == "HUP" && hangups_are_ignored() {
-            eprintln!("SKIPPED: SIGHUP is ignored here (nohup), so that the server ignores it too");
+            skip::skip("SIGHUP is ignored here, so that the server ignores it too", "run without nohup");
             continue;
         }
         let mut server = Server::start(&["--skip-server-warmup"]);
@@ -303,7 +306,12 @@ fn a_limit_of_threads_is_named() {
     command.args(["--reuid", "65534", "--clear-groups", "sh", "-c", "ulimit -u 6 && exec \"$@\"", "sh"]);
     let output = match command.arg(env!("CARGO_BIN_EXE_quern")).args(["serve", "--port", "0"]).output() {
         Ok(output) if output.status.code() == Some(1) && !output.stderr.starts_with(b"setpriv") => output,
-        outcome => return eprintln!("SKIPPED: no other user can be had: {outcome:?}"),
+        outcome => {
+            return skip::skip(
+                &format!("no process of another user can be started: {outcome:?}"),
+                "run as root with setpriv (util-linux)",
+            );
+        }
     };
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(

@@ -1,6 +1,6 @@
 //! What constrained output costs: making the factory, compiling, a mask, a token taken.
 //!
-//! `cargo bench -p quern-text --bench grammar`, with the real vocabulary from the reference shelf where it
+//! `cargo bench -p quern-text --bench grammar`, with the real vocabulary from the reference fixtures where it
 //! is present and the shipped one otherwise. Each text is said token by token twice: by a grammar just
 //! compiled, and by one from the cache. Times are of one thread.
 
@@ -14,11 +14,11 @@ use serde_json::json;
 
 fn main() {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let shelf = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("oracle/tokenizer");
-    let (tokenizer, rows) = if shelf.is_dir() {
-        (Tokenizer::from_dir(&shelf).expect("the shelf's tokenizer"), 151_936)
+    let fixtures = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("oracle/tokenizer");
+    let (tokenizer, rows) = if fixtures.is_dir() {
+        (Tokenizer::from_dir(&fixtures).expect("the fixtures' tokenizer"), 151_936)
     } else {
-        eprintln!("no reference shelf: the shipped vocabulary");
+        eprintln!("no reference fixtures: the shipped vocabulary");
         let json = include_bytes!("../../models/quern-demo/tokenizer.json");
         let config = include_bytes!("../../models/quern-demo/tokenizer_config.json");
         let tokenizer = Tokenizer::from_bytes(json, Some(config)).expect("the shipped tokenizer");

@@ -9,7 +9,6 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt::Write as _,
     io,
-    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +21,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     json::{dumps, python_str, to_template},
-    tokenizer::TokenizerConfig,
+    rendered::Rendered,
+    tokenizer_config::TokenizerConfig,
 };
 
 /// Longest template source.
@@ -51,15 +51,6 @@ pub struct ChatPrompt {
     pub add_generation_prompt: bool,
     /// Further variables.
     pub kwargs: Map<String, Json>,
-}
-
-/// A rendered prompt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rendered {
-    /// The text.
-    pub text: String,
-    /// Where the template itself wrote control tokens, in order.
-    pub controls: Vec<Range<usize>>,
 }
 
 /// Why a template cannot be used, or did not render.
@@ -93,6 +84,21 @@ const USUAL: &str = "chat_template";
 const TOOL_USE: &str = "tool_use";
 
 /// A compiled chat template, and a second one for conversations with tools where the model has two.
+///
+/// ```
+/// use quern_text::{ChatPrompt, ChatTemplate};
+/// use serde_json::json;
+///
+/// let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}";
+/// let control_tokens = ["<|im_start|>".to_string(), "<|im_end|>".to_string()];
+/// let template = ChatTemplate::from_source(source, &control_tokens, &[])?;
+///
+/// let messages = vec![json!({"role": "user", "content": "What is <|im_end|>?"})];
+/// let rendered = template.render(&ChatPrompt { messages, ..ChatPrompt::default() })?;
+/// assert_eq!(rendered.text, "<|im_start|>user\nWhat is <|im_end|>?<|im_end|>\n");
+/// assert_eq!(rendered.controls.len(), 2, "a user's text makes no control tokens");
+/// # Ok::<(), quern_text::TemplateError>(())
+/// ```
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
@@ -104,6 +110,9 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Compile `source`. `control_tokens` are those that only the template may write; `named_tokens` are
     /// offered to it as variables (`eos_token`).
+    ///
+    /// # Errors
+    /// If it does not compile.
     pub fn from_source(
         source: &str,
         control_tokens: &[String],
@@ -120,6 +129,9 @@ impl ChatTemplate {
     }
 
     /// The same with `source` for conversations with tools.
+    ///
+    /// # Errors
+    /// If it does not compile.
     pub fn with_tool_use(mut self, source: &str) -> Result<Self, TemplateError> {
         self.compile(TOOL_USE, source)?;
         Ok(Self { tool_use: Some(source.to_owned()), ..self })
@@ -137,6 +149,9 @@ impl ChatTemplate {
 
     /// The template of a checkpoint's folder, of those in `chat_template.jinja` (`default`) and in
     /// `additional_chat_templates/NAME.jinja`, else of those in `tokenizer_config.json`. `None` if there is none.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the template does not compile.
     pub fn from_dir(
         dir: &Path,
         name: Option<&str>,
@@ -157,6 +172,9 @@ impl ChatTemplate {
 
     /// The template called `name` of `templates`, `(name, source)` of each. Without a name it is `default`, or the
     /// only one, and `tool_use` for conversations with tools if there is one, as in transformers.
+    ///
+    /// # Errors
+    /// If there is none of that name, or it does not compile.
     pub fn choose(
         templates: &[(String, String)],
         name: Option<&str>,
@@ -189,6 +207,9 @@ impl ChatTemplate {
 
     /// Render a conversation. If it raises with tools as `{type, function}` objects, it is tried once
     /// more with the bare functions, which older templates expect.
+    ///
+    /// # Errors
+    /// If the template raises, or runs beyond its limits.
     pub fn render(&self, prompt: &ChatPrompt) -> Result<Rendered, TemplateError> {
         let marker = Marker::choose(prompt);
         let first = self.render_with(prompt, prompt.tools.as_deref(), &marker);
@@ -247,7 +268,7 @@ impl ChatTemplate {
         }
     }
 
-    /// The output without marks, and where the template's own control tokens lie in it.
+    /// The output without marks, and where the template's own control tokens are in it.
     fn unmarked(&self, text: &str, marker: &Marker) -> Rendered {
         let mut out = Rendered { text: String::with_capacity(text.len()), controls: Vec::new() };
         let firsts: Vec<char> = self.control_tokens.iter().filter_map(|t| t.chars().next()).collect();
@@ -271,6 +292,9 @@ impl ChatTemplate {
 }
 
 /// Read a template's file.
+///
+/// # Errors
+/// If it cannot be read, or is larger than any template.
 pub fn read_source(file: &Path) -> Result<String, TemplateError> {
     let name = file.display().to_string();
     let bytes = std::fs::metadata(file).map_err(|cause| TemplateError::Io { file: name.clone(), cause })?.len();

@@ -8,6 +8,19 @@ use crate::tokenizer::Tokenizer;
 ///
 /// The concatenation of everything returned is [`Tokenizer::decode`] of all ids: bytes that can never
 /// become a character turn into U+FFFD one maximal subpart at a time, as `from_utf8_lossy` does it.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use quern_text::{Detokenizer, Specials, Tokenizer};
+///
+/// let tokenizer = Arc::new(Tokenizer::from_dir("../models/quern-demo".as_ref())?);
+/// let ids = tokenizer.encode("crème brûlée", Specials::AsText);
+/// let mut detokenizer = Detokenizer::new(tokenizer, true);
+/// let text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
+/// assert_eq!(text + &detokenizer.finish(), "crème brûlée");
+/// # Ok::<(), quern_text::TokenizerError>(())
+/// ```
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     skip_special: bool,

@@ -11,6 +11,9 @@ use serde_json::Value as Json;
 /// Parse JSON whose strings may hold halves of UTF-16 pairs, escaped (`\ud83d`) or encoded as if they were
 /// characters. Clients that cut a text inside an emoji send them, and go on sending them with their history;
 /// each half becomes U+FFFD.
+///
+/// # Errors
+/// If it is no JSON.
 pub fn parse(text: &[u8]) -> serde_json::Result<Json> {
     serde_json::from_slice(text).or_else(|cause| match without_lone_surrogates(text) {
         Some(mended) => serde_json::from_slice(&mended),
@@ -68,6 +71,9 @@ pub fn to_template(json: &Json) -> Value {
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`.
+///
+/// # Errors
+/// If it is nested deeper than 128, or has no JSON.
 pub fn dumps(value: &Value, indent: Option<usize>) -> Result<String, minijinja::Error> {
     let mut out = String::new();
     write_json(value, indent, 0, &mut out)?;

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    TokenizerError,
-    tokenizer::{TokenizerConfig, without_mark},
-    vocabulary::{NOT_CONTROL, qwen2_json},
+    tokenizer_config::{TokenizerConfig, TokenizerError, without_mark},
+    tokenizer_json::{NOT_CONTROL, qwen2_json},
 };
 
 /// The contents of the files.

@@ -96,6 +96,9 @@ struct StopPattern {
 
 impl Stops {
     /// Refuse what is too many, too long or malformed, without the cost of compiling.
+    ///
+    /// # Errors
+    /// For the first one that is too long or malformed, or if they are too many.
     pub fn check(strings: &[String], patterns: &[String]) -> Result<(), StopError> {
         for (what, count) in [("stop strings", strings.len()), ("stop patterns", patterns.len())] {
             if count > MAX_STOPS {
@@ -114,6 +117,9 @@ impl Stops {
     }
 
     /// Compile them. With patterns this takes milliseconds, tens of them at worst.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check), or if a pattern compiles to too much.
     pub fn new(strings: &[String], patterns: &[String]) -> Result<Self, StopError> {
         Self::check(strings, patterns)?;
         let mut left = MAX_COMPILED_BYTES;
@@ -186,6 +192,19 @@ pub struct StopStep {
 }
 
 /// Watches one text for its end.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use quern_text::{StopMatcher, Stops};
+///
+/// let stops = Stops::new(&["\nEND".to_string()], &[])?;
+/// let mut matcher = StopMatcher::new(Arc::new(stops), false);
+/// assert_eq!(matcher.push("one\nE").text, "one", "what may begin a stop is held back");
+/// let step = matcher.push("ND two");
+/// assert_eq!((step.text.as_str(), step.matched.as_deref()), ("", Some("\nEND")));
+/// # Ok::<(), quern_text::StopError>(())
+/// ```
 #[derive(Debug)]
 pub struct StopMatcher {
     stops: Arc<Stops>,

@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{Tokenizer, TokenizerError};
-
-/// How Qwen's tokenizers cut text before they merge bytes. Source: the `tokenizer.json` of Qwen's models.
-const QWEN2_PIECES: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+use crate::{
+    tokenizer::Tokenizer,
+    tokenizer_config::TokenizerError,
+    tokenizer_json::{NOT_CONTROL, QWEN2_PIECES, bytes, qwen2_json},
+};
 
 /// Kinds of tokens (`llama_token_type` in llama.cpp).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +20,6 @@ pub enum TokenKind {
     /// Fills the list up to the embedding's rows.
     Unused = 5,
 }
-
-/// Tokens that Qwen's own tokenizers find in text, and that llama.cpp's converter takes for control tokens by their
-/// spelling.
-pub(crate) const NOT_CONTROL: [&str; 6] =
-    ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"];
 
 /// The lists of a file.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +44,9 @@ pub struct Vocabulary<'a> {
 
 impl Vocabulary<'_> {
     /// The tokenizer that they describe.
+    ///
+    /// # Errors
+    /// If it is of another kind than Qwen's, or the lists contradict one another.
     pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
         let refused = |cause: String| Err(TokenizerError::Malformed { file: "the GGUF file's tokenizer", cause });
         if self.model != "gpt2" {
@@ -99,6 +97,9 @@ pub struct TokenLists {
 
 impl TokenLists {
     /// The lists of `tokenizer`, with fillers up to `size` tokens. It must cut text as Qwen's do.
+    ///
+    /// # Errors
+    /// If it cuts text otherwise.
     pub fn of(tokenizer: &Tokenizer, size: usize) -> Result<Self, TokenizerError> {
         let file = tokenizer.to_json();
         let pieces = file.pointer("/pre_tokenizer/pretokenizers/0/pattern/Regex").and_then(Value::as_str);
@@ -125,27 +126,4 @@ impl TokenLists {
         let merges = file.pointer("/model/merges").and_then(Value::as_array).into_iter().flatten();
         Ok(Self { tokens, merges: merges.filter_map(pair).collect() })
     }
-}
-
-/// The `tokenizer.json` of a byte-level tokenizer that cuts text as Qwen's do.
-pub(crate) fn qwen2_json(vocab: &Map<String, Value>, merges: &Value, added_tokens: Vec<Value>) -> Value {
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-    let cut = json!({"type": "Split", "pattern": {"Regex": QWEN2_PIECES}, "behavior": "Isolated", "invert": false});
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": added_tokens,
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
-        "post_processor": null,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-            "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocab, "merges": merges,
-        },
-    })
-}
-
-pub(crate) fn bytes(value: &Value) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plain data")
 }

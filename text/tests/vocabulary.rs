@@ -1,5 +1,8 @@
 //! A tokenizer that went through a GGUF file's lists has the same ids.
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use std::path::{Path, PathBuf};
 
 use quern_text::{
@@ -62,7 +65,10 @@ fn qwens_tokenizer_is_the_same() {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("oracle/tokenizer");
     if !dir.is_dir() {
-        eprintln!("SKIPPED: no tokenizer at {} (set QUERN_SHARED)", dir.display());
+        skip::skip(
+            &format!("no tokenizer at {}", dir.display()),
+            "set QUERN_SHARED to the folder of reference fixtures",
+        );
         return;
     }
     same(&dir, 200);

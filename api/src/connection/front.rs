@@ -36,7 +36,7 @@ use super::{
     client_socket::{ClientSocket, configure},
     places::{Full, Guarded, Place, PlaceLimits, Places},
 };
-use crate::{protocol::ApiError, root_path::RootPathLayer, url_forms::UrlFormsLayer};
+use crate::{protocol::ApiError, request_path::RequestPathLayer};
 
 /// Bytes of a request's head at most.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -50,7 +50,7 @@ const MAX_LOOK_BYTES: usize = 1 << 10;
 /// Wait after the system refused to accept (no more file descriptors, usually).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Time for a client to hear that there is no place for it.
+/// Time for a client to receive the refusal when there are too many connections.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connections that have said nothing yet, where few may be served.
@@ -231,7 +231,7 @@ fn serve_connection(
     let Newcomer { socket, client, first, watcher } = newcomer;
     let place = Arc::new(place);
     let seat = Arc::clone(place.seat());
-    let routes = RootPathLayer::new(&front.root_path).layer(UrlFormsLayer.layer(routes));
+    let routes = RequestPathLayer::new(&front.root_path).layer(routes);
     let routes = TowerToHyperService::new(Extension(ConnectInfo(client)).layer(routes));
     let service = service_fn(move |request: Request<Incoming>| {
         let (receiving, answering) = place.request();

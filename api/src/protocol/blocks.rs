@@ -15,6 +15,9 @@ use super::{error::ApiError, scalar::shown};
 const BOOKKEEPING: &str = "x-anthropic-";
 
 /// The conversation as chat messages, the system's words first.
+///
+/// # Errors
+/// If a block is malformed, or of a kind that a new message may not have.
 pub fn chat_messages(system: Option<&Value>, given: &[Value]) -> Result<Vec<Value>, ApiError> {
     let mut out = Vec::with_capacity(given.len() + 1);
     if let Some(system) = system {

@@ -47,6 +47,9 @@ struct Received {
 
 impl Body {
     /// Read a request's body: at most `max_request_bytes`, within `request_read_timeout`.
+    ///
+    /// # Errors
+    /// If it is larger, comes later, has another content type, or is no JSON object.
     pub async fn receive(request: Request, config: &ApiConfig, wanted: ContentType) -> Result<Self, ApiError> {
         if wanted == ContentType::Json {
             require_json(&request)?;
@@ -59,6 +62,9 @@ impl Body {
     }
 
     /// The same for endpoints whose body may be left out.
+    ///
+    /// # Errors
+    /// As for [`receive`](Self::receive).
     pub async fn receive_optional(request: Request, config: &ApiConfig) -> Result<Self, ApiError> {
         let received = Self::receive_bytes(request, config).await?;
         if received.bytes.iter().all(u8::is_ascii_whitespace) {
@@ -124,6 +130,9 @@ impl Body {
     }
 
     /// A body that is known already.
+    ///
+    /// # Errors
+    /// If it is no object.
     pub fn from_value(value: Value) -> Result<Self, ApiError> {
         match value {
             Value::Object(_) => Ok(Self { fields: value, _held: HeldMemory::default() }),
@@ -132,6 +141,9 @@ impl Body {
     }
 
     /// A group of fields. The error names the field.
+    ///
+    /// # Errors
+    /// If a field has another type.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         serde_path_to_error::deserialize(&self.fields).map_err(|error| {
             let path = error.path().to_string();
@@ -152,6 +164,9 @@ impl Body {
 
     /// Refuse fields that ask for what is not supported. A field that is absent, null, false, empty or one of
     /// `harmless` asks for nothing.
+    ///
+    /// # Errors
+    /// For the first field that asks for something.
     pub fn refuse(&self, fields: &[(&'static str, &'static str)]) -> Result<(), ApiError> {
         let asks = |value: &Value| match value {
             Value::Bool(on) => *on,

@@ -45,6 +45,9 @@ impl BodyMemory {
     }
 
     /// Count `bytes` in all as held, or refuse.
+    ///
+    /// # Errors
+    /// If all bodies together would hold more than the server allows.
     pub fn hold(&self, held: &mut HeldMemory, bytes: usize) -> Result<(), ApiError> {
         let limit = self.limit;
         if bytes > limit {
@@ -72,7 +75,7 @@ impl BodyMemory {
 
 /// About what `json` takes as a tree of [`Value`]s, itself included; rather too much than too little.
 ///
-/// One pass that counts: a value lies in its list or object, which may have room for twice as many, and a
+/// One pass that counts: a value is stored in its list or object, which may have room for twice as many, and a
 /// number keeps its digits apart (16 bytes at least, with the allocator's own); an object that is not
 /// empty begins with room for three members, each a key, its hash and a value, and with a table of them.
 pub fn tree_bytes(json: &[u8]) -> usize {

@@ -47,6 +47,9 @@ pub struct Prompts {
 
 impl Prompts {
     /// `"text"`, `["text", …]`, `[1, 2, …]` or `[[1, 2, …], …]`.
+    ///
+    /// # Errors
+    /// If it is none of these.
     pub fn from_value(value: Value) -> Result<Self, String> {
         let wrong = |value: &Value| {
             format!("a string, a list of strings, token ids, or lists of them are wanted, not {}", shown(value))

@@ -1,6 +1,6 @@
-//! [`ApiError`]: what a client hears when its request cannot be answered.
+//! [`ApiError`]: the error a client gets when its request cannot be answered.
 //!
-//! SGLang and OpenAI disagree about the form: SGLang's fields lie flat in the body, OpenAI's inside
+//! SGLang and OpenAI disagree about the form: SGLang's fields are flat in the body, OpenAI's inside
 //! `error`. Clients of both kinds exist, so the body has both: a flat reader and a nested one each find
 //! what they know.
 

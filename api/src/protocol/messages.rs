@@ -56,6 +56,9 @@ pub struct OutputConfig {
 
 impl MessagesFields {
     /// The conversation as chat messages.
+    ///
+    /// # Errors
+    /// If there is none, or one is malformed.
     pub fn chat_messages(&self) -> Result<Vec<Value>, ApiError> {
         let given = self.messages.as_deref();
         let given = given.ok_or_else(|| ApiError::schema("missing field `messages`").about("messages"))?;
@@ -66,6 +69,9 @@ impl MessagesFields {
     }
 
     /// Whether the last message is the beginning of the answer.
+    ///
+    /// # Errors
+    /// If it calls tools: their results must follow it.
     pub fn begins_the_answer(&self) -> Result<bool, ApiError> {
         let Some(last) = self.messages.as_deref().unwrap_or_default().last() else { return Ok(false) };
         if last["role"] != "assistant" {
@@ -80,14 +86,17 @@ impl MessagesFields {
     }
 
     /// The tools as functions. Tools that Anthropic's service knows by their `type` have no `input_schema`;
-    /// nobody describes or runs them here, so the model is not told of them.
+    /// they are neither described nor run here, so the model is not told of them.
+    ///
+    /// # Errors
+    /// If a tool is malformed.
     pub fn chat_tools(&self) -> Result<Vec<Value>, ApiError> {
         let mut functions = Vec::new();
         for (index, tool) in self.tools.iter().flatten().enumerate() {
             let schema = tool.get("input_schema").unwrap_or(&Value::Null);
             let is_custom = matches!(tool.get("type"), None | Some(Value::Null)) || tool["type"] == "custom";
             if !schema.is_object() && is_custom {
-                // Left out, the client's own tool would never be called, and nobody would hear why.
+                // Left out, the client's own tool would never be called, without a reason given.
                 let path = format!("tools[{index}].input_schema");
                 let message = format!("{path}: a JSON Schema object is wanted, not {}.", shown(schema));
                 return Err(ApiError::schema(message).about(&path));
@@ -113,6 +122,9 @@ impl MessagesFields {
     }
 
     /// `tool_choice` in chat's words.
+    ///
+    /// # Errors
+    /// If it is malformed.
     pub fn chat_tool_choice(&self) -> Result<Option<Value>, ApiError> {
         let Some(choice) = &self.tool_choice else { return Ok(None) };
         let wrong = |message: String| Err(ApiError::schema(message).about("tool_choice"));

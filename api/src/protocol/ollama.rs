@@ -64,6 +64,9 @@ impl OllamaFields {
     }
 
     /// `options` in our words.
+    ///
+    /// # Errors
+    /// If an option is malformed, or asks for what is not supported.
     pub fn sampling(&self) -> Result<SamplingFields, ApiError> {
         let options = self.options.clone().unwrap_or_default();
         let unsupported = |name: &str| {
@@ -93,6 +96,9 @@ impl OllamaFields {
     }
 
     /// `format` in chat's words.
+    ///
+    /// # Errors
+    /// If it is neither `json` nor a schema.
     pub fn chat_response_format(&self) -> Result<Option<Value>, ApiError> {
         match &self.format {
             None => Ok(None),
@@ -108,6 +114,9 @@ impl OllamaFields {
 
 /// Messages whose pictures are lines of text. Only those of a new message are refused: a history comes back
 /// with every later turn.
+///
+/// # Errors
+/// If a new message has pictures.
 pub fn without_pictures(messages: &mut [Value]) -> Result<(), ApiError> {
     let last = messages.len().saturating_sub(1);
     for (index, message) in messages.iter_mut().enumerate() {

@@ -18,6 +18,9 @@ pub fn tools_of_input(input: &Value) -> Vec<Value> {
 
 /// Append what `input` says to `messages`. Calls belong to the assistant's message before them. `find` looks
 /// up an item by its id.
+///
+/// # Errors
+/// If an item is malformed, of a kind that is not supported, or refers to one that is not stored.
 pub fn read_input(
     functions: &Functions,
     input: &Value,

@@ -91,8 +91,11 @@ pub struct FunctionName {
 
 impl Functions {
     /// Functions, those in namespaces too. Kinds of tools that OpenAI's service runs itself
-    /// (`web_search`, `file_search` …) and unknown ones are not offered to the model: nobody runs them
+    /// (`web_search`, `file_search` …) and unknown ones are not offered to the model: this server does not run them
     /// here, and agents send them whatever the server. Of two with one name the first counts.
+    ///
+    /// # Errors
+    /// If a tool is malformed.
     pub fn of(tools: &[Value]) -> Result<Self, ApiError> {
         let mut this = Self::default();
         for (index, tool) in tools.iter().enumerate() {
@@ -182,6 +185,9 @@ impl Functions {
     }
 
     /// `tool_choice` in chat's words. Where it allows some functions only, the others are no longer offered.
+    ///
+    /// # Errors
+    /// If it is malformed, or names a function that is not offered.
     pub fn choose(&mut self, choice: Option<&Value>) -> Result<Option<Value>, ApiError> {
         let wrong = |message: String| Err(ApiError::invalid(message).about("tool_choice"));
         let Some(choice) = choice else { return Ok(None) };

@@ -31,7 +31,7 @@ use crate::{
     state::AppState,
 };
 
-/// Fields that ask for what nobody does here.
+/// Fields that ask for what is not supported.
 const UNSUPPORTED: &[(&str, &str)] =
     &[("mcp_servers", "the server calls no other servers"), ("container", "the server runs no containers")];
 

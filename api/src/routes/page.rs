@@ -31,7 +31,7 @@ pub fn routes() -> Router<Arc<AppState>> {
         .route("/ui/{file}", get(file))
 }
 
-/// What a program hears at `/`.
+/// What a program gets at `/`.
 pub(super) async fn banner() -> Json<&'static str> {
     Json("SGLang is running")
 }
@@ -54,7 +54,7 @@ async fn table(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], made.expect("the rules do not panic"))
 }
 
-/// How often the live view hears of the server.
+/// Interval of the live view's samples.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// What the live view draws at one time. Rates are those since the sample before.

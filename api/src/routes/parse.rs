@@ -1,4 +1,4 @@
-//! `/parse_function_call`: calls of tools in a text that somebody else has generated.
+//! `/parse_function_call`: calls of tools in a text that was generated elsewhere.
 
 use std::sync::Arc;
 

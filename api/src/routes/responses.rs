@@ -35,7 +35,7 @@ use crate::{
     state::AppState,
 };
 
-/// Fields that ask for what nobody does here.
+/// Fields that ask for what is not supported.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("background", "answers are given where they are asked for"),
     ("conversation", "conversations are not kept; previous_response_id goes on from an answer"),

@@ -12,7 +12,7 @@ use super::Protocol;
 pub enum Piece<'a> {
     /// To be put after what was there.
     More(Cow<'a, str>),
-    /// All of it again, as a JSON string that nobody needs to unescape but the last.
+    /// All of it again, as a JSON string, of which only the last needs to be unescaped.
     Whole(&'a str),
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn load(
         let mut requests = Vec::with_capacity(turns);
         for (turn, question) in questions[session * turns..][..turns].iter().enumerate() {
             let text = if turn == 0 { format!("{}\n\n{question}", systems[group]) } else { question.clone() };
-            // Later turns come after answers that nobody can count yet.
+            // Later turns come after answers whose tokens are not known yet.
             let prompt_len = if turns == 1 { Some(tokens.encode(&text).await?.len()) } else { None };
             let mut request = Request::new(Prompt::Text(text), prompt_len, output_len);
             request.routing_key = args.gsp_send_routing_key.then(|| format!("{run}_{group}"));

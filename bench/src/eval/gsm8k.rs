@@ -280,7 +280,7 @@ mod tests {
     /// 3730d312…39d14): the first 200 prompts, each followed by a zero byte, and all labels, one a line.
     #[tokio::test]
     async fn prompts_and_labels_of_the_published_file_are_the_originals() {
-        let Some(path) = crate::data_file::tests::shelf("gsm8k_test.jsonl") else { return };
+        let Some(path) = crate::data_file::tests::fixtures("gsm8k_test.jsonl") else { return };
         let lines = lines(Some(&path)).await.expect("the file is right");
         assert_eq!(lines.len(), 1319);
         let args = Gsm8kCli::parse_from(["gsm8k"]).args;

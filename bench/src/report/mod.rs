@@ -14,11 +14,11 @@ pub use self::{
 };
 use crate::{
     error::BenchError,
+    measurement::Measurement,
     metrics::{RequestOutcome, Seconds},
     output,
     record::Recording,
     run_file::RunRecord,
-    serving::Measurement,
 };
 
 /// What was typed after `quern bench report`.
@@ -259,7 +259,7 @@ mod tests {
     };
 
     #[test]
-    fn a_page_holds_figures_charts_and_warnings_and_asks_nobody() {
+    fn a_page_holds_figures_charts_and_warnings_and_loads_nothing() {
         let outcomes = vec![outcome(0.0, &[0.1, 0.12, 0.14, 30.0]), outcome(0.5, &[0.6, 0.62])];
         let metrics = LoadMetrics::of(&outcomes, 30.0);
         let stalls = Stall::find(&outcomes);

@@ -28,6 +28,7 @@ use crate::{
     goodput::Goodput,
     layout::{Heading, Layout, block},
     load::{self, Pace},
+    measurement::Measurement,
     metrics::{LoadMetrics, RequestOutcome},
     output,
     progress::Progress,
@@ -41,20 +42,6 @@ use crate::{
 const DESCRIBED_STALLS: usize = 5;
 /// Failures beyond these kinds are counted, not quoted.
 const QUOTED_ERRORS: usize = 5;
-
-/// One measurement of a run.
-pub struct Measurement {
-    /// The limit of concurrency, if there was one.
-    pub max_concurrency: Option<usize>,
-    /// What became of each request.
-    pub outcomes: Vec<RequestOutcome>,
-    /// The figures.
-    pub metrics: LoadMetrics,
-    /// Times in which answers stood still.
-    pub stalls: Vec<Stall>,
-    /// As results carry it.
-    pub record: RunRecord,
-}
 
 /// Measure what `args` say and print it.
 ///
@@ -173,7 +160,7 @@ impl<'a> Run<'a> {
         let mut dataset = args.dataset.load(num_prompts, &self.tokens, &mut generators).await?;
         for session in &mut dataset.sessions {
             for turn in session.turns.iter_mut().filter(|turn| turn.prompt_len.is_none()) {
-                // Nobody but the server can count these.
+                // Only the server can count these.
                 turn.extra.insert("stream_options".into(), json!({"include_usage": true}));
             }
         }
@@ -272,7 +259,7 @@ impl<'a> Run<'a> {
         Value::Null
     }
 
-    /// Count the tokens of the answers' texts. Left at 0, with a word about it, if nobody counts them.
+    /// Count the tokens of the answers' texts. Left at 0, with a warning, if neither the server nor a tokenizer counts them.
     async fn retokenize(&self, outcomes: &mut [RequestOutcome]) {
         let texts: Vec<&str> = outcomes.iter().map(|outcome| outcome.recording.text.as_str()).collect();
         match self.tokens.count(&texts).await {

@@ -71,6 +71,9 @@ pub(crate) enum PanelRegion {
 impl PackedWeightCache {
     /// The file `path`, whose weights are `identity`. One that is not there, or holds something else, is written
     /// anew; `None` if another process is just doing that.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or created.
     pub fn open(path: &Path, identity: &str) -> io::Result<Option<Self>> {
         let new = |file, table, state| Self {
             path: path.to_owned(),

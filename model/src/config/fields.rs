@@ -81,7 +81,7 @@ pub(crate) fn token_ids(value: Option<&Value>, field: &str) -> Result<Vec<u32>, 
 }
 
 /// A value as messages show it.
-pub(super) fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     let mut text = value.to_string();
     if text.len() > 80 {
         text = text.chars().take(77).collect::<String>() + "...";

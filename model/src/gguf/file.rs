@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     foreign::OTHER_GGUF,
-    weights::{TensorProblem, lfs, mapping, scan::Scanned},
+    lfs,
+    weights::{TensorProblem, mapping, scan::Scanned},
 };
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -56,6 +57,9 @@ impl TensorInfo {
 
 impl GgufFile {
     /// Read the header of `bytes`; `name` is the file's, for messages.
+    ///
+    /// # Errors
+    /// If it is no GGUF file, is cut short, or has an encoding that is not supported.
     pub fn parse(name: &str, bytes: &SharedBytes) -> Result<Self, TensorProblem> {
         let mut part = FilePart::default();
         let parsed = Self::parse_parts(name, bytes, &mut part);

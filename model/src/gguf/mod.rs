@@ -4,17 +4,15 @@
 
 mod config;
 mod cursor;
-mod export;
 mod file;
 mod model;
-mod names;
-mod rope;
-mod sampling;
+pub(crate) mod names;
+pub(crate) mod rope;
+pub(crate) mod sampling;
 mod types;
 mod value;
 mod writer;
 
-pub use export::{ExportError, export, exported_bytes};
 pub use file::{GgufFile, TensorInfo, general_type};
 pub use model::GgufModel;
 pub use value::GgufValue;

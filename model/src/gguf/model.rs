@@ -35,6 +35,9 @@ pub struct GgufModel {
 
 impl GgufModel {
     /// Map and read `path` and, if it is the first of several, those that follow.
+    ///
+    /// # Errors
+    /// If a file is missing, malformed, or not supported.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let refused = |problem| LoadError::Checkpoint { dir: path.display().to_string(), problems: vec![problem] };
         let first = read(path).map_err(refused)?;
@@ -64,6 +67,9 @@ impl GgufModel {
     }
 
     /// The same for one file that is in memory. `place` names it in errors.
+    ///
+    /// # Errors
+    /// If the file is malformed or not supported.
     pub fn embedded(place: &str, bytes: &SharedBytes) -> Result<Self, LoadError> {
         let refused = |problem| LoadError::Checkpoint { dir: place.to_owned(), problems: vec![problem] };
         let first = GgufFile::parse(place, bytes).map_err(refused)?;
@@ -126,6 +132,9 @@ impl GgufModel {
 
     /// Check that the files hold exactly the tensors of `network`, which `config` describes. Lists everything that is
     /// wrong.
+    ///
+    /// # Errors
+    /// If they hold others.
     pub fn verify(&self, network: &NetworkSpec, config: &ModelConfig) -> Result<(), LoadError> {
         let mut problems = Vec::new();
         let mut wanted: BTreeMap<String, Vec<u64>> = BTreeMap::new();

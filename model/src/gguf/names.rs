@@ -3,7 +3,7 @@
 use crate::network::{MlpPart, Role, TensorSpec};
 
 /// The name of a tensor in a file. Source: llama.cpp, `gguf-py/gguf/constants.py`.
-pub(super) fn of(spec: &TensorSpec) -> String {
+pub(crate) fn of(spec: &TensorSpec) -> String {
     let name = match spec.role {
         Role::Embedding | Role::TiedEmbedding => "token_embd",
         Role::Head => "output",
@@ -32,7 +32,7 @@ pub(super) fn of(spec: &TensorSpec) -> String {
 }
 
 /// Its sizes in a file: innermost first, all experts of a layer in one tensor.
-pub(super) fn dims(spec: &TensorSpec) -> Vec<u64> {
+pub(crate) fn dims(spec: &TensorSpec) -> Vec<u64> {
     let mut dims: Vec<u64> = spec.shape.dims().iter().rev().map(|&n| n as u64).collect();
     if matches!(spec.role, Role::Expert(_)) {
         dims.push(spec.count as u64);
@@ -42,7 +42,7 @@ pub(super) fn dims(spec: &TensorSpec) -> Vec<u64> {
 
 /// The tensor into which llama.cpp's converter puts gate and up of all experts (`--fuse-gate-up-exps`), and which half of
 /// each expert's rows `spec` is; `None` for other tensors.
-pub(super) fn fused(spec: &TensorSpec) -> Option<(String, usize)> {
+pub(crate) fn fused(spec: &TensorSpec) -> Option<(String, usize)> {
     let half = match spec.role {
         Role::Expert(MlpPart::Gate) => 0,
         Role::Expert(MlpPart::Up) => 1,

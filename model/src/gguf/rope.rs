@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// `rope_scaling` in the words of config.json, `None` where positions are not stretched.
-pub(super) fn read(file: &GgufFile, architecture: &str) -> Result<Option<Value>, TensorProblem> {
+pub(crate) fn read(file: &GgufFile, architecture: &str) -> Result<Option<Value>, TensorProblem> {
     let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
     let number = |name: &str| number(file, &key(name));
     let kind = file.metadata().get(&key("type"));
@@ -64,7 +64,7 @@ fn plain(file: &GgufFile, key: &str, found: f64) -> Result<Option<Value>, Tensor
 }
 
 /// The keys behind `{architecture}.` that say `yarn`, whose bounds must be whole dimensions.
-pub(super) fn written(yarn: &YarnConfig) -> Vec<(&'static str, GgufValue)> {
+pub(crate) fn written(yarn: &YarnConfig) -> Vec<(&'static str, GgufValue)> {
     let mut list = vec![
         ("rope.scaling.type", GgufValue::Text("yarn".into())),
         ("rope.scaling.factor", GgufValue::Float(yarn.factor)),

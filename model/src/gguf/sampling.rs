@@ -19,7 +19,7 @@ const KEYS: [(&str, &str); 5] = [
 ];
 
 /// What `file` recommends.
-pub(super) fn read(file: &GgufFile) -> Result<GenerationConfig, TensorProblem> {
+pub(crate) fn read(file: &GgufFile) -> Result<GenerationConfig, TensorProblem> {
     GenerationConfig::of_numbers(|field, range| {
         let (_, key) = KEYS.iter().find(|(ours, _)| *ours == field).expect("every field has a key");
         // llama.cpp takes what is below 0 for 0.
@@ -33,7 +33,7 @@ pub(super) fn read(file: &GgufFile) -> Result<GenerationConfig, TensorProblem> {
 }
 
 /// The keys that say `generation`.
-pub(super) fn written(generation: &GenerationConfig) -> Vec<(&'static str, GgufValue)> {
+pub(crate) fn written(generation: &GenerationConfig) -> Vec<(&'static str, GgufValue)> {
     let float = |value: f32| GgufValue::Float(value.into());
     let values = [
         generation.temperature.map(float),

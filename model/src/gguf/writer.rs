@@ -43,6 +43,9 @@ impl<W: Write> GgufWriter<W> {
     /// Write the header. Numbers of metadata are written as llama.cpp writes them: unsigned ones, and
     /// elements of arrays of numbers, in 32 bits.
     ///
+    /// # Errors
+    /// If `out` cannot be written.
+    ///
     /// # Panics
     /// If a tensor's encoding has no number in GGUF.
     pub fn begin(out: W, metadata: &[(String, GgufValue)], tensors: &[Announced]) -> io::Result<Self> {
@@ -72,18 +75,27 @@ impl<W: Write> GgufWriter<W> {
     }
 
     /// The next bytes of the tensor that is being written.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
     pub fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.written += bytes.len() as u64;
         self.out.write_all(bytes)
     }
 
     /// The tensor is complete; the next one begins.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
     pub fn align(&mut self) -> io::Result<()> {
         let missing = self.written.next_multiple_of(ALIGNMENT) - self.written;
         self.put(&[0; ALIGNMENT as usize][..missing as usize])
     }
 
     /// All tensors are complete.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
     pub fn finish(mut self) -> io::Result<W> {
         self.out.flush()?;
         Ok(self.out)

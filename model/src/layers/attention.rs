@@ -31,6 +31,9 @@ pub struct AttentionBuffers<B: Backend> {
 
 impl<B: Backend> Attention<B> {
     /// That of `layer`.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or uploaded.
     pub fn load(cx: &LoadContext<'_, B>, layer: usize) -> Result<Self, LoadError> {
         let tensor = |role| cx.tensor(layer, role);
         Ok(Self {

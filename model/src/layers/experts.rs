@@ -26,6 +26,9 @@ pub struct ExpertsBuffers<B: Backend> {
 
 impl<B: Backend> Experts<B> {
     /// Those of `layer`.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or uploaded.
     pub fn load(cx: &LoadContext<'_, B>, layer: usize, moe: &MoeConfig) -> Result<Self, LoadError> {
         let all = |part| cx.weights.matrices(cx.tensor(layer, Role::Expert(part)));
         let (gates, ups, downs) = (all(MlpPart::Gate)?, all(MlpPart::Up)?, all(MlpPart::Down)?);

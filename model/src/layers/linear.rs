@@ -14,6 +14,9 @@ pub struct Linear<B: Backend> {
 
 impl<B: Backend> Linear<B> {
     /// The matrices of `tensors`, which share their input features, as one: their outputs lie side by side.
+    ///
+    /// # Errors
+    /// If a matrix cannot be read or uploaded.
     pub fn load(cx: &LoadContext<'_, B>, tensors: &[&TensorSpec]) -> Result<Self, LoadError> {
         let parts: Result<Vec<_>, _> = tensors.iter().map(|tensor| cx.weights.matrix(tensor)).collect();
         Ok(Self { weight: Arc::new(cx.uploader.borrow_mut().weight(&parts?)?) })

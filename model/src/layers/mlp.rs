@@ -24,6 +24,9 @@ pub struct MlpBuffers<B: Backend> {
 
 impl<B: Backend> Mlp<B> {
     /// That of `layer`.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or uploaded.
     pub fn load(cx: &LoadContext<'_, B>, layer: usize) -> Result<Self, LoadError> {
         let part = |part| cx.tensor(layer, Role::Mlp(part));
         Ok(Self {

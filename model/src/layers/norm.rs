@@ -15,6 +15,9 @@ pub struct RmsNorm<B: Backend> {
 
 impl<B: Backend> RmsNorm<B> {
     /// The norm whose gain `tensor` is.
+    ///
+    /// # Errors
+    /// If the gain cannot be read.
     pub fn load(cx: &LoadContext<'_, B>, tensor: &TensorSpec) -> Result<Self, LoadError> {
         let values = cx.weights.vector(tensor)?;
         let mut gain = cx.backend.alloc(1, values.len());

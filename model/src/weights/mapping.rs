@@ -23,6 +23,9 @@ impl ByteOwner for FileMapping {
 }
 
 /// Map `path` for reading. An empty file maps to no bytes.
+///
+/// # Errors
+/// If the file cannot be opened or mapped.
 pub fn map(path: &Path) -> io::Result<SharedBytes> {
     let file = File::open(path)?;
     if file.metadata()?.len() == 0 {

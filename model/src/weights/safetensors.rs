@@ -21,13 +21,14 @@ use serde::{
 use super::{
     LoadError, TensorProblem, WeightSource,
     files::{Files, READABLE},
-    lfs, mapping,
+    mapping,
     scan::Scanned,
 };
 use crate::{
     config::ModelConfig,
     foreign::Foreign,
-    network::{HEAD, Shape, TensorSpec, module},
+    lfs,
+    network::{Describe, EMBEDDING, HEAD, NetworkSpec, Shape, TensorSpec, module},
 };
 
 /// Longest header that is read; the format's own limit.
@@ -84,24 +85,35 @@ pub struct Safetensors {
 }
 
 impl Safetensors {
-    /// Map the files of `dir` and check that together they hold exactly the tensors of `config`'s
-    /// network. Lists everything that is wrong. A head that is stored beside a tied embedding and differs from it
+    /// Map the files of `dir` and check that together they hold exactly the tensors of the network that `config` is of,
+    /// by `describe`. Lists everything that is wrong. A head that is stored beside a tied embedding and differs from it
     /// counts, as in transformers 5: `config` says so afterwards.
-    pub fn open(dir: &Path, config: &mut ModelConfig) -> Result<Self, LoadError> {
+    ///
+    /// # Errors
+    /// If a file cannot be read, or they hold other tensors.
+    pub fn open(dir: &Path, config: &mut ModelConfig, describe: Describe) -> Result<Self, LoadError> {
         let mut problems = Vec::new();
         let files = Files::list(dir, &mut problems);
         let map = |file: &str| mapping::map(&dir.join(file));
-        Self::gather(&dir.display().to_string(), &files, map, problems, config)
+        Self::gather(&dir.display().to_string(), &files, map, problems, (config, describe))
     }
 
     /// The same for files that are in memory already: `(name, bytes)` of each. `place` names them in errors.
-    pub fn embedded(place: &str, files: &[(&str, SharedBytes)], config: &mut ModelConfig) -> Result<Self, LoadError> {
+    ///
+    /// # Errors
+    /// If they hold other tensors.
+    pub fn embedded(
+        place: &str,
+        files: &[(&str, SharedBytes)],
+        config: &mut ModelConfig,
+        describe: Describe,
+    ) -> Result<Self, LoadError> {
         let names = files.iter().map(|(name, _)| (*name).to_owned()).collect();
         let find = |file: &str| {
             let found = files.iter().find(|(name, _)| *name == file);
             Ok(found.expect("names come from the same list").1.clone())
         };
-        Self::gather(place, &Files { names, ..Files::default() }, find, Vec::new(), config)
+        Self::gather(place, &Files { names, ..Files::default() }, find, Vec::new(), (config, describe))
     }
 
     /// Read all files, `bytes` giving the contents of each, and check what they hold.
@@ -110,7 +122,7 @@ impl Safetensors {
         files: &Files,
         bytes: impl Fn(&str) -> io::Result<SharedBytes>,
         mut problems: Vec<TensorProblem>,
-        config: &mut ModelConfig,
+        (config, describe): (&mut ModelConfig, Describe),
     ) -> Result<Self, LoadError> {
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
         for file in &files.names {
@@ -143,7 +155,7 @@ impl Safetensors {
             opened.part_experts(config, &mut problems);
         }
         if problems.is_empty() {
-            let unexpected = opened.verify(config, &mut problems);
+            let unexpected = opened.verify(config, &describe(config), &mut problems);
             // One line says more than a thousand tensors that are missing and as many that are not known.
             if let Some(foreign) = Foreign::of_tensors(unexpected.iter().map(String::as_str)) {
                 return Err(LoadError::Foreign { dir, foreign });
@@ -162,7 +174,7 @@ impl Safetensors {
         if !config.tie_word_embeddings {
             return;
         }
-        let embedding = self.tensors.get(&config.network().embedding().name(0));
+        let embedding = self.tensors.get(EMBEDDING);
         let (Some(head), Some(embedding)) = (self.tensors.get(HEAD), embedding) else { return };
         if (&head.dtype, &head.shape, &*head.bytes) == (&embedding.dtype, &embedding.shape, &*embedding.bytes) {
             self.tensors.remove(HEAD);
@@ -232,9 +244,9 @@ impl Safetensors {
     }
 
     /// Check names, types and shapes. Returns the names that the network does not have.
-    fn verify(&self, config: &ModelConfig, problems: &mut Vec<TensorProblem>) -> Vec<String> {
+    fn verify(&self, config: &ModelConfig, network: &NetworkSpec, problems: &mut Vec<TensorProblem>) -> Vec<String> {
         let mut wanted = BTreeSet::new();
-        for spec in config.network().tensors() {
+        for spec in network.tensors() {
             for name in spec.names() {
                 match self.tensors.get(&name) {
                     None => {

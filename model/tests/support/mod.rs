@@ -1,6 +1,9 @@
 //! A greedy driver over [`Model`] and readers for golden files, shared by the tests.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+#[path = "../../../tests/skip.rs"]
+mod skip;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -15,14 +18,14 @@ use quern_model::{Checkpoint, CheckpointOptions, Model, StepLimits, load};
 /// A row of a step and what to make of its logits.
 pub type LogitRow = (usize, LogitTask);
 
-/// The reference shelf, or `None` with a loud line.
-pub fn shelf() -> Option<PathBuf> {
+/// The folder of reference fixtures; `None`, and the test says that it is skipped, where there is none.
+pub fn fixtures() -> Option<PathBuf> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from);
     if dir.join("oracle").is_dir() {
         return Some(dir);
     }
-    eprintln!("SKIPPED: no reference shelf at {} (set QUERN_SHARED)", dir.display());
+    skip::skip(&format!("no fixtures at {}", dir.display()), "set QUERN_SHARED to the folder of reference fixtures");
     None
 }
 

@@ -202,7 +202,7 @@ impl OfflineBench {
     fn submit(&self, prompt: Vec<u32>, max_new_tokens: usize) -> Result<(RequestHandle, Arrivals), MeasureError> {
         let (arrived, arrivals) = mpsc::channel();
         let request = GenerateRequest::greedy(prompt, max_new_tokens);
-        // Whoever waits for the arrivals may have given up.
+        // The receiver may be gone.
         let sink = move |event: TokenEvent| match event {
             TokenEvent::Token { .. } => drop(arrived.send(Ok(Instant::now()))),
             TokenEvent::Failed(cause) => drop(arrived.send(Err(cause.to_string()))),

@@ -155,6 +155,9 @@ pub enum Fetched {
 
 impl Hub {
     /// A way to the hub that `options` describe.
+    ///
+    /// # Errors
+    /// If an option is malformed.
     pub fn new(options: HubOptions) -> Result<Self, HubError> {
         let endpoint = Url::parse(&format!("{}/", options.endpoint.trim_end_matches('/'))).ok();
         let endpoint = endpoint.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
@@ -172,6 +175,9 @@ impl Hub {
 
     /// The directory of `repo` at `revision` (`main` unless said otherwise), fetched as far as it is not
     /// in the cache. Broken downloads go on where they stopped, in this run and in later ones.
+    ///
+    /// # Errors
+    /// If the hub refuses or cannot be reached, the disk is full, or the cache has not got it and may not fetch.
     pub async fn snapshot(&self, repo: &RepoId, revision: Option<&str>, wanted: Wanted) -> Result<PathBuf, HubError> {
         let opened = self.open(repo, revision).await?;
         if wanted == Wanted::Everything {
@@ -181,6 +187,9 @@ impl Hub {
     }
 
     /// Fetch all of `repo` but its weights, as far as it is not in the cache.
+    ///
+    /// # Errors
+    /// As for [`snapshot`](Self::snapshot).
     pub async fn open(&self, repo: &RepoId, revision: Option<&str>) -> Result<Opened, HubError> {
         let revision = revision.unwrap_or("main");
         if revision.is_empty() || revision.split('/').any(|part| part.is_empty() || part.starts_with('.')) {

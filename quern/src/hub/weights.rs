@@ -16,6 +16,9 @@ const LISTED: usize = 12;
 impl Hub {
     /// Fetch the weights of `opened` that are not in the cache: its safetensors files, or the GGUF model that `pick` names
     /// or, of a repository that has nothing else, one of four bits that fits into memory.
+    ///
+    /// # Errors
+    /// If there are no such weights, or they cannot be fetched.
     pub async fn fetch_weights(&self, opened: &Opened, pick: Option<&Pick>) -> Result<Fetched, HubError> {
         let Some(names) = &opened.names else { return cached(opened, pick) };
         let cache = RepoCache::new(&self.options.cache_dir, &opened.repo);

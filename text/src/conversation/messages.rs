@@ -75,6 +75,9 @@ pub struct TemplateMessages {
 }
 
 /// Messages as templates expect them.
+///
+/// # Errors
+/// If a message is malformed, or a new one has parts that are no text.
 pub fn messages(request: &[Value]) -> Result<TemplateMessages, ConversationError> {
     let mut out = TemplateMessages::default();
     for (index, message) in request.iter().enumerate() {
@@ -86,6 +89,9 @@ pub fn messages(request: &[Value]) -> Result<TemplateMessages, ConversationError
 }
 
 /// Tools as templates expect them: `{type, function: {name, …, parameters}}`.
+///
+/// # Errors
+/// If a tool is malformed.
 pub fn tools(request: &[Value]) -> Result<Vec<Value>, ConversationError> {
     request.iter().enumerate().map(|(index, tool)| self::tool(index, tool)).collect()
 }

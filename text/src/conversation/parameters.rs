@@ -1,6 +1,6 @@
 //! Whether a tool's parameters are a JSON Schema.
 //!
-//! A type that nobody knows would be read as "anything", and a misspelt one would quietly mean free text.
+//! An unknown type would be read as "anything", and a misspelt one would quietly mean free text.
 //! Names of types that clients take from programming languages are known to
 //! [`ToolSchemas`](crate::tool::ToolSchemas) and pass.
 
@@ -73,6 +73,9 @@ pub struct BadParameters {
 }
 
 /// Judge the parameters of a tool; absent ones are none.
+///
+/// # Errors
+/// If they are no schema of an object, or name a type that does not exist.
 pub fn check(parameters: &Value) -> Result<(), BadParameters> {
     let path = "parameters".to_owned();
     match parameters {

@@ -53,6 +53,21 @@ const SLICES: [&str; 5] = [
 ];
 
 /// Compiles grammars. Made once for a tokenizer; shared by all requests.
+///
+/// ```
+/// use quern_text::{GrammarFactory, GrammarSpec, Specials, Tokenizer};
+///
+/// let tokenizer = Tokenizer::from_dir("../models/quern-demo".as_ref())?;
+/// let eos = tokenizer.eos_id().expect("the model has one");
+/// let factory = GrammarFactory::new(&tokenizer, tokenizer.vocab_size(), &[eos])?;
+///
+/// let mut matcher = factory.compile(&GrammarSpec::Regex("yes|no".into()))?;
+/// let allows = |mask: &[u32], token: u32| mask[token as usize / 32] >> (token % 32) & 1 == 1;
+/// let [yes, maybe] = ["yes", "maybe"].map(|text| tokenizer.encode(text, Specials::AsText)[0]);
+/// let mask = matcher.mask()?;
+/// assert!(allows(&mask, yes) && !allows(&mask, maybe));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct GrammarFactory {
     parsers: ParserFactory,
     /// Rows of logits.
@@ -70,6 +85,9 @@ impl GrammarFactory {
 
     /// A factory for the vocabulary of `tokenizer`, padded to the model's `vocab_size` rows of logits.
     /// `eos` are the tokens that may end an output.
+    ///
+    /// # Errors
+    /// If the vocabulary cannot be constrained.
     pub fn new(tokenizer: &Tokenizer, vocab_size: usize, eos: &[u32]) -> Result<Self, ConstraintError> {
         let error = |cause: String| ConstraintError::Tokenizer(cause);
         let rows = u32::try_from(vocab_size).map_err(|_| error(format!("{vocab_size} tokens")))?;
@@ -102,6 +120,9 @@ impl GrammarFactory {
     /// The grammar of `spec`, at its beginning: from the cache, or compiled now.
     ///
     /// Takes milliseconds to a few hundred; nothing for one that is cached.
+    ///
+    /// # Errors
+    /// If `spec` does not compile within its limits.
     pub fn compile(&self, spec: &GrammarSpec) -> Result<GrammarMatcher, ConstraintError> {
         let key = key(spec);
         if let Some(matcher) = self.cached().get(&key) {

@@ -26,6 +26,9 @@ impl JsonBlanks {
     pub const MAX_INDENT: usize = 14;
 
     /// A pattern as an operator writes it; the error says what is wrong with it.
+    ///
+    /// # Errors
+    /// If it is no regular expression, or too large a one.
     pub fn pattern(expression: &str) -> Result<Self, String> {
         bounds::regex(expression)?;
         match regex_syntax::parse(expression) {

@@ -41,6 +41,9 @@ impl GrammarMatcher {
     /// The tokens that may come next: token `t` is bit `t % 32` of word `t / 32`. An end-of-sequence token
     /// is among them where the output may end. Where it may not, those that would go on with a loop are
     /// left out, unless there are no others.
+    ///
+    /// # Errors
+    /// If the automaton exceeds its limits.
     pub fn mask(&mut self) -> Result<Vec<u32>, ConstraintError> {
         let mask = self.matcher.compute_mask_or_eos().map_err(|cause| step_error(&cause))?;
         // llguidance keeps a bit more than there are tokens.
@@ -109,6 +112,9 @@ impl GrammarMatcher {
     }
 
     /// Take a token that the mask allowed. Returns whether the output is complete and nothing can follow.
+    ///
+    /// # Errors
+    /// If the mask did not allow it, or the automaton exceeds its limits.
     pub fn accept(&mut self, token: u32) -> Result<bool, ConstraintError> {
         self.matcher.consume_token(token).map_err(|cause| step_error(&cause))?;
         if std::mem::take(&mut self.is_broken) {
@@ -126,6 +132,9 @@ impl GrammarMatcher {
     }
 
     /// Whether the output may end here.
+    ///
+    /// # Errors
+    /// If the automaton exceeds its limits.
     pub fn is_accepting(&mut self) -> Result<bool, ConstraintError> {
         self.matcher.is_accepting().map_err(|cause| step_error(&cause))
     }
@@ -167,7 +176,7 @@ fn step_error(cause: &dyn std::fmt::Display) -> ConstraintError {
 }
 
 /// The first line of a message, and where an expression is wrong the line that says why. What follows is
-/// the automaton's state, which is nobody's business, as are places in a source that the client never saw.
+/// the automaton's state, which helps no client, as are places in a source that the client never saw.
 pub(super) fn brief(cause: &dyn std::fmt::Display) -> String {
     const MAX_CHARS: usize = 300;
     let whole = cause.to_string();

@@ -56,6 +56,25 @@ impl ToolFormat {
 }
 
 /// Parses one answer.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use quern_text::{ParsedMessage, ToolFormat, ToolParser, ToolSchemas};
+/// use serde_json::json;
+///
+/// let parameters = json!({"type": "object", "properties": {"line": {"type": "integer"}}});
+/// let tools = [json!({"type": "function", "function": {"name": "goto", "parameters": parameters}})];
+/// let mut parser = ToolParser::new(ToolFormat::Qwen3Coder, Arc::new(ToolSchemas::new(&tools)));
+///
+/// let pieces = ["There.\n<tool_call>\n<function=goto>\n<para", "meter=line>\n4", "2\n</parameter>\n</function>\n</tool_call>"];
+/// let mut events: Vec<_> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+/// events.extend(parser.finish(false));
+///
+/// let message = ParsedMessage::from_events(events);
+/// assert_eq!(message.calls[0].name, "goto");
+/// assert_eq!(message.calls[0].arguments, r#"{"line": 42}"#);
+/// ```
 pub struct ToolParser {
     format: ToolFormat,
     schemas: Arc<ToolSchemas>,

@@ -30,7 +30,7 @@ pub(super) enum Tag {
     /// `</parameter>`
     ParameterClose,
     /// What models write in its stead: `</parameter1>`, `</parameter_function>`, `</parameter` without an
-    /// end. Not `</parameters>`, which is somebody's XML.
+    /// end. Not `</parameters>`, which may be XML that the model writes.
     ParameterCloseDrifted,
 }
 

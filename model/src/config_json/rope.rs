@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Fields, RopeConfig, YarnConfig, shown, yarn_temperature};
+use crate::config::{ConfigError, Fields, RopeConfig, YarnConfig, shown, yarn_temperature};
 
 /// The object that the others are folded into, transformers 5's.
 const FOLDED: &str = "rope_parameters";

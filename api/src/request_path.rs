@@ -1,7 +1,10 @@
-//! Forms in which clients write this server's paths: a base address without `/v1`, with it twice, with
-//! slashes too many.
+//! [`RequestPathLayer`]: the path that a request means, whatever form a client or proxy gives it: behind a reverse
+//! proxy's prefix (`--fastapi-root-path`), without `/v1`, with it twice, with slashes too many.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::http::{Request, Uri, uri::PathAndQuery};
 use tower::{Layer, Service};
@@ -11,24 +14,35 @@ const UNDER_V1: &[&str] = &["/chat/completions", "/completions", "/responses", "
 
 /// Gives every request the path that it means. It stands before everything that goes by paths: keys, logs and
 /// routes see one form only.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct UrlFormsLayer;
+#[derive(Clone, Debug)]
+pub struct RequestPathLayer {
+    prefix: Arc<str>,
+}
 
-impl<S> Layer<S> for UrlFormsLayer {
-    type Service = UrlForms<S>;
-
-    fn layer(&self, inner: S) -> UrlForms<S> {
-        UrlForms { inner }
+impl RequestPathLayer {
+    /// Take `prefix` off the paths that have it; others stay as they are, since some proxies strip it. The empty prefix
+    /// is none.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.into() }
     }
 }
 
-/// See [`UrlFormsLayer`].
+impl<S> Layer<S> for RequestPathLayer {
+    type Service = RequestPath<S>;
+
+    fn layer(&self, inner: S) -> RequestPath<S> {
+        RequestPath { prefix: Arc::clone(&self.prefix), inner }
+    }
+}
+
+/// See [`RequestPathLayer`].
 #[derive(Clone, Debug)]
-pub struct UrlForms<S> {
+pub struct RequestPath<S> {
+    prefix: Arc<str>,
     inner: S,
 }
 
-impl<S: Service<Request<B>>, B> Service<Request<B>> for UrlForms<S> {
+impl<S: Service<Request<B>>, B> Service<Request<B>> for RequestPath<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -38,7 +52,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for UrlForms<S> {
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        if let Some(uri) = canonical(request.uri()) {
+        if let Some(uri) = meant(&self.prefix, request.uri()) {
             *request.uri_mut() = uri;
         }
         self.inner.call(request)
@@ -46,8 +60,12 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for UrlForms<S> {
 }
 
 /// The address that is meant, where it is another one.
-fn canonical(uri: &Uri) -> Option<Uri> {
-    let path = canonical_path(uri.path()).filter(|path| path != uri.path())?;
+fn meant(prefix: &str, uri: &Uri) -> Option<Uri> {
+    let path = without_prefix(prefix, uri.path());
+    let path = canonical(path).unwrap_or_else(|| path.to_owned());
+    if path == uri.path() {
+        return None;
+    }
     let path_and_query = match uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,
@@ -57,7 +75,17 @@ fn canonical(uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-fn canonical_path(path: &str) -> Option<String> {
+/// `path` without `prefix`, if its first segments are those of `prefix`.
+fn without_prefix<'a>(prefix: &str, path: &'a str) -> &'a str {
+    match path.strip_prefix(prefix).filter(|_| !prefix.is_empty()) {
+        Some("") => "/",
+        Some(rest) if rest.starts_with('/') => rest,
+        Some(_) | None => path,
+    }
+}
+
+/// The one form of `path`; `None` of what is no path, such as `*`.
+fn canonical(path: &str) -> Option<String> {
     if !path.starts_with('/') {
         return None;
     }
@@ -103,9 +131,20 @@ mod tests {
             ("/v1x/models", "/v1x/models"),
         ] {
             let uri: Uri = form.parse().unwrap();
-            let meant = canonical(&uri).map_or_else(|| form.to_owned(), |uri| uri.to_string());
-            assert_eq!(meant, wanted, "{form}");
+            let found = meant("", &uri).map_or_else(|| form.to_owned(), |uri| uri.to_string());
+            assert_eq!(found, wanted, "{form}");
         }
-        assert_eq!(canonical(&"*".parse().unwrap()), None);
+        assert_eq!(meant("", &"*".parse().unwrap()), None);
+    }
+    #[test]
+    fn only_whole_segments_of_a_prefix_are_taken_off() {
+        let strip = |prefix: &str, path: &str| meant(prefix, &path.parse().unwrap()).map(|uri| uri.to_string());
+        assert_eq!(strip("/llm", "/llm/v1/models?x=1").as_deref(), Some("/v1/models?x=1"));
+        assert_eq!(strip("/llm", "/llm/models").as_deref(), Some("/v1/models"), "behind it, any form");
+        assert_eq!(strip("/llm", "/llm").as_deref(), Some("/"));
+        assert_eq!(strip("/llm", "/llm?x").as_deref(), Some("/?x"));
+        assert_eq!(strip("/llm", "/llmish/v1"), None);
+        assert_eq!(strip("/llm", "/v1/models"), None);
+        assert_eq!(strip("", "/v1/models"), None);
     }
 }

@@ -1,4 +1,7 @@
-//! The shared cases of tool-call output, read from the reference shelf where it is present.
+//! The shared cases of tool-call output, read from the reference fixtures where they are present.
+
+#[path = "../../tests/skip.rs"]
+mod skip;
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +20,7 @@ fn toolcalls() -> Option<PathBuf> {
     if dir.is_dir() {
         return Some(dir);
     }
-    eprintln!("SKIPPED: no reference shelf at {} (set QUERN_SHARED)", dir.display());
+    skip::skip(&format!("no fixtures at {}", dir.display()), "set QUERN_SHARED to the folder of reference fixtures");
     None
 }
 

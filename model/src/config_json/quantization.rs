@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{ConfigError, Fields};
-use crate::foreign::Foreign;
+use crate::{
+    config::{ConfigError, Fields},
+    foreign::Foreign,
+};
 
 /// Whether the weights are in FP8, and the modules that are not.
 pub(super) fn read(fields: &Fields<'_>) -> Result<(bool, Vec<String>), ConfigError> {

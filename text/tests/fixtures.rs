@@ -1,4 +1,7 @@
-//! The official tokenizer and templates, read from the reference shelf where it is present.
+//! The official tokenizer and templates, read from the reference fixtures where they are present.
+
+#[path = "../../tests/skip.rs"]
+mod skip;
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +14,7 @@ fn oracle() -> Option<PathBuf> {
     if dir.is_dir() {
         return Some(dir);
     }
-    eprintln!("SKIPPED: no reference shelf at {} (set QUERN_SHARED)", dir.display());
+    skip::skip(&format!("no fixtures at {}", dir.display()), "set QUERN_SHARED to the folder of reference fixtures");
     None
 }
 

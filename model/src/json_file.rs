@@ -1,31 +1,59 @@
-//! JSON as Python writes it: with `NaN` and `Infinity`, and perhaps a byte-order mark.
+//! [`read_object`]: a JSON file as Python writes it, with `NaN` and `Infinity` and perhaps a byte-order mark.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::ConfigError;
-use crate::weights::lfs;
+use crate::lfs;
 
 /// Largest `config.json` that is read.
-pub(super) const MAX_FILE_BYTES: u64 = 16 << 20;
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// Why a file is no JSON object.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonFileError {
+    /// The file cannot be read.
+    #[error("{file}: {cause}")]
+    Io {
+        /// Path.
+        file: String,
+        /// The operating system's words.
+        cause: std::io::Error,
+    },
+    /// The file is larger than any config.
+    #[error("{file} has {bytes} bytes; at most {MAX_FILE_BYTES} are read")]
+    TooLarge {
+        /// Path.
+        file: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Not JSON, or not an object.
+    #[error("{file} is not a JSON object: {cause}")]
+    Json {
+        /// Path.
+        file: String,
+        /// The parser's words, with line and column.
+        cause: String,
+    },
+}
 
 /// A bounded read of a JSON object.
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, JsonFileError> {
     let file = path.display().to_string();
-    let io = |cause| ConfigError::Io { file: file.clone(), cause };
+    let io = |cause| JsonFileError::Io { file: file.clone(), cause };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
     if bytes > MAX_FILE_BYTES {
-        return Err(ConfigError::TooLarge { file, bytes });
+        return Err(JsonFileError::TooLarge { file, bytes });
     }
     let text = std::fs::read(path).map_err(io)?;
     match parse(&text) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(ConfigError::Json { file, cause: "the top level is no object".into() }),
+        Ok(_) => Err(JsonFileError::Json { file, cause: "the top level is no object".into() }),
         Err(_) if lfs::is_pointer(&text) => {
-            Err(ConfigError::Json { file, cause: format!("it is {}. {}", lfs::FOUND, lfs::REMEDY) })
+            Err(JsonFileError::Json { file, cause: format!("it is {}. {}", lfs::FOUND, lfs::REMEDY) })
         }
-        Err(cause) => Err(ConfigError::Json { file, cause: cause.to_string() }),
+        Err(cause) => Err(JsonFileError::Json { file, cause: cause.to_string() }),
     }
 }
 

@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use half::{bf16, f16};
 use quern_backend::{DType, PackedMatrix, QuantFormat};
 
-use super::{Announced, GgufValue, GgufWriter, names, rope, sampling};
 use crate::{
-    Checkpoint, LoadError,
+    checkpoint::Checkpoint,
     config::ModelConfig,
+    gguf::{Announced, GgufValue, GgufWriter, names, rope, sampling},
     network::{Role, Shape, TensorSpec},
-    weights::{filled, quantised::encoded},
+    weights::{LoadError, filled, quantised::encoded},
 };
 
 /// Why a file could not be written.
@@ -39,6 +39,9 @@ pub enum ExportError {
 /// bytes written.
 ///
 /// One tensor is in memory at a time.
+///
+/// # Errors
+/// If a weight cannot be read, `out` cannot be written, or the format has no word for the network.
 pub fn export<W: Write>(
     checkpoint: &Checkpoint,
     plain: DType,
