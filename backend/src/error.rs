@@ -25,6 +25,22 @@ pub enum UploadError {
         /// The backend's name.
         backend: &'static str,
     },
+    /// The backend has no kernel for a shape, or for an encoding of keys and values.
+    #[error("the {backend} backend does not support {what}")]
+    Unsupported {
+        /// What was asked for, and what works instead.
+        what: String,
+        /// The backend's name.
+        backend: &'static str,
+    },
+    /// The device failed.
+    #[error("the {backend} backend failed: {cause}")]
+    Device {
+        /// The backend's name.
+        backend: &'static str,
+        /// Its words.
+        cause: String,
+    },
     /// The file that keeps what was made of weights cannot be read or written.
     #[error("{what} of {bytes} bytes cannot be kept in a file: {cause}")]
     File {

@@ -125,6 +125,17 @@ impl LogitTask {
         let scores = matches!(self.task, RowTask::Score { .. });
         scores || self.want_logprob || self.top_logprobs > 0 || !self.logprob_ids.is_empty()
     }
+
+    /// Whether the token of the largest logit is all that is asked for, so that one pass over the row is enough.
+    pub fn is_plain_argmax(&self) -> bool {
+        let RowTask::Sample { params, banned, mask, .. } = &self.task else { return false };
+        params.temperature == 0.0
+            && !params.needs_counts()
+            && params.logit_bias.is_empty()
+            && banned.is_empty()
+            && mask.is_none()
+            && !self.reports()
+    }
 }
 
 /// The two uses of a row of logits.

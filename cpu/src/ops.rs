@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use quern_backend::{
-    AttentionSpec, Backend, DeviceFault, ForwardBatch, HeadLayout, KvSpec, LogitTask, RowOutput, RowTask, SampleBatch,
+    AttentionSpec, Backend, DeviceFault, ForwardBatch, HeadLayout, KvSpec, LogitTask, RowOutput, SampleBatch,
     UploadError, Uploader, sampling,
 };
 
@@ -226,14 +226,7 @@ impl CpuBackend {
     /// The largest logit's token, where that is all the task asks for and every logit is finite: the
     /// same as [`sampling::sample_row`], at the speed of memory.
     fn plainly_greedy(&self, logits: &[f32], task: &LogitTask) -> Option<u32> {
-        let RowTask::Sample { params, banned, mask, .. } = &task.task else { return None };
-        let plain = params.temperature == 0.0
-            && !params.needs_counts()
-            && params.logit_bias.is_empty()
-            && banned.is_empty()
-            && mask.is_none()
-            && !task.reports();
-        if !plain {
+        if !task.is_plain_argmax() {
             return None;
         }
         let peak = self.kernels.peak(logits)?;

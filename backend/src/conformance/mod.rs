@@ -35,12 +35,15 @@ pub struct Grid<'a> {
     pub weights: &'a [QuantFormat],
     /// Encodings of keys and values.
     pub pages: &'a [KvFormat],
+    /// Whether -0 of a stored weight is -0 in an embedding, and not 0. The FNUZ variant of E4M3, which some devices
+    /// convert instead of OCP's, has one zero; everywhere else the two are equal.
+    pub signed_zeros: bool,
 }
 
 impl Grid<'static> {
     /// Every encoding there is.
     pub fn whole(precision: Precision) -> Self {
-        Self { precision, weights: &QuantFormat::ALL, pages: &KvFormat::ALL }
+        Self { precision, weights: &QuantFormat::ALL, pages: &KvFormat::ALL, signed_zeros: true }
     }
 }
 

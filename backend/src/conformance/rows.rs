@@ -5,7 +5,7 @@ use super::{
     bounds::{close, same},
     fixtures::{filled, matrix, upload},
 };
-use crate::{Backend, ForwardBatch, HeadLayout, RefBackend, SampleBatch};
+use crate::{Backend, ForwardBatch, HeadLayout, QuantFormat, RefBackend, SampleBatch};
 
 pub(super) fn embed<B: Backend>(backend: &B, grid: &Grid<'_>, rng: &mut Rng) {
     for &format in grid.weights {
@@ -20,7 +20,12 @@ pub(super) fn embed<B: Backend>(backend: &B, grid: &Grid<'_>, rng: &mut Rng) {
         for (row, &id) in want.chunks_exact_mut(cols).zip(&ids) {
             table.decode_row(id as usize, row);
         }
-        same(&format!("embed, {format}"), cols, &backend.read(&out), &want);
+        let mut got = backend.read(&out);
+        if format == QuantFormat::Fp8Block128 && !grid.signed_zeros {
+            // Adding 0 leaves every number as it is but -0.
+            got.iter_mut().chain(&mut want).for_each(|x| *x += 0.0);
+        }
+        same(&format!("embed, {format}"), cols, &got, &want);
     }
 }
 

@@ -1,0 +1,13 @@
+//! The drivers, their run-time compilers, and the memory and kernels of one device: every call into a library that was
+//! opened at run time, and every `unsafe` of this crate.
+
+mod compiler;
+mod device;
+mod kernels;
+mod memory;
+mod table;
+
+pub use compiler::Compiler;
+pub(crate) use device::{GpuDevice, Kernel, KernelArgs};
+pub(crate) use kernels::*;
+pub(crate) use memory::{Allocation, Pinned};

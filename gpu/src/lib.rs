@@ -1,0 +1,28 @@
+//! The fused operations on NVIDIA and AMD devices.
+//!
+//! One kernel source for both vendors (`kernels/`, text within the program), compiled for the device at hand by NVRTC or
+//! hipRTC at the first start. Drivers and compilers are opened at run time through one table of functions: HIP's module
+//! API has the signatures of CUDA's driver API under other names. Nothing of either vendor is needed to build.
+//!
+//! All calls of a driver, and all `unsafe` with them, are in [`driver`]. An operation that fails is remembered and
+//! reported by [`finish`](quern_backend::Backend::finish); nothing panics on what a driver says.
+
+mod arch;
+mod backend;
+mod buffer;
+mod device;
+pub mod driver;
+mod error;
+mod fault;
+mod image_cache;
+mod kv_cache;
+mod layout;
+mod ops;
+mod sampling;
+mod scratch;
+mod step;
+mod weights;
+
+pub use arch::{Arch, Vendor};
+pub use backend::{GpuBackend, GpuConfig, KV_FORMATS, WEIGHT_FORMATS};
+pub use error::GpuError;
