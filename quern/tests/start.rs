@@ -7,6 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
+    sync::mpsc,
 };
 
 fn quern(arguments: &[&str]) -> Command {
@@ -40,7 +41,10 @@ fn failure(arguments: &[&str]) -> String {
 struct Server {
     process: Child,
     address: SocketAddr,
+    /// Lines until it was ready.
     log: Vec<String>,
+    /// Those that follow.
+    later_log: mpsc::Receiver<String>,
 }
 
 impl Server {
@@ -59,10 +63,11 @@ impl Server {
             let ready = line.ends_with("The server is fired up and ready to roll!");
             log.push(line);
             if ready {
-                // Whoever stops reading must not stop the server.
-                std::thread::spawn(move || lines.for_each(drop));
+                // Read on: a pipe that is full would stop the server.
+                let (sender, later_log) = mpsc::channel();
+                std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
                 let address = address.unwrap_or_else(|| panic!("no address in {log:#?}"));
-                return Self { process, address, log };
+                return Self { process, address, log, later_log };
             }
         }
         panic!("it ended with {:?}: {log:#?}", process.wait());
@@ -184,15 +189,29 @@ fn signal(server: &Server, name: &str) {
     assert!(status.success());
 }
 
+/// Signal a server in the middle of a stream: the server after its end, and the rest of the stream. A stream that was over
+/// before the signal came would prove nothing, so that longer ones are tried until the log says that it was running.
+fn signalled_while_running(name: &str) -> (Server, String) {
+    for max_tokens in [100, 400, 1900] {
+        let mut server = Server::start(&["--skip-server-warmup"]);
+        let mut stream = begin_stream(&server, max_tokens);
+        signal(&server, name);
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert_eq!(status(&mut server.process), Some(0), "SIG{name}");
+        let log: Vec<String> = server.later_log.iter().collect();
+        let drained = log.iter().find(|line| line.contains(&format!("SIG{name}: no new requests;")));
+        if drained.unwrap_or_else(|| panic!("SIG{name}: {log:#?}")).contains("; 1 running") {
+            return (server, rest);
+        }
+    }
+    panic!("SIG{name}: no stream was still running when it came")
+}
+
 #[test]
 fn sigterm_lets_running_streams_finish_and_exits_with_zero() {
-    let mut server = Server::start(&["--skip-server-warmup"]);
-    let mut stream = begin_stream(&server, 400);
-    signal(&server, "TERM");
-    let mut rest = String::new();
-    stream.read_to_string(&mut rest).unwrap();
+    let (server, rest) = signalled_while_running("TERM");
     assert!(rest.contains(r#""finish_reason":"length""#) && rest.contains("data: [DONE]"), "{rest}");
-    assert_eq!(server.process.wait().unwrap().code(), Some(0));
     assert!(TcpStream::connect(server.address).is_err());
 }
 
@@ -246,13 +265,8 @@ fn every_signal_that_asks_for_the_end_lets_streams_finish() {
             skip::skip("SIGHUP is ignored here, so that the server ignores it too", "run without nohup");
             continue;
         }
-        let mut server = Server::start(&["--skip-server-warmup"]);
-        let mut stream = begin_stream(&server, 100);
-        signal(&server, name);
-        let mut rest = String::new();
-        stream.read_to_string(&mut rest).unwrap();
+        let (_, rest) = signalled_while_running(name);
         assert!(rest.contains("data: [DONE]"), "SIG{name}: {rest}");
-        assert_eq!(status(&mut server.process), Some(0), "SIG{name}");
     }
 }
 
@@ -266,7 +280,8 @@ fn a_signal_ends_a_start_that_waits_for_its_model() {
         command.env("HF_HOME", cache.path()).env("HF_ENDPOINT", format!("http://{}", hub.local_addr().unwrap()));
         let process = command.stderr(Stdio::piped()).spawn().unwrap();
         let _asked = hub.accept().unwrap();
-        let mut server = Server { process, address: hub.local_addr().unwrap(), log: Vec::new() };
+        let (address, later_log) = (hub.local_addr().unwrap(), mpsc::channel().1);
+        let mut server = Server { process, address, log: Vec::new(), later_log };
         signal(&server, name);
         assert_eq!(status(&mut server.process), Some(0), "SIG{name}");
         let mut log = String::new();
