@@ -1,12 +1,9 @@
 //! [`Latches`]: what one round of work waits for of the round before it, without a barrier between them.
 //!
-//! A latch stands before something that several parts make. Who brings the last part finishes it and opens the
-//! latch; others wait for that, and only for that.
+//! A latch guards a value that is made of several parts. The worker that arrives with the last part finishes the value and
+//! opens the latch; workers that need the value wait for that latch alone.
 
-use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    thread,
-};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering, hint, thread};
 
 /// Looks at a latch before the core is offered to others.
 const SPINS: usize = 4096;
@@ -16,7 +13,7 @@ const SPINS: usize = 4096;
 pub(crate) struct Latches {
     /// Parts that are missing, and one for finishing.
     missing: Vec<AtomicUsize>,
-    /// Someone panicked, so that some latch may never open.
+    /// A part panicked, so that some latch may never open.
     poisoned: AtomicBool,
 }
 
@@ -25,13 +22,13 @@ impl Latches {
     pub(crate) fn reset(&mut self, count: usize) {
         self.missing.clear();
         self.missing.resize_with(count, || AtomicUsize::new(0));
-        *self.poisoned.get_mut() = false;
+        self.poisoned = AtomicBool::new(false);
     }
 
     /// One part more for latch `number`, before work begins.
     pub(crate) fn add(&mut self, number: usize) {
-        let missing = self.missing[number].get_mut();
-        *missing = (*missing).max(1) + 1;
+        let missing = self.missing[number].load(Ordering::Relaxed);
+        self.missing[number] = AtomicUsize::new(missing.max(1) + 1);
     }
 
     /// Make a part of what latch `number` stands before, and `finish` it if that was the last. A panic lets all who
@@ -55,7 +52,7 @@ impl Latches {
                 return false;
             }
             spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
+            if spins < SPINS { hint::spin_loop() } else { thread::yield_now() }
         }
         true
     }
@@ -108,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_leaves_nobody_waiting() {
+    fn a_panic_leaves_no_thread_waiting() {
         let pool = Pool::new(3).unwrap();
         let mut latches = Latches::default();
         latches.reset(2);

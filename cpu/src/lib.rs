@@ -33,6 +33,7 @@ mod pool;
 mod product;
 mod route;
 mod step;
+mod sync;
 mod uploader;
 
 pub use backend::{CpuBackend, CpuConfig, CpuError};

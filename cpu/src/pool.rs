@@ -16,22 +16,23 @@
 
 use std::{
     any::Any,
-    cell::UnsafeCell,
     io,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    thread::{self, JoinHandle, Thread},
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
-use crate::affinity;
+use crate::{
+    affinity,
+    sync::{
+        Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, UnsafeCell, hint, store_before_load,
+        thread::{self, JoinHandle, Thread},
+    },
+};
 
 /// How long a thread spins before it parks: longer than the gaps between the operations of one step,
-/// short enough that an idle server does not heat the room.
+/// short enough that an idle server uses no core.
 const SPIN: Duration = Duration::from_micros(40);
 
 type RegionFn = *const (dyn Fn(usize) + Sync);
@@ -65,14 +66,14 @@ unsafe impl Send for PoolState {}
 pub(crate) struct Pool {
     shared: Arc<PoolState>,
     threads: Vec<JoinHandle<()>>,
-    /// Whoever holds it runs the present region.
+    /// Its holder runs the present region.
     turn: Mutex<()>,
-    /// What is left of the present region's rounds, by worker; set by whoever holds `turn`, before the epoch
+    /// What is left of the present region's rounds, by worker; set by the holder of `turn`, before the epoch
     /// changes.
     shares: [Vec<Share>; 2],
 }
 
-/// Pieces that nobody has taken yet: the first in the lower half of the word, their end in the upper.
+/// Pieces that no worker has taken yet: the first in the lower half of the word, their end in the upper.
 #[repr(align(128))]
 struct Share(AtomicU64);
 
@@ -167,12 +168,13 @@ impl Pool {
         // before `remaining == 0`, and no worker follows the pointer after its decrement.
         let job: RegionFn =
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
-        // SAFETY: `turn` is held and the previous region has ended, so nobody else reads or writes.
-        unsafe { *shared.job.get() = Some(job) };
+        // SAFETY: `turn` is held and the previous region has ended, so no other thread reads or writes.
+        shared.job.with_mut(|present| unsafe { *present = Some(job) });
         shared.remaining.store(self.threads.len(), Ordering::Relaxed);
         // Sequentially consistent against `parked`: either the worker sees the new epoch before it
         // parks, or we see that it is parked.
         shared.epoch.fetch_add(1, Ordering::SeqCst);
+        store_before_load();
         for (thread, parked) in self.threads.iter().zip(&shared.parked) {
             if parked.load(Ordering::SeqCst) {
                 thread.thread().unpark();
@@ -195,6 +197,7 @@ impl Pool {
         }
         *lock(&shared.waiting) = Some(thread::current());
         shared.caller_parked.store(true, Ordering::SeqCst);
+        store_before_load();
         while !finished() {
             thread::park();
         }
@@ -277,7 +280,7 @@ impl Drop for Pool {
     }
 }
 
-/// A worker's life.
+/// A worker's loop.
 fn work(shared: &PoolState, worker: usize) {
     let mut seen = 0;
     loop {
@@ -285,6 +288,7 @@ fn work(shared: &PoolState, worker: usize) {
         if !spin_until(shared.spin, changed) {
             let parked = &shared.parked[worker - 1];
             parked.store(true, Ordering::SeqCst);
+            store_before_load();
             while !changed() {
                 thread::park();
             }
@@ -296,13 +300,15 @@ fn work(shared: &PoolState, worker: usize) {
         }
         // SAFETY: the epoch was acquired, so the caller's write of the job happened before, and it
         // writes no other before this worker's decrement below.
-        let job = unsafe { (*shared.job.get()).expect("an epoch begins with a job") };
+        let job = shared.job.with(|present| unsafe { (*present).expect("an epoch begins with a job") });
         // SAFETY: the caller keeps the closure alive until `remaining == 0`.
         let job = unsafe { &*job };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(worker))) {
             lock(&shared.panic).get_or_insert(payload);
         }
-        if shared.remaining.fetch_sub(1, Ordering::SeqCst) == 1
+        let was_last = shared.remaining.fetch_sub(1, Ordering::SeqCst) == 1;
+        store_before_load();
+        if was_last
             && shared.caller_parked.load(Ordering::SeqCst)
             && let Some(caller) = lock(&shared.waiting).clone()
         {
@@ -325,7 +331,7 @@ fn spin_until(limit: Duration, done: impl Fn() -> bool) -> bool {
             if done() {
                 return true;
             }
-            std::hint::spin_loop();
+            hint::spin_loop();
         }
         if start.elapsed() > limit {
             return done();
