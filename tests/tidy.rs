@@ -303,6 +303,35 @@ fn types_defined(text: &str) -> impl Iterator<Item = String> {
     code.lines().filter(|line| !line.starts_with(' ')).filter_map(name).collect::<Vec<_>>().into_iter()
 }
 
+/// Lines of unsafe functions whose documentation has no `# Safety`. Those of a trait's implementation have the trait's.
+fn without_safety(text: &str) -> Vec<usize> {
+    let lines: Vec<&str> = text.lines().collect();
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut implementation = None;
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let begins_impl = ["impl", "unsafe impl"].iter().any(|word| line.trim_start().starts_with(word));
+        if begins_impl {
+            let head: String = lines[at..].iter().take(8).flat_map(|line| [line, " "]).collect();
+            let head = head.split('{').next().unwrap_or_default();
+            implementation = head.contains(" for ").then_some(indent(line));
+        } else if implementation.is_some_and(|depth| line.trim() == "}" && indent(line) == depth) {
+            implementation = None;
+        }
+        let code = code(line);
+        let defines = code.contains("unsafe fn ") || code.contains("unsafe extern \"C\" fn ");
+        if !defines || code.contains(": unsafe fn") || implementation.is_some_and(|depth| indent(line) > depth) {
+            continue;
+        }
+        let above = lines[..at].iter().rev().map(|line| line.trim_start());
+        let mut docs = above.take_while(|line| ["///", "#[", "$(#["].iter().any(|mark| line.starts_with(mark)));
+        if !docs.any(|line| line == "/// # Safety") {
+            found.push(at + 1);
+        }
+    }
+    found
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
 }
@@ -388,6 +417,15 @@ fn i3_unsafe_stays_in_its_rooms() {
     }
     let model = fs::read_to_string(root().join("model/src/lib.rs")).expect("a lib.rs");
     assert!(model.contains("#![deny(unsafe_code)]"), "model/src/lib.rs must deny unsafe code");
+}
+
+#[test]
+fn unsafe_functions_say_what_their_callers_must_ensure() {
+    for krate in ["cpu", "model"] {
+        for (path, text) in files(&format!("{krate}/src"), &["rs"]) {
+            assert_eq!(without_safety(&text), [], "{path}: unsafe functions without a section `# Safety`");
+        }
+    }
 }
 
 #[test]
@@ -528,6 +566,10 @@ fn the_rules_see_what_they_look_for() {
     let text = "pub(crate) struct A<T>(T);\nenum B {\n    C,\n}\npub unsafe trait D: E {\n    type F;\n}\ntype G = u8; // struct H\n\
                 fn type_of(i: I) {}\nimpl J { fn k() { struct L; } }\n#[cfg(test)]\nmod tests {\nstruct M;\n}\n";
     assert_eq!(types_defined(text).collect::<Vec<_>>(), ["A", "B", "D", "G"]);
+
+    let text = "unsafe fn a() {}\n/// # Safety\n/// Always.\n#[inline]\nunsafe fn b() {}\nimpl C for D {\n    unsafe fn c() {}\n}\n\
+                trait C {\n    /// Words.\n    unsafe fn c();\n}\ntype F = unsafe fn();\n";
+    assert_eq!(without_safety(text), [1, 11]);
 
     let graph = |arrows: &[(&str, &str)]| {
         let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -99,8 +99,14 @@ pub(crate) trait Dot<L: Lanes> {
     type Weights: Copy;
 
     /// The step at `from`, `WEIGHT_BYTES` of it.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `from` is readable for `WEIGHT_BYTES`.
     unsafe fn load(from: *const u8) -> Self::Weights;
     /// Add the products of a step to the 16 chains.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `x` is readable for a step of inputs in this layout.
     unsafe fn dot(acc: L::F, weights: Self::Weights, x: *const u8) -> L::F;
 }
 
@@ -147,6 +153,9 @@ impl<L: Lanes> Dot<L> for F16 {
 }
 
 /// Odd columns first: the order of the hardware's bfloat16 dot product, see `arch/avx512bf16.rs`.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `x` is readable for 32 f32.
 #[inline(always)]
 unsafe fn dot_pairs<L: Lanes>(acc: L::F, (even, odd): (L::F, L::F), x: *const u8) -> L::F {
     let x: *const f32 = x.cast();

@@ -84,6 +84,9 @@ impl<'a, M> Gemm<'a, M> {
 ///
 /// Tokens are the outer loop: a tile's inputs stay in the first-level cache while the unit's weights
 /// come from the second.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` has passed [`Gemm::check`].
 #[inline(always)]
 pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &Gemm<'_>) {
     let tokens = task.x_rows.len();
@@ -102,6 +105,9 @@ pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(ta
 }
 
 /// All rows of `task` times the `T` tokens from `first` on; returns `T`.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` has passed [`Gemm::check`] and has `first + T` tokens.
 #[inline(always)]
 unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &Gemm<'_>, first: usize) -> usize {
     let matrix = task.matrix;
@@ -137,6 +143,10 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
 ///
 /// With one token the time is memory's. The hardware asks ahead within 4 KiB pages, and a row of fp8 is half
 /// a page: it would stop before it has begun. So the next rows are asked for here, each at the same column.
+///
+/// # Safety
+/// The CPU has the features of `L`, and each row of `w` and each of the inputs is readable for `cols` columns,
+/// padded to whole steps.
 #[inline(always)]
 unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     w: &[*const u8; R],
@@ -189,6 +199,9 @@ unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
 }
 
 /// `bytes` from `at` on of each row, if there is one token.
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 unsafe fn ask_for<L: Lanes, const R: usize, const T: usize>(w: &[*const u8; R], at: usize, bytes: usize) {
     if T == 1 {
@@ -200,6 +213,8 @@ unsafe fn ask_for<L: Lanes, const R: usize, const T: usize>(w: &[*const u8; R], 
     }
 }
 
+/// # Safety
+/// The CPU has the features of `L`, and rows, scales and inputs are readable for the step.
 #[inline(always)]
 unsafe fn step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     sums: &mut [[L::F; T]; R],
@@ -217,6 +232,9 @@ unsafe fn step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
 }
 
 /// The `rest` columns behind the last whole step, zeros behind them. (Inputs are padded already.)
+///
+/// # Safety
+/// The CPU has the features of `L`, and rows are readable for `rest` columns, scales and inputs for a step.
 #[inline(always)]
 unsafe fn last_step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     sums: &mut [[L::F; T]; R],

@@ -22,52 +22,121 @@ pub(crate) trait Lanes: Copy + 'static {
     type F: Copy;
 
     /// `x` in every lane.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn splat(x: f32) -> Self::F;
     /// 16 f32.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 16 f32.
     unsafe fn load(from: *const f32) -> Self::F;
     /// 16 f32.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `to` is writable for 16 f32.
     unsafe fn store(to: *mut f32, v: Self::F);
     /// 16 bfloat16, expanded exactly.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 16 numbers.
     unsafe fn load_bf16(from: *const u16) -> Self::F;
     /// 16 binary16, expanded exactly.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 16 numbers.
     unsafe fn load_f16(from: *const u16) -> Self::F;
     /// 32 bfloat16 as those of even and those of odd index.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 64 bytes.
     unsafe fn load_bf16_pairs(from: *const u8) -> (Self::F, Self::F);
     /// 32 E4M3 bytes as those of even and those of odd index, expanded exactly.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 32 bytes.
     unsafe fn load_e4m3_pairs(from: *const u8) -> (Self::F, Self::F);
     /// 16 E4M3 bytes, expanded exactly.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 16 bytes.
     unsafe fn load_e4m3(from: *const u8) -> Self::F;
     /// 16 E5M2 bytes, expanded exactly.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 16 bytes.
     unsafe fn load_e5m2(from: *const u8) -> Self::F;
     /// Lane `j` of vector `i` becomes lane `i` of vector `j`; bits, whatever they mean.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES];
     /// `a + b`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `a` where `a > b`, else `b`: a NaN in `b` stays, one in `a` is dropped.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// `a` where `a < b`, else `b`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     /// The nearest integers, ties to even.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn round(v: Self::F) -> Self::F;
     /// `2^n` for integers `n` in -126..=127, and 0 for -127.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn pow2(n: Self::F) -> Self::F;
     /// Ask for the cache line at `from`, which need not exist.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn prefetch(from: *const u8);
     /// The same, into the second-level cache.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn prefetch_far(from: *const u8);
     /// Sum of all lanes: lane `i` with `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn sum(v: Self::F) -> f32;
 }
 
 /// The first `n` of 16 f32, zeros behind them.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `from` is readable for `n.min(16)` f32.
 #[inline(always)]
 pub(crate) unsafe fn load_first<L: Lanes>(from: *const f32, n: usize) -> L::F {
     if n >= LANES {
@@ -79,6 +148,9 @@ pub(crate) unsafe fn load_first<L: Lanes>(from: *const f32, n: usize) -> L::F {
 }
 
 /// Store the first `n` of 16 lanes.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `to` is writable for `n.min(16)` f32.
 #[inline(always)]
 pub(crate) unsafe fn store_first<L: Lanes>(to: *mut f32, n: usize, v: L::F) {
     if n >= LANES {
@@ -90,6 +162,9 @@ pub(crate) unsafe fn store_first<L: Lanes>(to: *mut f32, n: usize, v: L::F) {
 }
 
 /// Largest lane; NaN lanes do not count.
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 pub(crate) unsafe fn largest<L: Lanes>(v: L::F) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -102,6 +177,9 @@ pub(crate) unsafe fn largest<L: Lanes>(v: L::F) -> f32 {
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, then the Taylor polynomial of degree 7 (remainder
 /// `0.3466^8 / 8!`, 5e-9) and a shift of the exponent. `ln 2` in two parts (Cody & Waite 1980), the
 /// upper one short enough that `n` times it is exact.
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 pub(crate) unsafe fn exp<L: Lanes>(x: L::F) -> L::F {
     // The order of operands lets a NaN through; see `Lanes::max`.
@@ -118,6 +196,9 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L::F) -> L::F {
 
 /// The f32 of 8 significant bits nearest to `v`, at most 2^111 in magnitude: Veltkamp's split (Dekker 1971, "A
 /// floating-point technique for extending the available precision").
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 pub(crate) unsafe fn nearest_bf16<L: Lanes>(v: L::F) -> L::F {
     let far = L::mul(v, L::splat(65537.0));

@@ -81,6 +81,9 @@ pub(crate) fn measure(backend: &CpuBackend, go_on: &dyn Fn() -> bool) -> Option<
 }
 
 /// [`ACCUMULATORS`] chains of `rounds` multiply-adds of `x * x`.
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 pub(crate) unsafe fn fma_throughput<L: Lanes>(rounds: usize, x: f32) -> f32 {
     let x = L::splat(x);
@@ -94,6 +97,9 @@ pub(crate) unsafe fn fma_throughput<L: Lanes>(rounds: usize, x: f32) -> f32 {
 }
 
 /// [`ACCUMULATORS`] chains of `rounds` integer dot products of codes below 128, from `x` made an integer.
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 pub(crate) unsafe fn int8_throughput<L: IntLanes, D: Dot4<L>>(rounds: usize, x: f32) -> f32 {
     let (codes, inputs) = ([x as u8; BYTES], [x as u8; 4]);

@@ -6,6 +6,9 @@ use crate::lanes::{LANES, Lanes, load_first, store_first};
 
 /// `1 / sqrt(mean of squares + eps)`. Sixteen chains and one tree, so the order depends on the length
 /// alone.
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 unsafe fn inverse_rms<L: Lanes>(values: &[f32], eps: f32) -> f32 {
     let mut squares = L::splat(0.0);
@@ -17,6 +20,9 @@ unsafe fn inverse_rms<L: Lanes>(values: &[f32], eps: f32) -> f32 {
 }
 
 /// `residual += delta; out = residual / rms(residual) * gain`; rows of one length.
+///
+/// # Safety
+/// The CPU has the features of `L`, and the slices have one length.
 #[inline(always)]
 pub(crate) unsafe fn add_rms_norm<L: Lanes>(
     residual: &mut [f32],
@@ -44,6 +50,9 @@ pub(crate) unsafe fn add_rms_norm<L: Lanes>(
 
 /// Normalise one head, then rotate the pairs `(i, i + dim / 2)`. `rotation`: `dim / 2` cosines, then as
 /// many sines.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `gain` and `rotation` are as long as `head`.
 #[inline(always)]
 pub(crate) unsafe fn norm_rope<L: Lanes>(head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32]) {
     let dim = head.len();
@@ -63,6 +72,9 @@ pub(crate) unsafe fn norm_rope<L: Lanes>(head: &mut [f32], gain: &[f32], eps: f3
 }
 
 /// Add `bias` to one head, then rotate it likewise. A head, its bias and its rotation have one length.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `bias` and `rotation` are as long as `head`.
 #[inline(always)]
 pub(crate) unsafe fn bias_rope<L: Lanes>(head: &mut [f32], bias: &[f32], rotation: &[f32]) {
     let dim = head.len();

@@ -5,6 +5,9 @@
 use crate::lanes::{LANES, Lanes, exp, largest, load_first, store_first};
 
 /// `out = silu(gate) * up`, `silu(x) = x / (1 + e^-x)`; three rows of one length.
+///
+/// # Safety
+/// The CPU has the features of `L`, and the slices have one length.
 #[inline(always)]
 pub(crate) unsafe fn silu_mul<L: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == out.len() && up.len() == out.len(), "{} gates, {} ups", gate.len(), up.len());
@@ -20,6 +23,9 @@ pub(crate) unsafe fn silu_mul<L: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32
 
 /// `out = Σ_i weights[i] * terms[i]`, added in this order from zero; term `i` is the `out.len()` values
 /// from `i * stride + column` on.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `terms` holds `out.len()` values from each `i * stride + column` on.
 #[inline(always)]
 pub(crate) unsafe fn weighted_sum<L: Lanes>(
     weights: &[f32],
@@ -40,6 +46,9 @@ pub(crate) unsafe fn weighted_sum<L: Lanes>(
 }
 
 /// The largest value if all are finite.
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 pub(crate) unsafe fn peak<L: Lanes>(values: &[f32]) -> Option<f32> {
     let zero = L::splat(0.0);

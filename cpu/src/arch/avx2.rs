@@ -16,6 +16,9 @@ pub(crate) struct Avx2;
 ///
 /// E4M3 and binary16 differ by the exponent's bias (7 and 15), so a shift by one moves every value,
 /// subnormals included, to 2^-8 of itself. NaN (all bits set) is made one again.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn e4m3_to_f16(words: __m256i) -> __m256i {
     let moved = _mm256_and_si256(_mm256_srai_epi16::<1>(words), _mm256_set1_epi16(0xbf80_u16 as i16));
@@ -24,12 +27,17 @@ unsafe fn e4m3_to_f16(words: __m256i) -> __m256i {
     _mm256_or_si256(moved, _mm256_and_si256(nan, _mm256_set1_epi16(0x7c00)))
 }
 
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn f16_to_f32(halves: __m256i) -> [__m256; 2] {
     [_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves))]
 }
 
 /// The 32 E4M3 bytes at `from` as binary16 divided by 256, even and odd ones.
+///
+/// # Safety
+/// The CPU has the features that are enabled here, and `from` is readable for 32 bytes.
 #[inline(always)]
 pub(super) unsafe fn load_e4m3_halves(from: *const u8) -> (__m256i, __m256i) {
     let bytes = _mm256_loadu_si256(from.cast());
@@ -39,18 +47,27 @@ pub(super) unsafe fn load_e4m3_halves(from: *const u8) -> (__m256i, __m256i) {
 }
 
 /// The 16 bytes at `from`, each in the upper half of a word.
+///
+/// # Safety
+/// The CPU has the features that are enabled here, and `from` is readable for 16 bytes.
 #[inline(always)]
 pub(super) unsafe fn load_upper_halves(from: *const u8) -> __m256i {
     _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast())))
 }
 
 /// The 16 E4M3 bytes at `from` as binary16 divided by 256.
+///
+/// # Safety
+/// The CPU has the features that are enabled here, and `from` is readable for 16 bytes.
 #[inline(always)]
 pub(super) unsafe fn load_e4m3_as_f16(from: *const u8) -> __m256i {
     e4m3_to_f16(load_upper_halves(from))
 }
 
 /// Lane `j` of vector `i` becomes lane `i` of vector `j`: pairs of lanes, pairs of pairs, halves.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn transpose8(rows: [__m256; 8]) -> [__m256; 8] {
     let mut out = rows;
@@ -70,6 +87,8 @@ unsafe fn transpose8(rows: [__m256; 8]) -> [__m256; 8] {
     out
 }
 
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn bf16_to_f32(codes: __m128i) -> __m256 {
     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(codes)))
@@ -221,6 +240,9 @@ impl Lanes for Avx2 {
 }
 
 /// Each byte shifted right by `by`, bits of its neighbour above it left in.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn shift_right(b: __m256i, by: u32) -> __m256i {
     match by {
@@ -236,6 +258,9 @@ unsafe fn shift_right(b: __m256i, by: u32) -> __m256i {
 }
 
 /// Each byte shifted left by `by`, bits of its neighbour below it left in.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn shift_left(b: __m256i, by: u32) -> __m256i {
     match by {
@@ -322,6 +347,9 @@ impl IntLanes for Avx2 {
 
 /// `acc` and the four products of each group of bytes, in two steps: pairs to i16, those to i32. Pairs of
 /// products with codes below 128 do not saturate; the eighth bit of wide codes takes a turn of its own.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn dot_half<const WIDE: bool>(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
     let ones = _mm256_set1_epi16(1);

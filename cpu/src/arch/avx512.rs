@@ -160,6 +160,9 @@ impl Lanes for Avx512 {
 }
 
 /// Each byte shifted right by `by`, bits of its neighbour above it left in.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn shift_right(b: __m512i, by: u32) -> __m512i {
     match by {
@@ -175,6 +178,9 @@ unsafe fn shift_right(b: __m512i, by: u32) -> __m512i {
 }
 
 /// Each byte shifted left by `by`, bits of its neighbour below it left in.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn shift_left(b: __m512i, by: u32) -> __m512i {
     match by {

@@ -79,6 +79,9 @@ static RARE_E5M2: Rare = {
 ///
 /// Normal magnitudes move up and change their bias. A table of all 128 magnitudes needs two permutations of three
 /// instructions each and held products of one token to 41 % of what memory allows.
+///
+/// # Safety
+/// The CPU has the features that are enabled here, and `from` is readable for 32 bytes.
 #[inline(always)]
 unsafe fn expand<const MANTISSA: u32, const LAST: i16>(from: *const u8, table: &Rare) -> __m512i {
     let (bias, smallest) = ((1i16 << (6 - MANTISSA)) - 1, 1i16 << MANTISSA);
@@ -95,6 +98,9 @@ unsafe fn expand<const MANTISSA: u32, const LAST: i16>(from: *const u8, table: &
 }
 
 /// 32 E4M3 bytes as bfloat16.
+///
+/// # Safety
+/// The CPU has the features that are enabled here, and `from` is readable for 32 bytes.
 #[inline(always)]
 unsafe fn expand_e4m3(from: *const u8) -> __m512i {
     expand::<3, 127>(from, &RARE_E4M3)
@@ -229,6 +235,8 @@ mod tests {
     use super::*;
     use crate::Isa;
 
+    /// # Safety
+    /// The CPU has the features that are enabled here.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
     unsafe fn expanded(from: &[u8; 32]) -> [[bf16; 32]; 2] {
         [Avx512::load_e4m3_words(from.as_ptr()), Avx512::load_e5m2_words(from.as_ptr())]

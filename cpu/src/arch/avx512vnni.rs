@@ -51,6 +51,9 @@ const TOKENS: usize = 8;
 
 /// However many tokens, each tile unpacks in registers: a core that shifts and masks in other units than it
 /// multiplies in does so for nothing, while what `staged.rs` stores has to be loaded again.
+///
+/// # Safety
+/// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
     direct::run::<Avx512, Integers<Avx512Vnni, C, S>, TOKENS>(task);
@@ -61,6 +64,9 @@ fn panels_int8(format: QuantFormat) -> PanelEntry {
 }
 
 /// Many tokens in tiles of two panels.
+///
+/// # Safety
+/// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn wide_panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
     if task.x_rows.len() > TOKENS {
@@ -74,6 +80,8 @@ fn wide_panels_int8(format: QuantFormat) -> PanelEntry {
     panel_format!(format, wide_panel_int8)
 }
 
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn int8_throughput(rounds: usize, x: f32) -> f32 {
     machine_peaks::int8_throughput::<Avx512, Avx512Vnni>(rounds, x)

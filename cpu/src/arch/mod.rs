@@ -92,6 +92,8 @@ macro_rules! entries {
         $crate::arch::panel_entries!($(#[$attribute])? $lanes, $dot, $tokens);
 
         $(#[$attribute])?
+        /// # Safety
+        /// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
         unsafe fn panel_f32<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
@@ -133,6 +135,8 @@ macro_rules! entries {
             $crate::pointwise::weighted_sum::<$lanes>(weights, terms, stride, column, out)
         });
         $(#[$attribute])?
+        /// # Safety
+        /// The CPU has the features that are enabled here, and `partition` is consistent (`attention/kernel.rs`).
         unsafe fn attend_as<E: $crate::attention::Element<$lanes>>(partition: &mut $crate::attention::Partition<'_>) {
             $crate::attention::attend::<$lanes, E, $queries>(partition)
         }
@@ -189,6 +193,8 @@ macro_rules! entries {
     };
     (@fn $(#[$attribute:meta])? $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
         $(#[$attribute])?
+        /// # Safety
+        /// The CPU has the features that are enabled here, and the slices are as long as the kernel of this name wants them.
         unsafe fn $name($($argument: $type),*) $(-> $result)? $body
     };
 }
@@ -199,6 +205,8 @@ pub(crate) use entries;
 macro_rules! panel_entries {
     ($(#[$attribute:meta])? $lanes:ty, $dot:ty, $tokens:literal) => {
         $(#[$attribute])?
+        /// # Safety
+        /// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
         unsafe fn panel_int8<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {

@@ -17,11 +17,15 @@ pub(crate) struct Neon;
 
 type F = [float32x4_t; 4];
 
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn from_array(lanes: [f32; LANES]) -> F {
     Neon::load(lanes.as_ptr())
 }
 
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn widen(codes: uint16x4_t) -> float32x4_t {
     vreinterpretq_f32_u32(vshll_n_u16::<16>(codes))
@@ -273,6 +277,9 @@ impl IntLanes for Neon {
 }
 
 /// The four products of each group of signed bytes: widened to 16 bits, then added in pairs twice.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn dot_quarter(w: int8x16_t, x: int8x16_t) -> int32x4_t {
     let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));

@@ -10,6 +10,9 @@ use crate::int_lanes::Dot4;
 struct Sdot;
 
 /// `acc` and the four products of each group of signed bytes. Rust has the intrinsic only in nightly compilers.
+///
+/// # Safety
+/// The CPU has the features that are enabled here.
 #[inline(always)]
 unsafe fn sdot(mut acc: int32x4_t, w: uint8x16_t, x: int32x4_t) -> int32x4_t {
     asm!(

@@ -25,18 +25,31 @@ pub(crate) trait Element<L: IntLanes> {
     const ODD_FIRST: bool = false;
 
     /// Features `d..d + 32` of 16 heads, turned over: step by step, the lanes the heads.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and each of `heads` is readable for its features up to `d + 32`.
     unsafe fn columns(heads: [*const u8; LANES], d: usize, to: &mut impl Columns<L>);
 
     /// Features `d..d + 32` of step `k` of `heads`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and each of the heads of step `k` is readable for its features up to `d +
+    /// 32`.
     unsafe fn row(heads: &[*const u8], k: usize, d: usize) -> [L::F; VECTORS];
 
     /// `sum + row * x`, `x` the step of a query or of weights.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `x` is readable for a step.
     #[inline(always)]
     unsafe fn add(sum: L::F, row: L::F, x: *const f32) -> L::F {
         L::fma(L::splat(*x), row, sum)
     }
 
     /// Put 16 weights, those from position `p` on, into a query's.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `weights` is writable up to position `p + 16`.
     #[inline(always)]
     unsafe fn put(weights: *mut f32, p: usize, v: L::F) {
         L::store(weights.add(p), v);
@@ -46,6 +59,9 @@ pub(crate) trait Element<L: IntLanes> {
 /// Who takes features turned over.
 pub(crate) trait Columns<L: IntLanes> {
     /// Step `k` of the features of 16 heads.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `self` has room for step `k`.
     unsafe fn take(&mut self, k: usize, column: L::F);
 }
 

@@ -96,6 +96,10 @@ macro_rules! in_tiles {
 }
 
 /// The partial result of each query, in tiles of up to `Q` queries.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` is consistent: its slices have the sizes that their documentation
+/// names, and each of its heads is readable for `dim` features.
 #[inline(always)]
 pub(crate) unsafe fn attend<L: IntLanes, E: Element<L>, const Q: usize>(task: &mut Partition<'_>) {
     let (dim, rows, count) = (task.dim, task.visible.len(), task.keys.len());
@@ -169,6 +173,9 @@ impl<'a> Ahead<'a> {
     }
 
     /// Ask for `lines`, as far as there are some left.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`.
     #[inline(always)]
     unsafe fn ask<L: Lanes>(&mut self, lines: usize) {
         for _ in 0..lines {
@@ -185,6 +192,9 @@ impl<'a> Ahead<'a> {
 
 /// The features of 16 of `keys`, the first or the second half of a block. Past the end the last key is read
 /// again; nobody reads its scores.
+///
+/// # Safety
+/// The CPU has the features of `L`, and each of `keys`, at least one, is readable for `dim` features.
 #[inline(always)]
 unsafe fn turn_over<L: IntLanes, E: Element<L>>(keys: &[*const u8], half: usize, dim: usize, to: &mut impl Columns<L>) {
     let mut heads = [std::ptr::null(); LANES];
@@ -227,6 +237,9 @@ impl<L: IntLanes, E: Element<L>, const Q: usize> Columns<L> for HalfBlockScores<
 /// Where rows of [`VECTORS`] vectors come from.
 trait RowSource<L: IntLanes> {
     /// Row `k`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and row `k` is readable.
     unsafe fn row(&self, k: usize) -> [L::F; VECTORS];
 }
 
@@ -259,6 +272,10 @@ impl<L: IntLanes, E: Element<L>> RowSource<L> for Heads<'_, E> {
 }
 
 /// `sums[q] += Σ_k left[q][k] * right[k]` in the order of the element, for `count` rows of `right`.
+///
+/// # Safety
+/// The CPU has the features of `L`, and each of `left` is readable for `count` steps, and so are the rows of
+/// `right`.
 #[inline(always)]
 unsafe fn multiply<L: IntLanes, E: Element<L>, const Q: usize>(
     sums: &mut [[L::F; VECTORS]; Q],
@@ -281,6 +298,9 @@ unsafe fn multiply<L: IntLanes, E: Element<L>, const Q: usize>(
 }
 
 /// The queries from `first` on.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` has `first + Q` queries.
 #[inline(always)]
 unsafe fn queries_at<L: IntLanes, E: Element<L>, const Q: usize>(
     task: &Partition<'_>,
@@ -290,6 +310,9 @@ unsafe fn queries_at<L: IntLanes, E: Element<L>, const Q: usize>(
 }
 
 /// Scores of the block at `start` for the `Q` queries from `first` on, straight from its keys; returns `Q`.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` is consistent and has `first + Q` queries.
 #[inline(always)]
 unsafe fn scores_of_keys<L: IntLanes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
@@ -311,6 +334,10 @@ unsafe fn scores_of_keys<L: IntLanes, E: Element<L>, const Q: usize>(
 }
 
 /// Scores of the block at `start` for the `Q` queries from `first` on; returns `Q`.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` is consistent, has `first + Q` queries, and its block holds the keys
+/// from `start` on.
 #[inline(always)]
 unsafe fn scores_at<L: IntLanes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
@@ -331,6 +358,9 @@ unsafe fn scores_at<L: IntLanes, E: Element<L>, const Q: usize>(
 }
 
 /// One query's scores become weights; its maximum and sum are written, its output begins with zeros.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` is consistent and has this query.
 #[inline(always)]
 unsafe fn weights<L: IntLanes, E: Element<L>>(task: &mut Partition<'_>, query: usize, hidden: usize, visible: usize) {
     let scores = task.scores.as_mut_ptr().add(query * PARTITION);
@@ -362,6 +392,10 @@ unsafe fn weights<L: IntLanes, E: Element<L>>(task: &mut Partition<'_>, query: u
 
 /// Add the values of positions `start..end`, from the block or `direct` from the pages, to the `Q` queries from
 /// `first` on; returns `Q`.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` is consistent and has `first + Q` queries, and unless `direct` its
+/// block holds the values.
 #[inline(always)]
 unsafe fn weigh<L: IntLanes, E: Element<L>, const Q: usize>(
     task: &mut Partition<'_>,
@@ -401,6 +435,9 @@ unsafe fn weigh<L: IntLanes, E: Element<L>, const Q: usize>(
 
 /// Add the partial result of the next partition to that of all earlier ones. A `state` that has seen none
 /// is zeros with a maximum of minus infinity.
+///
+/// # Safety
+/// The CPU has the features of `L`, and both slices have the words of a partial result of `dim` features.
 #[inline(always)]
 pub(crate) unsafe fn fold<L: Lanes>(state: &mut [f32], partial: &[f32], dim: usize) {
     assert!(

@@ -19,20 +19,38 @@ use crate::{int_lanes::IntLanes, lanes::LANES};
 /// What an instruction set with pairs has beyond [`IntLanes`].
 pub(crate) trait Pairs: IntLanes {
     /// `sum + a.odd * b.odd + a.even * b.even`, in that order.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn dot_pairs(sum: Self::F, a: Self::F, b: Self::F) -> Self::F;
     /// 32 bfloat16 of each, side by side: `even[i]` below `odd[i]` in lane `i`, then the next 16.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`.
     unsafe fn interleave(even: Self::F, odd: Self::F) -> [Self::F; VECTORS];
     /// 32 E4M3 bytes as bfloat16.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 32 bytes.
     unsafe fn load_e4m3_words(from: *const u8) -> Self::F;
     /// 32 E5M2 bytes as bfloat16.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `from` is readable for 32 bytes.
     unsafe fn load_e5m2_words(from: *const u8) -> Self::F;
     /// The upper halves of 16 words: f32 that are bfloat16.
+    ///
+    /// # Safety
+    /// The CPU has the features of `Self`, and `to` is writable for 16 numbers.
     unsafe fn store_upper_halves(to: *mut u16, v: Self::F);
 }
 
 /// A stored format whose numbers are bfloat16 too.
 pub(crate) trait Brain<L: Pairs> {
     /// Features `d..d + 32` of a head, two in each word.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `head` is readable for its features up to `d + 32`.
     unsafe fn words(head: *const u8, d: usize) -> L::F;
 }
 

@@ -51,6 +51,10 @@ pub(crate) trait Tile<L: IntLanes> {
     const BLOCKS: usize;
 
     /// The 16 rows' products with `T` tokens.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `panel` is readable for its outer scales and their codes, and each of
+    /// `x` for as many columns.
     unsafe fn tile<const T: usize>(panel: Panel, x: [*const u8; T]) -> [L::F; T];
 }
 
@@ -58,6 +62,9 @@ pub(crate) trait Tile<L: IntLanes> {
 ///
 /// Tokens are the outer loop: a tile's inputs stay in the first-level cache while the unit's weights come
 /// from the second.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` has passed `Gemm::check`.
 #[inline(always)]
 pub(crate) unsafe fn run<L: IntLanes, K: Tile<L>, const T: usize>(task: &Gemm<'_, Panels>) {
     let tokens = task.x_rows.len();
@@ -73,6 +80,9 @@ pub(crate) unsafe fn run<L: IntLanes, K: Tile<L>, const T: usize>(task: &Gemm<'_
 }
 
 /// All rows of `task` times the `T` tokens from `first` on; returns `T`.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` has passed `Gemm::check` and has `first + T` tokens.
 #[inline(always)]
 unsafe fn tokens_at<L: IntLanes, K: Tile<L>, const T: usize>(task: &Gemm<'_, Panels>, first: usize) -> usize {
     let (matrix, rows) = (task.matrix, &task.rows);
@@ -118,12 +128,18 @@ impl<L: IntLanes, C: Codes, S: Scales> Tile<L> for Expanded<C, S> {
 }
 
 /// What an integer sum begins with; `sum` points at the negative sum of the inputs that it will meet.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `sum` is readable for 4 bytes.
 #[inline(always)]
 pub(crate) unsafe fn start<L: IntLanes, D: Dot4<L>, C: Codes>(sum: *const u8) -> L::I {
     if C::OFFSET > 0 { D::start(L::splat_word(sum), C::OFFSET.trailing_zeros()) } else { L::zero() }
 }
 
 /// One step of 16 rows and one token.
+///
+/// # Safety
+/// The CPU has the features of `L`.
 #[inline(always)]
 pub(crate) unsafe fn dot<L: IntLanes, D: Dot4<L>, C: Codes>(acc: L::I, w: L::B, x: L::I) -> L::I {
     if C::WIDE { D::dot::<true>(acc, w, x) } else { D::dot::<false>(acc, w, x) }
@@ -131,6 +147,9 @@ pub(crate) unsafe fn dot<L: IntLanes, D: Dot4<L>, C: Codes>(acc: L::I, w: L::B, 
 
 /// A block's part after its group `g`, whose integer sum is `acc`; `sum` points at the negative sum of the
 /// inputs as f32.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `sum` is readable for 4 bytes.
 #[inline(always)]
 pub(crate) unsafe fn part<L: IntLanes, S: Scales>(
     g: usize,
@@ -148,6 +167,9 @@ pub(crate) unsafe fn part<L: IntLanes, S: Scales>(
     }
 }
 
+/// # Safety
+/// The CPU has the features of `L`, and `panel` is readable for its outer scales and their codes, and each of `x`
+/// for as many columns.
 #[inline(always)]
 unsafe fn integers<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>(
     panel: Panel,
@@ -194,6 +216,9 @@ unsafe fn integers<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const T: usize>
     sums
 }
 
+/// # Safety
+/// The CPU has the features of `L`, and `panel` is readable for its outer scales and their codes, and each of `x`
+/// for as many columns.
 #[inline(always)]
 unsafe fn expanded<L: IntLanes, C: Codes, S: Scales, const T: usize>(panel: Panel, x: [*const u8; T]) -> [L::F; T] {
     let mut sums = [L::splat(0.0); T];

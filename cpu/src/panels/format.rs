@@ -52,6 +52,9 @@ pub(crate) trait Codes {
     /// The integer of one row and column.
     fn unpack(block: &[u8], row: usize, col: usize) -> i8;
     /// The codes of step `s`. Contract: `lanes.rs`; `block` is `BYTES` long.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `block` is readable for `BYTES`.
     unsafe fn step<L: IntLanes>(block: *const u8, s: usize) -> L::B;
 }
 
@@ -82,6 +85,9 @@ fn unpack_bits(planes: &[u8], bits: usize, step: usize, byte: usize) -> u8 {
 }
 
 /// The `bits` bits of step `s`, moved to bit `to`.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `planes` is readable up to step `s`.
 #[inline(always)]
 unsafe fn load_bits<L: IntLanes>(planes: *const u8, bits: usize, s: usize, to: usize) -> L::B {
     let per_plane = 8 / bits;
@@ -215,8 +221,14 @@ pub(crate) trait Scales {
     /// Read those of one row.
     fn unpack(scales: &[u8], row: usize, block: &mut Block);
     /// What all groups share, 16 rows of it: the outer scale and the outer minimum.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `scales` is readable for `BYTES`.
     unsafe fn outer<L: IntLanes>(scales: *const u8) -> (L::F, L::F);
     /// Scale and minimum of group `g`, counted from the first of `scales`.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and `scales` is readable for `BYTES`.
     unsafe fn group<L: IntLanes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F);
 }
 

@@ -55,6 +55,9 @@ struct Unpacked {
 }
 
 /// All rows and tokens of `task`, whose inputs are records of `int8.rs`, in tiles of up to `T` tokens.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `task` has passed `Gemm::check`.
 #[inline(always)]
 pub(crate) unsafe fn run<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
     task: &Gemm<'_, Panels>,
@@ -111,6 +114,10 @@ pub(crate) unsafe fn run<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: 
 }
 
 /// Blocks `start..start + count` of a panel, whose codes begin `scales` bytes after its scales.
+///
+/// # Safety
+/// The CPU has the features of `L`, and `panel` is readable for these blocks and their scales, and `to` is writable
+/// for `count` blocks.
 #[inline(always)]
 unsafe fn unpack<L: IntLanes, C: Codes, S: Scales>(
     panel: *const u8,
@@ -153,6 +160,10 @@ struct TilePosition<'a> {
 
 /// A chunk of `P` panels times `T` tokens, added to `sums`; returns `T`. Past the end the last token is met
 /// again.
+///
+/// # Safety
+/// The CPU has the features of `L`, and each of `chunk` is readable for its blocks, `sums` is writable for `T`
+/// tokens, and the task has passed `Gemm::check`.
 #[inline(always)]
 unsafe fn tile<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
     at: &TilePosition<'_>,
