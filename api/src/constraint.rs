@@ -5,7 +5,7 @@
 //! and not the calls, as at OpenAI: the model calls or answers; `tool_choice` none leaves the answer alone,
 //! required or a function the calls.
 
-use quern_text::{CallChoice, GrammarSpec, tool::ToolFormat};
+use quern_text::{CallChoice, GrammarSpec, INPUT_GRAMMAR, tool::ToolFormat};
 use serde_json::Value;
 
 use crate::{
@@ -196,8 +196,10 @@ impl ToolUse {
     }
 
     fn auto(tools: &[Value], parallel: bool) -> Self {
-        let strict = |tool: &Value| tool.pointer("/function/strict") == Some(&Value::Bool(true));
-        let calls = tools.iter().any(strict).then_some(RequiredCalls { choice: CallChoice::AutoStrict, parallel });
+        let bound = |tool: &Value| {
+            tool.pointer("/function/strict") == Some(&Value::Bool(true)) || tool.get(INPUT_GRAMMAR).is_some()
+        };
+        let calls = tools.iter().any(bound).then_some(RequiredCalls { choice: CallChoice::AutoStrict, parallel });
         Self { tools: tools.to_vec(), calls, parallel }
     }
 

@@ -207,3 +207,75 @@ async fn calls_are_found_in_a_text_from_elsewhere() {
         assert_eq!(server.post("/parse_function_call", with(&body, more)).await.0, 400);
     }
 }
+
+#[tokio::test]
+async fn custom_tools_of_chat_take_text_under_a_grammar() {
+    let said = "<tool_call>\n<function=sum>\n<parameter=input>\n12 + \n3\n</parameter>\n</function>\n</tool_call>";
+    let server = Server::saying(said, parsing()).await;
+    let grammar =
+        |definition: &str| json!({"type": "grammar", "grammar": {"syntax": "regex", "definition": definition}});
+    let tool = |format: Value| json!({"type": "custom", "custom": {"name": "sum", "format": format}});
+    let tools = |tool: Value| json!([tool, tools()[1]]);
+    let body = with(&ask(), json!({"tools": tools(tool(grammar("[0-9 +\n]+")))}));
+    let named = json!({"type": "custom", "custom": {"name": "sum"}});
+    let only = json!({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}});
+    for choice in [json!("auto"), json!("required"), named, only] {
+        let whole = server.ok("/v1/chat/completions", with(&body, json!({"tool_choice": choice}))).await;
+        let call = &whole["choices"][0]["message"]["tool_calls"][0];
+        assert_eq!(call["custom"], json!({"name": "sum", "input": "12 + \n3"}), "{whole}");
+        assert_eq!((&call["type"], call.get("function")), (&json!("custom"), None));
+    }
+    let frames = server.frames("/v1/chat/completions", with(&body, json!({"stream": true}))).await;
+    let calls: Vec<&Value> = frames.iter().map(|frame| &frame["choices"][0]["delta"]["tool_calls"][0]).collect();
+    let calls: Vec<&Value> = calls.into_iter().filter(|call| !call.is_null()).collect();
+    assert_eq!((&calls[0]["type"], &calls[0]["custom"]["name"]), (&json!("custom"), &json!("sum")));
+    assert!(calls[1..].iter().all(|call| call.get("id").is_none() && call.get("type").is_none()), "{calls:?}");
+    let input: String = calls.iter().map(|call| call["custom"]["input"].as_str().unwrap()).collect();
+    assert_eq!(input, "12 + \n3");
+    // Another grammar does not let the model say that.
+    let other = with(&body, json!({"tools": tools(tool(grammar("[a-z]+"))), "max_tokens": 100}));
+    let bound = server.ok("/v1/chat/completions", with(&other, json!({"tool_choice": "required"}))).await;
+    assert!(!bound.to_string().contains("12 + "), "{bound}");
+    for (format, words) in [(grammar("("), "sum"), (json!({"type": "x"}), "tools[0].format.type")] {
+        let refused = with(&body, json!({"tools": [tool(format)]}));
+        let (status, body) = server.post("/v1/chat/completions", refused).await;
+        assert!(status == 400 && body.to_string().contains(words), "{body}");
+    }
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn functions_of_the_time_before_tools_are_called_in_their_form() {
+    let server = Server::saying(CALL, parsing()).await;
+    let functions: Vec<Value> = tools().as_array().unwrap().iter().map(|tool| tool["function"].clone()).collect();
+    let body = json!({"messages": user("Read it"), "functions": functions, "temperature": 0});
+    let same = json!({"messages": user("Read it"), "tools": tools()});
+    let tokens = async |body: &Value| server.ok("/tokenize", body.clone()).await["count"].clone();
+    assert_eq!(tokens(&body).await, tokens(&same).await, "the model is told of them");
+    let call = json!({"name": "read_file", "arguments": r#"{"path": "/tmp/a \"b\".txt", "lines": 12}"#});
+    let whole = server.ok("/v1/chat/completions", body.clone()).await;
+    let choice = &whole["choices"][0];
+    assert_eq!((&choice["message"]["function_call"], &choice["finish_reason"]), (&call, &json!("function_call")));
+    assert_eq!((&choice["message"]["content"], choice["message"].get("tool_calls")), (&json!("Let me look.\n"), None));
+    let frames = server.frames("/v1/chat/completions", with(&body, json!({"stream": true}))).await;
+    let (mut folded, mut finish) = (json!({"name": "", "arguments": ""}), Value::Null);
+    for choice in frames.iter().map(|frame| &frame["choices"][0]) {
+        for key in ["name", "arguments"] {
+            let more = choice["delta"]["function_call"][key].as_str().unwrap_or_default();
+            folded[key] = format!("{}{more}", folded[key].as_str().unwrap()).into();
+        }
+        assert!(choice["delta"].get("tool_calls").is_none(), "{choice}");
+        finish = if choice["finish_reason"].is_null() { finish } else { choice["finish_reason"].clone() };
+    }
+    assert_eq!((folded, finish), (call.clone(), json!("function_call")));
+    for (choice, calls) in [(json!("none"), false), (json!("auto"), true), (json!({"name": "read_file"}), true)] {
+        let whole = server.ok("/v1/chat/completions", with(&body, json!({"function_call": choice}))).await;
+        assert_eq!(whole["choices"][0]["message"].get("function_call").is_some(), calls, "{choice}");
+    }
+    let (status, _) = server.post("/v1/chat/completions", with(&body, json!({"function_call": {"name": "x"}}))).await;
+    assert_eq!(status, 400);
+    // Tools, where a request has both, are what counts.
+    let both = server.ok("/v1/chat/completions", with(&body, json!({"tools": tools()}))).await;
+    assert!(both["choices"][0]["message"]["tool_calls"].is_array(), "{both}");
+    server.is_clean().await;
+}

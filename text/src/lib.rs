@@ -24,7 +24,9 @@ pub mod vocabulary;
 pub use chat_template::{ChatPrompt, ChatTemplate, TemplateError};
 pub use detokenizer::Detokenizer;
 pub use fim::{fim_context, fim_prompt, fim_tokens};
-pub use grammar::{CallChoice, ConstraintError, GrammarFactory, GrammarMatcher, GrammarSpec, JsonBlanks};
+pub use grammar::{
+    CallChoice, ConstraintError, GrammarFactory, GrammarMatcher, GrammarSpec, INPUT_GRAMMAR, JsonBlanks,
+};
 pub use rendered::Rendered;
 pub use stop::{StopError, StopMatcher, StopStep, Stops};
 pub use tokenizer::{Specials, Tokenizer};

@@ -1,5 +1,7 @@
 //! [`Chat`]: the answers of `/v1/chat/completions`.
 
+use std::collections::HashMap;
+
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -8,7 +10,7 @@ use quern_engine::TokenLogprobs;
 use quern_text::tool::{ParsedMessage, ToolEvent};
 use serde_json::Value;
 
-use super::OpenAiHead;
+use super::{OpenAiHead, freeform::Freeform};
 use crate::{
     chat_generation::{ChatGeneration, OutputDelta, call_id},
     logprobs,
@@ -16,8 +18,8 @@ use crate::{
     protocol::{
         ApiError,
         chat::{
-            ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChatMessage, ChunkChoice, Delta, Function,
-            FunctionDelta, ToolCall, ToolCallDelta,
+            CallForm, Called, ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChatMessage, ChunkChoice, Custom,
+            CustomDelta, Delta, Function, FunctionDelta, ToolCall, ToolCallDelta,
         },
         usage::{Usage, metadata},
     },
@@ -28,19 +30,99 @@ use crate::{
 /// An answer of chat completions.
 pub struct Chat {
     head: OpenAiHead,
+    calls: CallForm,
+    /// Inputs of custom tools in the making, by output and call.
+    inputs: HashMap<(usize, usize), Freeform>,
     /// What each output has said, where the answer does not stream.
     outputs: Vec<OutputDelta>,
 }
 
 impl Chat {
-    /// The answer that `generation` becomes.
-    pub fn new(head: OpenAiHead, generation: &ChatGeneration) -> Self {
-        Self { head, outputs: vec![OutputDelta::default(); generation.outputs().len()] }
+    /// The answer that `generation` becomes, calls in this form.
+    pub fn new(head: OpenAiHead, calls: CallForm, generation: &ChatGeneration) -> Self {
+        Self { head, calls, inputs: HashMap::new(), outputs: vec![OutputDelta::default(); generation.outputs().len()] }
     }
 
     fn send(&self, generation: &ChatGeneration, choice: ChunkChoice, frames: &mut Frames) {
         let usage = self.head.continuous_usage.then(|| usage(generation));
         frames.data(&ChatChunk { choices: vec![choice], usage, ..self.chunk() });
+    }
+
+    fn finish_reason(&self, outcome: &Outcome) -> &'static str {
+        match outcome {
+            Outcome::ToolCalls(_) if self.calls == CallForm::Function => "function_call",
+            outcome => outcome.reason(&Self::WORDS),
+        }
+    }
+
+    fn is_custom(&self, name: &str) -> bool {
+        matches!(&self.calls, CallForm::Tools { custom } if custom.iter().any(|custom| custom == name))
+    }
+
+    /// What a stream says of an event. A call's end needs no words: `finish_reason` follows, and of a call
+    /// that was cut it is `length`.
+    fn words(&mut self, output: usize, event: ToolEvent) -> Option<Delta> {
+        match event {
+            ToolEvent::Content(content) => Some(text(content)),
+            ToolEvent::CallStart { index, name } => {
+                let is_custom = self.is_custom(&name);
+                if is_custom {
+                    self.inputs.insert((output, index), Freeform::default());
+                }
+                Some(self.call(index, is_custom, Some(name), String::new()))
+            }
+            ToolEvent::Arguments { index, json } => {
+                let Some(input) = self.inputs.get_mut(&(output, index)) else {
+                    return Some(self.call(index, false, None, json));
+                };
+                let piece = input.push(&json);
+                (!piece.is_empty()).then(|| self.call(index, true, None, piece))
+            }
+            ToolEvent::CallEnd { index } => {
+                let (_, rest) = self.inputs.remove(&(output, index))?.finish();
+                (!rest.is_empty()).then(|| self.call(index, true, None, rest))
+            }
+            ToolEvent::CallCut { .. } => None,
+        }
+    }
+
+    /// More of a call; with its name, its beginning.
+    fn call(&self, index: usize, is_custom: bool, name: Option<String>, more: String) -> Delta {
+        if self.calls == CallForm::Function {
+            let function_call = Some(FunctionDelta { name, arguments: more });
+            return Delta { function_call, ..Delta::default() };
+        }
+        let id = name.is_some().then(call_id);
+        let kind = id.is_some().then_some(if is_custom { "custom" } else { "function" });
+        let (function, custom) = match is_custom {
+            true => (None, Some(CustomDelta { name, input: more })),
+            false => (Some(FunctionDelta { name, arguments: more }), None),
+        };
+        Delta { tool_calls: vec![ToolCallDelta { index, id, kind, function, custom }], ..Delta::default() }
+    }
+
+    /// What the assistant said, in one piece.
+    fn message(&self, said: ParsedMessage) -> ChatMessage {
+        let content = said.content.unwrap_or_default();
+        let mut message = ChatMessage { role: "assistant", content, ..ChatMessage::default() };
+        let mut functions = said.calls.into_iter().map(|call| Function { name: call.name, arguments: call.arguments });
+        if self.calls == CallForm::Function {
+            message.function_call = functions.next();
+            return message;
+        }
+        let call = |(index, function): (usize, Function)| {
+            let called = match self.is_custom(&function.name) {
+                false => Called::Function { function },
+                true => {
+                    let mut input = Freeform::default();
+                    input.push(&function.arguments);
+                    Called::Custom { custom: Custom { name: function.name, input: input.finish().0 } }
+                }
+            };
+            ToolCall { id: call_id(), index, called }
+        };
+        message.tool_calls = functions.enumerate().map(call).collect();
+        message
     }
 
     fn chunk(&self) -> ChatChunk<'_> {
@@ -72,7 +154,8 @@ impl Dialect for Chat {
             return self.outputs[index].append(delta);
         }
         let mut logprobs = chat_logprobs(generation, &delta.logprobs);
-        for delta in delta.events.into_iter().filter_map(words) {
+        for event in delta.events {
+            let Some(delta) = self.words(index, event) else { continue };
             let choice = ChunkChoice { index, delta, logprobs: logprobs.take(), ..ChunkChoice::default() };
             self.send(generation, choice, frames);
         }
@@ -81,7 +164,7 @@ impl Dialect for Chat {
             self.send(generation, ChunkChoice { index, delta, logprobs, ..ChunkChoice::default() }, frames);
         }
         if let Some(outcome) = &delta.outcome {
-            let finish_reason = Some(outcome.reason(&Self::WORDS));
+            let finish_reason = Some(self.finish_reason(outcome));
             let matched_stop = outcome.matched();
             self.send(generation, ChunkChoice { index, finish_reason, matched_stop, ..ChunkChoice::default() }, frames);
         }
@@ -103,20 +186,16 @@ impl Dialect for Chat {
         frames.done();
     }
 
-    fn whole(self, generation: &ChatGeneration) -> Response {
+    fn whole(mut self, generation: &ChatGeneration) -> Response {
+        let outputs = std::mem::take(&mut self.outputs);
         let choice = |(index, output): (usize, OutputDelta)| {
             let outcome = output.outcome.expect("every output has ended");
             let message = ParsedMessage::from_events(output.events);
             ChatChoice {
                 index,
                 logprobs: chat_logprobs(generation, &output.logprobs),
-                message: ChatMessage {
-                    role: "assistant",
-                    content: message.content.unwrap_or_default(),
-                    reasoning_content: None,
-                    tool_calls: message.calls.into_iter().enumerate().map(tool_call).collect(),
-                },
-                finish_reason: outcome.reason(&Self::WORDS),
+                message: self.message(message),
+                finish_reason: self.finish_reason(&outcome),
                 // The token that ends a call is markup, not something the client stopped at.
                 matched_stop: if matches!(outcome, Outcome::ToolCalls(_)) { Value::Null } else { outcome.matched() },
             }
@@ -126,7 +205,7 @@ impl Dialect for Chat {
             object: "chat.completion",
             created: self.head.created,
             model: &self.head.model,
-            choices: self.outputs.into_iter().enumerate().map(choice).collect(),
+            choices: outputs.into_iter().enumerate().map(choice).collect(),
             usage: usage(generation),
             metadata: metadata(&generation.state().config.weight_version),
         };
@@ -147,26 +226,4 @@ fn usage(generation: &ChatGeneration) -> Usage {
 
 fn text(text: String) -> Delta {
     Delta { content: Some(text), ..Delta::default() }
-}
-
-/// What a stream says of an event. A call's end needs no words: `finish_reason` follows, and of a call
-/// that was cut it is `length`.
-fn words(event: ToolEvent) -> Option<Delta> {
-    let call = |index, id: Option<String>, name, arguments| {
-        let function = FunctionDelta { name, arguments };
-        let kind = id.is_some().then_some("function");
-        let call = ToolCallDelta { index, id, kind, function };
-        Some(Delta { tool_calls: vec![call], ..Delta::default() })
-    };
-    match event {
-        ToolEvent::Content(content) => Some(text(content)),
-        ToolEvent::CallStart { index, name } => call(index, Some(call_id()), Some(name), String::new()),
-        ToolEvent::Arguments { index, json } => call(index, None, None, json),
-        ToolEvent::CallEnd { .. } | ToolEvent::CallCut { .. } => None,
-    }
-}
-
-fn tool_call((index, call): (usize, quern_text::tool::ToolCall)) -> ToolCall {
-    let function = Function { name: call.name, arguments: call.arguments };
-    ToolCall { id: call_id(), index, kind: "function", function }
 }

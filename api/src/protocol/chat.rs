@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
+    custom_tool,
+    error::ApiError,
     scalar::{Int, Texts},
     usage::Usage,
 };
@@ -22,6 +24,8 @@ pub struct ChatFields {
     pub tools: Option<Vec<Value>>,
     pub tool_choice: Option<Value>,
     pub parallel_tool_calls: Option<bool>,
+    pub functions: Option<Vec<Value>>,
+    pub function_call: Option<Value>,
     pub continue_final_message: Option<bool>,
     pub chat_template_kwargs: Option<Map<String, Value>>,
     pub reasoning_effort: Option<String>,
@@ -31,26 +35,82 @@ pub struct ChatFields {
     pub extra_key: Option<String>,
 }
 
+/// What a chat request says of tools, in the form of functions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChatTools {
+    /// The functions that are offered, custom tools among them.
+    pub tools: Vec<Value>,
+    /// `tool_choice`, a function's name inside of it.
+    pub choice: Option<Value>,
+    /// How the answer writes a call.
+    pub calls: CallForm,
+}
+
+/// How an answer writes calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallForm {
+    /// `tool_calls`, these of them as custom tools.
+    Tools {
+        /// Names of custom tools.
+        custom: Vec<String>,
+    },
+    /// The one `function_call` of the time before tools.
+    Function,
+}
+
+impl Default for CallForm {
+    fn default() -> Self {
+        Self::Tools { custom: Vec::new() }
+    }
+}
+
 impl ChatFields {
-    /// Take the tools that are offered, and `tool_choice` in the form that has a function's name inside: OpenAI
-    /// has a flat form too, and one that allows some tools only.
-    pub fn take_tools_and_choice(&mut self) -> (Vec<Value>, Option<Value>) {
-        let mut tools = self.tools.take().unwrap_or_default();
-        let Some(choice) = self.tool_choice.take().filter(|choice| !choice.is_null()) else { return (tools, None) };
-        match choice.get("type").and_then(Value::as_str) {
-            Some("function") if choice.get("function").is_none() && choice.get("name").is_some() => {
-                let flat = json!({ "type": "function", "function": { "name": choice["name"] } });
-                (tools, Some(flat))
+    /// Take what is said of tools. OpenAI has several forms of a choice: flat, with a function inside, for a custom
+    /// tool, and one that allows some tools only; and `functions` with `function_call`, which `tools` have replaced.
+    ///
+    /// # Errors
+    /// If a custom tool is malformed.
+    pub fn take_tools(&mut self) -> Result<ChatTools, ApiError> {
+        let said = |value: &mut Option<Value>| value.take().filter(|value| !value.is_null());
+        let (functions, function_call) = (self.functions.take().unwrap_or_default(), said(&mut self.function_call));
+        let given = self.tools.take().unwrap_or_default();
+        if given.is_empty() && !functions.is_empty() {
+            let tools = functions.into_iter().map(|function| json!({ "type": "function", "function": function }));
+            let choice = function_call.map(|choice| match choice.get("name") {
+                Some(name) => json!({ "type": "function", "function": { "name": name } }),
+                None => choice,
+            });
+            return Ok(ChatTools { tools: tools.collect(), choice, calls: CallForm::Function });
+        }
+        let (mut tools, mut custom) = (Vec::new(), Vec::new());
+        for (index, mut tool) in given.into_iter().enumerate() {
+            if tool["type"] == "custom" {
+                let offered = custom_tool::as_function(&tool, &format!("tools[{index}]"))?;
+                custom.push(offered.name.clone());
+                tool = offered.into_chat_tool();
             }
+            tools.push(tool);
+        }
+        let calls = CallForm::Tools { custom };
+        let Some(choice) = said(&mut self.tool_choice) else { return Ok(ChatTools { tools, choice: None, calls }) };
+        let inner = |value: &Value| {
+            let inner = value.pointer("/function/name").or_else(|| value.pointer("/custom/name"));
+            inner.or_else(|| value.get("name")).cloned()
+        };
+        let choice = match choice.get("type").and_then(Value::as_str) {
+            Some("function" | "custom") => match inner(&choice) {
+                Some(name) => json!({ "type": "function", "function": { "name": name } }),
+                None => choice,
+            },
             Some("allowed_tools") => {
                 let allowed = choice.get("allowed_tools").unwrap_or(&choice);
-                let name = |tool: &Value| tool.pointer("/function/name").or_else(|| tool.get("name")).cloned();
-                let names: Vec<_> = allowed["tools"].as_array().into_iter().flatten().filter_map(name).collect();
-                tools.retain(|tool| name(tool).is_some_and(|name| names.contains(&name)));
-                (tools, Some(allowed.get("mode").cloned().unwrap_or_else(|| "auto".into())))
+                let names: Vec<_> = allowed["tools"].as_array().into_iter().flatten().filter_map(inner).collect();
+                tools.retain(|tool| inner(tool).is_some_and(|name| names.contains(&name)));
+                allowed.get("mode").cloned().unwrap_or_else(|| "auto".into())
             }
-            _ => (tools, Some(choice)),
-        }
+            _ => choice,
+        };
+        Ok(ChatTools { tools, choice: Some(choice), calls })
     }
 }
 
@@ -89,7 +149,7 @@ pub struct ChatChoice {
 }
 
 /// What the assistant said.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "OpenAI's and SGLang's names")]
 pub struct ChatMessage {
     pub role: &'static str,
@@ -97,6 +157,8 @@ pub struct ChatMessage {
     pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<Function>,
 }
 
 /// A call of a tool.
@@ -105,9 +167,17 @@ pub struct ChatMessage {
 pub struct ToolCall {
     pub id: String,
     pub index: usize,
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    pub function: Function,
+    #[serde(flatten)]
+    pub called: Called,
+}
+
+/// What is called, under its `type`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub enum Called {
+    Function { function: Function },
+    Custom { custom: Custom },
 }
 
 /// What is called.
@@ -117,6 +187,15 @@ pub struct Function {
     pub name: String,
     /// A JSON object, as text.
     pub arguments: String,
+}
+
+/// A custom tool that is called.
+#[derive(Clone, Debug, Serialize)]
+pub struct Custom {
+    /// Its name.
+    pub name: String,
+    /// A text of any form.
+    pub input: String,
 }
 
 /// A piece of a streamed answer.
@@ -154,6 +233,8 @@ pub struct Delta {
     pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCallDelta>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionDelta>,
 }
 
 /// What is new of a call: its id, type and name come with its first words only. Clients add the texts of
@@ -166,7 +247,19 @@ pub struct ToolCallDelta {
     pub id: Option<String>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<&'static str>,
-    pub function: FunctionDelta,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionDelta>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom: Option<CustomDelta>,
+}
+
+/// What is new of a custom tool's call.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "OpenAI's names")]
+pub struct CustomDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub input: String,
 }
 
 /// What is new of it.

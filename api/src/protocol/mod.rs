@@ -6,6 +6,7 @@ pub mod body;
 pub mod body_memory;
 pub mod chat;
 pub mod completions;
+pub mod custom_tool;
 pub mod envelope;
 pub mod error;
 pub mod infill;

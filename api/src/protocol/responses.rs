@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
+    custom_tool::{self, OfferedFunction},
     error::ApiError,
     scalar::{Int, shown},
 };
@@ -131,13 +132,12 @@ impl Functions {
     }
 
     fn push(&mut self, tool: &Value, namespace: Option<&str>, path: &str) -> Result<(), ApiError> {
-        // Chat's form, `{type, function: {…}}`, is understood too.
         let is_custom = tool["type"] == "custom";
-        let inner = if is_custom { "custom" } else { "function" };
-        let given = tool.get(inner).filter(|inner| inner.is_object()).unwrap_or(tool);
-        let Some(name) = given.get("name").and_then(Value::as_str) else {
-            return Err(ApiError::schema(format!("{path}.name: a string is wanted.")).about("tools"));
+        let mut offered = match is_custom {
+            true => custom_tool::as_function(tool, path)?,
+            false => function(tool, path)?,
         };
+        let name = offered.name.clone();
         let is_it = |known: &FunctionName| known.of_client == name && known.namespace.as_deref() == namespace;
         if self.names.iter().any(is_it) {
             return Ok(());
@@ -145,25 +145,12 @@ impl Functions {
         let taken = self.names.iter().any(|known| known.of_model == name);
         let of_model = match namespace.filter(|_| taken) {
             Some(namespace) => format!("{namespace}__{name}"),
-            None => name.to_owned(),
+            None => name.clone(),
         };
-        let mut function = Map::new();
-        function.insert("name".into(), of_model.as_str().into());
-        if is_custom {
-            function.extend(freeform(given));
-        } else {
-            for key in ["description", "parameters", "strict"] {
-                if let Some(value) = given.get(key).filter(|value| !value.is_null()) {
-                    function.insert(key.into(), value.clone());
-                }
-            }
-            if let Err(cause) = parameters::check(function.get("parameters").unwrap_or(&Value::Null)) {
-                return Err(ApiError::schema(format!("{path}.{cause} (of {name:?})")).about("tools"));
-            }
-        }
-        self.chat_tools.push(json!({ "type": "function", "function": function }));
+        offered.function.insert("name".into(), of_model.as_str().into());
+        self.chat_tools.push(offered.into_chat_tool());
         let namespace = namespace.map(str::to_owned);
-        self.names.push(FunctionName { of_model, of_client: name.to_owned(), namespace, is_custom });
+        self.names.push(FunctionName { of_model, of_client: name, namespace, is_custom });
         Ok(())
     }
 
@@ -220,26 +207,22 @@ impl Functions {
     }
 }
 
-/// Description and parameters of a custom tool: a function of one text. What form the text has, the model is
-/// told in words.
-fn freeform(tool: &Value) -> Map<String, Value> {
-    let mut description = tool.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if let Some(format) = tool.get("format").filter(|format| format["type"] == "grammar") {
-        let grammar = format.get("grammar").filter(|inner| inner.is_object()).unwrap_or(format);
-        let [syntax, definition] = ["syntax", "definition"].map(|key| grammar[key].as_str().unwrap_or_default());
-        if !description.is_empty() {
-            description.push_str("\n\n");
+/// The function that a tool is, in its own form or in chat's, `{type, function: {…}}`.
+fn function(tool: &Value, path: &str) -> Result<OfferedFunction, ApiError> {
+    let given = tool.get("function").filter(|inner| inner.is_object()).unwrap_or(tool);
+    let Some(name) = given.get("name").and_then(Value::as_str) else {
+        return Err(ApiError::schema(format!("{path}.name: a string is wanted.")).about("tools"));
+    };
+    let mut function = Map::from_iter([("name".to_owned(), name.into())]);
+    for key in ["description", "parameters", "strict"] {
+        if let Some(value) = given.get(key).filter(|value| !value.is_null()) {
+            function.insert(key.into(), value.clone());
         }
-        description.push_str(&format!("The input obeys this {syntax} grammar:\n{definition}"));
     }
-    let mut out = Map::new();
-    if !description.is_empty() {
-        out.insert("description".into(), description.into());
+    if let Err(cause) = parameters::check(function.get("parameters").unwrap_or(&Value::Null)) {
+        return Err(ApiError::schema(format!("{path}.{cause} (of {name:?})")).about("tools"));
     }
-    let input = json!({ "type": "string", "description": "The whole input, as plain text rather than JSON." });
-    let properties = json!({ "input": input });
-    out.insert("parameters".into(), json!({ "type": "object", "properties": properties, "required": ["input"] }));
-    out
+    Ok(OfferedFunction { name: name.to_owned(), function, grammar: None })
 }
 
 /// An answer, as far as it has come.

@@ -16,8 +16,13 @@ use crate::{
     logprobs,
     prompt::{Conversation, PromptSource},
     protocol::{
-        ApiError, Body, body::ContentType, chat::ChatFields, completions::Prompt, sampling::SamplingFields,
-        scalar::Int, unsupported::UNSUPPORTED_FIELDS,
+        ApiError, Body,
+        body::ContentType,
+        chat::{CallForm, ChatFields, ChatTools},
+        completions::Prompt,
+        sampling::SamplingFields,
+        scalar::Int,
+        unsupported::UNSUPPORTED_FIELDS,
     },
     request_id::request_id,
     respond::respond,
@@ -35,7 +40,7 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     body.refuse(UNSUPPORTED_FIELDS)?;
     let mut sampling: SamplingFields = body.read()?;
     drop(body);
-    let (tools, tool_choice) = fields.take_tools_and_choice();
+    let ChatTools { tools, choice: tool_choice, calls } = fields.take_tools()?;
     let prompt = match &fields.input_ids {
         Some(ids) => PromptSource::Raw(Prompt::Ids(ids.iter().map(|Int(id)| *id).collect())),
         None => PromptSource::Messages(Conversation::of_chat(&mut fields)?),
@@ -46,7 +51,8 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
         prompt,
         tools,
         tool_choice,
-        parallel_tool_calls: fields.parallel_tool_calls,
+        // The old form has room for one call.
+        parallel_tool_calls: if calls == CallForm::Function { Some(false) } else { fields.parallel_tool_calls },
         response_format: sampling.response_format.take(),
         n: sampling.n,
         sampling,
@@ -57,6 +63,6 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     };
     let generation = request.begin(&state).await?;
     let head = OpenAiHead::new(id, fields.model, fields.stream_options, &state.config);
-    let dialect = Chat::new(head, &generation);
+    let dialect = Chat::new(head, calls, &generation);
     respond(generation, dialect).await
 }

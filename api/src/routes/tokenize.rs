@@ -16,7 +16,7 @@ use crate::{
     protocol::{
         ApiError, Body,
         body::ContentType,
-        chat::ChatFields,
+        chat::{ChatFields, ChatTools},
         completions::{Prompt, Prompts},
     },
     state::AppState,
@@ -45,7 +45,7 @@ struct TokenizeFields {
 /// The conversation that a chat request of these fields would be answered, tools and all.
 pub(super) fn conversation(body: &Body) -> Result<Conversation, ApiError> {
     let mut fields: ChatFields = body.read()?;
-    let (tools, choice) = fields.take_tools_and_choice();
+    let ChatTools { tools, choice, .. } = fields.take_tools()?;
     Ok(Conversation {
         tools: ToolUse::new(&tools, choice.as_ref(), true)?.tools,
         ..Conversation::of_chat(&mut fields)?

@@ -28,3 +28,4 @@ pub use factory::GrammarFactory;
 pub use json_blanks::JsonBlanks;
 pub use matcher::GrammarMatcher;
 pub use spec::{CallChoice, ConstraintError, GrammarSpec};
+pub use tool_calls::INPUT_GRAMMAR;

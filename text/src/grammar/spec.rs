@@ -17,7 +17,8 @@ pub enum GrammarSpec {
     StructuralTag(Value),
     /// Calls of tools in the model's own markup.
     ToolCalls {
-        /// The request's tools, as in `ToolSchemas::new`.
+        /// The request's tools, as in `ToolSchemas::new`, with [`INPUT_GRAMMAR`](super::INPUT_GRAMMAR) where a tool
+        /// takes a text of some form.
         tools: Vec<Value>,
         /// Which calls, and whether there must be one.
         choice: CallChoice,

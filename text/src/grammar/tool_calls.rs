@@ -15,6 +15,8 @@
 //! - A text value ends at the first `⏎</parameter>⏎` that a `<parameter=` or `</function>` follows, and holds
 //!   nothing else that ends a value or opens a call in it.
 //! - Other values are JSON, or the names of an `enum` as they stand.
+//! - A tool with an [`INPUT_GRAMMAR`] takes one text, `input`, that is a sentence of it. A regular one ends where any
+//!   text value would; one in Lark may itself write what reads as the value's end, and then ends there.
 
 use serde_json::{Value, json};
 
@@ -50,6 +52,10 @@ const MARKUP: &str = concat!(
 );
 
 const ANY_TEXT: &str = "(?s:.*)";
+
+/// The key, beside a tool's `function`, of `{syntax, definition}`: what the tool's only parameter, `input`, obeys.
+/// `syntax` is `lark` (llguidance's dialect, as OpenAI's custom tools have it) or `regex`.
+pub const INPUT_GRAMMAR: &str = "input_grammar";
 
 /// The grammar of an answer that calls `tools`.
 pub(super) fn to_lark(lark: Lark, tools: &[Value], choice: &CallChoice, parallel: bool) -> Result<String, String> {
@@ -124,6 +130,7 @@ struct Tool<'a> {
     name: &'a str,
     strict: bool,
     parameters: Parameters,
+    input: Option<&'a Value>,
 }
 
 fn declared(tools: &[Value]) -> Result<Vec<Tool<'_>>, String> {
@@ -135,9 +142,10 @@ fn declared(tools: &[Value]) -> Result<Vec<Tool<'_>>, String> {
         if declared.iter().any(|tool| tool.name == name) {
             continue;
         }
-        let strict = function.get("strict") == Some(&Value::Bool(true));
+        let input = tool.get(INPUT_GRAMMAR);
+        let strict = input.is_some() || function.get("strict") == Some(&Value::Bool(true));
         let parameters = Parameters::of(function.get("parameters").unwrap_or(&Value::Null));
-        declared.push(Tool { name, strict, parameters });
+        declared.push(Tool { name, strict, parameters, input });
     }
     match declared.len() {
         0 => Err("no tools are declared".into()),
@@ -224,8 +232,38 @@ impl ToolCallWriter {
             return Ok(self.lark.rule(&format!("{head} {rest}")));
         }
         let about = |cause| format!("tool {}: {cause}", tool.name);
+        if let Some(grammar) = tool.input {
+            let input = self.input(grammar).map_err(about)?;
+            return Ok(self.lark.rule(&format!("{head} {input} {}", literal("\n</tool_call>"))));
+        }
         let parameters = self.parameters(&tool.parameters, "</function>").map_err(about)?;
         Ok(self.lark.rule(&format!("{head} {parameters} {}", literal("\n</tool_call>"))))
+    }
+
+    /// The only parameter of a call, under a grammar of its own, and the end of the function.
+    fn input(&mut self, grammar: &Value) -> Result<String, String> {
+        const END: &str = "\n</parameter>\n</function>";
+        let text = |key: &str| grammar[key].as_str().ok_or_else(|| format!("{key}: a text is wanted"));
+        let (syntax, definition) = (text("syntax")?, text("definition")?);
+        let value = match syntax {
+            "regex" => {
+                bounds::regex(definition)?;
+                // Here, where the tool's name can be said.
+                regex_syntax::parse(definition).map_err(|cause| match cause {
+                    regex_syntax::Error::Parse(cause) => format!("its regular expression: {}", cause.kind()),
+                    cause => format!("its regular expression: {cause}"),
+                })?;
+                let expression = if definition.is_empty() { literal("") } else { regex(definition) };
+                let body = self.lark.terminal(&format!("{expression} & ~{}", regex(MARKUP)));
+                self.lark.until(&body, &literal(END))
+            }
+            "lark" => {
+                bounds::source(definition)?;
+                format!("{} {}", self.lark.nested(definition), literal(END))
+            }
+            other => return Err(format!("syntax {other:?} is not supported; lark and regex are")),
+        };
+        Ok(format!("{} {value}", literal("<parameter=input>\n")))
     }
 
     /// All parameters of a call and the `end` after the last.
