@@ -47,8 +47,6 @@ async fn what_is_not_served_is_said_in_the_form_of_its_api() {
     assert!(status == 405 && body["error"]["message"].as_str().unwrap().contains("GET"), "{body}");
     let (status, body) = get("/api/chat").await;
     assert!(status == 405 && body["error"].is_string(), "{body}");
-    let (status, body) = server.post("/v1/responses/compact", json!({"input": "x"})).await;
-    assert!(status == 501 && body["error"]["message"].as_str().unwrap().contains("truncation"), "{body}");
     let (status, body) = server.post("/v1/chat/completions", json!({"input": "x"})).await;
     assert!(status == 400 && body["error"]["message"].as_str().unwrap().contains("/v1/responses"), "{body}");
     let zipped = server.client.post(server.url("/v1/chat/completions")).header("content-type", "application/json");

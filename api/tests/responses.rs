@@ -329,7 +329,8 @@ async fn custom_tools_take_text_of_any_form() {
         "<tool_call>\n<function=apply_patch>\n<parameter=input>\n{patch}\n</parameter>\n</function>\n</tool_call>"
     );
     let server = Server::saying(&said, parsing()).await;
-    let format = json!({"type": "grammar", "syntax": "lark", "definition": "start: begin"});
+    let definition = r#"start: "*** Begin Patch\n*** Update File: " /(.+)/ "\n" ("+" /(.*)/ "\n")+ "*** End Patch""#;
+    let format = json!({"type": "grammar", "syntax": "lark", "definition": definition});
     let tool = json!({"type": "custom", "name": "apply_patch", "description": "Apply a patch.", "format": format});
     let body = json!({"input": "Patch it", "tools": [tool], "temperature": 0});
     let tokens =
@@ -355,6 +356,16 @@ async fn custom_tools_take_text_of_any_form() {
     assert!(of("response.function_call_arguments.delta").is_empty());
     let done = &of("response.output_item.done")[0]["item"];
     assert_eq!((&done["type"], &done["input"]), (&json!("custom_tool_call"), &json!(patch)));
+    // A grammar that cannot be used is refused, and so is a form that is not known.
+    for (format, words) in [
+        (json!({"type": "grammar", "syntax": "lark", "definition": "start: begin"}), "begin"),
+        (json!({"type": "grammar", "syntax": "gbnf", "definition": "root ::= \"a\""}), "tools[0].format.syntax"),
+        (json!({"type": "yaml"}), "tools[0].format.type"),
+    ] {
+        let tool = with(&tool, json!({"format": format}));
+        let (status, body) = server.post("/v1/responses", with(&body, json!({"tools": [tool]}))).await;
+        assert!(status == 400 && body["error"]["message"].as_str().unwrap().contains(words), "{body}");
+    }
     // Its history is read, from the client's items and from the server's own.
     let output = json!({"type": "custom_tool_call_output", "call_id": done["call_id"], "output": "Done"});
     let user = json!({"type": "message", "role": "user", "content": "Patch it"});
@@ -364,5 +375,42 @@ async fn custom_tools_take_text_of_any_form() {
     // Cut by the limit, it is not called done.
     let cut = server.ok("/v1/responses", with(&body, json!({"max_output_tokens": 90}))).await;
     assert_eq!((&cut["status"], cut["output"].as_array().unwrap().len()), (&json!("incomplete"), 0));
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_conversation_is_compacted_and_goes_on_from_its_summary() {
+    let server = Server::saying("Tests fail in a.rs.", parsing()).await;
+    let call = json!({"type": "function_call", "call_id": "c", "name": "ls", "arguments": "{}"});
+    let input = json!([
+        {"role": "user", "content": "Mend the tests"},
+        call,
+        {"type": "function_call_output", "call_id": "c", "output": "a.rs ".repeat(200)},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "a.rs it is."}]},
+        {"role": "user", "content": "Go on"},
+    ]);
+    let tokens = async |input: &Value| {
+        let body = json!({"input": input});
+        server.ok("/v1/responses/input_tokens", body).await["input_tokens"].as_u64().unwrap()
+    };
+    let compacted = server.ok("/v1/responses/compact", json!({"input": input, "temperature": 0})).await;
+    assert_eq!(compacted["object"], "response.compaction");
+    assert!(compacted["usage"]["output_tokens"].as_u64().unwrap() > 0, "{compacted}");
+    let output = compacted["output"].as_array().unwrap();
+    let kinds: Vec<_> = output.iter().map(|item| item["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["message", "message", "compaction"], "the user's words and a summary");
+    assert_eq!(output[1]["content"][0], json!({"type": "input_text", "text": "Go on"}));
+    assert!(tokens(&compacted["output"]).await < tokens(&input).await / 2);
+    // The model reads the summary in the item's place.
+    let said = |text: &str| json!({"role": "user", "content": format!("Summary of the conversation so far:\n{text}")});
+    let (item, summary) = (json!([output[2]]), json!([said("Tests fail in a.rs.")]));
+    assert_eq!(tokens(&item).await, tokens(&summary).await);
+    // A summary is not kept beside the next one.
+    let again = server.ok("/v1/responses/compact", json!({"input": output, "temperature": 0})).await;
+    assert_eq!(again["output"].as_array().unwrap().len(), 3);
+    // A history that is too long loses its beginning rather than its summary.
+    let long = json!([{"role": "user", "content": "x ".repeat(20_000)}, {"role": "user", "content": "y"}]);
+    let short = server.ok("/v1/responses/compact", json!({"input": long, "temperature": 0})).await;
+    assert_eq!(short["output"][2]["encrypted_content"], output[2]["encrypted_content"]);
     server.is_clean().await;
 }

@@ -206,7 +206,8 @@ impl Dialect for Responses {
     }
 }
 
-fn usage(generation: &ChatGeneration) -> ResponsesUsage {
+/// Tokens of an answer's prompt and output.
+pub fn usage(generation: &ChatGeneration) -> ResponsesUsage {
     let output = &generation.outputs()[0];
     let (input_tokens, output_tokens) = (output.prompt_tokens, output.completion_tokens());
     ResponsesUsage {

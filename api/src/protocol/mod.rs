@@ -5,6 +5,7 @@ pub mod blocks;
 pub mod body;
 pub mod body_memory;
 pub mod chat;
+pub mod compaction;
 pub mod completions;
 pub mod custom_tool;
 pub mod envelope;

@@ -7,7 +7,7 @@
 use quern_text::conversation::{ContentPart, part};
 use serde_json::{Value, json};
 
-use super::{error::ApiError, responses::Functions, scalar::shown};
+use super::{compaction, error::ApiError, responses::Functions, scalar::shown};
 
 /// Tools that came with items of the conversation rather than with the request.
 pub fn tools_of_input(input: &Value) -> Vec<Value> {
@@ -100,12 +100,10 @@ impl ItemReader<'_> {
                 let names = item["tools"].as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str());
                 result(&item["call_id"], &names.collect::<Vec<_>>().join("\n").into(), messages);
             }
-            // Thoughts and summaries that only their maker can read, tools (see `tools_of_input`), and notes
-            // that a service's own tool has run.
+            "compaction" | "compaction_summary" | "context_compaction" => messages.extend(compaction::message(item)),
+            // Thoughts that only their maker can read, tools (see `tools_of_input`), and notes that a service's own
+            // tool has run.
             "reasoning"
-            | "compaction"
-            | "compaction_summary"
-            | "context_compaction"
             | "compaction_trigger"
             | "additional_tools"
             | "web_search_call"
@@ -329,6 +327,10 @@ mod tests {
                 json!([{"type": "compaction", "encrypted_content": "…"}, {"type": "additional_tools", "tools": []},
                     {"type": "mcp_list_tools"}, {"type": "novelty"}, {"type": "function_call"}, null]),
                 json!([{"role": "user", "content": ""}]),
+            ),
+            (
+                json!([compaction::item("cmp_1", "Half done.")]),
+                json!([user("Summary of the conversation so far:\nHalf done.")]),
             ),
             (json!([{"type": "item_reference", "id": "x"}]), json!([user("[an earlier item is not kept any more]")])),
         ] {

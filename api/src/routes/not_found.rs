@@ -14,6 +14,7 @@ const MEANT: &[&str] = &[
     "/v1/completions",
     "/v1/responses",
     "/v1/responses/input_tokens",
+    "/v1/responses/compact",
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/v1/models",

@@ -17,13 +17,15 @@ use serde_json::{Value, json};
 use crate::{
     chat_generation::ChatGeneration,
     chat_request::ChatRequest,
-    dialects::responses::{ResponseContext, Responses},
+    clock::unix_seconds,
+    dialects::responses::{ResponseContext, Responses, usage},
     generate::namespace,
     logprobs,
     prompt::{Conversation, PromptSource},
     protocol::{
         ApiError, Body,
         body::ContentType,
+        compaction,
         response_input::{read_input, tools_of_input},
         responses::{Functions, ResponsesError, ResponsesFields},
         sampling::SamplingFields,
@@ -31,7 +33,7 @@ use crate::{
         unsupported::UNSUPPORTED_FIELDS,
     },
     request_id::new_id,
-    respond::respond,
+    respond::{Dialect, respond},
     state::AppState,
 };
 
@@ -44,6 +46,14 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 
 /// What `include` says for log-probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
+
+/// Tokens of a summary at most, where the request does not say: enough for the state of a coding task.
+const MOST_OF_SUMMARY: usize = 2048;
+
+/// What the model is asked for a summary.
+const SUMMARISE: &str = "Write a summary of this conversation, from which somebody who has not seen it can go on with \
+    the work: what is wanted, what was decided and why, what was done and found (files, commands, results), what is \
+    left to do, and every name, path and figure that will be needed. Answer with the summary alone.";
 
 /// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
@@ -139,10 +149,47 @@ async fn input_tokens(State(state): State<Arc<AppState>>, request: Request) -> R
     Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": tokens })))
 }
 
-async fn compact() -> ResponsesError {
-    let message = "/v1/responses/compact is not supported: histories are not summarised here; \
-                   truncation: auto forgets the oldest turns of one that is too long.";
-    ApiError::status(StatusCode::NOT_IMPLEMENTED, message).into()
+/// Write a summary from which the conversation can go on, and what stays beside it: the user's own messages.
+async fn compact(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ResponsesError> {
+    let ParsedRequest { mut request, context, .. } = read(&state, request).await?;
+    request.id = format!("resp_{}", new_id());
+    request.tools.clear();
+    (request.tool_choice, request.response_format, request.streams) = (None, None, false);
+    let most = MOST_OF_SUMMARY.min(state.config.context_length / 4).max(1);
+    request.sampling.max_new_tokens.get_or_insert(Int(most as i64));
+    if let PromptSource::Messages(conversation) = &mut request.prompt {
+        conversation.messages.push(json!({ "role": "user", "content": SUMMARISE }));
+    }
+    let id = request.id.clone();
+    let mut generation = begin(request, &state, true).await?;
+    let mut summary = String::new();
+    while let Some(delta) = generation.next().await {
+        if let Some(error) = delta.outcome.as_ref().and_then(|outcome| outcome.error(&Responses::WORDS)) {
+            return Err(error.into());
+        }
+        summary.push_str(&delta.text());
+    }
+    let item = compaction::item(&format!("cmp_{}", new_id()), summary.trim());
+    let said = context.history.iter().filter(|message| message["role"] == "user" && !compaction::is_summary(message));
+    let output: Vec<Value> = said.map(user_item).chain([item]).collect();
+    Ok(Json(json!({
+        "id": id,
+        "object": "response.compaction",
+        "created_at": unix_seconds(),
+        "output": output,
+        "usage": usage(&generation),
+    })))
+}
+
+/// A user's message of the history as an item.
+fn user_item(message: &Value) -> Value {
+    json!({
+        "id": format!("msg_{}", new_id()),
+        "type": "message",
+        "role": "user",
+        "status": "completed",
+        "content": [{ "type": "input_text", "text": message["content"] }],
+    })
 }
 
 /// Which items of an `input` are wanted.
