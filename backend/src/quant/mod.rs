@@ -236,8 +236,21 @@ pub struct PackedMatrix {
     format: QuantFormat,
     rows: usize,
     cols: usize,
+    /// From the first row's first byte to the last row's last.
     data: SharedBytes,
-    scales: Option<Arc<[f32]>>,
+    /// Bytes from one row to the next: more than a row where this is some columns of a wider matrix.
+    stride: usize,
+    scales: Option<Scales>,
+}
+
+/// The scales of a whole fp8 matrix, and where in it a part begins.
+#[derive(Clone, Debug)]
+struct Scales {
+    /// `[ceil(rows / 128), per_row]` of the whole.
+    values: Arc<[f32]>,
+    per_row: usize,
+    row: usize,
+    col: usize,
 }
 
 impl PackedMatrix {
@@ -251,7 +264,7 @@ impl PackedMatrix {
         assert!(format != QuantFormat::Fp8Block128, "{format} needs scales");
         assert_eq!(cols % format.block_elements(), 0, "{cols} columns in blocks of {}", format.block_elements());
         assert_eq!(data.len(), rows * format.row_bytes(cols), "bytes of a {rows}×{cols} {format} matrix");
-        Self { format, rows, cols, data, scales: None }
+        Self { format, rows, cols, stride: format.row_bytes(cols), data, scales: None }
     }
 
     /// An E4M3 matrix with its block scales, `[ceil(rows / 128), ceil(cols / 128)]` row-major.
@@ -262,7 +275,34 @@ impl PackedMatrix {
         let block = QuantFormat::FP8_BLOCK;
         assert_eq!(data.len(), rows * cols, "bytes of a {rows}×{cols} fp8 matrix");
         assert_eq!(scales.len(), rows.div_ceil(block) * cols.div_ceil(block), "scales of a {rows}×{cols} fp8 matrix");
-        Self { format: QuantFormat::Fp8Block128, rows, cols, data, scales: Some(scales) }
+        let scales = Scales { values: scales, per_row: cols.div_ceil(block), row: 0, col: 0 };
+        Self { format: QuantFormat::Fp8Block128, rows, cols, stride: cols, data, scales: Some(scales) }
+    }
+
+    /// These rows and columns of it, sharing the bytes and the scales; either may be empty.
+    ///
+    /// # Panics
+    /// If they reach past the matrix, or cut a block of its encoding ([`QuantFormat::block_elements`]). An fp8 matrix
+    /// may be cut within its blocks of 128 × 128: a part knows where in them it begins.
+    pub fn part(&self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        assert!(cols.start <= cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
+        let block = self.format.block_elements();
+        let whole = [cols.start, cols.end].iter().all(|col| col.is_multiple_of(block));
+        assert!(whole, "columns {cols:?} cut a block of {block} of {}", self.format);
+        let (before, width) = (self.format.row_bytes(cols.start), self.format.row_bytes(cols.len()));
+        // The last row ends before the next one would begin.
+        let bytes = match rows.is_empty() || cols.is_empty() {
+            true => 0..0,
+            false => rows.start * self.stride + before..(rows.end - 1) * self.stride + before + width,
+        };
+        let data = self.data.slice(bytes).expect("rows and columns of the matrix");
+        let scales = self.scales.clone().map(|scales| Scales {
+            row: scales.row + rows.start,
+            col: scales.col + cols.start,
+            ..scales
+        });
+        Self { rows: rows.len(), cols: cols.len(), data, scales, ..*self }
     }
 
     /// The encoding.
@@ -280,22 +320,35 @@ impl PackedMatrix {
         self.cols
     }
 
-    /// The stored bytes of all rows.
+    /// The stored bytes of all rows, one behind the other.
+    ///
+    /// # Panics
+    /// If this is some columns of a wider matrix, whose rows lie apart.
     pub fn bytes(&self) -> &[u8] {
+        let row_bytes = self.format.row_bytes(self.cols);
+        assert!(self.data.is_empty() || self.stride == row_bytes, "rows of {row_bytes} bytes every {}", self.stride);
         &self.data
     }
 
     /// The stored bytes of row `row`.
     pub fn row(&self, row: usize) -> &[u8] {
-        let stride = self.format.row_bytes(self.cols);
-        &self.data[row * stride..(row + 1) * stride]
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let bytes = self.format.row_bytes(self.cols);
+        if bytes == 0 { &[] } else { &self.data[row * self.stride..][..bytes] }
     }
 
-    /// The block scales of an fp8 matrix that hold for row `row`, one for each 128 columns.
+    /// The block scales of an fp8 matrix that hold for row `row`, one for each 128 columns of the whole matrix that the
+    /// row lies in: the first holds for [`scale_origin`](Self::scale_origin) columns fewer.
     pub fn row_scales(&self, row: usize) -> Option<&[f32]> {
-        let per_row = self.cols.div_ceil(QuantFormat::FP8_BLOCK);
-        let block = row / QuantFormat::FP8_BLOCK;
-        self.scales.as_deref().map(|s| &s[block * per_row..(block + 1) * per_row])
+        let scales = self.scales.as_ref()?;
+        let at = (scales.row + row) / QuantFormat::FP8_BLOCK * scales.per_row;
+        let [first, end] = [scales.col, scales.col + self.cols];
+        Some(&scales.values[at + first / QuantFormat::FP8_BLOCK..at + end.div_ceil(QuantFormat::FP8_BLOCK)])
+    }
+
+    /// Columns of the first scale's block that lie before the first column.
+    pub fn scale_origin(&self) -> usize {
+        self.scales.as_ref().map_or(0, |scales| scales.col % QuantFormat::FP8_BLOCK)
     }
 
     /// Row `row` as f32, exactly as stored (an fp8 byte times its block's scale, rounded once to f32;
@@ -324,11 +377,9 @@ impl PackedMatrix {
             }
             QuantFormat::Fp8Block128 => {
                 let scales = self.row_scales(row).expect("an fp8 matrix is built with scales");
-                let blocks = out.chunks_mut(QuantFormat::FP8_BLOCK).zip(bytes.chunks(QuantFormat::FP8_BLOCK));
-                for ((values, codes), scale) in blocks.zip(scales) {
-                    for (value, &code) in values.iter_mut().zip(codes) {
-                        *value = fp8::E4M3[code as usize] * scale;
-                    }
+                let origin = self.scale_origin();
+                for (col, (value, &code)) in out.iter_mut().zip(bytes).enumerate() {
+                    *value = fp8::E4M3[code as usize] * scales[(origin + col) / QuantFormat::FP8_BLOCK];
                 }
             }
             blocks => {
@@ -347,8 +398,14 @@ impl PackedMatrix {
         self.data.release();
     }
 
-    /// Bytes in memory, scales included.
+    /// Bytes in memory, with the scales that hold for some of it.
     pub fn num_bytes(&self) -> usize {
-        self.data.len() + self.scales.as_deref().map_or(0, std::mem::size_of_val)
+        let rows = self.rows * self.format.row_bytes(self.cols);
+        let Some(scales) = &self.scales else { return rows };
+        let blocks = |first: usize, len: usize| match len {
+            0 => 0,
+            _ => (first + len).div_ceil(QuantFormat::FP8_BLOCK) - first / QuantFormat::FP8_BLOCK,
+        };
+        rows + blocks(scales.row, self.rows) * blocks(scales.col, self.cols) * size_of::<f32>()
     }
 }
