@@ -20,6 +20,10 @@ use crate::{
 /// - After start nothing here allocates device memory.
 /// - No default methods and no capability queries: an operation that is missing does not compile.
 ///
+/// A network may be divided over the backends of several ranks: each holds a part of the weights and computes the same
+/// operations as the others, in the same order; [`all_reduce`](Self::all_reduce) and [`gather`](Self::gather) are where
+/// they exchange ([`collective`](crate::collective)).
+///
 /// A step is begun once, which is when its tables go to the device, and finished once, which is the one place that
 /// waits and may fail:
 ///
@@ -73,8 +77,9 @@ pub trait Backend: Send + Sync + 'static {
     /// `samples` has a task for each of the batch's `logit_rows`, or none where another rank samples.
     fn begin(&self, batch: &ForwardBatch, samples: &SampleBatch) -> Self::Step;
 
-    /// `out[i] = table[token i of the step]`. `table`: `[vocab, cols]`. Tokens are below `vocab`.
-    fn embed(&self, table: &Self::Weight, step: &Self::Step, out: &mut Self::Buffer);
+    /// `out[i] = table[token i of the step - first]`, zeros where the table has no such row: it holds those of the
+    /// tokens from `first` on. `table`: `[tokens, cols]`.
+    fn embed(&self, table: &Self::Weight, first: usize, step: &Self::Step, out: &mut Self::Buffer);
 
     /// `residual += delta`, then `out = residual / rms(residual) * gain`, with
     /// `rms(x) = sqrt(mean(x²) + eps)`. `gain`: one row.
@@ -140,14 +145,27 @@ pub trait Backend: Send + Sync + 'static {
     /// Source: HF `modeling_qwen3_moe.py`, `Qwen3MoeSparseMoeBlock.forward`.
     fn route(&self, logits: &Self::Buffer, renormalise: bool, routing: &mut Self::Routing);
 
-    /// `out = Σ w_e · down_e(silu(gate_e(x)) * up_e(x))` over each row's experts, added in the order of
-    /// the routing. `x`, `out`: `[rows, hidden]`.
+    /// `out = Σ w_e · down_e(silu(gate_e(x)) * up_e(x))` over those of each row's experts that are here, added in the
+    /// order of the routing; zeros where none is. `x`, `out`: `[rows, hidden]`.
     fn moe(&self, x: &Self::Buffer, routing: &Self::Routing, experts: &Self::Experts, out: &mut Self::Buffer);
+
+    /// `buffer` becomes the sum of what all ranks have in it, added as [`tree`](crate::collective::tree) adds. One rank
+    /// alone leaves it as it is.
+    ///
+    /// Where a rank is lost, [`finish`](Self::finish) says so and the buffer means nothing.
+    fn all_reduce(&self, buffer: &mut Self::Buffer);
+
+    /// On rank 0, `out[i]` becomes row `i` of every rank's `part`, side by side in the order of the ranks; on the others
+    /// `out` is left alone. `widths`: the columns of each rank's `part`; `out`: `[rows, Σ widths]`.
+    ///
+    /// Where a rank is lost: as for [`all_reduce`](Self::all_reduce).
+    fn gather(&self, part: &Self::Buffer, widths: &[usize], out: &mut Self::Buffer);
 
     /// `out[i] = x[logit row rows.start + i of the step]`, for all of `rows`.
     fn gather_rows(&self, x: &Self::Buffer, step: &Self::Step, rows: Range<usize>, out: &mut Self::Buffer);
 
     /// Sample or score: row `i` of `logits` belongs to the step's task `rows.start + i`. May overwrite `logits`.
+    /// Nothing happens in a step that was begun without tasks.
     ///
     /// The outputs stay with the step. Ranges of one step follow one another from 0.
     fn sample(&self, logits: &mut Self::Buffer, step: &mut Self::Step, rows: Range<usize>);
@@ -158,7 +176,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Wait for `step`; returns the output of each of its tasks, in their order.
     ///
     /// # Errors
-    /// If any of its operations failed, or the device did.
+    /// If any of its operations failed, the device did, or a rank is lost.
     fn finish(&self, step: Self::Step) -> Result<Vec<RowOutput>, DeviceFault>;
 }
 
@@ -171,13 +189,14 @@ pub trait Uploader<B: Backend + ?Sized> {
     /// If there is no kernel for a format, or no memory.
     fn weight(&mut self, parts: &[PackedMatrix]) -> Result<B::Weight, UploadError>;
 
-    /// Take the experts of a layer: `gate[e]` and `up[e]` are `[inner, hidden]`, `down[e]` is
-    /// `[hidden, inner]`.
+    /// Take experts of a layer, those of the routing from `first` on: `gate[e]` and `up[e]` are `[inner, hidden]`,
+    /// `down[e]` is `[hidden, inner]`.
     ///
     /// # Errors
     /// As for [`weight`](Self::weight).
     fn experts(
         &mut self,
+        first: usize,
         gate: &[PackedMatrix],
         up: &[PackedMatrix],
         down: &[PackedMatrix],

@@ -1,5 +1,7 @@
 //! [`Collective`]: what the ranks of a network do together, and [`tree`], the order in which their sums are added.
 
+use std::ops::Range;
+
 /// One of `count` equal workers, each of which holds a part of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rank {
@@ -13,17 +15,13 @@ impl Rank {
     /// The only rank of a network that is not divided.
     pub const SOLO: Rank = Rank { index: 0, count: 1 };
 
-    /// Rank `index` of `count`.
-    ///
-    /// # Panics
-    /// If there is no such rank.
-    pub fn new(index: usize, count: usize) -> Self {
-        assert!(index < count, "rank {index} of {count}");
-        Self { index, count }
+    /// Its share of `n` things in a row: shares differ by one at most.
+    pub fn share(self, n: usize) -> Range<usize> {
+        n * self.index / self.count..n * (self.index + 1) / self.count
     }
 }
 
-/// The exchange between ranks, on the host's floats and bytes.
+/// The exchange between ranks, on the host's floats.
 ///
 /// Every rank calls the same operations in the same order with the same lengths. A call returns when this rank's part
 /// is done, not when everybody's is. Calls of one rank come from one thread at a time, except
@@ -48,12 +46,6 @@ pub trait Collective: Send + Sync {
     /// # Errors
     /// As for [`all_reduce`](Self::all_reduce).
     fn gather(&self, own: &[f32], widths: &[usize], all: &mut [f32]) -> Result<(), Lost>;
-
-    /// `bytes` becomes rank 0's `bytes`, whatever it was on the others.
-    ///
-    /// # Errors
-    /// As for [`all_reduce`](Self::all_reduce).
-    fn broadcast(&self, bytes: &mut Vec<u8>) -> Result<(), Lost>;
 
     /// This rank cannot go on with the step: everybody who waits, or will, gets `cause` as an error. The first call
     /// counts.

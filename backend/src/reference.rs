@@ -36,9 +36,11 @@ impl Buffer {
     }
 }
 
-/// The experts of a layer.
+/// Experts of a layer.
 #[derive(Clone, Debug)]
 pub struct Experts {
+    /// Which of the routing's the first is.
+    first: usize,
     gate: Vec<PackedMatrix>,
     up: Vec<PackedMatrix>,
     down: Vec<PackedMatrix>,
@@ -180,11 +182,14 @@ impl Backend for RefBackend {
         Step { batch: batch.clone(), samples: samples.clone(), outputs: Vec::new() }
     }
 
-    fn embed(&self, table: &Vec<PackedMatrix>, step: &Step, out: &mut Buffer) {
+    fn embed(&self, table: &Vec<PackedMatrix>, first: usize, step: &Step, out: &mut Buffer) {
         let [table] = table.as_slice() else { panic!("an embedding table is one matrix, not {}", table.len()) };
         let ids = &step.batch.token_ids;
         for (row, &id) in out.rows_mut(ids.len()).zip(ids) {
-            table.decode_row(id as usize, row);
+            match (id as usize).checked_sub(first).filter(|&id| id < table.rows()) {
+                Some(id) => table.decode_row(id, row),
+                None => row.fill(0.0),
+            }
         }
     }
 
@@ -316,6 +321,8 @@ impl Backend for RefBackend {
         for (i, row) in out.rows_mut(x.rows()).enumerate() {
             row.fill(0.0);
             for &(expert, weight) in &routing.rows[i] {
+                let here = expert.checked_sub(experts.first).filter(|&expert| expert < experts.gate.len());
+                let Some(expert) = here else { continue };
                 let gate = project(&experts.gate[expert], x.row(i));
                 let up = project(&experts.up[expert], x.row(i));
                 let inner: Vec<f32> = gate.iter().zip(&up).map(|(&g, &u)| silu(g) * u).collect();
@@ -326,12 +333,23 @@ impl Backend for RefBackend {
         }
     }
 
+    /// The reference is one rank.
+    fn all_reduce(&self, _: &mut Buffer) {}
+
+    fn gather(&self, part: &Buffer, widths: &[usize], out: &mut Buffer) {
+        assert_eq!(widths, [part.cols], "columns of the only rank");
+        out.values.clone_from(&part.values);
+    }
+
     fn gather_rows(&self, x: &Buffer, step: &Step, rows: Range<usize>, out: &mut Buffer) {
         let rows = &step.batch.logit_rows[rows];
         out.rows_mut(rows.len()).zip(rows).for_each(|(row, &from)| row.copy_from_slice(x.row(from)));
     }
 
     fn sample(&self, logits: &mut Buffer, step: &mut Step, rows: Range<usize>) {
+        if step.samples.tasks.is_empty() {
+            return;
+        }
         assert_eq!(logits.rows(), rows.len(), "rows of logits and tasks");
         assert_eq!(step.outputs.len(), rows.start, "rows of a step are sampled in order");
         let tasks = &step.samples.tasks[rows];
@@ -354,12 +372,13 @@ impl Uploader<RefBackend> for RefBackend {
 
     fn experts(
         &mut self,
+        first: usize,
         gate: &[PackedMatrix],
         up: &[PackedMatrix],
         down: &[PackedMatrix],
     ) -> Result<Experts, UploadError> {
         assert!(gate.len() == up.len() && up.len() == down.len(), "three matrices an expert");
-        Ok(Experts { gate: gate.to_vec(), up: up.to_vec(), down: down.to_vec() })
+        Ok(Experts { first, gate: gate.to_vec(), up: up.to_vec(), down: down.to_vec() })
     }
 
     fn finish(self: Box<Self>) -> Result<(), UploadError> {

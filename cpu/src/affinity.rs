@@ -1,7 +1,9 @@
 //! Which CPUs this process may run on, and pinning a thread to one of them.
 
-/// One CPU for each physical core that this process may use, ascending; empty where the operating
-/// system does not say.
+use std::cell::Cell;
+
+/// One CPU for each physical core that this process may use, ascending within each node of memory, and those of one
+/// node together; empty where the operating system does not say.
 ///
 /// Two hardware threads of a core share its vector units and its load ports, so a second worker on a
 /// core brings nothing to kernels that saturate either.
@@ -18,7 +20,16 @@ pub(crate) fn allowed_cores() -> Vec<usize> {
             cores.push(cpu);
         }
     }
+    cores.sort_by_cached_key(|&cpu| node_of(cpu));
     cores
+}
+
+/// The node of memory that is nearest to `cpu`; 0 where the operating system does not say.
+#[cfg(target_os = "linux")]
+fn node_of(cpu: usize) -> usize {
+    let entries = std::fs::read_dir(format!("/sys/devices/system/cpu/cpu{cpu}")).into_iter().flatten().flatten();
+    let node = |name: std::ffi::OsString| name.to_str()?.strip_prefix("node")?.parse().ok();
+    entries.filter_map(|entry| node(entry.file_name())).next().unwrap_or(0)
 }
 
 #[cfg(target_os = "linux")]
@@ -44,6 +55,16 @@ pub(crate) fn pin_current_thread(cpu: usize) {
     unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: pid 0 is this thread; the pointer and the size describe `set`.
     unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+}
+
+/// The same, for a thread that asks again and again.
+pub(crate) fn keep_current_thread_on(cpu: usize) {
+    thread_local! {
+        static PINNED_TO: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    if PINNED_TO.replace(Some(cpu)) != Some(cpu) {
+        pin_current_thread(cpu);
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -1,8 +1,8 @@
 //! [`CpuBackend`]: what was chosen at start, and the working space of its operations.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quern_backend::Precision;
+use quern_backend::{Collective, Lost, Precision, Rank};
 
 use crate::{
     affinity,
@@ -11,6 +11,7 @@ use crate::{
     moe::MoeScratch,
     pool::Pool,
     product::ProductScratch,
+    team::Team,
 };
 
 /// More workers than this is a typing error.
@@ -19,8 +20,8 @@ const MAX_THREADS: usize = 1024;
 /// What to run on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuConfig {
-    /// Worker threads, the caller's included; `None` takes one for each physical core that this process
-    /// may use.
+    /// Worker threads, the caller's included and those of all ranks together; `None` takes one for each physical core
+    /// that this process may use.
     pub threads: Option<usize>,
     /// Instruction set; `None` takes the best there is.
     pub isa: Option<Isa>,
@@ -71,6 +72,33 @@ pub struct CpuBackend {
     pub(crate) kernels: Kernels,
     pub(crate) pool: Pool,
     scratch: Mutex<OpScratch>,
+    /// Where there are other ranks.
+    pub(crate) exchange: Option<Exchange>,
+}
+
+/// A backend's exchange with the other ranks.
+pub(crate) struct Exchange {
+    pub(crate) collective: Arc<dyn Collective>,
+    /// Whom the present step has lost.
+    lost: Mutex<Option<Lost>>,
+}
+
+impl Exchange {
+    /// Keep what went wrong until the step's end.
+    pub(crate) fn note(&self, result: Result<(), Lost>) {
+        if let Err(lost) = result {
+            self.lost().get_or_insert(lost);
+        }
+    }
+
+    /// What went wrong since this was last called.
+    pub(crate) fn take_lost(&self) -> Option<Lost> {
+        self.lost().take()
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Option<Lost>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl CpuBackend {
@@ -79,23 +107,64 @@ impl CpuBackend {
     /// # Errors
     /// If the CPU lacks what `config` asks for, or threads cannot be started.
     pub fn new(config: CpuConfig) -> Result<Self, CpuError> {
+        let threads = config.num_threads()?;
+        Self::beside_others(config, Rank::SOLO, threads, None)
+    }
+
+    /// `count` backends that are the ranks of one network in this process, by index. They share the threads and the
+    /// cores, and have one thread each at least.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    ///
+    /// # Panics
+    /// If there are to be none.
+    pub fn ranks(config: CpuConfig, count: usize) -> Result<Vec<Self>, CpuError> {
+        assert!(count > 0, "a network on no ranks");
+        let threads = config.num_threads()?.max(count);
+        let members = Team::members(count, threads <= affinity::allowed_cores().len());
+        let exchange = |member| Exchange { collective: Arc::new(member), lost: Mutex::default() };
+        let ranks = members.into_iter().enumerate().map(|(index, member)| {
+            let exchange = (count > 1).then(|| exchange(member));
+            Self::beside_others(config, Rank { index, count }, threads, exchange)
+        });
+        ranks.collect()
+    }
+
+    /// One rank's share of `threads`.
+    fn beside_others(
+        config: CpuConfig,
+        rank: Rank,
+        threads: usize,
+        exchange: Option<Exchange>,
+    ) -> Result<Self, CpuError> {
         let kernels = Kernels::choose(config.isa, config.precision)?;
-        let threads = config.threads.unwrap_or_else(default_threads);
-        if !(1..=MAX_THREADS).contains(&threads) {
-            return Err(CpuError::Threads { threads });
-        }
+        let own = rank.share(threads);
         let scratch = OpScratch {
             product: ProductScratch::default(),
-            moe: MoeScratch::new(threads),
-            attention: AttentionScratch::new(threads),
+            moe: MoeScratch::new(own.len()),
+            attention: AttentionScratch::new(own.len()),
         };
-        Ok(Self { kernels, pool: Pool::new(threads)?, scratch: Mutex::new(scratch) })
+        let pool = Pool::beside_others(own, threads)?;
+        Ok(Self { kernels, pool, scratch: Mutex::new(scratch), exchange })
+    }
+
+    /// Its way to the other ranks, where there are any.
+    pub fn collective(&self) -> Option<Arc<dyn Collective>> {
+        self.exchange.as_ref().map(|exchange| Arc::clone(&exchange.collective))
     }
 
     /// Held for one operation. A panic leaves nothing in it that the next operation reads before it
     /// writes, so poison means nothing.
     pub(crate) fn scratch(&self) -> MutexGuard<'_, OpScratch> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CpuConfig {
+    fn num_threads(&self) -> Result<usize, CpuError> {
+        let threads = self.threads.unwrap_or_else(default_threads);
+        (1..=MAX_THREADS).contains(&threads).then_some(threads).ok_or(CpuError::Threads { threads })
     }
 }
 

@@ -24,6 +24,9 @@ use crate::{
     memory::DisjointMut,
 };
 
+/// A part of an fp8 matrix begins at a multiple of it within a block of scales: a step of all its kernels.
+const ORIGIN_STEP: usize = 2 * LANES;
+
 /// Rows of inputs as a kernel wants them (`dot::ActivationLayout`).
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
@@ -53,6 +56,10 @@ pub(crate) struct Gemm<'a, M = PackedMatrix> {
 impl Gemm<'_, Matrix> {
     /// What the kernels rely on.
     pub(crate) fn check(&self, row_words: usize) {
+        if let Matrix::Mapped(matrix) = self.matrix {
+            let origin = matrix.scale_origin();
+            assert_eq!(origin % ORIGIN_STEP, 0, "{origin} columns of a scale's block lie before the first");
+        }
         assert!(self.rows.end <= self.matrix.rows(), "rows {:?} of {}", self.rows, self.matrix.rows());
         assert_eq!(self.rows.start % self.matrix.cut().tile_rows, 0, "rows {:?} begin within a panel", self.rows);
         assert_eq!(self.x.stride, row_words, "prepared words of {} columns", self.matrix.cols());
@@ -111,8 +118,10 @@ pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(ta
 #[inline(always)]
 unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &Gemm<'_>, first: usize) -> usize {
     let matrix = task.matrix;
-    let row_bytes = matrix.format().row_bytes(matrix.cols());
-    let weights = matrix.bytes().as_ptr();
+    let stride = matrix.stride();
+    let weights = matrix.span().as_ptr();
+    // Steps of the first block that lie before the first column.
+    let before = matrix.scale_origin() / D::STEP;
     let x: [*const u8; T] =
         std::array::from_fn(|t| task.x.values.as_ptr().add(task.x_rows[first + t] as usize * task.x.stride).cast());
     let out: [*mut f32; T] = std::array::from_fn(|t| {
@@ -121,7 +130,7 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
     for row in task.rows.clone().step_by(R) {
         // Past the end the last row is computed again and dropped: cheaper than kernels for each rest.
         let rows: [usize; R] = std::array::from_fn(|r| (row + r).min(task.rows.end - 1));
-        let w = rows.map(|r| weights.add(r * row_bytes));
+        let w = rows.map(|r| weights.add(r * stride));
         let scales = rows.map(|r| {
             if D::BLOCK_STEPS > 0 {
                 matrix.row_scales(r).map_or(std::ptr::null(), <[f32]>::as_ptr)
@@ -129,7 +138,7 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
                 std::ptr::null()
             }
         });
-        let sums = tile::<L, D, R, T>(&w, R * row_bytes, &scales, &x, matrix.cols());
+        let sums = tile::<L, D, R, T>(&w, R * stride, (&scales, before), &x, matrix.cols());
         for r in 0..R.min(task.rows.end - row) {
             for t in 0..T {
                 out[t].add(row - task.rows.start + r).write(L::sum(sums[r][t]));
@@ -139,7 +148,8 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
     T
 }
 
-/// `R × T` dots of `cols` columns, as unsummed lanes. `next` bytes after the weights are those that follow.
+/// `R × T` dots of `cols` columns, as unsummed lanes. `next` bytes after the weights are those that follow. The first
+/// of each row's `scales` holds for `before` steps less than a block.
 ///
 /// With one token the time is memory's. The hardware asks ahead within 4 KiB pages, and a row of fp8 is half
 /// a page: it would stop before it has begun. So the next rows are asked for here, each at the same column.
@@ -151,7 +161,7 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
 unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     w: &[*const u8; R],
     next: usize,
-    scales: &[*const f32; R],
+    (scales, before): (&[*const f32; R], usize),
     x: &[*const u8; T],
     cols: usize,
 ) -> [[L::F; T]; R] {
@@ -170,21 +180,22 @@ unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
         }
         return sums;
     }
-    let blocks = cols.div_ceil(D::BLOCK_STEPS * D::STEP);
+    let blocks = (before * D::STEP + cols).div_ceil(D::BLOCK_STEPS * D::STEP);
     for block in 0..blocks {
         let mut part = [[L::splat(0.0); T]; R];
-        let start = block * D::BLOCK_STEPS;
-        if start + D::BLOCK_STEPS <= steps {
+        let start = (block * D::BLOCK_STEPS).saturating_sub(before);
+        let end = (block + 1) * D::BLOCK_STEPS - before;
+        if start + D::BLOCK_STEPS == end && end <= steps {
             ask_for::<L, R, T>(w, start * D::WEIGHT_BYTES + next, D::BLOCK_STEPS * D::WEIGHT_BYTES);
             // A whole block, with a bound the compiler can unroll.
             for s in 0..D::BLOCK_STEPS {
                 step::<L, D, R, T>(&mut part, w, (start + s) * D::WEIGHT_BYTES, x, (start + s) * x_bytes);
             }
         } else {
-            for s in start..steps {
+            for s in start..end.min(steps) {
                 step::<L, D, R, T>(&mut part, w, s * D::WEIGHT_BYTES, x, s * x_bytes);
             }
-            if rest > 0 {
+            if rest > 0 && end > steps {
                 last_step::<L, D, R, T>(&mut part, w, steps * D::WEIGHT_BYTES, rest, x, steps * x_bytes);
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! [`CpuBackend`] is the whole interface. Inside, `detect` chooses kernels once at start; `arch` holds
 //! every intrinsic; the kernels (`gemm`, `panels`, `attention`, `norm_rope`, `pointwise`) are generic loops
-//! over `lanes`; `product`, `moe` and `attention::plan` cut operations into units of work for the `pool`.
+//! over `lanes`; `product`, `moe` and `attention::plan` cut operations into units of work for the `pool`. Several
+//! backends may be the ranks of one network, each on its own cores: they exchange through `team`.
 //!
 //! Every result is a function of its own row alone: lanes run along the summed dimension, each chain of
 //! additions and each tree of sums is fixed by shape, and threads only decide who computes what.
@@ -34,6 +35,7 @@ mod product;
 mod route;
 mod step;
 mod sync;
+mod team;
 mod uploader;
 
 pub use backend::{CpuBackend, CpuConfig, CpuError};

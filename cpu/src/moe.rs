@@ -1,7 +1,7 @@
 //! Mixture of experts: tokens grouped by expert, so that each expert's weights are read once a step.
 //!
-//! A *slot* is one (token, choice) pair: token `slot / top_k`, choice `slot % top_k`. Slots grouped by expert stand
-//! in *places*. One parallel region computes all experts, a second one adds up:
+//! A *slot* is one (token, choice) pair whose expert is here, counted by token, then choice. Slots grouped by expert
+//! stand in *places*. One parallel region computes all experts, a second one adds up:
 //!
 //! ```text
 //! gate, up, SiLU   (expert, rows of inner,  its places) ─▶ inner[place]    x[token of place]
@@ -14,7 +14,7 @@
 //! others are still being made. Whoever made the last rows of them prepares them for down.
 //!
 //! The last pass adds in the routing's order, whatever the grouping was. An expert without slots costs a
-//! look at a counter.
+//! look at a counter. Slots of experts that another rank has get no place and no product.
 
 use std::ops::Range;
 
@@ -35,9 +35,11 @@ use crate::{
 /// Elements of products that the caller sums sooner than a second worker wakes.
 const SMALL_SUM: usize = 32 << 10;
 
-/// The experts of a layer.
+/// Experts of a layer.
 #[derive(Debug)]
 pub struct Experts {
+    /// Which of the routing's the first is.
+    first: usize,
     gate: Vec<Matrix>,
     up: Vec<Matrix>,
     down: Vec<Matrix>,
@@ -49,9 +51,7 @@ impl Experts {
     pub(crate) fn new(
         pool: &Pool,
         mut file: Option<&mut PackedWeightCache>,
-        gate: &[PackedMatrix],
-        up: &[PackedMatrix],
-        down: &[PackedMatrix],
+        (first, [gate, up, down]): (usize, [&[PackedMatrix]; 3]),
     ) -> Result<Self, UploadError> {
         assert!(!gate.is_empty() && gate.len() == up.len() && up.len() == down.len(), "three matrices an expert");
         let (inner, hidden) = (gate[0].rows(), gate[0].cols());
@@ -60,7 +60,7 @@ impl Experts {
         gate.iter().chain(up).for_each(|m| shaped(m, inner, hidden));
         down.iter().for_each(|m| shaped(m, hidden, inner));
         let mut take = |matrices| Matrix::take(pool, file.as_deref_mut(), matrices);
-        Ok(Self { gate: take(gate)?, up: take(up)?, down: take(down)?, inner, hidden })
+        Ok(Self { first, gate: take(gate)?, up: take(up)?, down: take(down)?, inner, hidden })
     }
 }
 
@@ -80,6 +80,10 @@ pub(crate) struct MoeScratch {
     inner: AlignedVec,
     /// `[slots, hidden]`.
     products: AlignedVec,
+    /// Weight of each of the rows of `products`.
+    weights: Vec<f32>,
+    /// Where each token's products begin; one more than tokens.
+    sums: Vec<usize>,
     /// Gate and up.
     units: Vec<ProductUnit>,
     down_units: Vec<ProductUnit>,
@@ -104,6 +108,8 @@ impl MoeScratch {
             inner_inputs: PreparedInputs::default(),
             inner: AlignedVec::default(),
             products: AlignedVec::default(),
+            weights: Vec::new(),
+            sums: Vec::new(),
             units: Vec::new(),
             down_units: Vec::new(),
             latches: Latches::default(),
@@ -115,26 +121,35 @@ impl MoeScratch {
         }
     }
 
-    /// Counting sort of the slots by expert.
-    fn group(&mut self, routing: &Routing, experts: usize) {
-        let Self { starts, slots, tokens, .. } = self;
+    /// Counting sort of the slots by expert, of those whose experts are here.
+    fn group(&mut self, routing: &Routing, first: usize, experts: usize) {
+        let Self { starts, slots, tokens, weights, sums, .. } = self;
+        let here = |expert: u32| (expert as usize).checked_sub(first).filter(|&expert| expert < experts);
         starts.clear();
         starts.resize(experts + 1, 0);
-        for &expert in routing.experts() {
-            starts[expert as usize + 1] += 1;
+        for expert in routing.experts().iter().filter_map(|&expert| here(expert)) {
+            starts[expert + 1] += 1;
         }
         for e in 0..experts {
             starts[e + 1] += starts[e];
         }
-        slots.resize(routing.experts().len(), 0);
+        slots.resize(starts[experts], 0);
         tokens.resize(slots.len(), 0);
-        for (slot, &expert) in routing.experts().iter().enumerate() {
-            // `starts` serves as the place of each expert's next slot; put right below.
-            let at = &mut starts[expert as usize];
-            slots[*at] = slot as u32;
-            tokens[*at] = (slot / routing.top_k()) as u32;
-            *at += 1;
+        weights.clear();
+        sums.clear();
+        for (token, choices) in routing.experts().chunks_exact(routing.top_k()).enumerate() {
+            sums.push(weights.len());
+            for (choice, &expert) in choices.iter().enumerate() {
+                let Some(expert) = here(expert) else { continue };
+                // `starts` serves as the place of each expert's next slot; put right below.
+                let at = &mut starts[expert];
+                slots[*at] = weights.len() as u32;
+                tokens[*at] = token as u32;
+                *at += 1;
+                weights.push(routing.weights()[token * routing.top_k() + choice]);
+            }
         }
+        sums.push(weights.len());
         starts.rotate_right(1);
         starts[0] = 0;
     }
@@ -155,17 +170,19 @@ pub(crate) fn moe(
     experts: &Experts,
     out: &mut Buffer,
 ) {
-    let (inner, hidden, top_k) = (experts.inner, experts.hidden, routing.top_k());
+    let (inner, hidden) = (experts.inner, experts.hidden);
     assert_eq!(x.rows(), routing.rows(), "rows of the input and of the routing");
     assert!(x.cols() == hidden && out.cols() == hidden, "columns {} and {} of {hidden}", x.cols(), out.cols());
     out.set_rows(x.rows());
     let count = experts.gate.len();
-    scratch.group(routing, count);
+    scratch.group(routing, experts.first, count);
     let MoeScratch {
         inputs,
         inner_inputs,
         inner: rows_inner,
         products,
+        weights,
+        sums,
         units,
         down_units,
         latches,
@@ -273,8 +290,9 @@ pub(crate) fn moe(
         for row in range {
             // SAFETY: each row is summed by one worker.
             let out = unsafe { out.part(row * hidden..(row + 1) * hidden) };
-            let weights = &routing.weights()[row * top_k..(row + 1) * top_k];
-            kernels.weighted_sum(weights, &products[row * top_k * hidden..(row + 1) * top_k * hidden], hidden, 0, out);
+            let own = sums[row]..sums[row + 1];
+            let products = &products[own.start * hidden..own.end * hidden];
+            kernels.weighted_sum(&weights[own], products, hidden, 0, out);
         }
     });
 }

@@ -10,6 +10,7 @@ use quern_backend::{
 use crate::{
     CpuBackend,
     attention::Attend,
+    backend::Exchange,
     buffer::{Buffer, Routing},
     kv_cache::KvCache,
     memory::DisjointMut,
@@ -17,7 +18,6 @@ use crate::{
     product::{self, Weight},
     route::route_row,
     step::Step,
-    uploader::CpuUploader,
 };
 
 /// Elements of activations that the caller goes through sooner than a second worker wakes.
@@ -61,7 +61,7 @@ impl Backend for CpuBackend {
     }
 
     fn uploader(&self) -> Box<dyn Uploader<Self> + '_> {
-        Box::new(CpuUploader::new(&self.pool, None))
+        Box::new(self.uploader_with(None))
     }
 
     fn write(&self, buffer: &mut Buffer, values: &[f32]) {
@@ -80,16 +80,24 @@ impl Backend for CpuBackend {
     }
 
     fn begin(&self, batch: &ForwardBatch, samples: &SampleBatch) -> Step {
+        self.pool.pin_caller();
+        // What a step that panicked left behind.
+        self.exchange.as_ref().and_then(Exchange::take_lost);
         Step::new(batch, samples)
     }
 
-    fn embed(&self, table: &Weight, step: &Step, out: &mut Buffer) {
+    fn embed(&self, table: &Weight, first: usize, step: &Step, out: &mut Buffer) {
         let [table] = table.parts() else { panic!("an embedding table is one matrix, not {}", table.parts().len()) };
         assert_eq!(out.cols(), table.cols(), "columns of the output and of the table");
         let ids = &step.batch.token_ids;
         out.set_rows(ids.len());
         let cols = out.cols();
-        self.each_row(out.values_mut(), cols, |i, row| table.decode_row(ids[i] as usize, row));
+        self.each_row(out.values_mut(), cols, |i, row| {
+            match (ids[i] as usize).checked_sub(first).filter(|&id| id < table.rows()) {
+                Some(id) => table.decode_row(id, row),
+                None => row.fill(0.0),
+            }
+        });
     }
 
     fn add_rms_norm(&self, residual: &mut Buffer, delta: &Buffer, gain: &Buffer, eps: f32, out: &mut Buffer) {
@@ -183,6 +191,31 @@ impl Backend for CpuBackend {
         moe::moe(&self.kernels, &self.pool, &mut self.scratch().moe, x, routing, experts, out);
     }
 
+    fn all_reduce(&self, buffer: &mut Buffer) {
+        if let Some(exchange) = &self.exchange {
+            exchange.note(exchange.collective.all_reduce(buffer.values_mut()));
+        }
+    }
+
+    fn gather(&self, part: &Buffer, widths: &[usize], out: &mut Buffer) {
+        let Some(exchange) = &self.exchange else {
+            assert_eq!((widths, out.cols()), (&[part.cols()][..], part.cols()), "columns of the only rank");
+            out.set_rows(part.rows());
+            return out.values_mut().copy_from_slice(part.values());
+        };
+        let rank = exchange.collective.rank();
+        assert_eq!(part.cols(), widths[rank.index], "columns of this rank");
+        let all = match rank.index {
+            0 => {
+                assert_eq!(out.cols(), widths.iter().sum::<usize>(), "columns of the output and of all ranks");
+                out.set_rows(part.rows());
+                out.values_mut()
+            }
+            _ => &mut [],
+        };
+        exchange.note(exchange.collective.gather(part.values(), widths, all));
+    }
+
     fn gather_rows(&self, x: &Buffer, step: &Step, rows: Range<usize>, out: &mut Buffer) {
         assert_eq!(out.cols(), x.cols(), "columns of the output and of the input");
         let rows = &step.batch.logit_rows[rows];
@@ -192,6 +225,9 @@ impl Backend for CpuBackend {
     }
 
     fn sample(&self, logits: &mut Buffer, step: &mut Step, rows: Range<usize>) {
+        if step.samples.tasks.is_empty() {
+            return;
+        }
         assert_eq!(logits.rows(), rows.len(), "rows of logits and tasks");
         assert_eq!(step.outputs.len(), rows.start, "rows of a step are sampled in order");
         let tasks = &step.samples.tasks[rows.clone()];
@@ -216,9 +252,13 @@ impl Backend for CpuBackend {
     /// Operations compute when they are called.
     fn launch(&self, _: &mut Step) {}
 
-    /// What can fail on a CPU is a programmer's error, and panics where it happens.
+    /// What can fail on a CPU is a programmer's error, and panics where it happens; another rank may be lost.
     fn finish(&self, step: Step) -> Result<Vec<RowOutput>, DeviceFault> {
-        Ok(step.outputs)
+        match self.exchange.as_ref().and_then(Exchange::take_lost) {
+            None => Ok(step.outputs),
+            Some(lost) if lost.gone => Err(DeviceFault::Lost { backend: "cpu", cause: lost.to_string() }),
+            Some(lost) => Err(DeviceFault::Step { backend: "cpu", cause: lost.to_string() }),
+        }
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct Pool {
     threads: Vec<JoinHandle<()>>,
     /// Its holder runs the present region.
     turn: Mutex<()>,
+    /// The core of the caller's thread, where pools share the machine and it has enough of them.
+    caller_core: Option<usize>,
     /// What is left of the present region's rounds, by worker; set by the holder of `turn`, before the epoch
     /// changes.
     shares: [Vec<Share>; 2],
@@ -112,10 +114,18 @@ impl Share {
 impl Pool {
     /// `workers` threads, the caller's included. Each of the others is pinned to a core of its own if
     /// there are cores enough.
+    #[cfg(test)]
     pub(crate) fn new(workers: usize) -> io::Result<Self> {
+        Self::beside_others(0..workers, workers)
+    }
+
+    /// The threads `own` of `all` that pools of this process have together: they have cores of their own if there are
+    /// enough for all.
+    pub(crate) fn beside_others(own: Range<usize>, all: usize) -> io::Result<Self> {
+        let workers = own.len();
         assert!(workers > 0, "a pool of 0 workers");
         let cores = affinity::allowed_cores();
-        let enough = workers <= cores.len();
+        let enough = all <= cores.len();
         let shared = Arc::new(PoolState {
             job: UnsafeCell::new(None),
             epoch: AtomicUsize::new(0),
@@ -129,10 +139,11 @@ impl Pool {
             spin: if enough { SPIN } else { Duration::ZERO },
         });
         let shares = [(); 2].map(|()| (0..workers).map(|_| Share(AtomicU64::new(0))).collect());
-        let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()), shares };
+        let caller_core = cores.get(own.start).copied().filter(|_| enough && workers < all);
+        let mut pool = Self { shared, threads: Vec::new(), turn: Mutex::new(()), caller_core, shares };
         for worker in 1..workers {
             let shared = Arc::clone(&pool.shared);
-            let core = cores.get(worker).copied().filter(|_| enough);
+            let core = cores.get(own.start + worker).copied().filter(|_| enough);
             let body = move || {
                 if let Some(core) = core {
                     affinity::pin_current_thread(core);
@@ -148,6 +159,13 @@ impl Pool {
     /// Threads of the team.
     pub(crate) fn workers(&self) -> usize {
         self.threads.len() + 1
+    }
+
+    /// Keep the calling thread on the core of worker 0, where other pools have the other cores.
+    pub(crate) fn pin_caller(&self) {
+        if let Some(core) = self.caller_core {
+            affinity::keep_current_thread_on(core);
+        }
     }
 
     /// Call `f(worker)` once for each worker, on its thread, and wait for all.
@@ -318,7 +336,7 @@ fn work(shared: &PoolState, worker: usize) {
 }
 
 /// Spin until `done` or `limit`; says whether it is done.
-fn spin_until(limit: Duration, done: impl Fn() -> bool) -> bool {
+pub(crate) fn spin_until(limit: Duration, done: impl Fn() -> bool) -> bool {
     if done() {
         return true;
     }

@@ -17,22 +17,18 @@ pub struct CpuUploader<'a> {
     file: Option<(PackedWeightCache, OnSaved)>,
 }
 
-impl<'a> CpuUploader<'a> {
-    pub(crate) fn new(pool: &'a Pool, file: Option<(PackedWeightCache, OnSaved)>) -> Self {
-        Self { pool, file }
-    }
-
+impl CpuUploader<'_> {
     fn file(&mut self) -> Option<&mut PackedWeightCache> {
         self.file.as_mut().map(|(file, _)| file)
     }
 }
 
 impl CpuBackend {
-    /// A way for weights which takes repacked ones from `file`, or writes them there for the next start; `on_saved`
-    /// hears how that ended. The file's identity vouches for the weights: those that are going to be uploaded, in the
-    /// same order.
-    pub fn uploader_with(&self, file: PackedWeightCache, on_saved: OnSaved) -> CpuUploader<'_> {
-        CpuUploader::new(&self.pool, Some((file, on_saved)))
+    /// A way for weights which takes repacked ones from the `file`, if there is one, or writes them there for the next
+    /// start; who comes with it hears how that ended. The file's identity vouches for the weights: those that are going
+    /// to be uploaded, in the same order.
+    pub fn uploader_with(&self, file: Option<(PackedWeightCache, OnSaved)>) -> CpuUploader<'_> {
+        CpuUploader { pool: &self.pool, file }
     }
 }
 
@@ -43,11 +39,12 @@ impl Uploader<CpuBackend> for CpuUploader<'_> {
 
     fn experts(
         &mut self,
+        first: usize,
         gate: &[PackedMatrix],
         up: &[PackedMatrix],
         down: &[PackedMatrix],
     ) -> Result<Experts, UploadError> {
-        Experts::new(self.pool, self.file(), gate, up, down)
+        Experts::new(self.pool, self.file(), (first, [gate, up, down]))
     }
 
     fn finish(self: Box<Self>) -> Result<(), UploadError> {

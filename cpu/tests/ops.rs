@@ -167,7 +167,7 @@ impl MoeCase {
         let mut routing = b.alloc_routing(tokens.len(), self.top_k);
         let logits = &self.logits[tokens.start * experts..tokens.end * experts];
         b.route(&filled(b, logits, experts), true, &mut routing);
-        let weights = b.uploader().experts(&self.gate, &self.up, &self.down).unwrap();
+        let weights = b.uploader().experts(0, &self.gate, &self.up, &self.down).unwrap();
         let mut out = b.alloc(tokens.len(), self.hidden);
         let x = &self.x[tokens.start * self.hidden..tokens.end * self.hidden];
         b.moe(&filled(b, x, self.hidden), &routing, &weights, &mut out);

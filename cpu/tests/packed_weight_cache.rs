@@ -47,7 +47,8 @@ fn a_change_of_layout_needs_another_number() {
         let path = dir.path().join(format.to_string());
         let file = PackedWeightCache::open(&path, "these").unwrap().expect("nobody else writes it");
         let (done, saved) = mpsc::channel();
-        let mut uploader = Box::new(backend.uploader_with(file, Box::new(move |result| done.send(result).unwrap())));
+        let mut uploader =
+            Box::new(backend.uploader_with(Some((file, Box::new(move |result| done.send(result).unwrap())))));
         uploader.weight(&[matrix(&mut Rng(1), format, 19, 512)]).unwrap();
         uploader.finish().unwrap();
         saved.recv().unwrap().unwrap();

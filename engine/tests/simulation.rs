@@ -10,18 +10,19 @@
 
 use std::{
     collections::HashMap,
+    panic::resume_unwind,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
     },
 };
 
-use quern_backend::{DeviceFault, LogitFault, RowTask, SamplingParams, TokenCounts, TokenMask};
+use quern_backend::{Collective, DeviceFault, LogitFault, Lost, Rank, RowTask, SamplingParams, TokenCounts, TokenMask};
 use quern_engine::{
     EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy, TokenEvent,
     fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey, stats::SchedulerStats,
 };
-use quern_model::{Model, StepCost};
+use quern_model::{Model, Ranks, StepCost};
 
 const VOCAB: u32 = 61;
 
@@ -173,6 +174,8 @@ struct Weather {
     /// Percent of steps that fail, and of sequences' outputs that are not numbers.
     faults: f64,
     conservativeness: f64,
+    /// Ranks of the model, each of which may fail a step.
+    ranks: usize,
 }
 
 const FAIR: Weather = Weather {
@@ -187,7 +190,31 @@ const FAIR: Weather = Weather {
     aborts: 0.0,
     faults: 0.0,
     conservativeness: 1.0,
+    ranks: 1,
 };
+
+/// Ranks that have nothing to exchange: each fake computes everything.
+struct Apart(Rank);
+
+impl Collective for Apart {
+    fn rank(&self) -> Rank {
+        self.0
+    }
+
+    fn all_reduce(&self, _: &mut [f32]) -> Result<(), Lost> {
+        unreachable!("fakes do not add")
+    }
+
+    fn gather(&self, _: &[f32], _: &[usize], _: &mut [f32]) -> Result<(), Lost> {
+        unreachable!("fakes have no logits")
+    }
+
+    fn poison(&self, _: &str) {}
+
+    fn reset(&self) -> Result<(), Lost> {
+        Ok(())
+    }
+}
 
 /// A submitted request and what has come of it.
 struct Outcome {
@@ -201,7 +228,7 @@ struct World {
     rng: Rng,
     weather: Weather,
     scheduler: Scheduler,
-    model: FakeModel,
+    model: Box<dyn Model>,
     speak: Sender<(u64, TokenEvent)>,
     heard: Receiver<(u64, TokenEvent)>,
     outcomes: HashMap<u64, Outcome>,
@@ -231,13 +258,25 @@ impl World {
             conservativeness: weather.conservativeness,
             decode_log_interval: 40,
         };
-        let mut faults = Rng(seed ^ 0xfa17);
-        let model = FakeModel::new(VOCAB, weather.page_size, num_pages).with_hook(Box::new(move |_| {
-            if faults.chance(weather.faults) {
-                return Err(DeviceFault::Step { backend: "fake", cause: "injected".into() }.into());
+        let rank = |index: usize| {
+            let mut faults = Rng(seed ^ 0xfa17 ^ ((index as u64) << 32));
+            let model = FakeModel::new(VOCAB, weather.page_size, num_pages).with_hook(Box::new(move |_| match faults
+                .chance(weather.faults)
+            {
+                true if index > 0 && faults.chance(50.0) => resume_unwind(Box::new("injected".to_owned())),
+                true => Err(DeviceFault::Step { backend: "fake", cause: "injected".into() }.into()),
+                false => Ok(()),
+            }));
+            Box::new(model) as Box<dyn Model>
+        };
+        let model = match weather.ranks {
+            1 => rank(0),
+            count => {
+                let apart = |index| Arc::new(Apart(Rank { index, count })) as Arc<dyn Collective>;
+                let ranks = (0..count).map(|index| (rank(index), apart(index)));
+                Box::new(Ranks::new(ranks.collect()).expect("threads to spare"))
             }
-            Ok(())
-        }));
+        };
         let (speak, heard) = mpsc::channel();
         Self {
             rng: Rng(seed),
@@ -494,6 +533,12 @@ fn aborts_at_any_moment_return_every_page() {
 fn failing_steps_fail_their_sequences_and_nobody_else() {
     let (stats, world) = weather(Weather { name: "faults", faults: 3.0, aborts: 5.0, ..FAIR }, 20_000);
     assert!(stats.failed > 1000 && world.finished > 1000, "{stats:?}");
+}
+
+#[test]
+fn ranks_that_fail_or_panic_fail_the_sequences_of_their_step_and_nobody_else() {
+    let (stats, world) = weather(Weather { name: "ranks", ranks: 3, faults: 1.5, aborts: 5.0, ..FAIR }, 10_000);
+    assert!(stats.failed > 500 && world.finished > 1000, "{stats:?}");
 }
 
 #[test]

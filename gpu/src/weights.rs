@@ -92,6 +92,7 @@ impl Uploader<GpuBackend> for GpuUploader<'_> {
 
     fn experts(
         &mut self,
+        first: usize,
         gate: &[PackedMatrix],
         up: &[PackedMatrix],
         down: &[PackedMatrix],
@@ -99,6 +100,9 @@ impl Uploader<GpuBackend> for GpuUploader<'_> {
         assert!(gate.len() == up.len() && up.len() == down.len(), "three matrices an expert");
         let backend = self.0.name();
         let refused = |what| Err(UploadError::Unsupported { what, backend });
+        if first > 0 {
+            return refused(format!("experts from {first} on: one rank has all of them"));
+        }
         let num_experts = gate.len();
         if num_experts > MAX_EXPERTS {
             return refused(format!("{num_experts} experts in a layer; at most {MAX_EXPERTS}"));

@@ -16,6 +16,7 @@ fn conforms(target: Target) {
         weights: &WEIGHT_FORMATS,
         pages: &KV_FORMATS,
         signed_zeros: !backend.arch().is_fnuz(),
+        parts: false,
     };
     conformance::run(&backend, &grid);
 }

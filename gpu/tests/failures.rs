@@ -76,7 +76,7 @@ impl Tiny {
         };
         let samples = SampleBatch { tasks: (0..tokens.len()).map(|row| task(row % 2 == 0)).collect() };
         let mut step = b.begin(&batch, &samples);
-        b.embed(&self.table, &step, &mut self.embedded);
+        b.embed(&self.table, 0, &step, &mut self.embedded);
         b.linear(&self.embedded, &self.table, &mut self.logits);
         b.sample(&mut self.logits, &mut step, 0..tokens.len());
         b.launch(&mut step);
@@ -228,7 +228,9 @@ fn what_has_no_kernel_is_refused_by_name() {
     }
     let mixed = [QuantFormat::BF16, QuantFormat::F16].map(|format| matrix(&mut rng, format, 4, 8));
     let same = || vec![mixed[0].clone(), mixed[0].clone()];
-    let error = b.uploader().experts(&mixed, &same(), &same()).err().expect("refused").to_string();
+    let error = b.uploader().experts(1, &same(), &same(), &same()).err().expect("refused").to_string();
+    assert!(error.contains("experts from 1 on"), "{error}");
+    let error = b.uploader().experts(0, &mixed, &same(), &same()).err().expect("refused").to_string();
     assert!(error.contains("bf16 and in f16"), "{error}");
     let heads = quern_backend::HeadLayout { num_heads: 2, num_kv_heads: 1, head_dim: 16 };
     let spec = KvSpec { num_layers: 1, heads, page_size: 4, num_pages: 2, format: KvFormat::Q8_0 };

@@ -11,7 +11,9 @@ use crate::{
     foreign::Foreign,
     generation_config::GenerationConfig,
     gguf::GgufModel,
-    network::NetworkSpec,
+    network::{NetworkSpec, Shape},
+    split::{Parallelism, Split},
+    split_error::SplitError,
     weights::{
         LoadError, QuantRecipe, Quantised, WeightSource,
         dummy::DummyWeights,
@@ -172,10 +174,10 @@ impl Checkpoint {
     /// The encodings of the matrices as they are held once loaded.
     pub fn formats(&self) -> Vec<QuantFormat> {
         if let Some(weights) = self.quantised_weights() {
-            return weights.formats().to_vec();
+            return weights.all_formats().to_vec();
         }
         if let TensorSource::Gguf(model) = &self.source {
-            return model.formats();
+            return model.all_formats();
         }
         let stored = if self.is_dummy() { DType::BF16 } else { self.config.dtype };
         let fp8 = self.config.fp8.then_some(QuantFormat::Fp8Block128);
@@ -185,6 +187,32 @@ impl Checkpoint {
     /// The weights as they are to be held, if that is not as they are stored.
     pub fn quantised_weights(&self) -> Option<Quantised<'_>> {
         self.recipe.map(|recipe| Quantised::new(self.weights(), recipe, &self.network, &self.config))
+    }
+
+    /// What each rank holds if the network is divided like this.
+    ///
+    /// # Errors
+    /// If it cannot be.
+    pub fn split(&self, parallelism: Parallelism) -> Result<Vec<Split>, SplitError> {
+        self.with_held_weights(|weights| Split::ranks(parallelism, &self.config, &self.network, weights))
+    }
+
+    /// Bytes of the weights that `part` holds, once loaded.
+    ///
+    /// # Errors
+    /// If a tensor is missing.
+    pub fn part_bytes(&self, part: &Split) -> Result<u64, LoadError> {
+        let matrices = self.with_held_weights(|weights| part.matrix_bytes(&self.network, weights))?;
+        // Vectors are on every rank but for a few kilobytes of biases; they are held as f32 where all is quantised.
+        let size = if self.recipe.is_some() { 4 } else { 2 };
+        let vectors = self.network.tensors().iter().filter(|tensor| matches!(tensor.shape, Shape::Vector(_)));
+        Ok(matrices + vectors.map(|tensor| size * tensor.params() as u64).sum::<u64>())
+    }
+
+    /// Call `f` with the weights as they are to be held.
+    pub(crate) fn with_held_weights<T>(&self, f: impl FnOnce(&dyn WeightSource) -> T) -> T {
+        let quantised = self.quantised_weights();
+        f(quantised.as_ref().map_or(self.weights(), |weights| weights as &dyn WeightSource))
     }
 
     /// Where the weights come from, as they are stored.

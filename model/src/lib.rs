@@ -1,7 +1,8 @@
 //! Networks as the papers write them, generic over a [`Backend`](quern_backend::Backend).
 //!
 //! A checkpoint comes in through [`Checkpoint`], its numbers through [`ModelConfig`]; a step goes in as
-//! a [`ForwardBatch`] and comes out as a [`StepOutput`]. No requests, no threads, no SIMD, no HTTP.
+//! a [`ForwardBatch`] and comes out as a [`StepOutput`]. [`Split`] divides a network over [`Ranks`]. No requests, no SIMD,
+//! no HTTP.
 
 #![deny(unsafe_code)]
 
@@ -22,7 +23,11 @@ pub mod model;
 pub mod network;
 mod qwen2;
 pub mod qwen3;
+pub mod ranks;
 pub mod rope;
+pub mod shard;
+pub mod split;
+pub mod split_error;
 pub mod step_cost;
 pub mod step_limits;
 pub mod weights;
@@ -30,9 +35,13 @@ pub mod weights;
 pub use checkpoint::{Checkpoint, CheckpointOptions, WeightOrigin};
 pub use config::ModelConfig;
 pub use generation_config::GenerationConfig;
-pub use load::{load, load_through};
+pub use load::{RankLoader, load, load_ranks, load_through};
 pub use model::{ForwardError, Model, StepOutput};
 pub use network::{NetworkSpec, Role, TensorSpec};
+pub use ranks::Ranks;
+pub use shard::Shard;
+pub use split::{Parallelism, Split};
+pub use split_error::SplitError;
 pub use step_cost::{StepCost, StepShape, Work};
 pub use step_limits::StepLimits;
 pub use weights::LoadError;

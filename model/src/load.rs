@@ -1,8 +1,8 @@
 //! [`load`]: a checkpoint becomes a [`Model`] on a backend.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, panic::resume_unwind, sync::Arc, thread};
 
-use quern_backend::{Backend, Uploader};
+use quern_backend::{Backend, Collective, Uploader};
 
 use crate::{
     Model,
@@ -10,8 +10,9 @@ use crate::{
     config::Architecture,
     layers::LoadContext,
     qwen3::Qwen3,
+    split::{Parallelism, Split},
     step_limits::StepLimits,
-    weights::{LoadError, WeightSource},
+    weights::LoadError,
 };
 
 /// Build the checkpoint's network on `backend`. `loaded` is called with the index of each finished layer.
@@ -65,22 +66,80 @@ pub fn load_through<B: Backend>(
     limits: StepLimits,
     loaded: &mut dyn FnMut(usize),
 ) -> Result<Box<dyn Model>, LoadError> {
-    let config = checkpoint.config();
-    let shared = Arc::clone(&backend);
-    let quantised = checkpoint.quantised_weights();
-    let weights = quantised.as_ref().map_or(checkpoint.weights(), |weights| weights as &dyn WeightSource);
-    let cx = LoadContext {
-        backend: &*shared,
-        uploader: RefCell::new(&mut *uploader),
-        weights,
-        config,
-        network: checkpoint.network(),
-    };
-    let model: Box<dyn Model> = match config.architecture {
-        Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => {
-            Box::new(Qwen3::load(&cx, backend, limits, loaded)?)
-        }
-    };
+    let parts = checkpoint.split(Parallelism::NONE)?;
+    let model = load_part(&mut *uploader, checkpoint, &parts[0], backend, limits, loaded)?;
     uploader.finish()?;
     Ok(model)
+}
+
+/// What one rank of a network is loaded into.
+pub struct RankLoader<'a, B: Backend> {
+    /// What computes its part.
+    pub backend: Arc<B>,
+    /// The way for its weights.
+    pub uploader: Box<dyn Uploader<B> + Send + 'a>,
+    /// Its way to the other ranks.
+    pub collective: Arc<dyn Collective>,
+}
+
+/// Build the parts of the checkpoint's network for `ranks`, by index, side by side: what [`Ranks`](crate::Ranks) are made
+/// of. `ep` is [`Parallelism::ep`]. `loaded` hears of each layer that rank 0 has finished.
+///
+/// # Errors
+/// If the network cannot be divided into as many parts, a weight cannot be read, or a backend cannot hold it.
+pub fn load_ranks<B: Backend>(
+    ranks: Vec<RankLoader<'_, B>>,
+    ep: usize,
+    checkpoint: &Checkpoint,
+    limits: StepLimits,
+    loaded: &mut (dyn FnMut(usize) + Send),
+) -> Result<Vec<(Box<dyn Model>, Arc<dyn Collective>)>, LoadError> {
+    let parts = checkpoint.split(Parallelism { tp: ranks.len(), ep })?;
+    let mut loaded = Some(loaded);
+    thread::scope(|scope| {
+        let loading = ranks.into_iter().zip(&parts).map(|(rank, part)| {
+            let RankLoader { backend, mut uploader, collective } = rank;
+            let mut loaded = loaded.take();
+            let load = move || {
+                let mut tell = |layer| loaded.iter_mut().for_each(|loaded| loaded(layer));
+                let model = load_part(&mut *uploader, checkpoint, part, backend, limits, &mut tell)?;
+                uploader.finish()?;
+                Ok((model, collective))
+            };
+            thread::Builder::new().spawn_scoped(scope, load).map_err(LoadError::Thread)
+        });
+        // All of them run before the first is waited for.
+        let loading: Vec<_> = loading.collect();
+        let wait = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        loading.into_iter().map(|thread| wait(thread?)).collect()
+    })
+}
+
+/// Build what a rank holds of the checkpoint's network.
+fn load_part<B: Backend>(
+    uploader: &mut dyn Uploader<B>,
+    checkpoint: &Checkpoint,
+    split: &Split,
+    backend: Arc<B>,
+    limits: StepLimits,
+    loaded: &mut dyn FnMut(usize),
+) -> Result<Box<dyn Model>, LoadError> {
+    checkpoint.with_held_weights(|weights| {
+        let config = split.narrowed(checkpoint.config());
+        let shared = Arc::clone(&backend);
+        let cx = LoadContext {
+            backend: &*shared,
+            uploader: RefCell::new(uploader),
+            weights,
+            config: &config,
+            network: checkpoint.network(),
+            split,
+        };
+        let model: Box<dyn Model> = match config.architecture {
+            Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => {
+                Box::new(Qwen3::load(&cx, backend, limits, loaded)?)
+            }
+        };
+        Ok(model)
+    })
 }

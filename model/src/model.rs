@@ -1,6 +1,6 @@
 //! [`Model`]: what the engine knows of a network.
 
-use quern_backend::{DeviceFault, ForwardBatch, RowOutput, SampleBatch};
+use quern_backend::{DeviceFault, ForwardBatch, Lost, RowOutput, SampleBatch};
 
 /// What a step produced.
 #[derive(Clone, Debug, Default)]
@@ -15,12 +15,18 @@ pub enum ForwardError {
     /// The device reported a failure.
     #[error(transparent)]
     Backend(#[from] DeviceFault),
+    /// One of several ranks failed.
+    #[error(transparent)]
+    Rank(#[from] Lost),
 }
 
 impl ForwardError {
     /// Whether no later step can succeed either.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Backend(DeviceFault::Lost { .. }))
+        match self {
+            Self::Backend(fault) => matches!(fault, DeviceFault::Lost { .. }),
+            Self::Rank(lost) => lost.gone,
+        }
     }
 }
 
@@ -30,7 +36,7 @@ impl ForwardError {
 /// time.
 pub trait Model: Send {
     /// Begin one step: store the keys and values of every token in the batch's pages, and make of each of its
-    /// `logit_rows` what `samples` asks for.
+    /// `logit_rows` what `samples` asks for, or nothing where another rank samples.
     ///
     /// Where the host computes, this is where it does. The batch is trusted: tokens are below the vocabulary, pages
     /// below the pool, rows within the limits given at load.

@@ -2,7 +2,7 @@
 //!
 //! Source: Qwen Team 2025, "Qwen3 Technical Report"; HF `modeling_qwen3.py`, `modeling_qwen3_moe.py`.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use quern_backend::{Backend, ForwardBatch, KvSpec, SampleBatch};
 
@@ -10,8 +10,8 @@ use crate::{
     ForwardError, Model, StepOutput,
     config::{ConfigError, Fields, ModelConfig},
     layers::{
-        Attention, Experts, LayerContext, Linear, LoadContext, Mlp, RmsNorm, attention::AttentionBuffers,
-        experts::ExpertsBuffers, mlp::MlpBuffers,
+        Attention, Embedding, Experts, Head, LayerContext, LoadContext, Mlp, RmsNorm, attention::AttentionBuffers,
+        experts::ExpertsBuffers, head::HeadBuffers, mlp::MlpBuffers,
     },
     network::{MlpPart, NetworkSpec, Role},
     rope::Rope,
@@ -65,10 +65,10 @@ pub(crate) fn check(fields: &Fields<'_>) -> Result<(), ConfigError> {
 pub struct Qwen3<B: Backend> {
     backend: Arc<B>,
     limits: StepLimits,
-    embed_tokens: Linear<B>,
+    embed_tokens: Embedding<B>,
     layers: Vec<Layer<B>>,
     norm: RmsNorm<B>,
-    lm_head: Linear<B>,
+    lm_head: Head<B>,
     rope: Rope,
     kv: B::KvCache,
     scratch: StepBuffers<B>,
@@ -105,10 +105,7 @@ struct StepBuffers<B: Backend> {
     mlp: Option<MlpBuffers<B>>,
     /// Present where a layer is sparse.
     experts: Option<ExpertsBuffers<B>>,
-    /// `[logit rows, hidden]`.
-    last: B::Buffer,
-    /// `[logit rows, vocab]`.
-    logits: B::Buffer,
+    head: HeadBuffers<B>,
 }
 
 impl<B: Backend> Qwen3<B> {
@@ -123,16 +120,13 @@ impl<B: Backend> Qwen3<B> {
         loaded: &mut dyn FnMut(usize),
     ) -> Result<Self, LoadError> {
         let config = cx.config;
-        let embed_tokens = Linear::load(cx, &[cx.network.embedding()])?;
+        let embed_tokens = Embedding::load(cx)?;
         let mut layers = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
             layers.push(Layer::load(cx, index)?);
             loaded(index + 1);
         }
-        let lm_head = match cx.network.head() {
-            head if head.role == Role::TiedEmbedding => embed_tokens.share(),
-            head => Linear::load(cx, &[head])?,
-        };
+        let lm_head = Head::load(cx, &embed_tokens)?;
         let kv = backend.alloc_kv(&KvSpec {
             num_layers: config.num_layers,
             heads: config.heads,
@@ -143,7 +137,7 @@ impl<B: Backend> Qwen3<B> {
         Ok(Self {
             norm: RmsNorm::load(cx, cx.network.tensor(None, Role::FinalNorm))?,
             rope: Rope::new(&config.rope, config.heads.head_dim),
-            scratch: StepBuffers::new(&*backend, config, &limits),
+            scratch: StepBuffers::new(cx, &lm_head, &limits),
             rotation: backend.alloc(limits.max_tokens, config.heads.head_dim),
             rotation_host: Vec::with_capacity(limits.max_tokens * config.heads.head_dim),
             in_flight: None,
@@ -155,14 +149,6 @@ impl<B: Backend> Qwen3<B> {
             kv,
         })
     }
-
-    /// Logits of the step's rows `rows`, at most `max_logit_rows` of them, and what their tasks make of them.
-    fn sample(&mut self, step: &mut B::Step, rows: Range<usize>) {
-        let (b, s) = (&*self.backend, &mut self.scratch);
-        b.gather_rows(&s.x, step, rows.clone(), &mut s.last);
-        self.lm_head.forward(b, &s.last, &mut s.logits);
-        b.sample(&mut s.logits, step, rows);
-    }
 }
 
 impl<B: Backend> Model for Qwen3<B> {
@@ -170,7 +156,8 @@ impl<B: Backend> Model for Qwen3<B> {
         let (tokens, rows) = (batch.token_ids.len(), batch.logit_rows.len());
         assert!(tokens <= self.limits.max_tokens, "{tokens} tokens in a step of at most {}", self.limits.max_tokens);
         assert_eq!(tokens, batch.paged.num_rows(), "tokens and rows of the batch");
-        assert_eq!(rows, samples.tasks.len(), "rows of logits and what to make of them");
+        let tasks = samples.tasks.len();
+        assert!(tasks == rows || tasks == 0, "{rows} rows of logits and {tasks} tasks");
         assert!(self.in_flight.is_none(), "the step before has not been waited for");
 
         let b = Arc::clone(&self.backend);
@@ -181,7 +168,7 @@ impl<B: Backend> Model for Qwen3<B> {
 
         let s = &mut self.scratch;
         b.zero(&mut s.residual, tokens);
-        self.embed_tokens.embed(&b, &step, &mut s.out);
+        self.embed_tokens.forward(&b, &step, &mut s.out);
         let mut cx = LayerContext { backend: &*b, step: &step, kv: &mut self.kv, rotation: &self.rotation };
         for layer in &self.layers {
             layer.forward(&mut cx, s);
@@ -189,7 +176,8 @@ impl<B: Backend> Model for Qwen3<B> {
         self.norm.forward(&b, &mut s.residual, &s.out, &mut s.x);
 
         for first in (0..rows).step_by(self.limits.max_logit_rows) {
-            self.sample(&mut step, first..rows.min(first + self.limits.max_logit_rows));
+            let some = first..rows.min(first + self.limits.max_logit_rows);
+            self.lm_head.sample(&b, &s.x, &mut s.head, &mut step, some);
         }
         b.launch(&mut step);
         self.in_flight = Some(step);
@@ -229,7 +217,8 @@ impl<B: Backend> Layer<B> {
 }
 
 impl<B: Backend> StepBuffers<B> {
-    fn new(b: &B, config: &ModelConfig, limits: &StepLimits) -> Self {
+    fn new(cx: &LoadContext<'_, B>, lm_head: &Head<B>, limits: &StepLimits) -> Self {
+        let (b, config) = (cx.backend, cx.config);
         let (tokens, heads) = (limits.max_tokens, config.heads);
         let dense = config.sparse_layers.contains(&false);
         Self {
@@ -248,8 +237,7 @@ impl<B: Backend> StepBuffers<B> {
                 logits: b.alloc(tokens, moe.num_experts),
                 routing: b.alloc_routing(tokens, moe.top_k),
             }),
-            last: b.alloc(limits.max_logit_rows, config.hidden),
-            logits: b.alloc(limits.max_logit_rows, config.vocab_size),
+            head: lm_head.buffers(cx, limits.max_logit_rows),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     ForwardBatch,
     checkpoint::Checkpoint,
     network::{Role, Shape},
+    shard::Shard,
     weights::{LoadError, WeightSource},
 };
 
@@ -134,7 +135,7 @@ impl StepCost {
                 (Role::Expert(_), _) => &mut cost.experts,
                 _ => &mut cost.dense,
             };
-            part.bytes += weights.matrix_bytes(tensor)?;
+            part.bytes += weights.part_bytes(tensor, &Shard::whole(tensor))?;
             part.params += tensor.params() as u64;
         }
         Ok(cost)

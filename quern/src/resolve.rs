@@ -22,7 +22,7 @@ use crate::{
 pub struct Facts<'a> {
     /// The network's numbers.
     pub network: &'a ModelConfig,
-    /// Bytes of its weights.
+    /// Bytes of its weights on all ranks together.
     pub weight_bytes: u64,
     /// Where they come from.
     pub load_format: LoadFormat,
@@ -88,7 +88,7 @@ pub fn engine(
 ) -> Result<EngineSettings, ResolveError> {
     let facts = PoolFacts {
         context_length: numbers.context_length,
-        kv_bytes_per_token: network.kv_bytes_per_token(numbers.kv_cache_dtype),
+        kv_bytes_per_token: args.device.parallel.kv_bytes_per_token(network, numbers.kv_cache_dtype),
         weight_bytes,
         available_bytes: host.machine.available_bytes,
     };
@@ -216,6 +216,7 @@ pub(crate) mod tests {
             ("cpu_isa", Value::Null),
             ("weight_cache", Value::Null),
             ("tp_size", json!(1)),
+            ("ep_size", json!(1)),
             ("log_level", json!("info")),
             ("log_level_http", json!("info")),
             ("decode_log_interval", json!(40)),

@@ -61,7 +61,9 @@ pub fn run(args: ServeArgs) -> Result<(), StartError> {
 fn check_threads(args: &ServeArgs) -> Result<(), StartError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let workers = args.device.cpu.threads(&Machine::probe());
-    Ok(machine::check_threads(FIXED_THREADS + cores + 2 * workers)?)
+    let tp_size = args.device.parallel.tp_size;
+    let of_ranks = if tp_size > 1 { 2 * tp_size + workers } else { 0 };
+    Ok(machine::check_threads(FIXED_THREADS + cores + 2 * workers + of_ranks)?)
 }
 
 /// From the first signal that could come to the last answer.
@@ -149,6 +151,9 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
     // The only place that chooses a backend.
     let chosen = Chosen::new(&config.device, config.model.dtype, &prepared.checkpoint)?;
     for line in summary::kernel_lines(&*chosen.device(), &prepared.checkpoint, &config.model) {
+        tracing::info!("{line}");
+    }
+    for line in summary::rank_lines(&config.device, &prepared.checkpoint, config.model.kv_cache_dtype)? {
         tracing::info!("{line}");
     }
     let skip_warmup = config.listen.skip_server_warmup;

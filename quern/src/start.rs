@@ -3,15 +3,17 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
-use quern_backend::{Backend, Device, KvFormat, Precision, Uploader};
-use quern_cpu::{CpuBackend, CpuConfig, Isa, OnSaved, PackedWeightCache};
+use quern_backend::{Backend, Device, KvFormat, Precision};
+use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PackedWeightCache};
 use quern_engine::EngineHandle;
-use quern_model::{Checkpoint, StepCost, StepLimits};
+use quern_model::{Checkpoint, Model, RankLoader, Ranks, Split, StepCost, StepLimits};
 use quern_text::{ChatTemplate, Tokenizer};
 
 use crate::{
     cli::ServeArgs,
-    config::{Config, CpuFlags, CpuIsa, DeviceSettings, EngineSettings, LoadFormat, model::ModelPaths},
+    config::{
+        Config, CpuFlags, CpuIsa, DeviceSettings, EngineSettings, LoadFormat, ParallelOptions, model::ModelPaths,
+    },
     configure::table::Table,
     hub::Wanted,
     machine::Machine,
@@ -73,7 +75,7 @@ impl Prepared {
 
         let facts = Facts {
             network: checkpoint.config(),
-            weight_bytes: checkpoint.weight_bytes(),
+            weight_bytes: args.device.parallel.weight_bytes(&checkpoint)?,
             load_format,
             places: ModelPaths { model: files.dir().map(Into::into), tokenizer: tokenizer_files.dir().map(Into::into) },
             template_parser: template.as_ref().and_then(|template| {
@@ -110,7 +112,7 @@ impl Prepared {
             begin.elapsed().as_secs_f64(),
             shown(available())
         );
-        let kv_bytes_per_token = checkpoint.config().kv_bytes_per_token(kv_format);
+        let kv_bytes_per_token = config.device.parallel.kv_bytes_per_token(checkpoint.config(), kv_format);
         tracing::info!("{}", summary::pool_line(&config.engine, kv_format, kv_bytes_per_token));
         tracing::info!("Memory pool end. avail mem={}", shown(available()));
         tracing::info!("{}", summary::limits_line(&config.engine, config.api.context_length, available()));
@@ -149,15 +151,26 @@ pub fn judge(args: &ServeArgs, small: &ModelFiles, is_gguf: bool) -> Result<(), 
     // Each of them is said again when all is known.
     let mut notes = Vec::new();
     let numbers = resolve::numbers(args, network, &host, &mut notes)?;
+    args.device.parallel.split(&checkpoint)?;
     if !is_gguf {
         // How large a GGUF model is depends on the codes of its file, which is not here yet.
-        resolve::engine(args, numbers, network, checkpoint.weight_bytes(), &host, &mut notes)?;
+        let weight_bytes = args.device.parallel.weight_bytes(&checkpoint)?;
+        resolve::engine(args, numbers, network, weight_bytes, &host, &mut notes)?;
     }
     Ok(())
 }
 
-/// The backend that was decided on: this file alone knows which there are.
+/// The backends that were decided on: this file alone knows which there are.
 pub struct Chosen {
+    /// All threads of the machine.
+    device: Arc<CpuBackend>,
+    /// What each rank computes with; the device itself where there is one rank.
+    ranks: Vec<RankBackend>,
+    ep: usize,
+}
+
+/// What one rank computes with.
+struct RankBackend {
     backend: Arc<CpuBackend>,
     /// Where its repacked weights are kept.
     panels: Option<(PackedWeightCache, OnSaved)>,
@@ -169,23 +182,32 @@ impl Chosen {
     /// # Errors
     /// If this CPU cannot do what was asked for, or its weights cannot be kept.
     pub fn new(device: &DeviceSettings, precision: Precision, checkpoint: &Checkpoint) -> Result<Self, StartError> {
-        let backend = cpu(CpuConfig { threads: Some(device.cpu_threads), isa: device.cpu_isa.map(isa), precision })?;
-        let panels = match &device.weight_cache {
-            Some(dir) => panels(dir, checkpoint)?,
-            None => None,
+        let config = CpuConfig { threads: Some(device.cpu_threads), isa: device.cpu_isa.map(isa), precision };
+        let ParallelOptions { tp_size, ep_size } = device.parallel;
+        let backends = CpuBackend::ranks(config, tp_size).map_err(refused)?;
+        let mut ranks = Vec::with_capacity(tp_size);
+        for (backend, part) in backends.into_iter().zip(device.parallel.split(checkpoint)?) {
+            let panels = device.weight_cache.as_ref().map(|dir| panels(dir, checkpoint, &part)).transpose()?;
+            ranks.push(RankBackend { backend: Arc::new(backend), panels: panels.flatten() });
+        }
+        let device = match ranks.as_slice() {
+            [rank] => Arc::clone(&rank.backend),
+            // What is measured of the machine is not what one of its ranks can do.
+            _ => Arc::new(cpu(config)?),
         };
-        Ok(Self { backend: Arc::new(backend), panels })
+        Ok(Self { device, ranks, ep: ep_size })
     }
 
     /// What computes, as the rest of the program sees it.
     pub fn device(&self) -> Arc<dyn Device> {
-        Arc::clone(&self.backend) as Arc<dyn Device>
+        Arc::clone(&self.device) as Arc<dyn Device>
     }
 
     /// Whether an earlier start kept what it made of these very weights: they were checked then, and need no second
     /// check.
     fn has_weights(&self) -> bool {
-        self.panels.as_ref().is_some_and(|(file, _)| file.is_whole())
+        let is_whole = |rank: &RankBackend| rank.panels.as_ref().is_some_and(|(file, _)| file.is_whole());
+        self.ranks.iter().all(is_whole)
     }
 
     /// Load the weights and start an engine over them, with keys and values in `kv_format` and `log_interval` decode
@@ -214,22 +236,45 @@ impl Chosen {
         let per_layer = checkpoint.weight_bytes() / layers.max(1);
         let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
         let progress = ByteProgress::new(doing, per_layer * layers);
-        let Self { backend, panels } = self;
-        let uploader: Box<dyn Uploader<CpuBackend> + '_> = match panels {
-            Some((file, on_saved)) => Box::new(backend.uploader_with(file, on_saved)),
-            None => backend.uploader(),
-        };
         let loaded = &mut |_| progress.advance(per_layer);
-        let model = quern_model::load_through(uploader, checkpoint, Arc::clone(&backend), limits, loaded)?;
+        let model = load(self.ranks, self.ep, checkpoint, limits, loaded)?;
         drop(progress);
         quern_engine::start(model, engine_config).map_err(StartError::Thread)
     }
 }
 
-/// The file of `checkpoint`'s repacked weights in `dir`, and what to say once it is written; `None` while another
-/// process writes it.
-fn panels(dir: &Path, checkpoint: &Checkpoint) -> Result<Option<(PackedWeightCache, OnSaved)>, StartError> {
-    let place = WeightFile::locate(dir, checkpoint)?;
+/// The network of `checkpoint` on `ranks`.
+fn load(
+    ranks: Vec<RankBackend>,
+    ep: usize,
+    checkpoint: &Checkpoint,
+    limits: StepLimits,
+    loaded: &mut (dyn FnMut(usize) + Send),
+) -> Result<Box<dyn Model>, StartError> {
+    let (backends, panels): (Vec<_>, Vec<_>) = ranks.into_iter().map(|rank| (rank.backend, rank.panels)).unzip();
+    let with_panels = backends.iter().zip(panels);
+    if let [backend] = backends.as_slice() {
+        let uploaders = with_panels.map(|(backend, panels)| Box::new(backend.uploader_with(panels)));
+        let uploader = uploaders.last().expect("one of each");
+        return Ok(quern_model::load_through(uploader, checkpoint, Arc::clone(backend), limits, loaded)?);
+    }
+    let loaders = with_panels.map(|(backend, panels)| RankLoader {
+        backend: Arc::clone(backend),
+        uploader: Box::new(backend.uploader_with(panels)),
+        collective: backend.collective().expect("one of several ranks"),
+    });
+    let models = quern_model::load_ranks(loaders.collect(), ep, checkpoint, limits, loaded)?;
+    Ok(Box::new(Ranks::new(models).map_err(StartError::Thread)?))
+}
+
+/// The file of the repacked weights of a `part` of `checkpoint` in `dir`, and what to say once it is written; `None`
+/// while another process writes it.
+fn panels(
+    dir: &Path,
+    checkpoint: &Checkpoint,
+    part: &Split,
+) -> Result<Option<(PackedWeightCache, OnSaved)>, StartError> {
+    let place = WeightFile::locate(dir, checkpoint, part)?;
     let file =
         PackedWeightCache::open(&place.path, &place.identity).map_err(|error| weight_cache::refused(dir, error))?;
     place.announce(match &file {
@@ -241,7 +286,11 @@ fn panels(dir: &Path, checkpoint: &Checkpoint) -> Result<Option<(PackedWeightCac
 }
 
 fn cpu(config: CpuConfig) -> Result<CpuBackend, StartError> {
-    CpuBackend::new(config).map_err(|error| StartError::Device(error.into()))
+    CpuBackend::new(config).map_err(refused)
+}
+
+fn refused(error: CpuError) -> StartError {
+    StartError::Device(error.into())
 }
 
 fn isa(asked: CpuIsa) -> Isa {

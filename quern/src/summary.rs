@@ -4,8 +4,9 @@ use quern_backend::{Device, KvFormat};
 use quern_model::Checkpoint;
 
 use crate::{
-    config::{EngineSettings, ModelSettings},
+    config::{DeviceSettings, EngineSettings, ModelSettings, ParallelOptions},
     memory::gib,
+    start_error::StartError,
 };
 
 /// The lines about the model, before its weights are read.
@@ -60,6 +61,36 @@ pub fn kernel_lines(device: &dyn Device, checkpoint: &Checkpoint, settings: &Mod
         ),
         format!("Kernels: {}.", kernels.collect::<Vec<_>>().join(", ")),
     ]
+}
+
+/// The lines about the ranks, where there are several.
+///
+/// # Errors
+/// If the network cannot be divided, or a tensor is missing.
+pub fn rank_lines(
+    device: &DeviceSettings,
+    checkpoint: &Checkpoint,
+    kv_format: KvFormat,
+) -> Result<Vec<String>, StartError> {
+    let ParallelOptions { tp_size, ep_size } = device.parallel;
+    if !device.parallel.is_divided() {
+        return Ok(Vec::new());
+    }
+    let parts = device.parallel.split(checkpoint)?;
+    let bytes = parts.iter().map(|part| checkpoint.part_bytes(part)).collect::<Result<Vec<_>, _>>()?;
+    let (least, most) = (bytes.iter().min().copied().unwrap_or(0), bytes.iter().max().copied().unwrap_or(0));
+    let weights = if gib(least) == gib(most) { gib(most) } else { format!("{} to {}", gib(least), gib(most)) };
+    let kv_bytes = parts[0].narrowed(checkpoint.config()).kv_bytes_per_token(kv_format);
+    let mut lines = vec![format!(
+        "Ranks: {tp_size} in this process (tp_size {tp_size}, ep_size {ep_size}). Each: {weights} of weights, {kv_bytes} bytes \
+         of keys and values per token."
+    )];
+    lines.extend(parts[0].notes());
+    if device.cpu_threads < tp_size {
+        let threads = device.cpu_threads;
+        lines.push(format!("{tp_size} ranks have one thread each, on the cores of {threads}: they take turns."));
+    }
+    Ok(lines)
 }
 
 /// The line about the pool, in SGLang's form.

@@ -6,7 +6,8 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use quern_model::Checkpoint;
+use quern_backend::Rank;
+use quern_model::{Checkpoint, Split};
 use sha2::{Digest, Sha256};
 
 use crate::{memory::gib, start_error::StartError};
@@ -35,11 +36,11 @@ pub enum Found {
 }
 
 impl WeightFile {
-    /// The file of `checkpoint` in `dir`, which is made if need be.
+    /// The file of a `part` of `checkpoint` in `dir`, which is made if need be.
     ///
     /// # Errors
     /// If there is nothing to keep, or `dir` cannot be made or the model's files not be looked at.
-    pub fn locate(dir: &Path, checkpoint: &Checkpoint) -> Result<Self, StartError> {
+    pub fn locate(dir: &Path, checkpoint: &Checkpoint, part: &Split) -> Result<Self, StartError> {
         let refused = |cause: String| refused(dir, cause);
         let [first, ..] = checkpoint.gguf_files() else {
             return Err(refused(
@@ -50,11 +51,11 @@ impl WeightFile {
         if checkpoint.recipe().is_some() {
             return Err(refused("it keeps weights as files have them; quantise once with `quern convert`".into()));
         }
-        let identity = identity(checkpoint).map_err(|error| refused(error.to_string()))?;
+        let identity = identity(checkpoint, part).map_err(|error| refused(error.to_string()))?;
         let stem = first.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy());
         let path = dir.join(format!("{stem}-{}.panels", &identity[..DIGITS]));
         fs::create_dir_all(dir).map_err(|error| refused(error.to_string()))?;
-        Ok(Self { path, identity, weight_bytes: checkpoint.weight_bytes() })
+        Ok(Self { path, identity, weight_bytes: checkpoint.part_bytes(part)? })
     }
 
     /// Tell the operator.
@@ -87,10 +88,13 @@ pub fn refused(dir: &Path, cause: impl ToString) -> StartError {
 }
 
 /// A digest that changes when a file of the model does (its name, length or time of modification), or what is made of
-/// them: the network and this program.
-fn identity(checkpoint: &Checkpoint) -> io::Result<String> {
+/// them: the network, the part of it and this program.
+fn identity(checkpoint: &Checkpoint, part: &Split) -> io::Result<String> {
     let mut digest = Sha256::new();
     digest.update(format!("{} {:?}\n", env!("CARGO_PKG_VERSION"), checkpoint.config()));
+    if part.rank() != Rank::SOLO {
+        digest.update(format!("{part:?}\n"));
+    }
     for path in checkpoint.gguf_files() {
         let about = fs::metadata(path)?;
         let modified = about.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());

@@ -7,11 +7,11 @@ use quern::{
     config::LoadFormat,
     configure::{
         cookbook::{Platform, Quantization, Recipe, Size, Tools},
-        network::{Network, Split, Weights},
+        network::{Network, Weights},
     },
     model_files::ModelFiles,
 };
-use quern_model::weights::QuantRecipe as Mixture;
+use quern_model::{Parallelism, weights::QuantRecipe as Mixture};
 use serde_json::{Map, json};
 
 const AMD: &[&str] = &["MI300X", "MI325X", "MI355X"];
@@ -112,10 +112,10 @@ fn the_defaults_are_the_pages_and_unknown_hardware_is_named() {
 
 #[test]
 fn a_rejected_choice_is_explained_with_its_arithmetic() {
-    let output = quern(&["--hardware", "mi300x", "--model-size", "480b", "--tp", "8"]);
+    let output = quern(&["--hardware", "mi300x", "--model-size", "480b", "--tp", "8", "--ep", "3"]);
     let (command, notes) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(command.starts_with("quern serve \\\n  --model Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"), "{command}");
-    assert!(notes.contains("2560/8 = 320 is no multiple of 128") && notes.contains("hence --ep 2"), "{notes}");
+    assert!(notes.contains("tp_size = 8 is not divisible by ep_size = 3"), "{notes}");
     assert!(notes.contains("Not supported yet"), "{notes}");
     assert!(!output.status.success());
     let fits = quern(&["quern", "--hardware", "cpu-64gb", "--context-length", "8k"]);
@@ -138,11 +138,11 @@ fn the_bytes_are_those_that_the_loader_counts() {
         });
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        let whole = Split { tp: 1, ep: 1 };
         for (weights, mixture) in [(Weights::Bf16, None), (Weights::FourBit, Some(Mixture::Q4KM))] {
             let files = ModelFiles::Directory(dir.path().into());
             let checkpoint = files.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap().quantised(mixture);
-            assert_eq!(network.weight_bytes(weights, whole), checkpoint.weight_bytes(), "{size:?} {weights:?}");
+            let (_, bytes) = network.divided(weights, Parallelism::NONE).unwrap();
+            assert_eq!(bytes, checkpoint.weight_bytes(), "{size:?} {weights:?}");
         }
     }
 }

@@ -253,9 +253,9 @@ fn a_configuration_file_stands_before_what_is_typed() {
 #[test]
 fn flags_that_are_refused_say_so_before_a_model_is_looked_for() {
     for (words, parts) in [
-        (&["--tp", "2"][..], &["--tp-size 2", "supported: 1"][..]),
+        (&["--tp", "4", "--ep", "3"][..], &["--ep-size 3", "--tp-size 4"][..]),
         (&["--dp-size", "2"], &["--dp-size 2", "router"]),
-        (&["--ep", "2"], &["--ep-size 2"]),
+        (&["--nnodes", "2"], &["--nnodes 2", "--tp-size"]),
         (&["--enable-lora"], &["--enable-lora:", "not built"]),
         (&["--speculative-algorithm", "EAGLE"], &["--speculative-algorithm EAGLE"]),
         (&["--kv-cache-dtype", "nvfp4"], &["--kv-cache-dtype nvfp4", "fp8_e4m3"]),

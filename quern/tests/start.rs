@@ -132,6 +132,32 @@ fn the_shipped_model_is_served_and_the_log_tells_the_story() {
 }
 
 #[test]
+fn a_network_on_ranks_answers_as_on_one() {
+    let answer = |flags: &[&str]| {
+        let server = Server::start(&[&["--dtype", "float32", "--skip-peak-measurement"], flags].concat());
+        let body = r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#;
+        let answer = server.post("/generate", body);
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"));
+        (body["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned(), server)
+    };
+    let (alone, server) = answer(&[]);
+    assert!(!server.log.iter().any(|line| line.contains("Ranks: ")));
+    for (flags, told) in [
+        (&["--tp", "2"][..], "Ranks: 2 in this process (tp_size 2, ep_size 1)"),
+        (&["--tensor-parallel-size", "4", "--expert-parallel-size", "2", "--cpu-threads", "2"], "Ranks: 4"),
+        (&["--tp-size", "4", "--ep", "4"], "(tp_size 4, ep_size 4)"),
+    ] {
+        let (text, server) = answer(flags);
+        assert_eq!(text, alone, "{flags:?}");
+        assert!(server.log.iter().any(|line| line.contains(told)), "{flags:?}: {:#?}", server.log);
+    }
+    let (_, server) = answer(&["--tp", "2", "--ep", "2"]);
+    let info = server.get("/server_info");
+    assert!(info.contains("\"tp_size\":2") && info.contains("\"ep_size\":2"), "{info}");
+}
+
+#[test]
 fn log_probabilities_are_the_models_own_unless_the_samplers_are_asked_for() {
     // Of the likeliest first tokens, for each way to change the distribution that is drawn from.
     let likeliest = |mode: &str| {
@@ -356,7 +382,8 @@ fn what_cannot_start_says_why_in_one_line() {
         (&["--model", "/no/such/model"], &["--model /no/such/model", "no such directory"]),
         (&["--chat-template", &bad_template], &["bad.jinja", "malformed"]),
         (&["--hf-chat-template-name", "rag"], &["--hf-chat-template-name rag"]),
-        (&["--tp", "2"], &["--tp-size 2"]),
+        (&["--tp", "3"], &["--tp-size 3", "num_attention_heads = 4 is not divisible"]),
+        (&["--tp", "4", "--ep", "8"], &["--ep-size 8", "--tp-size 4"]),
         (&["--context-length", "9k"], &["--context-length 9000", "8192"]),
         (&["--mem-fraction-static", "0.000000001"], &["--mem-fraction-static"]),
         (&["--host", "no such host"], &["--host no such host"]),

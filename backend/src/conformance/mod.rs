@@ -38,12 +38,14 @@ pub struct Grid<'a> {
     /// Whether -0 of a stored weight is -0 in an embedding, and not 0. The FNUZ variant of E4M3, which some devices
     /// convert instead of OCP's, has one zero; everywhere else the two are equal.
     pub signed_zeros: bool,
+    /// Whether it computes with parts of matrices and of layers, as ranks hold them.
+    pub parts: bool,
 }
 
 impl Grid<'static> {
     /// Every encoding there is.
     pub fn whole(precision: Precision) -> Self {
-        Self { precision, weights: &QuantFormat::ALL, pages: &KvFormat::ALL, signed_zeros: true }
+        Self { precision, weights: &QuantFormat::ALL, pages: &KvFormat::ALL, signed_zeros: true, parts: true }
     }
 }
 
@@ -61,7 +63,11 @@ pub fn run<B: Backend>(backend: &B, grid: &Grid<'_>) {
     rows::silu_mul(backend, &mut rng);
     attention::attention(backend, grid, &mut rng);
     products::route_and_moe(backend, grid, &mut rng);
+    if grid.parts {
+        products::parts(backend, grid, &mut rng);
+    }
     rows::gather_rows(backend, &mut rng);
+    rows::exchanges(backend, &mut rng);
     sample::sample(backend, &mut rng);
 }
 

@@ -1,5 +1,7 @@
 //! Matrix products: `linear`, and `moe` behind `route`.
 
+use std::ops::Range;
+
 use super::{
     Grid, ROWS, Rng,
     bounds::{close, input_errors, product_bounds, same},
@@ -56,6 +58,59 @@ pub(super) fn linear<B: Backend>(backend: &B, grid: &Grid<'_>, rng: &mut Rng) {
                     same(&format!("{what}: row {row} alone"), out_cols, &backend.read(&out), batched);
                 }
             }
+        }
+    }
+}
+
+/// What a rank of several computes with: columns and rows from the midst of a matrix, and some experts of a layer.
+///
+/// Parts of `moe` over ranges of experts add up to the whole: rows whose experts are all in one range have its very
+/// bits there, and zeros in the others.
+pub(super) fn parts<B: Backend>(backend: &B, grid: &Grid<'_>, rng: &mut Rng) {
+    let reference = RefBackend;
+    for &format in grid.weights {
+        // Formats of one element are cut within blocks of fp8, at a kernel's steps and at the matrix's own end.
+        let (step, ends): (usize, &[usize]) = match format.block_elements() {
+            1 => (32, &[1, 3, 4, 9, 13]),
+            block => (block, &[1, 2, 3]),
+        };
+        let last = ends[ends.len() - 1] * step;
+        // A ragged end, where rows need not be whole blocks.
+        let cols = if format.block_elements() == 1 { last - 7 } else { last };
+        let whole = matrix(rng, format, 150, cols);
+        for pair in ends.windows(2) {
+            let (rows, cols) = (37..120, pair[0] * step..(pair[1] * step).min(cols));
+            let part = whole.part(rows, cols.clone());
+            let what = format!("linear, {format}, columns {cols:?} of a matrix");
+            for tokens in [1, 5, 49] {
+                let values = rng.values(tokens * cols.len());
+                let (x, ref_x) = (filled(backend, cols.len(), &values), filled(&reference, cols.len(), &values));
+                let (mut out, mut ref_out) = (backend.alloc(tokens, part.rows()), reference.alloc(tokens, part.rows()));
+                backend.linear(&x, &upload(backend, std::slice::from_ref(&part)), &mut out);
+                reference.linear(&ref_x, &upload(&reference, std::slice::from_ref(&part)), &mut ref_out);
+                let bound = |x: &[f32]| {
+                    product_bounds(std::slice::from_ref(&part), x, &input_errors(grid.precision, format, x))
+                };
+                let bounds: Vec<f32> = values.chunks(cols.len()).flat_map(bound).collect();
+                close(&what, part.rows(), &backend.read(&out), &reference.read(&ref_out), |i| bounds[i]);
+            }
+        }
+        let [hidden, inner] = [96, 40].map(|n: usize| n.next_multiple_of(format.block_elements()));
+        let mut all = |rows, cols| -> Vec<_> { (0..8).map(|_| matrix(rng, format, rows, cols)).collect() };
+        let weights = [all(inner, hidden), all(inner, hidden), all(hidden, inner)];
+        let x: Vec<f32> = rng.values(9 * hidden).iter().map(|v| v * 0.1).collect();
+        // Row `i` prefers the experts below 4 where `i` is even, and those from 4 on where it is odd.
+        let preferred = |i: usize| if (i / 8).is_multiple_of(2) == (i % 8 < 4) { 9.0 } else { 0.0 };
+        let logits: Vec<f32> = (0..9 * 8).map(|i| preferred(i) + rng.value()).collect();
+        let of = |range: Range<usize>| {
+            let here = weights.each_ref().map(|matrices| &matrices[range.clone()]);
+            moe_over(backend, (range.start, here), (8, 3), true, &x, &logits)
+        };
+        let (whole, halves) = (of(0..8), [of(0..4), of(4..8)]);
+        for (row, whole) in whole.chunks(hidden).enumerate() {
+            let [here, elsewhere] = [row % 2, 1 - row % 2].map(|half| &halves[half][row * hidden..][..hidden]);
+            same(&format!("moe, {format}, row {row} where its experts are"), hidden, here, whole);
+            assert!(elsewhere.iter().all(|&y| y == 0.0), "moe, {format}, row {row} where none of its experts is");
         }
     }
 }
@@ -144,9 +199,21 @@ fn moe_of<B: Backend>(
     x: &[f32],
     logits: &[f32],
 ) -> Vec<f32> {
-    let (hidden, num_experts) = (gate[0].cols(), gate.len());
+    moe_over(b, (0, [gate, up, down]), (gate.len(), top_k), renormalise, x, logits)
+}
+
+/// `moe` with those of `num_experts` that are here, from `first` on.
+fn moe_over<B: Backend>(
+    b: &B,
+    (first, [gate, up, down]): (usize, [&[PackedMatrix]; 3]),
+    (num_experts, top_k): (usize, usize),
+    renormalise: bool,
+    x: &[f32],
+    logits: &[f32],
+) -> Vec<f32> {
+    let hidden = gate[0].cols();
     let rows = x.len() / hidden;
-    let experts = b.uploader().experts(gate, up, down).unwrap_or_else(|e| panic!("{e}"));
+    let experts = b.uploader().experts(first, gate, up, down).unwrap_or_else(|e| panic!("{e}"));
     let (mut routing, mut out) = (b.alloc_routing(rows, top_k), b.alloc(rows, hidden));
     b.route(&filled(b, num_experts, logits), renormalise, &mut routing);
     b.moe(&filled(b, hidden, x), &routing, &experts, &mut out);

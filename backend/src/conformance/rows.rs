@@ -15,18 +15,32 @@ pub(super) fn embed<B: Backend>(backend: &B, grid: &Grid<'_>, rng: &mut Rng) {
         let mut out = backend.alloc(33, cols);
         let batch = ForwardBatch { token_ids: ids.clone(), ..ForwardBatch::default() };
         let step = backend.begin(&batch, &SampleBatch::default());
-        backend.embed(&upload(backend, std::slice::from_ref(&table)), &step, &mut out);
-        let mut want = vec![0.0; cols * ids.len()];
-        for (row, &id) in want.chunks_exact_mut(cols).zip(&ids) {
-            table.decode_row(id as usize, row);
+        // All of it, and some tokens of its middle.
+        for range in [0..150, 40..110].into_iter().take(if grid.parts { 2 } else { 1 }) {
+            let part = table.part(range.clone(), 0..cols);
+            backend.embed(&upload(backend, &[part]), range.start, &step, &mut out);
+            let mut want = vec![0.0; cols * ids.len()];
+            for (row, &id) in want.chunks_exact_mut(cols).zip(&ids).filter(|(_, id)| range.contains(&(**id as usize))) {
+                table.decode_row(id as usize, row);
+            }
+            let mut got = backend.read(&out);
+            if format == QuantFormat::Fp8Block128 && !grid.signed_zeros {
+                // Adding 0 leaves every number as it is but -0.
+                got.iter_mut().chain(&mut want).for_each(|x| *x += 0.0);
+            }
+            same(&format!("embed, {format}, tokens {range:?}"), cols, &got, &want);
         }
-        let mut got = backend.read(&out);
-        if format == QuantFormat::Fp8Block128 && !grid.signed_zeros {
-            // Adding 0 leaves every number as it is but -0.
-            got.iter_mut().chain(&mut want).for_each(|x| *x += 0.0);
-        }
-        same(&format!("embed, {format}"), cols, &got, &want);
     }
+}
+
+/// What one rank alone exchanges with nobody.
+pub(super) fn exchanges<B: Backend>(backend: &B, rng: &mut Rng) {
+    let values = rng.values(3 * 70);
+    let (mut buffer, mut out) = (filled(backend, 70, &values), backend.alloc(5, 70));
+    backend.all_reduce(&mut buffer);
+    same("all_reduce of one rank", 70, &backend.read(&buffer), &values);
+    backend.gather(&buffer, &[70], &mut out);
+    same("gather of one rank", 70, &backend.read(&out), &values);
 }
 
 pub(super) fn add_rms_norm<B: Backend>(backend: &B, rng: &mut Rng) {

@@ -240,12 +240,12 @@ pub struct PackedMatrix {
     data: SharedBytes,
     /// Bytes from one row to the next: more than a row where this is some columns of a wider matrix.
     stride: usize,
-    scales: Option<Scales>,
+    scales: Option<BlockScales>,
 }
 
 /// The scales of a whole fp8 matrix, and where in it a part begins.
 #[derive(Clone, Debug)]
-struct Scales {
+struct BlockScales {
     /// `[ceil(rows / 128), per_row]` of the whole.
     values: Arc<[f32]>,
     per_row: usize,
@@ -275,7 +275,7 @@ impl PackedMatrix {
         let block = QuantFormat::FP8_BLOCK;
         assert_eq!(data.len(), rows * cols, "bytes of a {rows}×{cols} fp8 matrix");
         assert_eq!(scales.len(), rows.div_ceil(block) * cols.div_ceil(block), "scales of a {rows}×{cols} fp8 matrix");
-        let scales = Scales { values: scales, per_row: cols.div_ceil(block), row: 0, col: 0 };
+        let scales = BlockScales { values: scales, per_row: cols.div_ceil(block), row: 0, col: 0 };
         Self { format: QuantFormat::Fp8Block128, rows, cols, stride: cols, data, scales: Some(scales) }
     }
 
@@ -297,7 +297,7 @@ impl PackedMatrix {
             false => rows.start * self.stride + before..(rows.end - 1) * self.stride + before + width,
         };
         let data = self.data.slice(bytes).expect("rows and columns of the matrix");
-        let scales = self.scales.clone().map(|scales| Scales {
+        let scales = self.scales.clone().map(|scales| BlockScales {
             row: scales.row + rows.start,
             col: scales.col + cols.start,
             ..scales
@@ -318,6 +318,16 @@ impl PackedMatrix {
     /// Input features.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// The stored bytes from the first row's first to the last row's last.
+    pub fn span(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Bytes from one row of the [`span`](Self::span) to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 
     /// The stored bytes of all rows, one behind the other.

@@ -110,7 +110,8 @@ impl Backend for GpuBackend {
         Step::new(self.device(), batch, samples, tables.unwrap_or_default())
     }
 
-    fn embed(&self, table: &Weight, step: &Step, out: &mut Buffer) {
+    fn embed(&self, table: &Weight, first: usize, step: &Step, out: &mut Buffer) {
+        assert_eq!(first, 0, "a device has the whole table: there are no ranks of devices yet");
         linear::embed(self, table, step, out);
     }
 
@@ -221,6 +222,15 @@ impl Backend for GpuBackend {
         moe::moe(self, x, routing, experts, out);
     }
 
+    /// There is one rank.
+    fn all_reduce(&self, _: &mut Buffer) {}
+
+    /// By way of the host: a network on one rank gathers nothing.
+    fn gather(&self, part: &Buffer, widths: &[usize], out: &mut Buffer) {
+        assert_eq!(widths, [part.cols()], "columns of the only rank");
+        self.write(out, &self.read(part));
+    }
+
     fn gather_rows(&self, x: &Buffer, step: &Step, rows: Range<usize>, out: &mut Buffer) {
         assert_eq!(out.cols(), x.cols(), "columns of the output and of the input");
         out.set_rows(rows.len());
@@ -235,6 +245,9 @@ impl Backend for GpuBackend {
     }
 
     fn sample(&self, logits: &mut Buffer, step: &mut Step, rows: Range<usize>) {
+        if step.samples.tasks.is_empty() {
+            return;
+        }
         assert_eq!(logits.rows(), rows.len(), "rows of logits and tasks");
         assert_eq!(step.sampled(), rows.start, "rows of a step are sampled in order");
         let tasks = &step.samples.tasks[rows.clone()];

@@ -13,6 +13,7 @@ use crate::{
     GenerationConfig,
     config::ModelConfig,
     network::{NetworkSpec, Shape, TensorSpec},
+    shard::Shard,
     weights::{LoadError, TensorProblem, WeightSource, mapping},
 };
 
@@ -171,7 +172,7 @@ impl GgufModel {
     }
 
     /// The encodings of the matrices, in the order of their names.
-    pub fn formats(&self) -> Vec<QuantFormat> {
+    pub fn all_formats(&self) -> Vec<QuantFormat> {
         let mut formats = Vec::new();
         for (_, tensor) in self.tensors.values().filter(|(_, tensor)| tensor.dims.len() > 1) {
             if !formats.contains(&tensor.format) {
@@ -205,7 +206,7 @@ impl GgufModel {
 }
 
 impl WeightSource for GgufModel {
-    fn matrices(&self, spec: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
+    fn parts(&self, spec: &TensorSpec, shard: &Shard) -> Result<Vec<PackedMatrix>, LoadError> {
         let place = self.place(spec);
         let tensor = self.find(&place)?;
         let (rows, cols) = spec.matrix();
@@ -213,9 +214,13 @@ impl WeightSource for GgufModel {
         let part = |index: usize| {
             let index = index * place.parts + place.part;
             let bytes = tensor.bytes.slice(index * len..(index + 1) * len).expect("sizes that were verified");
-            PackedMatrix::plain(tensor.format, rows, cols, bytes)
+            PackedMatrix::plain(tensor.format, rows, cols, bytes).part(shard.rows.clone(), shard.cols.clone())
         };
-        Ok((0..spec.count).map(part).collect())
+        Ok(shard.experts.clone().map(part).collect())
+    }
+
+    fn formats(&self, spec: &TensorSpec) -> Vec<QuantFormat> {
+        self.find(&self.place(spec)).map_or_else(|_| Vec::new(), |tensor| vec![tensor.format])
     }
 
     fn vector(&self, spec: &TensorSpec) -> Result<Vec<f32>, LoadError> {

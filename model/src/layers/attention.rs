@@ -62,7 +62,7 @@ impl<B: Backend> Attention<B> {
             HeadRope::Biased { bias } => b.bias_rope(&mut s.qkv, heads, bias, cx.rotation),
         }
         b.attention(&s.qkv, &self.spec, cx.kv, cx.step, &mut s.context);
-        self.o_proj.forward(b, &s.context, out);
+        self.o_proj.forward_reduced(b, &s.context, out);
     }
 }
 
@@ -75,7 +75,7 @@ impl<B: Backend> HeadRope<B> {
         }
         let mut values = Vec::new();
         for role in [Role::QueryBias, Role::KeyBias, Role::ValueBias] {
-            values.extend(cx.weights.vector(tensor(role))?);
+            values.extend(cx.vector(tensor(role))?);
         }
         let mut bias = cx.backend.alloc(1, values.len());
         cx.backend.write(&mut bias, &values);

@@ -30,11 +30,12 @@ impl<B: Backend> Experts<B> {
     /// # Errors
     /// If a weight cannot be read or uploaded.
     pub fn load(cx: &LoadContext<'_, B>, layer: usize, moe: &MoeConfig) -> Result<Self, LoadError> {
-        let all = |part| cx.weights.matrices(cx.tensor(layer, Role::Expert(part)));
+        let all = |part| cx.matrices(cx.tensor(layer, Role::Expert(part)));
+        let first = cx.split.shard(cx.tensor(layer, Role::Expert(MlpPart::Gate))).experts.start;
         let (gates, ups, downs) = (all(MlpPart::Gate)?, all(MlpPart::Up)?, all(MlpPart::Down)?);
         Ok(Self {
             gate: Linear::load(cx, &[cx.tensor(layer, Role::Router)])?,
-            experts: cx.uploader.borrow_mut().experts(&gates, &ups, &downs)?,
+            experts: cx.uploader.borrow_mut().experts(first, &gates, &ups, &downs)?,
             renormalise: moe.renormalise,
         })
     }
@@ -44,5 +45,6 @@ impl<B: Backend> Experts<B> {
         self.gate.forward(b, x, &mut s.logits);
         b.route(&s.logits, self.renormalise, &mut s.routing);
         b.moe(x, &s.routing, &self.experts, out);
+        b.all_reduce(out);
     }
 }

@@ -13,13 +13,17 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
-    /// The matrices of `tensors`, which share their input features, as one: their outputs lie side by side.
+    /// What is loaded of the matrices of `tensors`, which share their input features, as one: their outputs lie side by
+    /// side.
     ///
     /// # Errors
     /// If a matrix cannot be read or uploaded.
     pub fn load(cx: &LoadContext<'_, B>, tensors: &[&TensorSpec]) -> Result<Self, LoadError> {
-        let parts: Result<Vec<_>, _> = tensors.iter().map(|tensor| cx.weights.matrix(tensor)).collect();
-        Ok(Self { weight: Arc::new(cx.uploader.borrow_mut().weight(&parts?)?) })
+        let mut parts = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            parts.extend(cx.matrices(tensor)?);
+        }
+        Ok(Self { weight: Arc::new(cx.uploader.borrow_mut().weight(&parts)?) })
     }
 
     /// The same matrix under another role: a tied head is the embedding.
@@ -32,8 +36,14 @@ impl<B: Backend> Linear<B> {
         backend.linear(x, &self.weight, out);
     }
 
-    /// `out[i] = w[token i of the step]`: the matrix as an embedding table.
-    pub fn embed(&self, backend: &B, step: &B::Step, out: &mut B::Buffer) {
-        backend.embed(&self.weight, step, out);
+    /// The same where some input features are loaded, summed with what the others make.
+    pub fn forward_reduced(&self, backend: &B, x: &B::Buffer, out: &mut B::Buffer) {
+        backend.linear(x, &self.weight, out);
+        backend.all_reduce(out);
+    }
+
+    /// The matrix.
+    pub fn weight(&self) -> &B::Weight {
+        &self.weight
     }
 }

@@ -39,6 +39,6 @@ impl<B: Backend> Mlp<B> {
     pub fn forward(&self, b: &B, x: &B::Buffer, s: &mut MlpBuffers<B>, out: &mut B::Buffer) {
         self.gate_up.forward(b, x, &mut s.gate_up);
         b.silu_mul(&s.gate_up, &mut s.inner);
-        self.down.forward(b, &s.inner, out);
+        self.down.forward_reduced(b, &s.inner, out);
     }
 }

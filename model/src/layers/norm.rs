@@ -19,7 +19,7 @@ impl<B: Backend> RmsNorm<B> {
     /// # Errors
     /// If the gain cannot be read.
     pub fn load(cx: &LoadContext<'_, B>, tensor: &TensorSpec) -> Result<Self, LoadError> {
-        let values = cx.weights.vector(tensor)?;
+        let values = cx.vector(tensor)?;
         let mut gain = cx.backend.alloc(1, values.len());
         cx.backend.write(&mut gain, &values);
         Ok(Self { gain, eps: cx.config.rms_norm_eps })

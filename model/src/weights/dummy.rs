@@ -1,7 +1,7 @@
 //! Random weights from a config alone: the same numbers on every machine, for tests and for trying a
 //! shape without its files.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use half::bf16;
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes, quant::fp8::encode_e4m3};
@@ -10,6 +10,7 @@ use super::{LoadError, WeightSource, fill::filled};
 use crate::{
     config::ModelConfig,
     network::{NetworkSpec, Role, Shape, TensorSpec, module},
+    shard::Shard,
 };
 
 /// Half the width of the uniform distribution of every matrix: standard deviation 0.02, as networks of
@@ -22,16 +23,32 @@ const FP8_SCALE: f32 = WIDTH / 256.0;
 /// Weights drawn from the names of their tensors.
 #[derive(Debug)]
 pub struct DummyWeights {
-    fp8: bool,
-    plain: Vec<String>,
+    /// Encodings of a tensor's matrices by role and layer; one if all have the same.
+    formats: HashMap<(Role, Option<usize>), Vec<QuantFormat>>,
     num_bytes: u64,
 }
 
 impl DummyWeights {
     /// Weights of `network`, which `config` describes, in bf16 or, if the config says so, fp8 blocks.
     pub fn new(network: &NetworkSpec, config: &ModelConfig) -> Self {
-        let plain = config.modules_to_not_convert.clone();
-        let mut weights = Self { fp8: config.fp8, plain, num_bytes: 0 };
+        let format = |tensor: &TensorSpec, index: usize| {
+            let role = tensor.role;
+            let plain = &config.modules_to_not_convert;
+            let stays = || plain.iter().any(|plain| plain == module(&tensor.name(index)));
+            match config.fp8 && !(role.is_head() || role.is_embedding() || role == Role::Router || stays()) {
+                true => QuantFormat::Fp8Block128,
+                false => QuantFormat::BF16,
+            }
+        };
+        let formats = |tensor: &TensorSpec| {
+            let mut formats: Vec<_> = (0..tensor.count).map(|index| format(tensor, index)).collect();
+            if formats.iter().all(|format| *format == formats[0]) {
+                formats.truncate(1);
+            }
+            ((tensor.role, tensor.layer), formats)
+        };
+        let matrices = network.tensors().iter().filter(|tensor| matches!(tensor.shape, Shape::Matrix(..)));
+        let mut weights = Self { formats: matrices.map(formats).collect(), num_bytes: 0 };
         let bytes = |tensor: &TensorSpec| match tensor.shape {
             Shape::Matrix(rows, cols) => {
                 let one = |index| weights.format(tensor, index).row_bytes(cols).saturating_mul(rows) as u64;
@@ -43,32 +60,37 @@ impl DummyWeights {
         weights
     }
 
+    /// The encodings of the matrices of `tensor`, or the one of all.
+    fn known_formats(&self, tensor: &TensorSpec) -> &[QuantFormat] {
+        self.formats.get(&(tensor.role, tensor.layer)).expect("a matrix of the network")
+    }
+
     fn format(&self, tensor: &TensorSpec, index: usize) -> QuantFormat {
-        let role = tensor.role;
-        let stays = || self.plain.iter().any(|plain| plain == module(&tensor.name(index)));
-        if !self.fp8 || role.is_head() || role.is_embedding() || role == Role::Router || stays() {
-            QuantFormat::BF16
-        } else {
-            QuantFormat::Fp8Block128
-        }
+        let formats = self.known_formats(tensor);
+        *formats.get(index).unwrap_or(&formats[0])
     }
 }
 
 impl WeightSource for DummyWeights {
-    fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
-        let (rows, cols) = tensor.matrix();
-        let kinds: Vec<_> = tensor.names().zip(0..).map(|(name, i)| (seed(&name), self.format(tensor, i))).collect();
+    fn parts(&self, tensor: &TensorSpec, shard: &Shard) -> Result<Vec<PackedMatrix>, LoadError> {
+        let (_, all_cols) = tensor.matrix();
+        let (rows, cols) = (shard.rows.len(), shard.cols.len());
+        let kind = |i: usize| (seed(&tensor.name(i)), self.format(tensor, i));
+        let kinds: Vec<_> = shard.experts.clone().map(kind).collect();
         let shapes: Vec<_> = kinds.iter().map(|(_, format)| (rows, format.row_bytes(cols))).collect();
         let buffers = filled(&shapes, |index, first, bytes| {
             let (seed, format) = kinds[index];
-            let values = (first as u64 * cols as u64..).map(|i| uniform(seed, i));
-            match format {
-                QuantFormat::Fp8Block128 => {
-                    bytes.iter_mut().zip(values).for_each(|(byte, x)| *byte = encode_e4m3(x / FP8_SCALE));
-                }
-                _ => {
-                    let pairs = bytes.as_chunks_mut().0.iter_mut();
-                    pairs.zip(values).for_each(|(pair, x)| *pair = bf16::from_f32(x).to_le_bytes());
+            for (row, bytes) in bytes.chunks_exact_mut(shapes[index].1).enumerate() {
+                let place = (shard.rows.start + first + row) as u64 * all_cols as u64 + shard.cols.start as u64;
+                let values = (place..).map(|i| uniform(seed, i));
+                match format {
+                    QuantFormat::Fp8Block128 => {
+                        bytes.iter_mut().zip(values).for_each(|(byte, x)| *byte = encode_e4m3(x / FP8_SCALE));
+                    }
+                    _ => {
+                        let pairs = bytes.as_chunks_mut().0.iter_mut();
+                        pairs.zip(values).for_each(|(pair, x)| *pair = bf16::from_f32(x).to_le_bytes());
+                    }
                 }
             }
         });
@@ -82,9 +104,22 @@ impl WeightSource for DummyWeights {
         Ok(kinds.into_iter().zip(buffers).map(packed).collect())
     }
 
-    fn matrix_bytes(&self, tensor: &TensorSpec) -> Result<u64, LoadError> {
-        let (rows, cols) = tensor.matrix();
-        Ok((0..tensor.count).map(|i| rows as u64 * self.format(tensor, i).row_bytes(cols) as u64).sum())
+    fn formats(&self, tensor: &TensorSpec) -> Vec<QuantFormat> {
+        let mut formats = Vec::new();
+        for format in self.known_formats(tensor) {
+            if !formats.contains(format) {
+                formats.push(*format);
+            }
+        }
+        formats
+    }
+
+    fn part_bytes(&self, tensor: &TensorSpec, shard: &Shard) -> Result<u64, LoadError> {
+        let bytes = |format: QuantFormat| (shard.rows.len() * format.row_bytes(shard.cols.len())) as u64;
+        match self.known_formats(tensor) {
+            [format] => Ok(shard.experts.len() as u64 * bytes(*format)),
+            _ => Ok(shard.experts.clone().map(|index| bytes(self.format(tensor, index))).sum()),
+        }
     }
 
     /// Norms leave what they scale alone; a bias is as random as a matrix.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use quern_backend::UploadError;
 
-use crate::{config::ConfigError, foreign::Foreign};
+use crate::{config::ConfigError, foreign::Foreign, split_error::SplitError};
 
 /// Why a network could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,12 @@ pub enum LoadError {
     /// The backend cannot hold a weight, or the pages of keys and values.
     #[error(transparent)]
     Upload(#[from] UploadError),
+    /// The network cannot be divided as it was to be.
+    #[error(transparent)]
+    Split(#[from] SplitError),
+    /// The system has no thread for a rank.
+    #[error("a rank cannot be started: {0}")]
+    Thread(std::io::Error),
     /// The files are no checkpoint, or one of another program.
     #[error("{dir}: {foreign}")]
     Foreign {

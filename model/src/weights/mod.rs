@@ -15,17 +15,29 @@ pub(crate) use fill::filled;
 pub use quantised::Quantised;
 pub use recipe::QuantRecipe;
 
-use quern_backend::PackedMatrix;
+use quern_backend::{PackedMatrix, QuantFormat};
 
-use crate::network::TensorSpec;
+use crate::{network::TensorSpec, shard::Shard};
 
 /// A source of the tensors of a network's description.
 pub trait WeightSource: Send + Sync {
-    /// All matrices of `tensor`, in the encoding they are stored in: each expert's, or one.
+    /// The `shard` of `tensor`, in the encoding it is stored in: each expert's matrix, or one. Columns are whole blocks
+    /// of each of the tensor's [`formats`](Self::formats).
     ///
     /// # Errors
-    /// If one cannot be read.
-    fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError>;
+    /// If a matrix is missing.
+    fn parts(&self, tensor: &TensorSpec, shard: &Shard) -> Result<Vec<PackedMatrix>, LoadError>;
+
+    /// The encodings of the matrices of `tensor`, each once; those that are missing have none.
+    fn formats(&self, tensor: &TensorSpec) -> Vec<QuantFormat>;
+
+    /// All matrices of `tensor`.
+    ///
+    /// # Errors
+    /// If one is missing.
+    fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
+        self.parts(tensor, &Shard::whole(tensor))
+    }
 
     /// The matrix of a `tensor` that is no expert's.
     ///
@@ -43,12 +55,12 @@ pub trait WeightSource: Send + Sync {
     /// If it cannot be read.
     fn vector(&self, tensor: &TensorSpec) -> Result<Vec<f32>, LoadError>;
 
-    /// Bytes of all matrices of `tensor`. Sources that make them when asked override this.
+    /// Bytes of the `shard` of the matrices of `tensor`. Sources that make them when asked override this.
     ///
     /// # Errors
-    /// If one cannot be read.
-    fn matrix_bytes(&self, tensor: &TensorSpec) -> Result<u64, LoadError> {
-        Ok(self.matrices(tensor)?.iter().map(|matrix| matrix.num_bytes() as u64).sum())
+    /// If one is missing.
+    fn part_bytes(&self, tensor: &TensorSpec, shard: &Shard) -> Result<u64, LoadError> {
+        Ok(self.parts(tensor, shard)?.iter().map(|matrix| matrix.num_bytes() as u64).sum())
     }
 
     /// Bytes of all weights as stored.

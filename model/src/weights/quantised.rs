@@ -8,6 +8,7 @@ use super::{LoadError, QuantRecipe, WeightSource, fill::filled};
 use crate::{
     config::ModelConfig,
     network::{NetworkSpec, Shape, TensorSpec},
+    shard::Shard,
 };
 
 /// The network of `source` by a recipe. Nothing is kept: matrices are encoded when a layer loads them,
@@ -40,8 +41,8 @@ impl<'a> Quantised<'a> {
         quantised
     }
 
-    /// The encodings of its matrices, in the order in which they occur.
-    pub fn formats(&self) -> &[QuantFormat] {
+    /// The encodings of all its matrices, in the order in which they occur.
+    pub fn all_formats(&self) -> &[QuantFormat] {
         &self.formats
     }
 
@@ -51,19 +52,24 @@ impl<'a> Quantised<'a> {
 }
 
 impl WeightSource for Quantised<'_> {
-    fn matrices(&self, tensor: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
-        let stored = self.source.matrices(tensor)?;
+    /// Blocks lie within rows, so that those of a part are those of the whole.
+    fn parts(&self, tensor: &TensorSpec, shard: &Shard) -> Result<Vec<PackedMatrix>, LoadError> {
+        let stored = self.source.parts(tensor, shard)?;
         match self.format(tensor) {
             Some(format) => Ok(encoded(&stored, format)),
             None => Ok(stored),
         }
     }
 
-    fn matrix_bytes(&self, tensor: &TensorSpec) -> Result<u64, LoadError> {
-        let (rows, cols) = tensor.matrix();
+    fn formats(&self, tensor: &TensorSpec) -> Vec<QuantFormat> {
+        self.format(tensor).map_or_else(|| self.source.formats(tensor), |format| vec![format])
+    }
+
+    fn part_bytes(&self, tensor: &TensorSpec, shard: &Shard) -> Result<u64, LoadError> {
+        let rows = (shard.experts.len() * shard.rows.len()) as u64;
         match self.format(tensor) {
-            Some(format) => Ok((tensor.count * rows) as u64 * format.row_bytes(cols) as u64),
-            None => self.source.matrix_bytes(tensor),
+            Some(format) => Ok(rows * format.row_bytes(shard.cols.len()) as u64),
+            None => self.source.part_bytes(tensor, shard),
         }
     }
 

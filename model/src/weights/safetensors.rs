@@ -29,6 +29,7 @@ use crate::{
     foreign::Foreign,
     lfs,
     network::{Describe, EMBEDDING, HEAD, NetworkSpec, Shape, TensorSpec, module},
+    shard::Shard,
 };
 
 /// Longest header that is read; the format's own limit.
@@ -328,12 +329,13 @@ impl Safetensors {
 }
 
 impl WeightSource for Safetensors {
-    fn matrices(&self, spec: &TensorSpec) -> Result<Vec<PackedMatrix>, LoadError> {
+    fn parts(&self, spec: &TensorSpec, shard: &Shard) -> Result<Vec<PackedMatrix>, LoadError> {
         let (rows, cols) = spec.matrix();
-        let matrix = |name: String| {
+        let matrix = |index: usize| {
+            let name = spec.name(index);
             let tensor = self.tensor(&name, &[rows, cols])?;
             let plain = |format| PackedMatrix::plain(format, rows, cols, tensor.bytes.clone());
-            Ok(match tensor.element().expect("verified when opened") {
+            let whole = match tensor.element().expect("verified when opened") {
                 DType::F32 => plain(QuantFormat::F32),
                 DType::F16 => plain(QuantFormat::F16),
                 DType::BF16 => plain(QuantFormat::BF16),
@@ -343,9 +345,21 @@ impl WeightSource for Safetensors {
                     let scales = self.tensor(&scales, &blocks)?;
                     PackedMatrix::fp8(rows, cols, tensor.bytes.clone(), floats(scales).into())
                 }
-            })
+            };
+            Ok(whole.part(shard.rows.clone(), shard.cols.clone()))
         };
-        spec.names().map(matrix).collect()
+        shard.experts.clone().map(matrix).collect()
+    }
+
+    fn formats(&self, spec: &TensorSpec) -> Vec<QuantFormat> {
+        let mut formats = Vec::new();
+        for element in spec.names().filter_map(|name| self.tensors.get(&name)?.element()) {
+            let format = QuantFormat::plain(element);
+            if !formats.contains(&format) {
+                formats.push(format);
+            }
+        }
+        formats
     }
 
     fn vector(&self, spec: &TensorSpec) -> Result<Vec<f32>, LoadError> {

@@ -195,7 +195,7 @@ impl<B: Backend> KernelBench<'_, B> {
             (0..EXPERTS).map(|e| self.matrix(format, rows, cols, first + e)).collect()
         };
         let (gate, up, down) = (all(INNER, HIDDEN, 0), all(INNER, HIDDEN, EXPERTS), all(HIDDEN, INNER, 2 * EXPERTS));
-        let experts = backend.uploader().experts(&gate, &up, &down).expect("supported");
+        let experts = backend.uploader().experts(0, &gate, &up, &down).expect("supported");
         let x = self.filled(tokens, HIDDEN);
         let mut out = backend.alloc(tokens, HIDDEN);
         // Uniform routing, which touches the most experts, other ones in each call.

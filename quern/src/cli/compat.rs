@@ -65,7 +65,7 @@ const fn alias(aliases: &'static [&'static str], flag: CompatFlag) -> CompatFlag
     CompatFlag { aliases, ..flag }
 }
 
-const ONE_RANK: &str = "one process with one rank is built; use --cpu-threads to use more cores";
+const ONE_RANK: &str = "--tp-size and --ep-size divide a network over the ranks of this process";
 const NO_RANKS: &str = "there is one rank, so nothing is exchanged";
 const ONE_KERNEL_SET: &str = "kernels are chosen for this CPU; the summary at start names them";
 const NO_GRAPHS: &str = "steps on a CPU need no recorded graphs";
@@ -162,7 +162,6 @@ pub const TABLE: &[CompatFlag] = &[
     flag("base-gpu-id", Int, &["0"], Refuse("cpu is the only device")),
     flag("gpu-id-step", Int, &["1"], Refuse("cpu is the only device")),
     // Parallelism.
-    alias(&["tensor-parallel-size"], flag("tp-size", Int, &["1"], Refuse(ONE_RANK))),
     alias(&["pipeline-parallel-size"], flag("pp-size", Int, &["1"], Refuse(ONE_RANK))),
     flag("pp-max-micro-batch-size", Int, &[], Refuse(ONE_RANK)),
     flag("pp-async-batch-depth", Int, &["0"], Refuse(ONE_RANK)),
@@ -172,7 +171,6 @@ pub const TABLE: &[CompatFlag] = &[
     ),
     alias(&["attention-data-parallel-size"], flag("attn-dp-size", Int, &["1"], Refuse(ONE_RANK))),
     flag("enable-dp-attention", Nothing, &[], Refuse(ONE_RANK)),
-    alias(&["expert-parallel-size", "ep"], flag("ep-size", Int, &["1"], Refuse(ONE_RANK))),
     alias(&["moe-data-parallel-size"], flag("moe-dp-size", Int, &["1"], Refuse(ONE_RANK))),
     alias(&["attention-context-parallel-size"], flag("attn-cp-size", Int, &["1"], Refuse(ONE_RANK))),
     flag("dcp-size", Int, &["1"], Refuse(ONE_RANK)),

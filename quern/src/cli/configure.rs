@@ -5,13 +5,14 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use clap::{Args, Subcommand, ValueEnum};
 use quern_api::page;
 use quern_bench::{BenchError, output};
+use quern_model::Parallelism;
 
 use crate::{
     config::values::parse_count,
     configure::{
         cookbook::{Platform, Quantization, Recipe, Size, Tools},
         hardware::Hardware,
-        network::{Split, Weights},
+        network::Weights,
         plan::{Plan, Tone},
         table::Table,
     },
@@ -141,7 +142,7 @@ fn quern(args: &QuernArgs) -> Result<ExitCode, BenchError> {
         size: args.model_size,
         weights: args.quantization,
         tools: args.tools,
-        split: Split { tp: args.tp, ep: args.ep },
+        split: Parallelism { tp: args.tp as usize, ep: args.ep as usize },
         context_length: args.context_length,
         page_size: args.page_size,
         concurrency: args.concurrency,

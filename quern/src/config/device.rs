@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, builder::TypedValueParser};
 use serde::Serialize;
 
-use super::names::Names;
+use super::{names::Names, parallel::ParallelOptions};
 use crate::machine::Machine;
 
 /// Threads are started one by one; more than this is a slip of the keyboard.
@@ -19,6 +19,10 @@ pub struct DeviceFlags {
     #[expect(missing_docs, reason = "clap would print it")]
     pub cpu: CpuFlags,
 
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it")]
+    pub parallel: ParallelOptions,
+
     /// Keep a GGUF model's repacked weights in DIR, as large as the model, so that later starts map them and repack
     /// nothing
     #[arg(long, value_name = "DIR", help_heading = "Model")]
@@ -28,7 +32,7 @@ pub struct DeviceFlags {
 /// The part of it that measurements of the machine have too.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CpuFlags {
-    /// Worker threads [default: one per physical core this process may use]
+    /// Worker threads of all ranks together [default: one per physical core this process may use]
     #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u64).range(1..=MAX_THREADS).map(|threads| threads as usize))]
     pub cpu_threads: Option<usize>,
@@ -72,14 +76,13 @@ pub struct DeviceSettings {
     pub cpu_isa: Option<CpuIsa>,
     /// Where repacked weights are kept between starts.
     pub weight_cache: Option<PathBuf>,
-    /// Ranks that share each layer.
-    pub tp_size: usize,
+    /// Over how many ranks the network is divided.
+    #[serde(flatten)]
+    pub parallel: ParallelOptions,
     /// Pipeline stages.
     pub pp_size: usize,
     /// Replicas.
     pub dp_size: usize,
-    /// Ranks that share the experts.
-    pub ep_size: usize,
 }
 
 impl CpuFlags {
@@ -97,10 +100,9 @@ impl DeviceFlags {
             cpu_threads: self.cpu.threads(machine),
             cpu_isa: self.cpu.cpu_isa,
             weight_cache: self.weight_cache.clone(),
-            tp_size: 1,
+            parallel: self.parallel,
             pp_size: 1,
             dp_size: 1,
-            ep_size: 1,
         }
     }
 }

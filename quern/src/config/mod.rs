@@ -14,6 +14,7 @@ pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod names;
+pub mod parallel;
 pub mod refused;
 pub mod values;
 
@@ -30,6 +31,7 @@ pub use self::{
     log::{LogFlags, LogLevel, LogSettings},
     metrics::MetricsFlags,
     model::{LoadFormat, ModelFlags, ModelSettings},
+    parallel::ParallelOptions,
     refused::{RefusedFlag, ResolveError},
 };
 

@@ -1,5 +1,7 @@
 //! [`RefusedFlag`] and [`ResolveError`]: command lines that cannot be served.
 
+use quern_model::LoadError;
+
 use crate::memory::PoolError;
 
 /// A flag, its value and why it cannot be served.
@@ -27,6 +29,9 @@ pub enum ResolveError {
     /// A flag asks for what is not supported or not possible.
     #[error(transparent)]
     Flag(#[from] RefusedFlag),
+    /// The weights cannot be counted.
+    #[error(transparent)]
+    Weights(#[from] LoadError),
     /// The KV pool does not fit.
     #[error(transparent)]
     Pool(#[from] PoolError),

@@ -1,12 +1,12 @@
 //! [`Network`]: the published numbers of the two models, and what a share of one weighs.
 
-use clap::ValueEnum;
-use quern_backend::QuantFormat;
-use quern_model::{
-    ModelConfig, Role, TensorSpec,
-    network::{MlpPart, Shape},
-    weights::QuantRecipe,
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
 };
+
+use clap::ValueEnum;
+use quern_model::{Checkpoint, GenerationConfig, ModelConfig, Parallelism, Split, SplitError, weights::QuantRecipe};
 use serde_json::json;
 
 use super::cookbook::Size;
@@ -14,12 +14,9 @@ use super::cookbook::Size;
 /// Rows and columns that share a scale in an FP8 checkpoint.
 pub const FP8_BLOCK: u64 = 128;
 
-/// Rows of the embedding are padded to a multiple of this times the ranks.
-const VOCAB_PADDING: u64 = 64;
-
 /// How the matrices of attention and experts are stored. Routers and norms stay BF16; so do embedding and head
 /// but for 4 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Weights {
     /// Two bytes a weight.
     Bf16,
@@ -30,17 +27,8 @@ pub enum Weights {
     FourBit,
 }
 
-/// How a network is cut: ranks in all, and the groups of ranks among which whole experts are dealt out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Split {
-    /// `--tp`.
-    pub tp: u64,
-    /// `--ep`, a divisor of `tp`.
-    pub ep: u64,
-}
-
 /// What `config.json` says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the fields of config.json")]
 pub struct Network {
     pub layers: u64,
@@ -109,49 +97,27 @@ impl Network {
         2 * self.layers * self.kv_heads_per_rank(tp) * self.head_dim * 2
     }
 
-    /// Inner features of one expert on one rank: every expert of a group is cut among the group's ranks.
+    /// What each rank holds, and the bytes of the fullest one's weights.
     ///
-    /// `None` if they cannot be cut evenly.
-    pub fn expert_inner(&self, split: Split) -> Option<u64> {
-        let cuts = split.tp / split.ep;
-        self.moe_inner.is_multiple_of(cuts).then(|| self.moe_inner / cuts)
+    /// # Errors
+    /// If the network cannot be divided like this.
+    pub fn divided(&self, weights: Weights, split: Parallelism) -> Result<(Vec<Split>, u64), SplitError> {
+        /// Known answers: the page asks for each a dozen times.
+        type Known = HashMap<(Network, Weights, Parallelism), Result<(Vec<Split>, u64), SplitError>>;
+        static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.get_or_insert_default();
+        known.entry((*self, weights, split)).or_insert_with(|| self.divide(weights, split)).clone()
     }
 
-    /// Bytes of the weights of the fullest rank. `split` must be one that [`Network::expert_inner`] takes.
-    pub fn weight_bytes(&self, weights: Weights, split: Split) -> u64 {
-        let network = self.model_config(weights == Weights::Fp8).network();
-        network.tensors().iter().map(|tensor| self.tensor_bytes(tensor, weights, split)).sum()
-    }
-
-    /// Bytes of the part of `tensor` that the fullest rank holds.
-    fn tensor_bytes(&self, tensor: &TensorSpec, weights: Weights, Split { tp, ep }: Split) -> u64 {
-        let (rows, cols) = match tensor.shape {
-            Shape::Matrix(rows, cols) => (rows as u64, cols as u64),
-            // Quantising on load makes norms float32.
-            Shape::Vector(len) => return if weights == Weights::FourBit { 4 } else { 2 } * len as u64,
-        };
-        let inner = self.moe_inner / (tp / ep);
-        let (rows, cols) = match tensor.role {
-            role if role.is_embedding() || role.is_head() => (rows.next_multiple_of(VOCAB_PADDING * tp) / tp, cols),
-            Role::Query => (rows / tp, cols),
-            Role::Key | Role::Value => (self.kv_heads_per_rank(tp) * self.head_dim, cols),
-            Role::AttentionOutput => (rows, cols / tp),
-            Role::Expert(MlpPart::Gate | MlpPart::Up) => (inner, cols),
-            Role::Expert(MlpPart::Down) => (rows, inner),
-            _ => (rows, cols),
-        };
-        let count = if matches!(tensor.role, Role::Expert(_)) { tensor.count as u64 / ep } else { 1 };
-        let stays = tensor.role.is_embedding() || tensor.role.is_head() || tensor.role == Role::Router;
-        let format = match weights {
-            Weights::Fp8 if !stays => {
-                return count * (rows * cols + rows.div_ceil(FP8_BLOCK) * cols.div_ceil(FP8_BLOCK) * 4);
-            }
-            Weights::FourBit => {
-                QuantRecipe::Q4KM.format(tensor.role, tensor.layer, cols as usize, self.layers as usize)
-            }
-            Weights::Bf16 | Weights::Fp8 => None,
-        };
-        count * rows * format.unwrap_or(QuantFormat::BF16).row_bytes(cols as usize) as u64
+    fn divide(&self, weights: Weights, split: Parallelism) -> Result<(Vec<Split>, u64), SplitError> {
+        let recipe = (weights == Weights::FourBit).then_some(QuantRecipe::Q4KM);
+        let config = self.model_config(weights == Weights::Fp8);
+        let checkpoint = Checkpoint::dummy(config, GenerationConfig::default()).quantised(recipe);
+        let parts = checkpoint.split(split)?;
+        let bytes = |part: &Split| checkpoint.part_bytes(part).expect("random weights lack no tensor");
+        let fullest = parts.iter().map(bytes).max().expect("a rank at least");
+        Ok((parts, fullest))
     }
 }
 
@@ -159,23 +125,25 @@ impl Network {
 mod tests {
     use super::*;
 
-    const WHOLE: Split = Split { tp: 1, ep: 1 };
+    fn bytes(size: Size, weights: Weights, tp: usize, ep: usize) -> u64 {
+        Network::of(size).divided(weights, Parallelism { tp, ep }).unwrap().1
+    }
 
     #[test]
     fn the_published_checkpoints_weigh_what_their_index_says() {
         // `metadata.total_size` of the 30B's model.safetensors.index.json; the 480B is named after its weights.
-        assert_eq!(Network::of(Size::B30).weight_bytes(Weights::Bf16, WHOLE), 61_064_245_248);
-        assert_eq!(Network::of(Size::B480).weight_bytes(Weights::Bf16, WHOLE) / 1_000_000_000, 960);
+        assert_eq!(bytes(Size::B30, Weights::Bf16, 1, 1), 61_064_245_248);
+        assert_eq!(bytes(Size::B480, Weights::Bf16, 1, 1) / 1_000_000_000, 960);
         // 4.8 bits of 30.5 billion weights.
-        assert_eq!(Network::of(Size::B30).weight_bytes(Weights::FourBit, WHOLE) / 100_000_000, 185);
+        assert_eq!(bytes(Size::B30, Weights::FourBit, 1, 1) / 100_000_000, 185);
     }
 
     #[test]
     fn ranks_share_the_experts_and_hold_scarce_heads_twice() {
         let network = Network::of(Size::B30);
-        let whole = network.weight_bytes(Weights::Bf16, WHOLE);
+        let whole = bytes(Size::B30, Weights::Bf16, 1, 1);
         for (tp, ep) in [(2, 1), (2, 2), (4, 2), (8, 4)] {
-            let part = network.weight_bytes(Weights::Bf16, Split { tp, ep });
+            let (part, tp) = (bytes(Size::B30, Weights::Bf16, tp, ep), tp as u64);
             assert!(part > whole / tp && part < whole / tp * 102 / 100, "tp {tp} ep {ep}: {part}");
         }
         assert_eq!(network.kv_bytes_per_token(1), 98_304);

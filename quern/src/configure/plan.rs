@@ -3,12 +3,13 @@
 //! Every answer is a function of no more choices than it depends on, so that the page's table
 //! ([`table`](super::table)) stays small: what a rank weighs does not depend on the context length.
 
+use quern_model::Parallelism;
 use serde::Serialize;
 
 use super::{
     cookbook::{Size, Tools},
     hardware::Hardware,
-    network::{FP8_BLOCK, Network, Split, Weights},
+    network::{FP8_BLOCK, Network, Weights},
 };
 use crate::{
     defaults::{MAX_RUNNING_REQUESTS, MEM_FRACTION},
@@ -51,7 +52,7 @@ pub struct Plan {
     /// Whether tool calls are parsed.
     pub tools: Tools,
     /// Ranks.
-    pub split: Split,
+    pub split: Parallelism,
     /// Most tokens of a sequence.
     pub context_length: u64,
     /// Tokens of a KV page.
@@ -85,13 +86,12 @@ impl Plan {
             split_note(size, weights, split),
             context_note(size, context_length),
             unsupported(unsupported_hardware(hardware)),
-            unsupported(unsupported_ranks(split.tp.max(split.ep))),
             weight_note(size, weights, split),
             quantization_note(weights),
             room_note(hardware, machine, size, weights, split),
             demand_note(context_length, concurrency),
-            kv_note(size, split.tp),
-            page_note(size, split.tp, self.page_size),
+            kv_note(size, split.tp as u64),
+            page_note(size, split.tp as u64, self.page_size),
         ];
         notes.retain(|note| !note.text.is_empty());
         notes
@@ -115,7 +115,7 @@ pub fn quantization_line(weights: Weights) -> String {
 }
 
 /// `--tp` or `--ep`, where it isn't 1.
-pub fn rank_line(flag: &str, ranks: u64) -> String {
+pub fn rank_line(flag: &str, ranks: usize) -> String {
     if ranks == 1 { String::new() } else { format!("--{flag} {ranks}") }
 }
 
@@ -159,57 +159,36 @@ pub fn quantization_note(weights: Weights) -> Note {
     })
 }
 
-/// Why Quern cannot have more than one rank yet.
-pub fn unsupported_ranks(ranks: u64) -> Option<&'static str> {
-    (ranks > 1).then_some("Not supported yet: Quern runs one rank (--tp 1, --ep 1). The figures are projected.")
+/// The rule that this way of dividing the network breaks, or what it costs.
+pub fn split_note(size: Size, weights: Weights, split: Parallelism) -> Note {
+    let parts = match Network::of(size).divided(weights, split) {
+        Ok((parts, _)) => parts,
+        Err(error) => return bad(format!("{error}.")),
+    };
+    let mut notes = parts[0].notes();
+    if weights == Weights::Fp8 {
+        notes.extend(cut_block(size, split));
+    }
+    warn(notes.join(" "))
 }
 
-/// The rule that this way of cutting the network breaks, with its arithmetic.
-pub fn split_note(size: Size, weights: Weights, split: Split) -> Note {
-    let network = Network::of(size);
-    let Split { tp, ep } = split;
-    if !tp.is_multiple_of(ep) {
-        return bad(format!("--ep {ep} must divide --tp {tp}: the ranks form {ep} equal groups of experts."));
+/// `2560/8 = 320 is no multiple of 128, …`: what SGLang refuses, and GPUs compute less well than whole blocks.
+fn cut_block(size: Size, Parallelism { tp, ep }: Parallelism) -> Option<String> {
+    let moe_inner = Network::of(size).moe_inner;
+    let whole = |ep: usize| moe_inner.is_multiple_of(FP8_BLOCK * (tp / ep) as u64);
+    if whole(ep) {
+        return None;
     }
-    if !network.heads.is_multiple_of(tp) {
-        return bad(format!("--tp {tp} must divide the {} query heads.", network.heads));
-    }
-    let kv_heads = network.kv_heads;
-    if !kv_heads.is_multiple_of(tp) && !tp.is_multiple_of(kv_heads) {
-        return bad(format!("--tp {tp} must divide the {kv_heads} key and value heads, or be a multiple of them."));
-    }
-    if !network.experts.is_multiple_of(ep) {
-        return bad(format!("--ep {ep} must divide the {} experts.", network.experts));
-    }
-    match broken_block(&network, weights, split) {
-        None => plain(String::new()),
-        Some(broken) => {
-            let fits =
-                |ep: &u64| tp.is_multiple_of(*ep) && broken_block(&network, weights, Split { tp, ep: *ep }).is_none();
-            let advice = match (1..=tp).find(fits) {
-                Some(ep) => format!("hence --ep {ep}."),
-                None => "and no --ep helps.".into(),
-            };
-            bad(format!("{broken}, {advice}"))
-        }
-    }
-}
-
-/// `2560/8 = 320 is no multiple of 128 (a block of FP8 weights)`.
-fn broken_block(network: &Network, weights: Weights, split: Split) -> Option<String> {
-    let cuts = split.tp / split.ep;
-    match network.expert_inner(split) {
-        Some(inner) if weights != Weights::Fp8 || inner.is_multiple_of(FP8_BLOCK) => None,
-        Some(inner) => Some(format!(
-            "{}/{cuts} = {inner} is no multiple of {FP8_BLOCK}, the side of a block of FP8 weights",
-            network.moe_inner
-        )),
-        None => Some(format!("{} inner features of an expert cannot be cut into {cuts}", network.moe_inner)),
-    }
-}
-
-fn is_possible(size: Size, weights: Weights, split: Split) -> bool {
-    split_note(size, weights, split).text.is_empty()
+    let cuts = tp / ep;
+    let advice = match (1..=tp).find(|&ep| tp.is_multiple_of(ep) && whole(ep)) {
+        Some(ep) => format!("--ep {ep} divides whole blocks."),
+        None => "No --ep divides whole blocks.".into(),
+    };
+    let inner = moe_inner as f64 / cuts as f64;
+    Some(format!(
+        "{moe_inner}/{cuts} = {inner} is no multiple of {FP8_BLOCK}, the side of a block of FP8 weights. Quern's CPUs compute \
+         with parts of blocks; SGLang refuses them. {advice}"
+    ))
 }
 
 /// Whether the model knows such long contexts.
@@ -222,18 +201,15 @@ pub fn context_note(size: Size, context_length: u64) -> Note {
 }
 
 /// What a rank's share of the weights weighs.
-pub fn weight_note(size: Size, weights: Weights, split: Split) -> Note {
-    if !is_possible(size, weights, split) {
-        return plain(String::new());
-    }
-    let bytes = Network::of(size).weight_bytes(weights, split);
-    let Split { tp, ep } = split;
+pub fn weight_note(size: Size, weights: Weights, split: Parallelism) -> Note {
+    let Ok((_, bytes)) = Network::of(size).divided(weights, split) else { return plain(String::new()) };
+    let Parallelism { tp, ep } = split;
     plain(match tp {
         1 => format!("{} of weights.", gib(bytes)),
         _ => format!(
             "{} of weights on each of {tp} ranks ({} experts cut in {}).",
             gib(bytes),
-            Network::of(size).experts / ep,
+            Network::of(size).experts / ep as u64,
             tp / ep
         ),
     })
@@ -279,17 +255,15 @@ pub enum Room {
 
 impl Room {
     /// What is left on the fullest rank.
-    pub fn of(hardware: Hardware, machine: &Machine, size: Size, weights: Weights, split: Split) -> Self {
+    pub fn of(hardware: Hardware, machine: &Machine, size: Size, weights: Weights, split: Parallelism) -> Self {
         /// Whole pages of any size on offer.
         const STEP: u64 = 128;
-        if !is_possible(size, weights, split) {
-            return Room::Impossible;
-        }
-        let Some(memory) = hardware.bytes_per_rank(machine, split.tp) else { return Room::Unknown };
         let network = Network::of(size);
-        match budget_bytes(memory).checked_sub(network.weight_bytes(weights, split)) {
+        let Ok((_, weight_bytes)) = network.divided(weights, split) else { return Room::Impossible };
+        let Some(memory) = hardware.bytes_per_rank(machine, split.tp as u64) else { return Room::Unknown };
+        match budget_bytes(memory).checked_sub(weight_bytes) {
             None => Room::None,
-            Some(left) => Room::Tokens(left / network.kv_bytes_per_token(split.tp) / STEP * STEP),
+            Some(left) => Room::Tokens(left / network.kv_bytes_per_token(split.tp as u64) / STEP * STEP),
         }
     }
 }
@@ -299,8 +273,8 @@ fn budget_bytes(memory: u64) -> u64 {
 }
 
 /// How much context the memory beside the weights holds.
-pub fn room_note(hardware: Hardware, machine: &Machine, size: Size, weights: Weights, split: Split) -> Note {
-    let memory = hardware.bytes_per_rank(machine, split.tp).unwrap_or_default();
+pub fn room_note(hardware: Hardware, machine: &Machine, size: Size, weights: Weights, split: Parallelism) -> Note {
+    let memory = hardware.bytes_per_rank(machine, split.tp as u64).unwrap_or_default();
     let share = format!("{MEM_FRACTION} × {}", gib(memory));
     match Room::of(hardware, machine, size, weights, split) {
         Room::Impossible => plain(String::new()),
@@ -309,7 +283,8 @@ pub fn room_note(hardware: Hardware, machine: &Machine, size: Size, weights: Wei
             plain(format!("{share} less the weights leaves room for {} tokens of context.", grouped(tokens)))
         }
         Room::None => {
-            let needed = gib(Network::of(size).weight_bytes(weights, split));
+            let needed =
+                Network::of(size).divided(weights, split).map_or_else(|_| String::new(), |(_, bytes)| gib(bytes));
             bad(format!("The weights do not fit: {needed} and {share} = {}.", gib(budget_bytes(memory))))
         }
     }
@@ -370,29 +345,46 @@ pub fn grouped(number: u64) -> String {
 mod tests {
     use super::*;
 
-    fn reason(size: Size, weights: Weights, tp: u64, ep: u64) -> String {
-        split_note(size, weights, Split { tp, ep }).text
+    fn reason(size: Size, weights: Weights, tp: usize, ep: usize) -> Note {
+        split_note(size, weights, Parallelism { tp, ep })
     }
 
     #[test]
-    fn fp8_blocks_oblige_to_expert_groups() {
-        // Contract: SGLang's check of block_n, for both models.
-        let big = "2560/8 = 320 is no multiple of 128, the side of a block of FP8 weights, hence --ep 2.";
-        assert_eq!(reason(Size::B480, Weights::Fp8, 8, 1), big);
+    fn parts_of_fp8_blocks_are_told_with_their_arithmetic() {
         let fine =
             [(Size::B480, 8, 2), (Size::B480, 8, 4), (Size::B480, 8, 8), (Size::B480, 4, 1), (Size::B480, 16, 4)];
         let small = [(Size::B30, 1, 1), (Size::B30, 2, 1), (Size::B30, 4, 2), (Size::B30, 8, 4)];
         for (size, tp, ep) in fine.into_iter().chain(small) {
-            assert_eq!(reason(size, Weights::Fp8, tp, ep), "", "{size:?} tp {tp} ep {ep}");
+            assert_eq!(reason(size, Weights::Fp8, tp, ep).text, "", "{size:?} tp {tp} ep {ep}");
         }
-        let broken = [(Size::B480, 16, 1, "--ep 4"), (Size::B480, 16, 2, "--ep 4"), (Size::B30, 4, 1, "--ep 2")];
-        let more = [(Size::B30, 8, 1, "--ep 4"), (Size::B30, 8, 2, "--ep 4")];
-        for (size, tp, ep, advice) in broken.into_iter().chain(more) {
-            let text = reason(size, Weights::Fp8, tp, ep);
-            assert!(text.ends_with(&format!("hence {advice}.")), "{size:?} tp {tp} ep {ep}: {text}");
+        // Contract: SGLang's check of block_n, for both models.
+        let cut = [(Size::B480, 8, 1, "--ep 2"), (Size::B480, 16, 1, "--ep 4"), (Size::B480, 16, 2, "--ep 4")];
+        let more = [(Size::B30, 4, 1, "--ep 2"), (Size::B30, 8, 1, "--ep 4"), (Size::B30, 8, 2, "--ep 4")];
+        for (size, tp, ep, advice) in cut.into_iter().chain(more) {
+            let note = reason(size, Weights::Fp8, tp, ep);
+            assert_eq!(note.tone, Tone::Warn, "{size:?} tp {tp} ep {ep}");
+            let told = note.text.contains("is no multiple of 128") && note.text.contains(&format!("{advice} divides"));
+            assert!(told, "{size:?} tp {tp} ep {ep}: {}", note.text);
         }
-        assert_eq!(reason(Size::B480, Weights::Bf16, 8, 1), "");
-        assert!(reason(Size::B480, Weights::Bf16, 2, 4).contains("--ep 4 must divide --tp 2"));
+        assert!(reason(Size::B480, Weights::Fp8, 8, 1).text.starts_with("2560/8 = 320 is no multiple"));
+        assert_eq!(reason(Size::B480, Weights::Bf16, 8, 1).text, "");
+    }
+
+    #[test]
+    fn what_cannot_be_divided_is_told_in_the_loaders_words() {
+        let groups = reason(Size::B480, Weights::Bf16, 2, 4);
+        assert_eq!((groups.tone, groups.text.as_str()), (Tone::Bad, "tp_size = 2 is not divisible by ep_size = 4."));
+        // 768 = 3 superblocks of 256.
+        let blocks = reason(Size::B30, Weights::FourBit, 4, 1);
+        assert!(
+            blocks.tone == Tone::Bad && blocks.text.ends_with("ep_size = 4 divides the experts instead."),
+            "{blocks:?}"
+        );
+        let uneven = reason(Size::B30, Weights::FourBit, 2, 1);
+        assert!(
+            uneven.tone == Tone::Warn && uneven.text.contains("256 to 512") && uneven.text.contains("1.33"),
+            "{uneven:?}"
+        );
     }
 
     #[test]
@@ -403,7 +395,7 @@ mod tests {
             size: Size::B30,
             weights: Weights::Fp8,
             tools: Tools::Enabled,
-            split: Split { tp: 1, ep: 1 },
+            split: Parallelism::NONE,
             context_length: 8192,
             page_size: 32,
             concurrency: 16,
@@ -418,7 +410,7 @@ mod tests {
         let Room::Tokens(tokens) = room else { panic!("{room:?}") };
         assert!(verdict.text.starts_with(&format!("It fits: {} of 256", tokens / 8192)), "{}", verdict.text);
         plan.hardware = Hardware::H200;
-        plan.split = Split { tp: 8, ep: 1 };
+        plan.split = Parallelism { tp: 8, ep: 1 };
         assert!(plan.notes(&machine).iter().any(|note| note.text.starts_with("Not supported yet")));
         assert_eq!(
             plan.command(),

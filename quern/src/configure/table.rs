@@ -7,12 +7,13 @@
 use std::{cell::RefCell, collections::HashMap};
 
 use clap::ValueEnum;
+use quern_model::Parallelism;
 use serde::Serialize;
 
 use super::{
     cookbook::{Platform, Quantization, Recipe, Size, Tools},
     hardware::Hardware,
-    network::{Split, Weights},
+    network::Weights,
     plan::{self, Note, Room, Tone, grouped},
 };
 use crate::machine::Machine;
@@ -180,20 +181,20 @@ fn quern(machine: &Machine) -> OptionForm {
             axis("model-size", "Model", &sizes, |s| (s.model().replace("-Instruct", ""), None)),
             weights_axis(),
             axis("tools", "Tool calls", &tools, |t| (capitalised(value_name(t)), None)),
-            numbers("tp", "Tensor parallel", TP, 1, plan::unsupported_ranks),
-            numbers("ep", "Expert parallel", EP, 1, plan::unsupported_ranks),
+            numbers("tp", "Tensor parallel", TP, 1, |_| None),
+            numbers("ep", "Expert parallel", EP, 1, |_| None),
             numbers("context-length", "Context length", CONTEXTS, 32_768, |_| None),
             numbers("page-size", "Page size", PAGES, 32, |_| None),
             numbers("concurrency", "Requests at once", CONCURRENCIES, 4, |_| None),
         ],
         sections: Vec::new(),
     };
-    let split = |tp: usize, ep: usize| Split { tp: TP[tp], ep: EP[ep] };
+    let split = |tp: usize, ep: usize| Parallelism { tp: TP[tp] as usize, ep: EP[ep] as usize };
     form.line(&[], |_| "quern serve".into());
     form.line(&["model-size", "quantization"], |p| plan::model_line(sizes[p[0]], WEIGHTS[p[1]].0));
     form.line(&["quantization"], |p| plan::quantization_line(WEIGHTS[p[0]].0));
-    form.line(&["tp"], |p| plan::rank_line("tp", TP[p[0]]));
-    form.line(&["ep"], |p| plan::rank_line("ep", EP[p[0]]));
+    form.line(&["tp"], |p| plan::rank_line("tp", TP[p[0]] as usize));
+    form.line(&["ep"], |p| plan::rank_line("ep", EP[p[0]] as usize));
     form.line(&["tools"], |p| plan::tools_line(tools[p[0]]));
     form.line(&["context-length"], |p| format!("--context-length {}", CONTEXTS[p[0]]));
     form.line(&["page-size"], |p| plan::page_line(PAGES[p[0]]));
@@ -211,7 +212,6 @@ fn quern(machine: &Machine) -> OptionForm {
     form.add(OutputKind::Note, &cut, |p| plan::split_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
     form.add(OutputKind::Note, &["model-size", "context-length"], |p| plan::context_note(sizes[p[0]], CONTEXTS[p[1]]));
     form.add(OutputKind::Note, &["hardware"], |p| plan::unsupported(plan::unsupported_hardware(hardware[p[0]])));
-    form.add(OutputKind::Note, &["tp", "ep"], |p| plan::unsupported(plan::unsupported_ranks(TP[p[0]].max(EP[p[1]]))));
     form.add(OutputKind::Note, &cut, |p| plan::weight_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
     form.add(OutputKind::Note, &["quantization"], |p| plan::quantization_note(WEIGHTS[p[0]].0));
     form.add(OutputKind::Note, &["hardware", "model-size", "quantization", "tp", "ep"], |p| {
@@ -306,7 +306,7 @@ mod tests {
                 size: [Size::B30, Size::B480][picks[1]],
                 weights: WEIGHTS[picks[2]].0,
                 tools: [Tools::Enabled, Tools::Disabled][picks[3]],
-                split: Split { tp: TP[picks[4]], ep: EP[picks[5]] },
+                split: Parallelism { tp: TP[picks[4]] as usize, ep: EP[picks[5]] as usize },
                 context_length: CONTEXTS[picks[6]],
                 page_size: PAGES[picks[7]],
                 concurrency: CONCURRENCIES[picks[8]],

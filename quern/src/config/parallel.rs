@@ -1,0 +1,69 @@
+//! [`ParallelOptions`]: over how many ranks the network is divided.
+
+use clap::Args;
+use quern_backend::KvFormat;
+use quern_model::{Checkpoint, ModelConfig, Parallelism, Split};
+use serde::Serialize;
+
+use super::{
+    refused::{RefusedFlag, ResolveError},
+    values::positive_size,
+};
+
+/// The ranks of this process: what was typed is what is decided.
+#[derive(Args, Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ParallelOptions {
+    /// Ranks that the network is divided over: each computes a part of every layer on its share of the threads
+    #[arg(long, alias = "tensor-parallel-size", value_name = "RANKS", default_value = "1",
+          value_parser = positive_size)]
+    pub tp_size: usize,
+
+    /// Groups of ranks that hold different experts, instead of a part of each; --tp-size is a multiple of it
+    #[arg(long, aliases = ["expert-parallel-size", "ep"], value_name = "GROUPS", default_value = "1",
+          value_parser = positive_size)]
+    pub ep_size: usize,
+}
+
+impl ParallelOptions {
+    /// Whether there is more than one rank.
+    pub fn is_divided(self) -> bool {
+        self.tp_size > 1
+    }
+
+    /// Refuse what no network can be divided into.
+    pub fn check(self) -> Result<(), RefusedFlag> {
+        let Self { tp_size, ep_size } = self;
+        match tp_size.is_multiple_of(ep_size) {
+            true => Ok(()),
+            false => {
+                let reason = format!("must divide --tp-size {tp_size}: the ranks form {ep_size} equal groups");
+                Err(RefusedFlag::new("ep-size", ep_size, reason))
+            }
+        }
+    }
+
+    /// What each rank holds of `checkpoint`.
+    pub fn split(self, checkpoint: &Checkpoint) -> Result<Vec<Split>, RefusedFlag> {
+        let Self { tp_size, ep_size } = self;
+        checkpoint.split(Parallelism { tp: tp_size, ep: ep_size }).map_err(|error| {
+            let value = if ep_size == 1 { tp_size.to_string() } else { format!("{tp_size} --ep-size {ep_size}") };
+            RefusedFlag::new("tp-size", value, error.to_string())
+        })
+    }
+
+    /// Bytes of the weights of `checkpoint` on all ranks together.
+    pub fn weight_bytes(self, checkpoint: &Checkpoint) -> Result<u64, ResolveError> {
+        let parts = self.split(checkpoint)?;
+        if let [_] = parts.as_slice() {
+            return Ok(checkpoint.weight_bytes());
+        }
+        Ok(parts.iter().map(|part| checkpoint.part_bytes(part)).sum::<Result<u64, _>>()?)
+    }
+
+    /// Bytes of one token's keys and values on all ranks together: each has a KV head at least.
+    pub fn kv_bytes_per_token(self, network: &ModelConfig, format: KvFormat) -> u64 {
+        let mut held = network.clone();
+        held.heads.num_kv_heads = held.heads.num_kv_heads.max(self.tp_size);
+        held.kv_bytes_per_token(format)
+    }
+}
