@@ -6,18 +6,16 @@ use std::{
     path::Path,
 };
 
-use quern_backend::DType;
 use quern_model::{
     gguf::GgufValue,
     gguf_export::{ExportError, export, exported_bytes},
-    weights::QuantRecipe,
 };
 use quern_text::{ChatTemplate, Tokenizer, vocabulary::TokenLists};
 use serde_json::Map;
 use tokio::runtime::Runtime;
 
 use crate::{
-    cli::ConvertArgs,
+    cli::{ConvertArgs, convert::OutType},
     config::{LoadFormat, LogLevel},
     hub::Wanted,
     logging,
@@ -71,8 +69,7 @@ async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
     let tokenizer_files = files.with_tokenizer_at(args.tokenizer_path.as_deref(), &source);
     let tokenizer_files = tokenizer_files.await.map_err(StartError::from)?;
     let format = if files.is_gguf() { LoadFormat::Gguf } else { LoadFormat::Safetensors };
-    let recipe = QuantRecipe::NAMES.into_iter().find(|(name, _)| *name == args.outtype).map(|(_, recipe)| recipe);
-    let checkpoint = files.checkpoint(format, &Map::new()).map_err(StartError::from)?.quantised(recipe);
+    let checkpoint = files.checkpoint(format, &Map::new()).map_err(StartError::from)?.quantised(args.outtype.recipe());
     for note in checkpoint.notes() {
         tracing::info!("{note}");
     }
@@ -81,17 +78,13 @@ async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
     let lists = TokenLists::of(&tokenizer, checkpoint.config().vocab_size).map_err(unreadable)?;
     let template = tokenizer_files.chat_template(&tokenizer, None, None);
     let template = template.map_err(|cause| StartError::Template { place: tokenizer_files.place(), cause })?;
-    let plain = match args.outtype.as_str() {
-        "f32" => DType::F32,
-        "f16" => DType::F16,
-        _ => DType::BF16,
-    };
+    let plain = args.outtype.plain();
     let at = |cause| ConvertError::File { file: args.outfile.display().to_string(), cause };
     let file = OpenOptions::new().write(true).create_new(true).open(&args.outfile).map_err(at)?;
     let size = exported_bytes(&checkpoint, plain);
     let written = {
         let progress = ByteProgress::new("Writing", size);
-        let metadata = tokenizer_metadata(&tokenizer, lists, template.as_ref(), &args.outtype);
+        let metadata = tokenizer_metadata(&tokenizer, lists, template.as_ref(), args.outtype);
         export(&checkpoint, plain, metadata, BufWriter::with_capacity(1 << 20, file), &mut |n| progress.advance(n))
     };
     written.map_err(ConvertError::from).and_then(|file| close(file).map_err(at)).inspect_err(|_| {
@@ -121,7 +114,7 @@ fn tokenizer_metadata(
     tokenizer: &Tokenizer,
     TokenLists { tokens, merges }: TokenLists,
     template: Option<&ChatTemplate>,
-    outtype: &str,
+    outtype: OutType,
 ) -> Vec<(String, GgufValue)> {
     let texts = |list: Vec<String>| GgufValue::Array(list.into_iter().map(GgufValue::Text).collect());
     let kinds = tokens.iter().map(|(_, kind)| GgufValue::Signed(*kind as i64)).collect();

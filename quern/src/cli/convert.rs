@@ -1,8 +1,12 @@
 //! `quern convert`: what was typed.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use clap::Args;
+use quern_backend::DType;
+use quern_model::weights::QuantRecipe;
+
+use crate::config::names::Names;
 
 /// Write a checkpoint as one GGUF file, quantised or not.
 #[derive(Clone, Debug, Args)]
@@ -21,7 +25,47 @@ pub struct ConvertArgs {
 
     /// Encoding of the matrices: f32, f16 and bf16 keep each value by itself; q8_0, q4_0 and q4_k_m are llama.cpp's
     /// mixtures of blocks, q4_best is q4_k_m with more bits for attention and the embedding
-    #[arg(long, value_name = "TYPE", default_value = "q4_k_m",
-        value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", "q4_best"])]
-    pub outtype: String,
+    #[arg(long, value_name = "TYPE", default_value = "q4_k_m", value_parser = Names::new(OutType::names()))]
+    pub outtype: OutType,
+}
+
+/// Encoding of the matrices of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutType {
+    /// Each value by itself.
+    Plain(DType),
+    /// Quantised by a mixture; what it leaves as it is, in bfloat16.
+    Quantised(QuantRecipe),
+}
+
+impl OutType {
+    /// All of them, by the names that users type.
+    pub fn names() -> impl Iterator<Item = (&'static str, Self)> {
+        let plain = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
+        let quantised = QuantRecipe::NAMES.map(|(name, recipe)| (name, Self::Quantised(recipe)));
+        plain.map(|(name, dtype)| (name, Self::Plain(dtype))).into_iter().chain(quantised)
+    }
+
+    /// How matrices are quantised, if they are.
+    pub fn recipe(self) -> Option<QuantRecipe> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Quantised(recipe) => Some(recipe),
+        }
+    }
+
+    /// How what is not quantised is stored.
+    pub fn plain(self) -> DType {
+        match self {
+            Self::Plain(dtype) => dtype,
+            Self::Quantised(_) => DType::BF16,
+        }
+    }
+}
+
+impl fmt::Display for OutType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::names().find(|(_, known)| known == self).map(|(name, _)| name);
+        f.write_str(name.expect("each has a name"))
+    }
 }
