@@ -178,6 +178,8 @@ fn what_vllm_and_llama_server_call_our_flags_is_told() {
         (&["--block-size", "16"], "--page-size"),
         (&["--no-enable-prefix-caching"], "--disable-radix-cache"),
         (&["-a", "name"], "--served-model-name"),
+        (&["-hf", "a/model", "-hff", "x.gguf"], "--model OWNER/NAME/FILE.gguf"),
+        (&["--offline"], "the environment variable HF_HUB_OFFLINE=1"),
         (&["-t", "8"], "--cpu-threads"),
         (&["--no-warmup"], "--skip-server-warmup"),
         (&["--metrics"], "--enable-metrics"),

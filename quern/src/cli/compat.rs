@@ -373,6 +373,9 @@ pub const TABLE: &[CompatFlag] = &[
     flag("max-num-batched-tokens", Value, &[], Refuse("here it is --chunked-prefill-size")),
     flag("block-size", Value, &[], Refuse("here it is --page-size")),
     flag("no-enable-prefix-caching", Nothing, &[], Refuse("here it is --disable-radix-cache")),
+    flag("hf-file", Value, &[], Refuse("here it is --model OWNER/NAME/FILE.gguf")),
+    flag("model-url", Value, &[], Refuse("here it is --model, for addresses on the Hugging Face hub")),
+    flag("offline", Nothing, &[], Refuse("here it is the environment variable HF_HUB_OFFLINE=1")),
     flag("alias", Value, &[], Refuse("here it is --served-model-name")),
     flag("threads", Value, &[], Refuse("here it is --cpu-threads")),
     flag("no-warmup", Nothing, &[], Refuse("here it is --skip-server-warmup")),
@@ -429,7 +432,10 @@ pub struct CompatArgs {
 }
 
 impl CompatArgs {
-    /// Lines to log about flags that change nothing here, or the first flag that cannot be served.
+    /// Lines to log about flags that change nothing here.
+    ///
+    /// # Errors
+    /// The first flag that cannot be served.
     pub fn judge(&self) -> Result<Vec<String>, RefusedFlag> {
         let mut notes = Vec::new();
         for flag in TABLE {

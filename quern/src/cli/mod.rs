@@ -119,6 +119,9 @@ impl Cli {
     }
 
     /// Parse `arguments`, the program's name first, reading the `--config` file if there is one.
+    ///
+    /// # Errors
+    /// If they are not understood, or the file cannot be read.
     pub fn from_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, CliError> {
         let mut command = Self::full_command();
         let mut words: Vec<OsString> = arguments.into_iter().collect();
@@ -153,10 +156,13 @@ impl Cli {
 
 /// llama-server's flags of one dash in long form. clap knows none of several letters: it would read `-ngl` as three flags,
 /// and `-hf` as a call for help.
-const LLAMA_CPP_WORDS: [(&str, &str); 16] = [
+const LLAMA_CPP_WORDS: [(&str, &str); 19] = [
     ("-m", "--model-path"),
     ("-hf", "--model-path"),
     ("-hfr", "--model-path"),
+    ("-hff", "--hf-file"),
+    ("-hft", "--hf-token"),
+    ("-mu", "--model-url"),
     ("-c", "--ctx-size"),
     ("-t", "--threads"),
     ("-tb", "--threads-batch"),
