@@ -46,6 +46,9 @@ pub struct Prepared {
 
 impl Prepared {
     /// Find the model (downloading it if need be), read all of it but the weights, and decide.
+    ///
+    /// # Errors
+    /// If it cannot be found, fetched or read, or what was asked for and the model do not go together.
     pub async fn new(args: &ServeArgs) -> Result<Self, StartError> {
         let notes = args.check()?;
         let source = source(args);

@@ -41,6 +41,9 @@ pub enum ConfigFileError {
 ///
 /// `arguments`: everything after the subcommand. `is_switch` says whether a flag (without dashes)
 /// takes no value: `true` then stands for its presence and `false` for its absence.
+///
+/// # Errors
+/// If the file cannot be read, is no YAML of flags, or names another one.
 pub fn expand(arguments: Vec<OsString>, is_switch: impl Fn(&str) -> bool) -> Result<Vec<OsString>, ConfigFileError> {
     let mut files = Vec::new();
     let mut typed = Vec::new();

@@ -74,6 +74,9 @@ pub enum ManualError {
 
 impl ManualJob {
     /// Do what was typed.
+    ///
+    /// # Errors
+    /// If there is no such command, or what was asked for cannot be written.
     pub fn run(&self) -> Result<(), ManualError> {
         let mut command = Cli::full_command();
         let mut text = Vec::new();

@@ -268,6 +268,9 @@ impl ApiFlags {
     }
 
     /// Refuse what can be refused before a model is looked for.
+    ///
+    /// # Errors
+    /// If the template's file is none.
     pub fn check(&self) -> Result<(), RefusedFlag> {
         self.template.check()
     }

@@ -139,6 +139,9 @@ pub struct PoolFacts {
 
 impl EngineFlags {
     /// Refuse pages that no sequence of `context_length` tokens fills.
+    ///
+    /// # Errors
+    /// If the pages are of that kind.
     pub fn check_page(&self, context_length: usize) -> Result<(), RefusedFlag> {
         let page_size = self.memory.page_size;
         if page_size > context_length.next_multiple_of(32) {
@@ -149,6 +152,9 @@ impl EngineFlags {
     }
 
     /// What is decided; `notes` gets lines about what is not quite what was asked for.
+    ///
+    /// # Errors
+    /// If the weights and a pool do not fit into the memory, or the pool does not hold what was asked for.
     pub fn settings(&self, facts: &PoolFacts, notes: &mut Vec<String>) -> Result<EngineSettings, ResolveError> {
         self.check_page(facts.context_length)?;
         let MemoryOptions { mem_fraction_static, page_size } = self.memory;

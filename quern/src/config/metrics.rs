@@ -34,6 +34,9 @@ pub struct MetricsFlags {
 
 impl MetricsFlags {
     /// Refuse buckets that do not ascend.
+    ///
+    /// # Errors
+    /// The first flag whose buckets do not.
     pub fn check(&self) -> Result<(), RefusedFlag> {
         for (flag, buckets) in [
             ("bucket-time-to-first-token", &self.bucket_time_to_first_token),

@@ -185,6 +185,9 @@ impl ModelFlags {
     }
 
     /// Where weights come from; `is_gguf`: the model is in llama.cpp's format.
+    ///
+    /// # Errors
+    /// If another format was asked for than the model is in.
     pub fn load_format(&self, is_gguf: bool) -> Result<LoadFormat, RefusedFlag> {
         let refused = |format, reason: &str| Err(RefusedFlag::new("load-format", format, reason));
         match (self.load_format, is_gguf) {
@@ -197,6 +200,9 @@ impl ModelFlags {
     }
 
     /// What to quantise the weights to as they are loaded; `None` leaves them as they are stored.
+    ///
+    /// # Errors
+    /// If fp8 was asked for and the checkpoint is not.
     pub fn recipe(&self, checkpoint_is_fp8: bool) -> Result<Option<QuantRecipe>, RefusedFlag> {
         match self.quantization {
             None => Ok(None),
@@ -213,6 +219,9 @@ impl ModelFlags {
     /// What `network` decides; `notes` gets lines about what may surprise.
     ///
     /// `allow_longer_context`: a context longer than the model's may be served.
+    ///
+    /// # Errors
+    /// If what was asked for cannot be had of this network.
     pub fn numbers(
         &self,
         network: &ModelConfig,
@@ -288,6 +297,9 @@ impl ModelFlags {
 
 impl TemplateOptions {
     /// Refuse a file that is not there or no template.
+    ///
+    /// # Errors
+    /// If it is one of these.
     pub fn check(&self) -> Result<(), RefusedFlag> {
         let Some(file) = self.chat_template.as_deref() else { return Ok(()) };
         let refused = |reason: &str| Err(RefusedFlag::new("chat-template", file.display(), reason));

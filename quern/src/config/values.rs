@@ -4,6 +4,9 @@ use serde_json::{Map, Value};
 
 /// Parse a count: digits; or a decimal number with `k`, `M`, `G` or `T` (powers of 1000), the
 /// result rounded down; or digits with `Ki`, `Mi`, `Gi` or `Ti` (powers of 1024, no decimals).
+///
+/// # Errors
+/// If it is none of these, or more than 64 bits hold; the text says so to the one who typed it.
 pub fn parse_count(text: &str) -> Result<u64, String> {
     let refuse = || format!("`{text}` is not a count; write 8192, 8k (8000), 25.6k (25600), 8Ki (8192), 1M or 1Mi");
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
