@@ -421,7 +421,7 @@ fn i3_unsafe_stays_in_its_rooms() {
 
 #[test]
 fn unsafe_functions_say_what_their_callers_must_ensure() {
-    for krate in ["cpu", "model"] {
+    for krate in ["cpu", "gpu", "model"] {
         for (path, text) in files(&format!("{krate}/src"), &["rs"]) {
             assert_eq!(without_safety(&text), [], "{path}: unsafe functions without a section `# Safety`");
         }

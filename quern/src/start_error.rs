@@ -14,7 +14,7 @@ use crate::{
 /// each) that names the thing and the remedy; the exit status is 1.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A flag asks for what is not built or not possible.
+    /// A flag asks for what is not supported or not possible.
     #[error(transparent)]
     Flag(#[from] RefusedFlag),
     /// The flags, the model and the machine do not go together.

@@ -40,7 +40,7 @@ fn other_value(takes: Takes, as_is: &[&str]) -> Option<String> {
         Takes::Value | Takes::Optional | Takes::Values => Some("something-else".into()),
         Takes::OneOf(choices) => {
             let other = choices.iter().find(|choice| !as_is.contains(choice));
-            Some((*other.expect("a choice that is not built, or the entry is needless")).to_owned())
+            Some((*other.expect("a choice that is not supported, or the entry is needless")).to_owned())
         }
     }
 }
@@ -258,7 +258,7 @@ fn flags_that_are_refused_say_so_before_a_model_is_looked_for() {
         (&["--tp", "4", "--ep", "3"][..], &["--ep-size 3", "--tp-size 4"][..]),
         (&["--dp-size", "2"], &["--dp-size 2", "router"]),
         (&["--nnodes", "2"], &["--nnodes 2", "--tp-size"]),
-        (&["--enable-lora"], &["--enable-lora:", "not built"]),
+        (&["--enable-lora"], &["--enable-lora:", "not supported"]),
         (&["--speculative-algorithm", "EAGLE"], &["--speculative-algorithm EAGLE"]),
         (&["--kv-cache-dtype", "nvfp4"], &["--kv-cache-dtype nvfp4", "fp8_e4m3"]),
         (&["--ssl-certfile", "c.pem"], &["--ssl-certfile c.pem", "proxy"]),

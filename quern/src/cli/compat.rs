@@ -69,12 +69,12 @@ const ONE_RANK: &str = "--tp-size and --ep-size divide a network over the ranks 
 const NO_RANKS: &str = "there is one rank, so nothing is exchanged";
 const ONE_KERNEL_SET: &str = "kernels are chosen for this CPU; the summary at start names them";
 const NO_GRAPHS: &str = "steps on a CPU need no recorded graphs";
-const NO_TLS: &str = "TLS is not built; put a reverse proxy in front";
-const NO_SPECULATION: &str = "speculative decoding is not built";
-const NO_LORA: &str = "LoRA adapters are not built";
-const NO_HOST_TIER: &str = "pages live in main memory already; a second tier is not built";
-const NO_PRIORITY: &str = "priorities are not built; --schedule-policy fcfs and lpm are";
-const NO_REQUEST_LOG: &str = "logging of request contents is not built";
+const NO_TLS: &str = "TLS is not supported; put a reverse proxy in front";
+const NO_SPECULATION: &str = "speculative decoding is not supported";
+const NO_LORA: &str = "LoRA adapters are not supported";
+const NO_HOST_TIER: &str = "pages live in main memory already; a second tier is not supported";
+const NO_PRIORITY: &str = "priorities are not supported; --schedule-policy fcfs and lpm are";
+const NO_REQUEST_LOG: &str = "logging of request contents is not supported";
 const NO_SUCH_LAYERS: &str = "the network has no such layers";
 const NO_GPU: &str = "no GPU is used";
 const NO_EXPERT_RECORD: &str = "how often experts are chosen is not recorded";
@@ -87,7 +87,12 @@ const NOT_SUPPORTED: &str = "it is not supported";
 pub const TABLE: &[CompatFlag] = &[
     // Model and tokenizer.
     flag("trust-remote-code", Nothing, &[], Note("no code of a checkpoint is ever run")),
-    flag("tokenizer-mode", OneOf(&["auto", "slow"]), &["auto"], Refuse("the tokenizer of tokenizer.json is built")),
+    flag(
+        "tokenizer-mode",
+        OneOf(&["auto", "slow"]),
+        &["auto"],
+        Refuse("the tokenizer of tokenizer.json is the only one"),
+    ),
     flag(
         "tokenizer-backend",
         OneOf(&["huggingface", "fastokens"]),
@@ -98,13 +103,13 @@ pub const TABLE: &[CompatFlag] = &[
     flag("detokenizer-worker-num", Int, &["1"], Note("each stream is detokenized on its own task")),
     flag("skip-tokenizer-init", Nothing, &[], Refuse("the server needs its tokenizer; send input_ids to /generate")),
     flag("model-loader-extra-config", Value, &["{}"], Note("weights are mapped, which needs no tuning")),
-    flag("is-embedding", Nothing, &[], Refuse("embeddings are not built")),
+    flag("is-embedding", Nothing, &[], Refuse("embeddings are not supported")),
     flag("model-impl", Value, &["auto", "sglang"], Refuse("the built-in implementation is the only one")),
-    flag("quantization-param-path", Value, &[], Refuse("a quantized KV cache is not built")),
+    flag("quantization-param-path", Value, &[], Refuse("a quantized KV cache is not supported")),
     // Server.
-    flag("grpc-port", Int, &[], Refuse("gRPC is not built")),
-    flag("enable-http2", Nothing, &[], Refuse("HTTP/2 is not built")),
-    flag("warmups", Value, &[], Refuse("named warm-ups are not built; one request is always sent at start")),
+    flag("grpc-port", Int, &[], Refuse("gRPC is not supported")),
+    flag("enable-http2", Nothing, &[], Refuse("HTTP/2 is not supported")),
+    flag("warmups", Value, &[], Refuse("named warm-ups are not supported; one request is always sent at start")),
     flag("ssl-certfile", Value, &[], Refuse(NO_TLS)),
     flag("ssl-keyfile", Value, &[], Refuse(NO_TLS)),
     flag("ssl-ca-certs", Value, &[], Refuse(NO_TLS)),
@@ -112,11 +117,16 @@ pub const TABLE: &[CompatFlag] = &[
     flag("enable-ssl-refresh", Nothing, &[], Refuse(NO_TLS)),
     // Requests.
     flag("completion-template", Value, &[], Refuse("the tokenizer's own fill-in-the-middle tokens are used")),
-    flag("trust-request-chat-template", Nothing, &[], Refuse("templates in requests are not built")),
-    flag("reasoning-parser", Value, &[], Refuse("a reasoning parser is not built; Qwen3-Coder needs none")),
+    flag("trust-request-chat-template", Nothing, &[], Refuse("templates in requests are not supported")),
+    flag("reasoning-parser", Value, &[], Refuse("a reasoning parser is not supported; Qwen3-Coder needs none")),
     flag("enable-cache-report", Nothing, &[], Note("cached tokens are always reported")),
-    flag("return-input-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not built; /generate has them")),
-    flag("return-output-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not built; /generate has them")),
+    flag("return-input-ids", Nothing, &[], Refuse("token ids in OpenAI answers are not supported; /generate has them")),
+    flag(
+        "return-output-ids",
+        Nothing,
+        &[],
+        Refuse("token ids in OpenAI answers are not supported; /generate has them"),
+    ),
     flag(
         "enable-response-store",
         Nothing,
@@ -167,7 +177,7 @@ pub const TABLE: &[CompatFlag] = &[
     flag("pp-async-batch-depth", Int, &["0"], Refuse(ONE_RANK)),
     alias(
         &["data-parallel-size"],
-        flag("dp-size", Int, &["1"], Refuse("one replica is built; run several servers behind a router")),
+        flag("dp-size", Int, &["1"], Refuse("one replica is supported; run several servers behind a router")),
     ),
     alias(&["attention-data-parallel-size"], flag("attn-dp-size", Int, &["1"], Refuse(ONE_RANK))),
     flag("enable-dp-attention", Nothing, &[], Refuse(ONE_RANK)),
@@ -226,8 +236,8 @@ pub const TABLE: &[CompatFlag] = &[
     flag("enable-metrics-for-all-schedulers", Nothing, &[], Note("there is one scheduler")),
     flag("prompt-tokens-buckets", Values, &["default"], Refuse("these buckets are fixed")),
     flag("generation-tokens-buckets", Values, &["default"], Refuse("these buckets are fixed")),
-    flag("enable-trace", Nothing, &[], Refuse("OpenTelemetry traces are not built")),
-    flag("otlp-traces-endpoint", Value, &["localhost:4317"], Refuse("OpenTelemetry traces are not built")),
+    flag("enable-trace", Nothing, &[], Refuse("OpenTelemetry traces are not supported")),
+    flag("otlp-traces-endpoint", Value, &["localhost:4317"], Refuse("OpenTelemetry traces are not supported")),
     flag("kv-events-config", Value, &[], Refuse("KV events are not published")),
     flag("export-metrics-to-file", Nothing, &[], Refuse("metrics are served at /metrics only")),
     flag("export-metrics-to-file-dir", Value, &[], Refuse("metrics are served at /metrics only")),
@@ -463,7 +473,7 @@ impl CompatArgs {
 impl Args for CompatArgs {
     fn augment_args(command: Command) -> Command {
         command.args(TABLE.iter().map(|flag| {
-            // Hidden: the help teaches what is built.
+            // Hidden: the help describes what is supported.
             let arg = Arg::new(flag.name).long(flag.name).aliases(flag.aliases).hide(true);
             match flag.takes {
                 Nothing => arg.action(ArgAction::SetTrue),
