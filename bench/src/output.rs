@@ -1,4 +1,4 @@
-//! [`line`] and [`note`]: what is printed for a reader.
+//! [`line()`] and [`note()`]: what is printed for a reader.
 
 use std::{
     fmt::Display,
