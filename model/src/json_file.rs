@@ -1,4 +1,4 @@
-//! [`read_object`]: a JSON file as Python writes it, with `NaN` and `Infinity` and perhaps a byte-order mark.
+//! A JSON file as Python writes it, with `NaN` and `Infinity` and perhaps a byte-order mark.
 
 use std::path::Path;
 
