@@ -303,6 +303,48 @@ fn types_defined(text: &str) -> impl Iterator<Item = String> {
     code.lines().filter(|line| !line.starts_with(' ')).filter_map(name).collect::<Vec<_>>().into_iter()
 }
 
+/// Whether the documentation above line `at` has a section of this name.
+fn has_section(lines: &[&str], at: usize, section: &str) -> bool {
+    let above = lines[..at].iter().rev().map(|line| line.trim_start());
+    let mut docs = above.take_while(|line| ["///", "#[", "$(#["].iter().any(|mark| line.starts_with(mark)));
+    docs.any(|line| line == section)
+}
+
+/// Lines of public functions, and of a public trait's, that return a `Result` and have no section `# Errors`. Those of a
+/// trait's implementation have the trait's.
+fn without_errors(text: &str) -> Vec<usize> {
+    let lines: Vec<&str> = text.lines().take_while(|line| *line != "#[cfg(test)]").collect();
+    let (mut in_trait, mut implements) = (false, false);
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let head = |end: &[char]| {
+            let head: String = lines[at..].iter().take(12).flat_map(|line| [line.trim(), " "]).collect();
+            head.split(end).next().unwrap_or_default().to_owned()
+        };
+        if line.starts_with("impl") {
+            implements = head(&['{']).contains(" for ");
+        } else if line.starts_with("pub trait ") {
+            in_trait = true;
+        } else if *line == "}" {
+            (in_trait, implements) = (false, false);
+        }
+        let code = line.trim_start();
+        let is_public = code.starts_with("pub ") || in_trait;
+        let defines =
+            ["fn ", "async fn ", "pub fn ", "pub async fn ", "pub const fn "].iter().any(|w| code.starts_with(w));
+        if !is_public || !defines || implements {
+            continue;
+        }
+        let signature = head(&['{', ';']);
+        let returns = signature.rsplit_once("->").map_or("", |(_, returns)| returns.trim());
+        let returns = returns.split('<').next().unwrap_or_default();
+        if returns.rsplit("::").next() == Some("Result") && !has_section(&lines, at, "/// # Errors") {
+            found.push(at + 1);
+        }
+    }
+    found
+}
+
 /// Lines of unsafe functions whose documentation has no `# Safety`. Those of a trait's implementation have the trait's.
 fn without_safety(text: &str) -> Vec<usize> {
     let lines: Vec<&str> = text.lines().collect();
@@ -323,9 +365,7 @@ fn without_safety(text: &str) -> Vec<usize> {
         if !defines || code.contains(": unsafe fn") || implementation.is_some_and(|depth| indent(line) > depth) {
             continue;
         }
-        let above = lines[..at].iter().rev().map(|line| line.trim_start());
-        let mut docs = above.take_while(|line| ["///", "#[", "$(#["].iter().any(|mark| line.starts_with(mark)));
-        if !docs.any(|line| line == "/// # Safety") {
+        if !has_section(&lines, at, "/// # Safety") {
             found.push(at + 1);
         }
     }
@@ -417,6 +457,15 @@ fn i3_unsafe_stays_in_its_rooms() {
     }
     let model = fs::read_to_string(root().join("model/src/lib.rs")).expect("a lib.rs");
     assert!(model.contains("#![deny(unsafe_code)]"), "model/src/lib.rs must deny unsafe code");
+}
+
+#[test]
+fn public_functions_that_fail_say_when() {
+    for (krate, _) in ARROWS {
+        for (path, text) in files(&format!("{krate}/src"), &["rs"]) {
+            assert_eq!(without_errors(&text), [], "{path}: public functions without a section `# Errors`");
+        }
+    }
 }
 
 #[test]
@@ -570,6 +619,11 @@ fn the_rules_see_what_they_look_for() {
     let text = "unsafe fn a() {}\n/// # Safety\n/// Always.\n#[inline]\nunsafe fn b() {}\nimpl C for D {\n    unsafe fn c() {}\n}\n\
                 trait C {\n    /// Words.\n    unsafe fn c();\n}\ntype F = unsafe fn();\n";
     assert_eq!(without_safety(text), [1, 11]);
+
+    let text = "pub fn a() -> Result<u8, E> {}\n/// Words.\n///\n/// # Errors\n/// Never.\n#[must_use]\npub fn b(\n    x: u8,\n\
+                ) -> io::Result<()> {\n}\nfn c() -> Result<(), E> {}\npub fn d() -> Option<Result<(), E>> {}\nimpl F for G {\n    \
+                fn e() -> Result<(), E> {}\n}\npub trait F {\n    fn e() -> Result<(), E>;\n}\n";
+    assert_eq!(without_errors(text), [1, 17]);
 
     let graph = |arrows: &[(&str, &str)]| {
         let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

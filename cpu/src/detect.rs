@@ -365,6 +365,7 @@ mod tests {
     };
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes hours")]
     fn both_ways_through_panels_give_the_same_bits() {
         let pool = Pool::new(2).unwrap();
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {

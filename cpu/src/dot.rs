@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn bfloat16_rounds_to_nearest_even() {
-        for bits in (0..u32::MAX).step_by(65_521) {
+        for bits in (0..u32::MAX).step_by(if cfg!(miri) { 65_521 << 8 } else { 65_521 }) {
             let x = f32::from_bits(bits);
             let (ours, theirs) = (round_to_bf16(x), half::bf16::from_f32(x).to_f32());
             assert!(ours == theirs || ours.is_nan() && theirs.is_nan(), "{bits:#x}: {ours} {theirs}");

@@ -370,7 +370,8 @@ mod tests {
     fn every_item_is_visited_once() {
         for workers in [1, 2, 3, 5] {
             let pool = Pool::new(workers).unwrap();
-            for (n, grain) in [(0, 1), (1, 1), (7, 2), (1000, 3), (1000, 1000), (5, 0)] {
+            let many = if cfg!(miri) { 40 } else { 1000 };
+            for (n, grain) in [(0, 1), (1, 1), (7, 2), (many, 3), (many, many), (5, 0)] {
                 let visits: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
                 pool.for_each(n, grain, |worker, items| {
                     assert!(worker < workers);
@@ -411,12 +412,14 @@ mod tests {
     fn regions_follow_one_another_by_the_thousand() {
         let pool = Pool::new(3).unwrap();
         let total = AtomicUsize::new(0);
-        for _ in 0..5000 {
+        // Miri takes its time for each.
+        let regions = if cfg!(miri) { 30 } else { 5000 };
+        for _ in 0..regions {
             pool.run(&|_| {
                 total.fetch_add(1, Ordering::Relaxed);
             });
         }
-        assert_eq!(total.load(Ordering::Relaxed), 15_000);
+        assert_eq!(total.load(Ordering::Relaxed), 3 * regions);
     }
 
     #[test]
@@ -441,10 +444,11 @@ mod tests {
     fn several_callers_take_turns() {
         let pool = Pool::new(2).unwrap();
         let total = AtomicUsize::new(0);
+        let regions = if cfg!(miri) { 5 } else { 200 };
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for _ in 0..200 {
+                    for _ in 0..regions {
                         pool.for_each(10, 1, |_, items| {
                             total.fetch_add(items.len(), Ordering::Relaxed);
                         });
@@ -452,6 +456,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!(total.load(Ordering::Relaxed), 8000);
+        assert_eq!(total.load(Ordering::Relaxed), 4 * regions * 10);
     }
 }

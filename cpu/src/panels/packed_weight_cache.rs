@@ -273,6 +273,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn what_was_kept_comes_back_and_nothing_else_does() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("weights.panels");
@@ -305,6 +306,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn a_damaged_file_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("weights.panels");

@@ -14,6 +14,9 @@ pub struct Embedding<B: Backend> {
 
 impl<B: Backend> Embedding<B> {
     /// The network's.
+    ///
+    /// # Errors
+    /// If the table cannot be read or uploaded.
     pub fn load(cx: &LoadContext<'_, B>) -> Result<Self, LoadError> {
         let tensor = cx.network.embedding();
         Ok(Self { table: Linear::load(cx, &[tensor])?, first: cx.split.shard(tensor).rows.start })

@@ -26,6 +26,9 @@ pub struct HeadBuffers<B: Backend> {
 
 impl<B: Backend> Head<B> {
     /// The network's; a tied one is the `embedding`.
+    ///
+    /// # Errors
+    /// If the matrix cannot be read or uploaded.
     pub fn load(cx: &LoadContext<'_, B>, embedding: &Embedding<B>) -> Result<Self, LoadError> {
         let proj = match cx.network.head() {
             head if head.role == Role::TiedEmbedding => embedding.table.share(),

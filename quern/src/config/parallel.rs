@@ -31,6 +31,9 @@ impl ParallelOptions {
     }
 
     /// Refuse what no network can be divided into.
+    ///
+    /// # Errors
+    /// For the flag that asks for such a division.
     pub fn check(self) -> Result<(), RefusedFlag> {
         let Self { tp_size, ep_size } = self;
         match tp_size.is_multiple_of(ep_size) {
@@ -43,6 +46,9 @@ impl ParallelOptions {
     }
 
     /// What each rank holds of `checkpoint`.
+    ///
+    /// # Errors
+    /// If the network cannot be divided into as many parts.
     pub fn split(self, checkpoint: &Checkpoint) -> Result<Vec<Split>, RefusedFlag> {
         let Self { tp_size, ep_size } = self;
         checkpoint.split(Parallelism { tp: tp_size, ep: ep_size }).map_err(|error| {
@@ -52,6 +58,9 @@ impl ParallelOptions {
     }
 
     /// Bytes of the weights of `checkpoint` on all ranks together.
+    ///
+    /// # Errors
+    /// As for [`split`](Self::split).
     pub fn weight_bytes(self, checkpoint: &Checkpoint) -> Result<u64, ResolveError> {
         let parts = self.split(checkpoint)?;
         if let [_] = parts.as_slice() {
