@@ -71,6 +71,8 @@ struct Node {
     lock_count: usize,
     last_used: u64,
     namespace: Option<Arc<str>>,
+    /// Whether logits that attended to its page were finite.
+    verified: bool,
 }
 
 /// What became of a page that was inserted.
@@ -170,13 +172,27 @@ impl RadixCache {
         freed
     }
 
-    /// Free the pages along `tokens`, the deepest first, as far up as no lock holds and no child continues them;
-    /// returns how many.
+    /// Logits that attended to every page up to the lock were finite, so these pages are sound: a NaN or an infinity
+    /// among their keys and values would have reached the logits.
+    pub fn verify(&mut self, lock: &PrefixLock) {
+        let mut at = Some(lock.node);
+        while let Some(id) = at {
+            let node = self.node_mut(id);
+            if node.verified {
+                break;
+            }
+            node.verified = true;
+            at = node.parent;
+        }
+    }
+
+    /// Free the pages along `tokens` that may be unsound, the deepest first, as far up as none is
+    /// [verified](Self::verify), locked or continued; returns how many.
     pub fn invalidate(&mut self, namespace: Option<&Arc<str>>, tokens: &[u32], pool: &mut KvPool) -> usize {
         let path: Vec<NodeId> = self.path(namespace, tokens).collect();
         let mut freed = 0;
         for &id in path.iter().rev() {
-            if !self.is_evictable_leaf(id) {
+            if self.node(id).verified || !self.is_evictable_leaf(id) {
                 break;
             }
             self.unlist(id);
@@ -208,6 +224,8 @@ impl RadixCache {
         for (id, node) in nodes() {
             let below: usize = node.children.values().map(|&child| self.node(child).lock_count).sum();
             assert!(node.lock_count >= below, "node {id}: {} locks at or below, {below} below", node.lock_count);
+            let parent_verified = node.parent.is_none_or(|parent| self.node(parent).verified);
+            assert!(parent_verified || !node.verified, "node {id} is verified and what it continues is not");
             let listed = self.evictable_leaves.contains(&(node.last_used, id));
             assert_eq!(self.is_evictable_leaf(id), listed, "node {id}: evictable and listed as such");
             for (edge, &child) in &node.children {
@@ -264,6 +282,7 @@ impl RadixCache {
             lock_count: 0,
             last_used: 0,
             namespace: namespace.clone(),
+            verified: true,
         });
         self.roots.insert(namespace, root);
         root
@@ -280,6 +299,7 @@ impl RadixCache {
             lock_count: 0,
             last_used,
             namespace,
+            verified: false,
         });
         self.node_mut(parent).children.insert(edge, child);
         self.num_pages += 1;

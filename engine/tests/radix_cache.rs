@@ -1,6 +1,9 @@
 //! The prefix tree against a model of it that is slow and plain: a table of prefixes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 use quern_engine::{
@@ -17,6 +20,7 @@ type Prefix = (Option<Arc<str>>, Vec<u32>);
 #[derive(Default)]
 struct Table {
     pages: BTreeMap<Prefix, (u32, u64)>,
+    verified: BTreeSet<Prefix>,
     locked: Vec<Prefix>,
     clock: u64,
 }
@@ -50,6 +54,7 @@ impl Table {
     fn evict_one(&mut self) -> Option<u32> {
         let free = |prefix: &&Prefix| !self.is_locked(prefix) && !self.is_continued(prefix);
         let oldest = self.pages.keys().filter(free).min_by_key(|prefix| self.pages[*prefix].1)?.clone();
+        self.verified.remove(&oldest);
         self.pages.remove(&oldest).map(|(page, _)| page)
     }
 }
@@ -72,6 +77,7 @@ impl Running {
 enum Op {
     Start(Option<u8>, Vec<u32>),
     Compute(prop::sample::Index),
+    Verify(prop::sample::Index),
     End(prop::sample::Index),
     Evict(usize),
     Invalidate(Option<u8>, Vec<u32>),
@@ -84,6 +90,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (namespace(), tokens()).prop_map(|(n, t)| Op::Start(n, t)),
         8 => any::<prop::sample::Index>().prop_map(Op::Compute),
+        1 => any::<prop::sample::Index>().prop_map(Op::Verify),
         2 => any::<prop::sample::Index>().prop_map(Op::End),
         1 => (0..4usize).prop_map(Op::Evict),
         1 => (namespace(), tokens()).prop_map(|(n, t)| Op::Invalidate(n, t)),
@@ -110,7 +117,8 @@ impl World {
             Op::Start(namespace, tokens) => self.start(namespace.map(name), tokens),
             Op::Compute(index) if !self.running.is_empty() => self.compute(index.index(self.running.len())),
             Op::End(index) if !self.running.is_empty() => self.end(index.index(self.running.len())),
-            Op::Compute(_) | Op::End(_) => {}
+            Op::Verify(index) if !self.running.is_empty() => self.verify(index.index(self.running.len())),
+            Op::Compute(_) | Op::Verify(_) | Op::End(_) => {}
             Op::Evict(wanted) => self.evict(wanted),
             Op::Invalidate(namespace, tokens) => self.invalidate(namespace.map(name), &tokens),
         }
@@ -167,6 +175,14 @@ impl World {
         }
     }
 
+    fn verify(&mut self, index: usize) {
+        let sequence = &self.running[index];
+        self.cache.verify(&sequence.lock);
+        for len in (self.page_size..=sequence.computed).step_by(self.page_size) {
+            self.table.verified.insert((sequence.namespace.clone(), sequence.tokens[..len].to_vec()));
+        }
+    }
+
     fn end(&mut self, index: usize) {
         let sequence = self.running.swap_remove(index);
         let held = self
@@ -192,7 +208,8 @@ impl World {
         let matched = self.table.matched(self.page_size, &namespace, tokens);
         for len in (1..=matched / self.page_size).rev().map(|pages| pages * self.page_size) {
             let prefix = (namespace.clone(), tokens[..len].to_vec());
-            if self.table.is_locked(&prefix) || self.table.is_continued(&prefix) {
+            let kept = self.table.verified.contains(&prefix);
+            if kept || self.table.is_locked(&prefix) || self.table.is_continued(&prefix) {
                 break;
             }
             let (page, _) = self.table.pages.remove(&prefix).expect("matched");
