@@ -104,7 +104,8 @@ impl Scheduler {
         sequence.lock = Some(lock);
         if !sequence.admitted {
             sequence.admitted = true;
-            sequence.report.cached_tokens = cached;
+            sequence.prompt_report.cached_tokens = cached;
+            sequence.cached_tokens = cached;
             self.stats.left_queue += 1;
             self.stats.prompt_tokens += sequence.prompt_len as u64;
             self.stats.cached_tokens += cached as u64;

@@ -1,6 +1,7 @@
 //! [`EngineHandle`] and the thread behind it: commands in, steps, events out.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -12,23 +13,25 @@ use std::{
     time::{Duration, Instant},
 };
 
+use quern_backend::LogitFault;
 use quern_model::{ForwardError, Model, Work};
 
 use crate::{
     config::EngineConfig,
+    failure::{self, FailureKind, FailureObserver, FailureReport, SpanShape},
     log::StepLog,
-    metrics::{EngineMetrics, MetricsSnapshot},
+    metrics::{EngineMetrics, EngineState, MetricsSnapshot},
     request::{EventSink, FailCause, GenerateRequest, SubmitError, TokenEvent},
-    scheduler::Scheduler,
-    sequence::SequenceKey,
-    step_plan::StepPlan,
+    scheduler::{Incident, Scheduler},
+    sequence::{Sequence, SequenceKey},
+    step_plan::{StepMix, StepPlan},
 };
 
-/// This many failed steps within [`FAULT_WINDOW`] and the engine takes no more work.
-const MAX_FAULTS: usize = 3;
+/// This many failures within [`FAILURE_WINDOW`], of steps and of the scheduler together, and the engine stays down.
+const MAX_FAILURES: usize = 3;
 
-/// See [`MAX_FAULTS`].
-const FAULT_WINDOW: Duration = Duration::from_secs(300);
+/// See [`MAX_FAILURES`].
+const FAILURE_WINDOW: Duration = Duration::from_secs(300);
 
 /// Commands of other threads to the engine's.
 enum EngineCommand {
@@ -139,6 +142,18 @@ impl Drop for RequestHandle {
 /// # Errors
 /// If the thread cannot be started.
 pub fn start(model: Box<dyn Model>, config: EngineConfig) -> std::io::Result<EngineHandle> {
+    start_observed(model, config, Box::new(|_| {}))
+}
+
+/// The same, with an observer of its internal errors.
+///
+/// # Errors
+/// If the system refuses a thread.
+pub fn start_observed(
+    model: Box<dyn Model>,
+    config: EngineConfig,
+    observer: FailureObserver,
+) -> std::io::Result<EngineHandle> {
     let (commands, inbox) = mpsc::channel();
     let shared = Arc::new(Shared {
         config,
@@ -154,8 +169,10 @@ pub fn start(model: Box<dyn Model>, config: EngineConfig) -> std::io::Result<Eng
         scheduler: Scheduler::new(config),
         inbox,
         shared: Arc::clone(&shared),
-        faults: VecDeque::new(),
+        failures: VecDeque::new(),
         broken: None,
+        step: 0,
+        observer,
         log: StepLog::new(config),
         left_queue: 0,
         last_step_s: 0.0,
@@ -174,8 +191,10 @@ impl EngineHandle {
     pub fn submit(&self, request: GenerateRequest, sink: Box<dyn EventSink>) -> Result<RequestHandle, SubmitError> {
         let Shared { config, queued, accepting, next_key, .. } = &*self.shared;
         assert!(!request.prompt.is_empty(), "a prompt has at least one token");
-        if !self.shared.metrics.is_healthy() {
-            return Err(SubmitError::Unhealthy);
+        match self.shared.metrics.state() {
+            EngineState::Serving => {}
+            EngineState::Restarting => return Err(SubmitError::Restarting),
+            EngineState::Down => return Err(SubmitError::Unhealthy),
         }
         if !accepting.load(Ordering::Acquire) {
             return Err(SubmitError::ShuttingDown);
@@ -217,6 +236,11 @@ impl EngineHandle {
     /// Take no more requests; those alive go on.
     pub fn drain(&self) {
         self.shared.accepting.store(false, Ordering::Release);
+    }
+
+    /// Whether requests are taken, as far as [`drain`](Self::drain) and [`shutdown`](Self::shutdown) decide.
+    pub fn is_accepting(&self) -> bool {
+        self.shared.accepting.load(Ordering::Acquire)
     }
 
     /// Wait until no request is alive, at most `timeout`; says whether that came true.
@@ -278,9 +302,9 @@ impl EventSink for CountedSink {
 impl Drop for CountedSink {
     fn drop(&mut self) {
         if !self.has_ended {
-            let cause = match self.shared.metrics.is_healthy() {
-                true => FailCause::ShuttingDown,
-                false => FailCause::Engine("the engine has stopped".into()),
+            let cause = match self.shared.metrics.state() {
+                EngineState::Serving => FailCause::ShuttingDown,
+                EngineState::Restarting | EngineState::Down => FailCause::Engine("the engine has stopped".into()),
             };
             self.send(TokenEvent::Failed(cause));
         }
@@ -298,10 +322,13 @@ struct Engine {
     scheduler: Scheduler,
     inbox: Receiver<EngineCommand>,
     shared: Arc<Shared>,
-    /// Times of failed steps within [`FAULT_WINDOW`].
-    faults: VecDeque<Instant>,
-    /// Why the engine computes no further step, if it does not.
+    /// When steps and schedulers failed.
+    failures: VecDeque<Instant>,
+    /// Why no step is tried any more.
     broken: Option<String>,
+    /// The number of the step that is planned or computed.
+    step: u64,
+    observer: FailureObserver,
     log: StepLog,
     left_queue: u64,
     last_step_s: f64,
@@ -318,20 +345,20 @@ enum Flow {
 
 impl Engine {
     fn run(mut self) {
-        // A panic here is a bug in the scheduler. Every request still gets its terminal event.
-        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
-            self.shared.metrics.mark_unhealthy();
-            tracing::error!("the scheduler failed; the engine takes no more requests");
-            let cause = FailCause::Engine("the scheduler failed".into());
-            let _ = catch_unwind(AssertUnwindSafe(|| self.scheduler.fail_all(&cause)));
+        // A panic here is an error of ours in the scheduler: the model's are caught where it is called.
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            self.restart(&format!("the scheduler panicked: {}", panic_message(&*panic)));
         }
         self.shared.accepting.store(false, Ordering::Release);
     }
 
     fn serve(&mut self) {
         while self.drain_commands() == Flow::Continue {
-            let Some(plan) = self.scheduler.schedule() else {
-                // The queue held only requests that can never run, and they have failed.
+            self.step += 1;
+            let plan = self.scheduler.schedule();
+            self.report_incidents(StepMix::default(), Vec::new());
+            let Some(plan) = plan else {
+                // Only requests that can never run were in the queue, and they have failed.
                 continue;
             };
             self.publish();
@@ -343,8 +370,13 @@ impl Engine {
             self.work += self.shared.config.cost.step((&plan.batch).into());
             let output = launched.and_then(|()| guarded(|| self.model.wait())?.map_err(StepFailure::from));
             match output {
-                Ok(output) => self.scheduler.commit(plan, output),
-                Err(failure) => self.fault(plan, &failure),
+                Ok(output) => {
+                    let is_faulty = output.rows.iter().any(|row| row.fault == Some(LogitFault::NotFinite));
+                    let batch = if is_faulty { failure::shapes(&plan.batch) } else { Vec::new() };
+                    self.scheduler.commit(plan, output);
+                    self.report_incidents(mix, batch);
+                }
+                Err(failure) => self.fail_step(plan, failure),
             }
             self.last_step_s = started.elapsed().as_secs_f64();
             self.busy_s += self.last_step_s;
@@ -397,31 +429,91 @@ impl Engine {
         }
     }
 
-    /// A failed step ends its sequences. After a lost device, or several failures
-    /// within the window, the engine is marked unhealthy, before the sequences get their terminal events.
-    fn fault(&mut self, plan: StepPlan, failure: &StepFailure) {
-        let cause = failure.cause.as_str();
-        tracing::error!("step failed: {cause}");
-        let now = Instant::now();
-        self.faults.push_back(now);
-        while self.faults.front().is_some_and(|then| now.duration_since(*then) > FAULT_WINDOW) {
-            self.faults.pop_front();
-        }
-        let repeated = self.faults.len() >= MAX_FAULTS;
-        if failure.is_final {
+    /// A failed step ends its sequences. A device that is lost, or several failures in a row, and the machine is not
+    /// to be trusted; that is known before the sequences hear of their end.
+    fn fail_step(&mut self, plan: StepPlan, failure: StepFailure) {
+        let StepFailure { cause, is_final } = failure;
+        self.report(FailureReport {
+            kind: FailureKind::Step,
+            step: self.step,
+            cause: cause.clone(),
+            mix: plan.mix,
+            batch: failure::shapes(&plan.batch),
+            sequences: self.scheduler.reports(&plan),
+        });
+        let stays_down = self.count_failure() || is_final;
+        if is_final {
             tracing::error!("no later step can succeed: the engine takes no more requests");
-        } else if repeated {
-            tracing::error!("{MAX_FAULTS} failed steps within {FAULT_WINDOW:?}: the engine takes no more requests");
         }
-        let broken = failure.is_final || repeated;
-        if broken {
-            self.shared.metrics.mark_unhealthy();
+        if stays_down {
+            self.shared.metrics.set_state(EngineState::Down);
         }
-        self.scheduler.fail_step(plan, cause);
-        if broken {
-            self.scheduler.fail_all(&FailCause::Engine(cause.into()));
-            self.broken = Some(cause.into());
+        self.scheduler.fail_step(plan, &cause);
+        if stays_down {
+            self.stay_down(cause);
         }
+    }
+
+    /// Begin anew after a panic of the scheduler, with an empty prefix cache. What ran fails, what only waited waits
+    /// on. The model is whole: it is called nowhere that the panic can come from.
+    fn restart(&mut self, cause: &str) {
+        let stays_down = self.count_failure();
+        self.shared.metrics.set_state(if stays_down { EngineState::Down } else { EngineState::Restarting });
+        let lost = self.scheduler.restart();
+        self.report(FailureReport {
+            kind: FailureKind::Scheduler,
+            step: self.step,
+            cause: cause.to_owned(),
+            mix: StepMix::default(),
+            batch: Vec::new(),
+            sequences: lost.iter().map(Sequence::report).collect(),
+        });
+        for mut sequence in lost {
+            let end = TokenEvent::Failed(FailCause::Engine(cause.to_owned()));
+            // What hears the events may be what panicked.
+            let _ = catch_unwind(AssertUnwindSafe(move || sequence.sink.send(end)));
+        }
+        if stays_down {
+            self.stay_down(cause.to_owned());
+        } else {
+            let waiting = self.scheduler.stats().waiting;
+            tracing::warn!("the engine has restarted with an empty prefix cache; {waiting} requests wait on");
+            self.shared.metrics.set_state(EngineState::Serving);
+        }
+        self.publish();
+    }
+
+    /// End all requests, and those on their way here.
+    fn stay_down(&mut self, cause: String) {
+        self.scheduler.fail_all(&FailCause::Engine(cause.clone()));
+        self.broken = Some(cause);
+    }
+
+    /// Count a failure; says whether it is one too many.
+    fn count_failure(&mut self) -> bool {
+        let now = Instant::now();
+        self.failures.push_back(now);
+        while self.failures.front().is_some_and(|then| now.duration_since(*then) > FAILURE_WINDOW) {
+            self.failures.pop_front();
+        }
+        let too_many = self.failures.len() >= MAX_FAILURES;
+        if too_many {
+            tracing::error!("{MAX_FAILURES} failures within {FAILURE_WINDOW:?}: the engine takes no more requests");
+        }
+        too_many || self.broken.is_some()
+    }
+
+    /// Log and pass on the internal errors of single sequences, of a step of this kind.
+    fn report_incidents(&mut self, mix: StepMix, batch: Vec<SpanShape>) {
+        for Incident { kind, cause, sequence } in self.scheduler.take_incidents() {
+            let (step, batch, sequences) = (self.step, batch.clone(), vec![sequence]);
+            self.report(FailureReport { kind, step, cause, mix, batch, sequences });
+        }
+    }
+
+    fn report(&self, report: FailureReport) {
+        tracing::error!("{}", report.line());
+        (self.observer)(report);
     }
 
     fn note_left_queue(&mut self) {
@@ -458,9 +550,13 @@ impl From<ForwardError> for StepFailure {
 
 /// Run a part of the model; a panic in it is one more way to fail.
 fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, StepFailure> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        StepFailure { cause: format!("the model panicked: {}", text.unwrap_or("no message")), is_final: false }
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| StepFailure {
+        cause: format!("the model panicked: {}", panic_message(&*panic)),
+        is_final: false,
     })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

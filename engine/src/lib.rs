@@ -10,6 +10,7 @@ mod audit;
 mod budget;
 pub mod config;
 pub mod engine;
+pub mod failure;
 pub mod fake;
 pub mod kv_pool;
 pub mod log;
@@ -27,8 +28,9 @@ pub use quern_backend::{DeviceFault, LogitTask, LogprobsOf, RowOutput, RowTask, 
 pub use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepCost, StepOutput, Work};
 
 pub use config::{EngineConfig, Policy};
-pub use engine::{Aborter, EngineHandle, RequestHandle, start};
-pub use metrics::{EngineMetrics, MetricsSnapshot};
+pub use engine::{Aborter, EngineHandle, RequestHandle, start, start_observed};
+pub use failure::{FailureObserver, FailureReport, SequenceReport};
+pub use metrics::{EngineMetrics, EngineState, MetricsSnapshot};
 pub use request::{
     EventSink, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport,
     SubmitError, TokenEvent, TokenLogprobs,

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -16,12 +16,25 @@ use crate::stats::SchedulerStats;
 #[derive(Debug)]
 pub struct EngineMetrics {
     stats: Mutex<MetricsSnapshot>,
-    healthy: AtomicBool,
+    state: AtomicU8,
+    restarts: AtomicU64,
     started: Instant,
     /// Milliseconds after `started` at which a step last began or ended.
     progress_ms: AtomicU64,
     /// Whether the engine's thread waits for something to do.
     idle: AtomicBool,
+}
+
+/// Whether an engine takes work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EngineState {
+    /// It does.
+    Serving,
+    /// It has failed and starts anew.
+    Restarting,
+    /// It has failed for good.
+    Down,
 }
 
 /// One consistent set of figures.
@@ -45,7 +58,8 @@ impl Default for EngineMetrics {
     fn default() -> Self {
         Self {
             stats: Mutex::default(),
-            healthy: AtomicBool::new(true),
+            state: AtomicU8::new(EngineState::Serving as u8),
+            restarts: AtomicU64::new(0),
             started: Instant::now(),
             progress_ms: AtomicU64::new(0),
             idle: AtomicBool::new(true),
@@ -59,9 +73,23 @@ impl EngineMetrics {
         *self.lock()
     }
 
-    /// Whether the engine takes work: false after repeated failures of the model.
+    /// Whether the engine takes work.
+    pub fn state(&self) -> EngineState {
+        match self.state.load(Ordering::Acquire) {
+            0 => EngineState::Serving,
+            1 => EngineState::Restarting,
+            _ => EngineState::Down,
+        }
+    }
+
+    /// Whether the engine takes work: false while it restarts, and after repeated failures.
     pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Acquire)
+        self.state() == EngineState::Serving
+    }
+
+    /// How often the engine was restarted.
+    pub fn num_restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     /// Seconds since the engine began or ended a step; 0 while it has nothing to do.
@@ -87,8 +115,11 @@ impl EngineMetrics {
         self.idle.store(true, Ordering::Release);
     }
 
-    pub(crate) fn mark_unhealthy(&self) {
-        self.healthy.store(false, Ordering::Release);
+    pub(crate) fn set_state(&self, state: EngineState) {
+        if state == EngineState::Restarting {
+            self.restarts.fetch_add(1, Ordering::Relaxed);
+        }
+        self.state.store(state as u8, Ordering::Release);
     }
 
     /// The figures are plain numbers: a panic while they were held leaves nothing half done.

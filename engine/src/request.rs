@@ -223,8 +223,11 @@ pub enum SubmitError {
         /// Tokens of the pool.
         pool_tokens: usize,
     },
-    /// The model has failed repeatedly.
-    #[error("the engine takes no more requests: the model has failed repeatedly")]
+    /// The engine has failed and is being restarted.
+    #[error("the engine is restarting after a failure")]
+    Restarting,
+    /// The engine has failed repeatedly.
+    #[error("the engine takes no more requests: it has failed repeatedly")]
     Unhealthy,
     /// Draining, or the engine thread has ended.
     #[error("the server is shutting down")]

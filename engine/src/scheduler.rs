@@ -19,6 +19,7 @@ use quern_model::StepOutput;
 use crate::{
     budget::Budget,
     config::EngineConfig,
+    failure::{FailureKind, SequenceReport},
     kv_pool::KvPool,
     new_token_ratio::NewTokenRatio,
     radix_cache::{InsertOutcome, RadixCache},
@@ -41,6 +42,19 @@ pub struct Scheduler {
     /// In order of admission: the front is the oldest.
     pub(crate) running: Vec<SequenceKey>,
     pub(crate) stats: SchedulerStats,
+    /// Internal errors of single sequences that nobody has asked for yet.
+    incidents: Vec<Incident>,
+}
+
+/// An internal error that ended one sequence.
+#[derive(Debug)]
+pub struct Incident {
+    /// What failed.
+    pub kind: FailureKind,
+    /// What its client is told.
+    pub cause: String,
+    /// The sequence, as it was then.
+    pub sequence: SequenceReport,
 }
 
 impl Scheduler {
@@ -60,8 +74,47 @@ impl Scheduler {
             waiting_tokens: 0,
             running: Vec::new(),
             stats: SchedulerStats::default(),
+            incidents: Vec::new(),
             config,
         }
+    }
+
+    /// Start anew after a panic, with an empty cache. Counters go on. Requests that were never admitted wait on, in
+    /// their order; the others are returned, in order of arrival, for the caller to end. A request waits through one
+    /// restart only: the second panic may be its doing.
+    ///
+    /// Nothing of the old state is trusted but that each sequence is whole.
+    pub fn restart(&mut self) -> Vec<Sequence> {
+        let broken = std::mem::replace(self, Self::new(self.config));
+        self.stats = broken.stats;
+        let mut sequences: Vec<_> = broken.sequences.into_iter().collect();
+        sequences.sort_unstable_by_key(|(key, _)| *key);
+        let mut lost = Vec::new();
+        for (key, mut sequence) in sequences {
+            if sequence.admitted || sequence.outlived_restart {
+                self.stats.failed += 1;
+                self.stats.left_queue += u64::from(!sequence.admitted);
+                lost.push(sequence);
+                continue;
+            }
+            sequence.pages.clear();
+            (sequence.lock, sequence.num_shared, sequence.num_computed) = (None, 0, 0);
+            sequence.outlived_restart = true;
+            self.waiting_tokens += sequence.tokens.len();
+            self.waiting.push_back(key);
+            self.sequences.insert(key, sequence);
+        }
+        lost
+    }
+
+    /// The sequences of a step, in the order of their rows.
+    pub fn reports(&self, plan: &StepPlan) -> Vec<SequenceReport> {
+        plan.parts.iter().filter_map(|part| self.sequences.get(&part.key)).map(Sequence::report).collect()
+    }
+
+    /// Internal errors of single sequences since this was last asked.
+    pub fn take_incidents(&mut self) -> Vec<Incident> {
+        std::mem::take(&mut self.incidents)
     }
 
     /// Queue a request under a key that was never used before.
@@ -298,7 +351,7 @@ impl Scheduler {
         let sequence = self.sequences.get_mut(&key).expect("running sequences are alive");
         sequence.num_computed = 0;
         if !sequence.prefilled {
-            sequence.report.logprobs.clear();
+            sequence.prompt_report.logprobs.clear();
         }
         sequence.sink.send(TokenEvent::Retracted);
         self.waiting_tokens += sequence.tokens.len();
@@ -316,7 +369,8 @@ impl Scheduler {
         let key = part.key;
         let failed = |fault| rows.iter().any(|row| row.fault == Some(fault));
         if failed(LogitFault::NotFinite) {
-            // Its earlier pages are in the tree already, and any of them may hold the fault.
+            // The network's own output is unsound, whatever the request asked for. Pages of earlier chunks are in the
+            // tree already; those that no finite logits have attended to may be where it began.
             self.release(key);
             let sequence = &self.sequences[&key];
             let step = sequence.num_output();
@@ -334,6 +388,9 @@ impl Scheduler {
         let caught_up = part.end == sequence.tokens.len();
         if self.config.prefix_cache {
             self.cache_full_pages(key);
+            if !rows.is_empty() {
+                self.cache.verify(self.sequences[&key].lock.as_ref().expect("running sequences hold a lock"));
+            }
         }
 
         let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
@@ -341,14 +398,14 @@ impl Scheduler {
         let num_scores = rows.len() - usize::from(caught_up && sequence.max_new_tokens > 0);
         for score in rows.by_ref().take(num_scores) {
             let logprobs = sequence.logprobs_of(score);
-            sequence.report.logprobs.extend(logprobs);
+            sequence.prompt_report.logprobs.extend(logprobs);
         }
         if !caught_up {
             return;
         }
         if !sequence.prefilled {
             sequence.prefilled = true;
-            let report = std::mem::take(&mut sequence.report);
+            let report = std::mem::take(&mut sequence.prompt_report);
             sequence.sink.send(TokenEvent::Prefilled(report));
         }
         let Some(sampled) = rows.next() else {
@@ -396,6 +453,15 @@ impl Scheduler {
         match cause {
             FailCause::Aborted => self.stats.aborted += 1,
             _ => self.stats.failed += 1,
+        }
+        let kind = match cause {
+            FailCause::NumericalFault { .. } => Some(FailureKind::Numerical),
+            FailCause::Grammar(_) => Some(FailureKind::Grammar),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            let sequence = self.sequences[&key].report();
+            self.incidents.push(Incident { kind, cause: cause.to_string(), sequence });
         }
         self.end(key, TokenEvent::Failed(cause));
     }

@@ -9,6 +9,7 @@ use std::{
 use quern_backend::{LogitTask, RowTask, SamplingParams, TokenCounts};
 
 use crate::{
+    failure::SequenceReport,
     radix_cache::PrefixLock,
     request::{
         EventSink, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport, TokenLogprobs,
@@ -49,10 +50,14 @@ pub struct Sequence {
     pub ignore_eos: bool,
     /// Whether it has left the waiting queue at least once.
     pub admitted: bool,
+    /// Prompt tokens that came from the cache when it was admitted.
+    pub cached_tokens: usize,
+    /// Whether it has waited through a restart of the engine.
+    pub outlived_restart: bool,
     /// Whether `Prefilled` has been sent.
     pub prefilled: bool,
     /// Facts about the prompt, gathered until `Prefilled`.
-    pub report: PromptReport,
+    pub prompt_report: PromptReport,
     /// Where its events go.
     pub sink: Box<dyn EventSink>,
     min_new_tokens: usize,
@@ -82,8 +87,10 @@ impl Sequence {
             max_new_tokens: request.max_new_tokens,
             ignore_eos: request.ignore_eos,
             admitted: false,
+            cached_tokens: 0,
+            outlived_restart: false,
             prefilled: false,
-            report: PromptReport::default(),
+            prompt_report: PromptReport::default(),
             sink,
             min_new_tokens: request.min_new_tokens,
             stop_token_ids: request.stop_token_ids.into(),
@@ -118,6 +125,24 @@ impl Sequence {
         match self.scores_from() {
             Some(from) if !self.prefilled => all_but_last.min(from.saturating_sub(1)),
             _ => all_but_last,
+        }
+    }
+
+    /// What decides its tokens, but for the tokens themselves.
+    pub fn report(&self) -> SequenceReport {
+        SequenceReport {
+            id: self.id.clone(),
+            seed: self.seed,
+            sampling: Arc::clone(&self.sampling),
+            prompt_tokens: self.prompt_len,
+            output_tokens: self.num_output(),
+            computed_tokens: self.num_computed,
+            cached_tokens: self.cached_tokens,
+            max_new_tokens: self.max_new_tokens,
+            min_new_tokens: self.min_new_tokens,
+            ignore_eos: self.ignore_eos,
+            has_logprobs: self.logprobs.is_some(),
+            has_grammar: self.grammar.is_some(),
         }
     }
 

@@ -346,24 +346,6 @@ fn the_first_step_of_a_request_is_visible_while_it_runs() {
     assert_eq!(terminal(&heard), TokenEvent::Finished(FinishReason::Length));
 }
 
-#[test]
-fn a_request_gets_its_terminal_event_even_if_the_thread_dies_before_it_sees_it() {
-    let (steps, open, hook) = announced_gate();
-    let engine = engine(config(), Some(hook));
-    let broken_sink = |event| {
-        if matches!(event, TokenEvent::Prefilled(_)) {
-            panic!("a sink's panic, as the test wants it");
-        }
-    };
-    let _a = engine.submit(request("a", 8, 5), Box::new(broken_sink)).expect("accepted");
-    assert_eq!(steps.recv_timeout(PATIENCE), Ok(1));
-    let (_b, b) = submit(&engine, request("b", 8, 5)).expect("accepted");
-    drop(open);
-    assert!(matches!(terminal(&b), TokenEvent::Failed(FailCause::Engine(_))));
-    assert!(engine.wait_idle(PATIENCE));
-    assert_eq!(submit(&engine, request("c", 8, 5)).err(), Some(SubmitError::Unhealthy));
-}
-
 /// A grammar that panics when its `n`th mask is computed.
 struct Fragile(usize);
 

@@ -1,0 +1,112 @@
+//! [`FailureReport`]: an internal error with all that its replay needs, and no token of any prompt.
+
+use std::sync::Arc;
+
+use quern_backend::SamplingParams;
+use quern_model::ForwardBatch;
+
+use crate::step_plan::StepMix;
+
+/// Hears of internal errors, on the engine's thread: must not block.
+pub type FailureObserver = Box<dyn Fn(FailureReport) + Send>;
+
+/// Most seeds that a log line names.
+const LOGGED_SEQUENCES: usize = 8;
+
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The model could not compute a step, or panicked in it: the sequences of its batch fail.
+    Step,
+    /// Logits were not finite: their own sequence fails.
+    Numerical,
+    /// A grammar failed: its own sequence fails.
+    Grammar,
+    /// The scheduler panicked: the sequences that ran fail, and the engine is restarted.
+    Scheduler,
+}
+
+impl FailureKind {
+    /// As it is written in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Numerical => "numerical",
+            Self::Grammar => "grammar",
+            Self::Scheduler => "scheduler",
+        }
+    }
+}
+
+/// An internal error: where it happened, and what was being computed.
+#[derive(Clone, Debug)]
+pub struct FailureReport {
+    /// What failed.
+    pub kind: FailureKind,
+    /// The step's number, from 1 on; every step that is begun has one.
+    pub step: u64,
+    /// What the model, the device or the panic said.
+    pub cause: String,
+    /// What the step was made of.
+    pub mix: StepMix,
+    /// The whole batch, a span a sequence, in the order of its rows; empty where it is not known any more.
+    pub batch: Vec<SpanShape>,
+    /// The sequences that fail with it.
+    pub sequences: Vec<SequenceReport>,
+}
+
+/// A sequence's part of a batch, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanShape {
+    /// Tokens computed in the step.
+    pub q_len: usize,
+    /// Tokens of keys and values after it.
+    pub kv_len: usize,
+}
+
+/// What decides a sequence's tokens, but for the tokens themselves.
+#[derive(Clone, Debug)]
+pub struct SequenceReport {
+    /// The request's id.
+    pub id: String,
+    /// Its seed.
+    pub seed: u64,
+    /// How its tokens are chosen.
+    pub sampling: Arc<SamplingParams>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated so far.
+    pub output_tokens: usize,
+    /// Tokens whose keys and values were in pages.
+    pub computed_tokens: usize,
+    /// Prompt tokens that came from the prefix cache when it was admitted.
+    pub cached_tokens: usize,
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Stop tokens are banned below this many.
+    pub min_new_tokens: usize,
+    /// Whether it runs on past stop tokens.
+    pub ignore_eos: bool,
+    /// Whether log-probabilities are reported.
+    pub has_logprobs: bool,
+    /// Whether a grammar constrains it.
+    pub has_grammar: bool,
+}
+
+impl FailureReport {
+    /// The line for the log: step, cause, and the seeds of those who fail.
+    pub fn line(&self) -> String {
+        let named = self.sequences.iter().take(LOGGED_SEQUENCES);
+        let mut seeds: Vec<_> = named.map(|sequence| format!("{} seed={}", sequence.id, sequence.seed)).collect();
+        if self.sequences.len() > LOGGED_SEQUENCES {
+            seeds.push(format!("and {} more", self.sequences.len() - LOGGED_SEQUENCES));
+        }
+        let Self { kind, step, cause, .. } = self;
+        format!("{} failure in step {step}: {cause}; requests: [{}]", kind.name(), seeds.join(", "))
+    }
+}
+
+/// The lengths of a batch.
+pub(crate) fn shapes(batch: &ForwardBatch) -> Vec<SpanShape> {
+    batch.paged.spans.iter().map(|span| SpanShape { q_len: span.q_len, kv_len: span.kv_len }).collect()
+}
