@@ -412,9 +412,10 @@ pub fn namespace(cache_salt: Option<&str>, extra_key: Option<&str>) -> Option<Ar
 
 fn submit_error(error: SubmitError) -> ApiError {
     match error {
-        SubmitError::QueueFull { .. } | SubmitError::Unhealthy | SubmitError::ShuttingDown => {
-            ApiError::unavailable(error.to_string())
-        }
+        SubmitError::QueueFull { .. }
+        | SubmitError::Restarting
+        | SubmitError::Unhealthy
+        | SubmitError::ShuttingDown => ApiError::unavailable(error.to_string()),
         SubmitError::PromptTooLong { .. } => ApiError::too_long(error.to_string()),
     }
 }

@@ -298,6 +298,7 @@ impl EngineFigures {
         counter("num_retracted_reqs", "Requests paused for want of pages", |e| {
             e.metrics().snapshot().scheduler.retractions
         });
+        counter("engine_restarts", "Restarts of the engine after a failure", |e| e.metrics().num_restarts());
         counter("scheduler_steps", "Steps computed", |e| e.metrics().snapshot().scheduler.steps);
         this
     }

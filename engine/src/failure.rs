@@ -1,11 +1,8 @@
 //! [`FailureReport`]: an internal error with all that its replay needs, and no token of any prompt.
 
-use std::sync::Arc;
-
-use quern_backend::SamplingParams;
 use quern_model::ForwardBatch;
 
-use crate::step_plan::StepMix;
+use crate::{sequence::SequenceReport, step_plan::StepMix};
 
 /// Hears of internal errors, on the engine's thread: must not block.
 pub type FailureObserver = Box<dyn Fn(FailureReport) + Send>;
@@ -62,35 +59,6 @@ pub struct SpanShape {
     pub q_len: usize,
     /// Tokens of keys and values after it.
     pub kv_len: usize,
-}
-
-/// What decides a sequence's tokens, but for the tokens themselves.
-#[derive(Clone, Debug)]
-pub struct SequenceReport {
-    /// The request's id.
-    pub id: String,
-    /// Its seed.
-    pub seed: u64,
-    /// How its tokens are chosen.
-    pub sampling: Arc<SamplingParams>,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Tokens generated so far.
-    pub output_tokens: usize,
-    /// Tokens whose keys and values were in pages.
-    pub computed_tokens: usize,
-    /// Prompt tokens that came from the prefix cache when it was admitted.
-    pub cached_tokens: usize,
-    /// Most tokens to generate.
-    pub max_new_tokens: usize,
-    /// Stop tokens are banned below this many.
-    pub min_new_tokens: usize,
-    /// Whether it runs on past stop tokens.
-    pub ignore_eos: bool,
-    /// Whether log-probabilities are reported.
-    pub has_logprobs: bool,
-    /// Whether a grammar constrains it.
-    pub has_grammar: bool,
 }
 
 impl FailureReport {

@@ -29,9 +29,10 @@ pub use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepCost, 
 
 pub use config::{EngineConfig, Policy};
 pub use engine::{Aborter, EngineHandle, RequestHandle, start, start_observed};
-pub use failure::{FailureObserver, FailureReport, SequenceReport};
+pub use failure::{FailureObserver, FailureReport};
 pub use metrics::{EngineMetrics, EngineState, MetricsSnapshot};
 pub use request::{
     EventSink, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport,
     SubmitError, TokenEvent, TokenLogprobs,
 };
+pub use sequence::SequenceReport;

@@ -19,12 +19,12 @@ use quern_model::StepOutput;
 use crate::{
     budget::Budget,
     config::EngineConfig,
-    failure::{FailureKind, SequenceReport},
+    failure::FailureKind,
     kv_pool::KvPool,
     new_token_ratio::NewTokenRatio,
     radix_cache::{InsertOutcome, RadixCache},
     request::{EventSink, FailCause, FinishReason, GenerateRequest, TokenEvent},
-    sequence::{Sequence, SequenceKey},
+    sequence::{Sequence, SequenceKey, SequenceReport},
     stats::SchedulerStats,
     step_plan::{SequencePart, StepPlan},
 };

@@ -9,7 +9,6 @@ use std::{
 use quern_backend::{LogitTask, RowTask, SamplingParams, TokenCounts};
 
 use crate::{
-    failure::SequenceReport,
     radix_cache::PrefixLock,
     request::{
         EventSink, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport, TokenLogprobs,
@@ -68,6 +67,35 @@ pub struct Sequence {
     logprob_ids: Arc<[u32]>,
     counts: Option<Arc<TokenCounts>>,
     grammar: Option<Box<dyn Grammar>>,
+}
+
+/// What decides a sequence's tokens, but for the tokens themselves.
+#[derive(Clone, Debug)]
+pub struct SequenceReport {
+    /// The request's id.
+    pub id: String,
+    /// Its seed.
+    pub seed: u64,
+    /// How its tokens are chosen.
+    pub sampling: Arc<SamplingParams>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated so far.
+    pub output_tokens: usize,
+    /// Tokens whose keys and values were in pages.
+    pub computed_tokens: usize,
+    /// Prompt tokens that came from the prefix cache when it was admitted.
+    pub cached_tokens: usize,
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Stop tokens are banned below this many.
+    pub min_new_tokens: usize,
+    /// Whether it runs on past stop tokens.
+    pub ignore_eos: bool,
+    /// Whether log-probabilities are reported.
+    pub has_logprobs: bool,
+    /// Whether a grammar constrains it.
+    pub has_grammar: bool,
 }
 
 impl Sequence {

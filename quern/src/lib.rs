@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod configure;
 pub mod convert;
+pub mod crash_dump;
 pub mod defaults;
 pub mod doctor;
 pub mod environment;

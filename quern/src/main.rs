@@ -35,7 +35,16 @@ fn run(job: Job) -> Result<ExitCode, String> {
         sigpipe::reset();
     }
     let done = match job {
-        Job::Serve(args) => serve::run(*args).map_err(|error| error.to_string()),
+        Job::Serve(args) => {
+            let ended = serve::run(*args);
+            return Ok(ended.map_or_else(
+                |error| {
+                    logging::say(format_args!("quern: error: {error}"));
+                    ExitCode::from(error.exit_status())
+                },
+                |()| ExitCode::SUCCESS,
+            ));
+        }
         Job::Convert(args) => convert::run(&args).map_err(|error| error.to_string()),
         Job::Models(job) => models::run(&job).map_err(|error| error.to_string()),
         Job::Manual(job) => job.run().map_err(|error| error.to_string()),

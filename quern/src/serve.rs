@@ -11,6 +11,8 @@ use quern_api::{
     AppState, connection,
     listen::{self, BoundAddress},
 };
+use quern_engine::FailureObserver;
+use serde_json::json;
 use tokio::{
     runtime::{self, Handle, Runtime},
     sync::{oneshot, watch},
@@ -19,10 +21,11 @@ use tokio::{
 use crate::{
     cli::ServeArgs,
     config::LogSettings,
+    crash_dump::CrashDumps,
     logging,
     machine::{self, Machine},
     roofline::{self, Unmeasured},
-    shutdown::{self, Signals},
+    shutdown::{self, ShutdownCause, Signals},
     start::{Chosen, Prepared},
     start_error::StartError,
     summary, warmup,
@@ -32,8 +35,9 @@ use crate::{
 const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Threads beside those of the runtime of requests (one a core) and the two teams that check and multiply weights: the
-/// log's, the front's, the start's, the engine's, the peaks'; three of grammars, two of their compilers, four that render.
-const FIXED_THREADS: usize = 14;
+/// log's, the front's, the start's, the engine's, the peaks', that of crash dumps; three of grammars, two of their
+/// compilers, four that render.
+const FIXED_THREADS: usize = 15;
 
 /// Reading a model walks templates and schemas of any depth.
 const START_STACK_BYTES: usize = 16 << 20;
@@ -88,7 +92,7 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
             return Ok(());
         }
     };
-    let Some(Loaded { state, address, skip_warmup, unmeasured }) = started else { return Ok(()) };
+    let Some(Loaded { state, address, skip_warmup, unmeasured, crash_dumps }) = started else { return Ok(()) };
 
     let listener = address.listen()?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
@@ -109,7 +113,7 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
             false => warmup::run(&state.engine, &state.tokenizer).await,
         }
     };
-    tokio::select! {
+    let cause = tokio::select! {
         warm = warm_up => {
             warm?;
             state.set_ready(true);
@@ -117,13 +121,19 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
             if let Some(machine) = unmeasured {
                 roofline::measure_beside(Arc::clone(&state), machine).map_err(StartError::Thread)?;
             }
-            drained.await.map_err(panicked)?;
+            drained.await.map_err(panicked)?
         }
         ended = &mut drained => ended.map_err(panicked)?,
-    }
+    };
     server.await.map_err(panicked)?;
+    if let Some(dumps) = crash_dumps {
+        dumps.flush();
+    }
     tracing::info!("The server has shut down.");
-    Ok(())
+    match cause {
+        ShutdownCause::Signal => Ok(()),
+        ShutdownCause::EngineDown => Err(StartError::EngineDown),
+    }
 }
 
 /// A server whose model is in memory.
@@ -132,6 +142,7 @@ struct Loaded {
     address: BoundAddress,
     skip_warmup: bool,
     unmeasured: Option<Unmeasured>,
+    crash_dumps: Option<CrashDumps>,
 }
 
 /// Find, read and load the model; `None` if all that was asked for is what was decided.
@@ -162,6 +173,23 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
         formats: prepared.checkpoint.formats(),
         precision: config.model.dtype,
     });
-    let state = Arc::new(AppState::new(prepared.start(chosen)?, began));
-    Ok(Some(Loaded { state, address, skip_warmup, unmeasured }))
+    let crash_dumps = crash_dumps(&prepared)?;
+    let observer = crash_dumps.as_ref().map_or_else(|| Box::new(|_| {}) as FailureObserver, CrashDumps::observer);
+    let state = Arc::new(AppState::new(prepared.start(chosen, observer)?, began));
+    Ok(Some(Loaded { state, address, skip_warmup, unmeasured, crash_dumps }))
+}
+
+/// The folder of `--crash-dump-folder`. Keys are not shown in a configuration.
+fn crash_dumps(prepared: &Prepared) -> Result<Option<CrashDumps>, StartError> {
+    let Prepared { config, checkpoint, .. } = prepared;
+    let Some(folder) = &config.log.crash_dump_folder else { return Ok(None) };
+    let identity = json!({
+        "architecture": checkpoint.config().architecture.to_string(),
+        "parameters": checkpoint.network().total_params(),
+        "weight_bytes": checkpoint.weight_bytes(),
+        "formats": checkpoint.formats().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "config": config,
+    });
+    let failed = |cause| StartError::CrashDumps { folder: folder.display().to_string(), cause };
+    CrashDumps::start(folder, identity).map(Some).map_err(failed)
 }

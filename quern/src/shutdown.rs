@@ -3,13 +3,14 @@
 use std::{sync::Arc, task::Poll, time::Duration};
 
 use quern_api::AppState;
+use quern_engine::EngineState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 
-/// How often a drain looks whether it is over.
+/// How often is looked whether a drain is over or the engine has failed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often it says how far it is.
@@ -56,15 +57,41 @@ fn is_ignored(kind: SignalKind) -> bool {
     mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
+/// Why a server ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutdownCause {
+    /// A signal asked for it.
+    Signal,
+    /// Its engine has failed for good.
+    EngineDown,
+}
+
 /// Wait for a signal, then drain: no new requests, the running ones may go on for `--drain-timeout`, what
 /// is left then ends with an abort that its client is told of. A second signal ends the wait. At last the
-/// connections are told to stop.
-pub async fn run(state: Arc<AppState>, mut signals: Signals, stop: watch::Sender<bool>) {
-    let name = signals.next().await;
-    drain(&state, name, &mut signals).await;
+/// connections are told to stop. An engine that has failed for good ends the server without a signal: what starts the
+/// process anew can do more for it.
+pub async fn run(state: Arc<AppState>, mut signals: Signals, stop: watch::Sender<bool>) -> ShutdownCause {
+    let cause = tokio::select! {
+        name = signals.next() => {
+            drain(&state, name, &mut signals).await;
+            ShutdownCause::Signal
+        }
+        () = engine_down(&state) => {
+            state.set_ready(false);
+            ShutdownCause::EngineDown
+        }
+    };
     // Requests that are still running end with `finish_reason: "abort"`.
     state.engine.shutdown();
     let _ = stop.send(true);
+    cause
+}
+
+/// Wait until the engine has failed for good and its requests have heard so.
+async fn engine_down(state: &AppState) {
+    while state.engine.metrics().state() != EngineState::Down || state.engine.num_alive() > 0 {
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn drain(state: &AppState, name: &str, signals: &mut Signals) {

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Instant};
 use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
 use quern_backend::{Backend, Device, KvFormat, Precision};
 use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PackedWeightCache};
-use quern_engine::EngineHandle;
+use quern_engine::{EngineHandle, FailureObserver};
 use quern_model::{Checkpoint, Model, RankLoader, Ranks, Split, StepCost, StepLimits};
 use quern_text::{ChatTemplate, Tokenizer};
 
@@ -94,11 +94,11 @@ impl Prepared {
         Ok(Self { config, notes, checkpoint, tokenizer, template })
     }
 
-    /// Read the weights into what was chosen and start the engine.
+    /// Read the weights into what was chosen and start the engine, whose internal errors go to `observer`.
     ///
     /// # Errors
     /// If a weight cannot be read or memory is too scarce.
-    pub fn start(self, chosen: Chosen) -> Result<Service, StartError> {
+    pub fn start(self, chosen: Chosen, observer: FailureObserver) -> Result<Service, StartError> {
         let Self { config, checkpoint, tokenizer, template, .. } = self;
         let begin = Instant::now();
         let available = || Machine::probe().available_bytes;
@@ -109,7 +109,7 @@ impl Prepared {
             checkpoint.scan(config.device.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
         let (kv_format, log_interval) = (config.model.kv_cache_dtype, config.log.decode_log_interval);
-        let engine = chosen.engine(&config.engine, kv_format, log_interval, &checkpoint)?;
+        let engine = chosen.engine(&config.engine, kv_format, log_interval, &checkpoint, observer)?;
         tracing::info!(
             "Load weight end. elapsed={:.2} s, avail mem={}",
             begin.elapsed().as_secs_f64(),
@@ -224,6 +224,7 @@ impl Chosen {
         kv_format: KvFormat,
         log_interval: usize,
         checkpoint: &Checkpoint,
+        observer: FailureObserver,
     ) -> Result<EngineHandle, StartError> {
         let balanced_context = checkpoint.network().balanced_context();
         let cost = StepCost::of(checkpoint, kv_format)?;
@@ -242,7 +243,7 @@ impl Chosen {
         let loaded = &mut |_| progress.advance(per_layer);
         let model = load(self.ranks, self.ep, checkpoint, limits, loaded)?;
         drop(progress);
-        quern_engine::start(model, engine_config).map_err(StartError::Thread)
+        quern_engine::start_observed(model, engine_config, observer).map_err(StartError::Thread)
     }
 }
 

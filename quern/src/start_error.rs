@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Why the server did not start, or stopped with a failure. One line (a checkpoint's problems: one line
-/// each) that names the thing and the remedy; the exit status is 1.
+/// each) that names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A flag asks for what is not supported or not possible.
@@ -85,6 +85,14 @@ pub enum StartError {
     /// What was asked for cannot be printed.
     #[error("standard output cannot be written: {0}")]
     Output(std::io::Error),
+    /// Records of internal errors cannot be kept.
+    #[error("--crash-dump-folder {folder}: {cause}")]
+    CrashDumps {
+        /// As typed.
+        folder: String,
+        /// Why.
+        cause: std::io::Error,
+    },
     /// An error of ours.
     #[error("the start failed for a reason of our own; the log has it")]
     Panicked,
@@ -94,4 +102,20 @@ pub enum StartError {
     /// The server stopped with a failure.
     #[error("the server stopped: {0}")]
     Serve(std::io::Error),
+    /// The engine has failed for good.
+    #[error("the engine has failed and stays down; the log says why. A new start may help")]
+    EngineDown,
+}
+
+/// The exit status of a server whose engine has failed for good: `EX_TEMPFAIL` of sysexits.h, which no other end has.
+pub const ENGINE_DOWN: u8 = 75;
+
+impl StartError {
+    /// The exit status of the program.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::EngineDown => ENGINE_DOWN,
+            _ => 1,
+        }
+    }
 }

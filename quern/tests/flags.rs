@@ -146,7 +146,7 @@ fn built_flags_parse() {
         "--slow-client-timeout 3 --skip-peak-measurement",
         "--allowed-origins https://a.example,http://localhost:* --allowed-origins [\"*\"] --allowed-methods [\"GET\"]",
         "--allowed-headers authorization --allow-credentials --allowed-hosts llm.example *.example",
-        "--log-level DEBUG --log-level-http warning --decode-log-interval 10 --enable-metrics",
+        "--log-level DEBUG --log-level-http warning --decode-log-interval 10 --enable-metrics --crash-dump-folder d",
         "--extra-metric-labels {\"a\":\"b\"} --bucket-time-to-first-token 0.1 1 --bucket-inter-token-latency 1",
         "--bucket-e2e-request-latency 1 2 3 --print-config",
     ] {

@@ -3,7 +3,14 @@
 
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use quern_engine::EngineState;
 use serde_json::json;
 
 use crate::state::AppState;
@@ -23,21 +30,39 @@ pub fn routes() -> Router<Arc<AppState>> {
         .route("/health/progress", get(progress))
 }
 
-fn status(good: bool) -> StatusCode {
-    if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+/// 200 without a body, or 503 with the reason as text. Probes have no key: the reason tells nothing of requests.
+fn verdict(obstacle: Option<&'static str>) -> Response {
+    match obstacle {
+        None => StatusCode::OK.into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+/// Why no request is served now.
+fn obstacle(state: &AppState) -> Option<&'static str> {
+    match state.engine.metrics().state() {
+        EngineState::Restarting => Some("The engine is restarting after a failure."),
+        EngineState::Down => Some("The engine has failed repeatedly and stays down; the process ends."),
+        EngineState::Serving if !state.engine.is_accepting() => Some("The server is shutting down."),
+        EngineState::Serving if !state.is_ready() => Some("The server is starting."),
+        EngineState::Serving => None,
+    }
 }
 
 /// Whether requests are welcome: warmed up, not draining, the engine whole, the queue not full.
-async fn ready(State(state): State<Arc<AppState>>) -> StatusCode {
+async fn ready(State(state): State<Arc<AppState>>) -> Response {
     let engine = &state.engine;
-    let room = engine.config().max_queued.is_none_or(|limit| engine.num_queued() < limit);
-    status(state.is_ready() && engine.metrics().is_healthy() && room)
+    let is_full = engine.config().max_queued.is_some_and(|limit| engine.num_queued() >= limit);
+    verdict(obstacle(&state).or(is_full.then_some("The request queue is full.")))
 }
 
 /// A token is generated, or the requests that are there get their step.
-async fn health(State(state): State<Arc<AppState>>) -> StatusCode {
-    let engine = &state.engine;
-    status(state.is_ready() && engine.metrics().is_healthy() && state.health.passes(engine).await)
+async fn health(State(state): State<Arc<AppState>>) -> Response {
+    if let Some(reason) = obstacle(&state) {
+        return verdict(Some(reason));
+    }
+    let passes = state.health.passes(&state.engine).await;
+    verdict((!passes).then(|| obstacle(&state).unwrap_or("The engine computes no token in time.")))
 }
 
 /// Whether the engine has begun or ended a step lately, or has nothing to do. Takes no part in its work.
@@ -45,11 +70,12 @@ async fn progress(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     let metrics = state.engine.metrics();
     let seconds = metrics.seconds_since_progress();
     let moving = metrics.is_healthy() && seconds < STUCK_AFTER;
+    let status = if moving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "healthy": metrics.is_healthy(),
         "seconds_since_progress": seconds,
         "running": metrics.snapshot().scheduler.running,
         "waiting": state.engine.num_queued(),
     });
-    (status(moving), Json(body))
+    (status, Json(body))
 }

@@ -56,8 +56,8 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
             "These weights may fit into caches, which are quicker than the memory whose bandwidth is the peak.".into(),
         );
     }
-    let engine =
-        chosen.engine(&config.engine, config.model.kv_cache_dtype, config.log.decode_log_interval, &checkpoint)?;
+    let (kv_format, log_interval) = (config.model.kv_cache_dtype, config.log.decode_log_interval);
+    let engine = chosen.engine(&config.engine, kv_format, log_interval, &checkpoint, Box::new(|_| {}))?;
     let vocab = checkpoint.config().vocab_size;
     let bench = OfflineBench { cost: engine.config().cost, engine, config, vocab, roofline };
     let mut table =

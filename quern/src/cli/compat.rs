@@ -230,7 +230,6 @@ pub const TABLE: &[CompatFlag] = &[
     flag("log-requests-format", OneOf(&["text", "json"]), &["text"], Refuse(NO_REQUEST_LOG)),
     flag("log-requests-target", Values, &["stdout"], Refuse(NO_REQUEST_LOG)),
     flag("uvicorn-access-log-exclude-prefixes", Values, &[], Refuse("use --log-level-http to quieten the access log")),
-    flag("crash-dump-folder", Value, &[], Refuse("crash dumps are not written")),
     flag("enable-request-time-stats-logging", Nothing, &[], Refuse(NO_REQUEST_LOG)),
     // Metrics.
     flag("enable-metrics-for-all-schedulers", Nothing, &[], Note("there is one scheduler")),

@@ -77,7 +77,10 @@ stops the start and says why. Any flag may be shortened to a prefix that no othe
 has (--tp for --tp-size). Counts may be written 8192, 8k, 25.6k, 8Ki, 1M.
 
 Environment: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE as in
-Hugging Face's own tools; RUST_LOG goes before --log-level.";
+Hugging Face's own tools; RUST_LOG goes before --log-level.
+
+Exit status: 0 after a signal, 1 if it did not start or could not go on, 2 for a command
+line that is not understood, 75 if the engine failed for good (start it again).";
 
 const CONVERT_EXAMPLES: &str = "\
 Examples:

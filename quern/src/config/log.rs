@@ -1,5 +1,7 @@
 //! [`LogFlags`] and [`LogSettings`]: what is logged.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -20,10 +22,15 @@ pub struct LogFlags {
     /// Steps between two log lines about decoding
     #[arg(long, value_name = "STEPS", default_value = "40", value_parser = positive_size)]
     pub decode_log_interval: usize,
+
+    /// Keep records of internal errors in DIR, the last 64: what a replay needs (configuration, seeds, sampling
+    /// parameters, lengths), and nothing of prompts and outputs [default: none, the log has step and seeds]
+    #[arg(long, value_name = "DIR")]
+    pub crash_dump_folder: Option<PathBuf>,
 }
 
 /// What is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LogSettings {
     /// Least severe level that is logged.
     pub log_level: LogLevel,
@@ -31,13 +38,16 @@ pub struct LogSettings {
     pub log_level_http: LogLevel,
     /// Steps between two lines about decoding.
     pub decode_log_interval: usize,
+    /// Where records of internal errors are kept; `None`: nowhere.
+    pub crash_dump_folder: Option<PathBuf>,
 }
 
 impl LogFlags {
     /// What is logged.
     pub fn settings(&self) -> LogSettings {
-        let Self { log_level, log_level_http, decode_log_interval } = *self;
-        LogSettings { log_level, log_level_http: log_level_http.unwrap_or(log_level), decode_log_interval }
+        let Self { log_level, log_level_http, decode_log_interval, ref crash_dump_folder } = *self;
+        let (log_level_http, crash_dump_folder) = (log_level_http.unwrap_or(log_level), crash_dump_folder.clone());
+        LogSettings { log_level, log_level_http, decode_log_interval, crash_dump_folder }
     }
 }
 

@@ -1,0 +1,110 @@
+//! An engine that fails as a whole and begins anew, as clients and probes see it.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use quern_engine::{
+    EngineState, ForwardBatch, ForwardError, Model, RowOutput, SampleBatch, StepOutput, fake::FakeModel,
+};
+use serde_json::{Value, json};
+use support::{Server, Setup, config, events, frames, service, small_engine, user, with};
+
+/// A model that returns a row too many when it is told to: an error of ours, at which the scheduler panics.
+struct Miscounting {
+    inner: FakeModel,
+    miscounts: Arc<AtomicBool>,
+}
+
+impl Model for Miscounting {
+    fn launch(&mut self, batch: &ForwardBatch, samples: &SampleBatch) {
+        self.inner.launch(batch, samples);
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, ForwardError> {
+        let mut output = self.inner.wait()?;
+        if self.miscounts.swap(false, Ordering::AcqRel) {
+            output.rows.push(RowOutput::default());
+        }
+        Ok(output)
+    }
+}
+
+async fn server() -> (Server, Arc<AtomicBool>) {
+    let setup = Setup { api: config(), engine: small_engine() };
+    let miscounts = Arc::new(AtomicBool::new(false));
+    let inner = FakeModel::new(269, setup.engine.page_size, setup.engine.num_pages);
+    let model = Miscounting { inner, miscounts: Arc::clone(&miscounts) };
+    (Server::over(service(setup, Box::new(model))).await, miscounts)
+}
+
+/// Wait for the end of a restart.
+async fn settled(server: &Server) {
+    let wait = async {
+        while server.engine().metrics().state() == EngineState::Restarting {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+}
+
+/// The stream's text, from a server that fails as soon as it has begun.
+async fn interrupted(server: &Server, miscounts: &AtomicBool, path: &str, body: Value) -> String {
+    let answer = server.client.post(server.url(path)).json(&body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut pieces = answer.bytes_stream();
+    // Pieces of a socket may end inside a character.
+    let mut bytes = pieces.next().await.unwrap().unwrap().to_vec();
+    miscounts.store(true, Ordering::Release);
+    while let Some(piece) = pieces.next().await {
+        bytes.extend(piece.unwrap());
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn streams_end_with_an_error_and_the_engine_begins_anew() {
+    let (server, miscounts) = server().await;
+    let body = json!({"messages": user(&"a long prompt ".repeat(20)), "max_tokens": 700, "ignore_eos": true});
+    let text = interrupted(&server, &miscounts, "/v1/chat/completions", with(&body, json!({"stream": true}))).await;
+    let last = frames(&text).pop().unwrap();
+    assert_eq!(last["error"]["code"], 500, "{last}");
+    assert!(last["error"]["message"].as_str().unwrap().contains("the scheduler panicked"), "{last}");
+
+    settled(&server).await;
+    assert_eq!(server.get("/ready").await, (200, String::new()));
+    assert_eq!(server.get("/health").await.0, 200);
+    let answer = server.ok("/v1/chat/completions", with(&body, json!({"max_tokens": 3}))).await;
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0), 0, "{answer}");
+    let metrics = server.get("/metrics").await.1;
+    assert!(metrics.lines().any(|l| l.starts_with("sglang:engine_restarts_total{") && l.ends_with(" 1")), "{metrics}");
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn the_third_failure_is_the_last_and_probes_say_why() {
+    let (server, miscounts) = server().await;
+    let body = json!({"model": "m", "messages": user("x"), "max_tokens": 700, "ignore_eos": true, "stream": true});
+    for _ in 0..3 {
+        let text = interrupted(&server, &miscounts, "/v1/messages", body.clone()).await;
+        let last = events(&text).pop().unwrap();
+        assert_eq!((&last["type"], &last["error"]["type"]), (&json!("error"), &json!("api_error")), "{last}");
+        settled(&server).await;
+    }
+    server.is_clean().await;
+    for path in ["/ready", "/health"] {
+        let (status, reason) = server.get(path).await;
+        assert_eq!(status, 503, "{path}");
+        assert!(reason.contains("stays down"), "{path}: {reason}");
+    }
+    let (status, answer) = server.post("/v1/messages", body).await;
+    assert!(status == 503 && answer["error"]["message"].as_str().unwrap().contains("failed repeatedly"), "{answer}");
+    assert_eq!(server.get("/live").await.0, 200);
+}
