@@ -1,11 +1,9 @@
-//! Who may ask what: `--api-key` and `--admin-api-key`.
-//!
-//! Keys are compared in constant time, and by their digests, so that not even their lengths show.
+//! Who may ask what, by `--api-key`, `--api-key-file` and `--admin-api-key`, and who it is that asks.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::Next,
     response::Response,
@@ -14,6 +12,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::{
+    caller::Caller,
     config::Secret,
     page,
     protocol::{ApiError, envelope::Envelope},
@@ -25,9 +24,10 @@ use crate::{
 const OPEN: &[&str] = &["/health", "/health_generate", "/health/progress", "/ready", "/live", "/metrics"];
 
 /// Paths that change the server for everybody.
-pub const ADMIN: &[&str] = &[
+pub(crate) const ADMIN: &[&str] = &[
     "/flush_cache",
     "/abort_request",
+    "/reload_api_keys",
     "/pause_generation",
     "/continue_generation",
     "/start_profile",
@@ -39,32 +39,41 @@ pub const ADMIN: &[&str] = &[
     "/set_trace_level",
 ];
 
-/// Let a request through if its key opens its path.
-pub async fn require_key(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+/// Let a request through if its key opens its path, and say who has sent it: [`Caller`].
+pub(crate) async fn require_key(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
     let config = &state.config;
     let (path, method) = (request.uri().path(), request.method());
-    let is_admin = ADMIN.contains(&path);
-    let key =
-        if is_admin { config.admin_api_key.as_ref().or(config.api_key.as_ref()) } else { config.api_key.as_ref() };
+    let keys = &state.keys;
+    let caller = match config.admin_api_key.as_ref().filter(|_| ADMIN.contains(&path)) {
+        Some(admin) => given(request.headers()).any(|key| is_same(key, admin)).then(Caller::default),
+        None if keys.are_required() => given(request.headers()).find_map(|key| keys.caller(key)),
+        None => Some(Caller::at_peer(request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()))),
+    };
     let is_page = !config.no_ui && page::is_open(method, path, request.headers());
     let open = *method == Method::OPTIONS || OPEN.contains(&path) || is_page;
-    match key {
-        Some(key) if !open && !is_opened_by(key, request.headers()) => refused(path),
-        _ => next.run(request).await,
+    match caller {
+        None if !open => refused(path),
+        caller => {
+            request.extensions_mut().insert(caller.unwrap_or_default());
+            next.run(request).await
+        }
     }
 }
 
-fn is_opened_by(key: &Secret, headers: &HeaderMap) -> bool {
-    let value = |name| headers.get(name).map(|value| value.as_bytes());
-    let bearer = value(header::AUTHORIZATION).and_then(|given| {
-        let (scheme, token) = given.split_at_checked(7)?;
+/// The keys that a request brings.
+fn given(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|given| {
+        let (scheme, token) = given.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
     });
     // Anthropic's clients send theirs in a header of its own; where they were told both a key and a token
     // they send both, and either may be the one that is meant for this server.
-    let given = bearer.into_iter().chain(headers.get("x-api-key").map(|value| value.as_bytes()));
-    let wanted = Sha256::digest(key.expose());
-    given.map(Sha256::digest).any(|given| given.ct_eq(&wanted).into())
+    bearer.into_iter().chain(headers.get("x-api-key").map(|value| value.as_bytes()))
+}
+
+/// In constant time, by digests, as [`ApiKeys`](crate::api_keys::ApiKeys) compares.
+fn is_same(given: &[u8], key: &Secret) -> bool {
+    Sha256::digest(given).ct_eq(&Sha256::digest(key.expose())).into()
 }
 
 fn refused(path: &str) -> Response {

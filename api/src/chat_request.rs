@@ -11,6 +11,7 @@ use quern_text::{
 use serde_json::Value;
 
 use crate::{
+    caller::Caller,
     chat_generation::ChatGeneration,
     constraint::ToolUse,
     generate::{GenerationSpec, Generations},
@@ -45,7 +46,9 @@ pub struct ChatRequest {
     pub refuses_excess: bool,
     /// Which log-probabilities to report.
     pub logprobs: Option<LogprobRequest>,
-    /// Prefixes are shared only within it.
+    /// Who wants it.
+    pub caller: Caller,
+    /// Prefixes are shared only within it, and among the caller's own.
     pub namespace: Option<Arc<str>>,
     /// Whether the answer streams.
     pub streams: bool,
@@ -87,6 +90,7 @@ impl ChatRequest {
             sampling: Arc::new(sampling),
             max_new_tokens,
             logprobs: self.logprobs,
+            caller: self.caller,
             namespace: self.namespace,
             sample_index: 0,
         };

@@ -1,6 +1,6 @@
 //! [`ApiConfig`]: what was decided for the API before it began, as plain data.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use quern_engine::LogprobsOf;
 use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
@@ -50,8 +50,13 @@ pub struct ApiConfig {
     pub stream_response_default_include_usage: bool,
     /// Path prefix a reverse proxy puts before every route.
     pub fastapi_root_path: String,
-    /// Key of ordinary endpoints.
-    pub api_key: Option<Secret>,
+    /// Keys of ordinary endpoints, each a tenant of its own; none: everybody may use them.
+    #[serde(serialize_with = "api_keys")]
+    pub api_key: Vec<Secret>,
+    /// A file of more of them, one a line.
+    pub api_key_file: Option<PathBuf>,
+    /// All keys share one cache of prefixes.
+    pub shared_prefix_cache: bool,
     /// Key of administrative endpoints.
     pub admin_api_key: Option<Secret>,
     /// Which web pages may use the server, and under which names.
@@ -98,6 +103,15 @@ fn logprobs_mode<S: Serializer>(value: &LogprobsOf, serializer: S) -> Result<S::
     serializer.serialize_str(name)
 }
 
+/// As SGLang shows its one key; several as a list.
+fn api_keys<S: Serializer>(keys: &[Secret], serializer: S) -> Result<S::Ok, S::Error> {
+    match keys {
+        [] => serializer.serialize_none(),
+        [key] => key.serialize(serializer),
+        keys => serializer.collect_seq(keys),
+    }
+}
+
 fn shown<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
@@ -124,7 +138,9 @@ impl Default for ApiConfig {
             logprobs_mode: LogprobsOf::default(),
             stream_response_default_include_usage: false,
             fastapi_root_path: String::new(),
-            api_key: None,
+            api_key: Vec::new(),
+            api_key_file: None,
+            shared_prefix_cache: false,
             admin_api_key: None,
             cross_origin: CrossOriginConfig::default(),
             no_ui: false,

@@ -17,6 +17,7 @@ use quern_text::{Detokenizer, GrammarSpec, StopMatcher, Stops};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::{
+    caller::Caller,
     grammars::Compiled,
     limits::{check_scores, check_stop_states, num_scores},
     live_ids::ClaimedIds,
@@ -47,7 +48,9 @@ pub struct GenerationSpec {
     pub max_new_tokens: usize,
     /// Which log-probabilities to report.
     pub logprobs: Option<LogprobRequest>,
-    /// Prefixes are shared only within it.
+    /// Who wants it.
+    pub caller: Caller,
+    /// Prefixes are shared only within it, and among the caller's own.
     pub namespace: Option<Arc<str>>,
     /// Which of its prompt's outputs this is: each draws its own tokens.
     pub sample_index: usize,
@@ -132,7 +135,8 @@ impl Generations {
         let stops = stops(state, &specs).await?;
         let grammars = grammars(state, &specs).await?;
         let (events, inbox) = mpsc::unbounded_channel();
-        let ids = ClaimedIds::claim(&state.ids, specs.iter().map(|spec| spec.id.clone()))?;
+        let ids =
+            ClaimedIds::claim(&state.ids, specs.iter().map(|spec| (spec.caller.owner().clone(), spec.id.clone())))?;
         let num_running = specs.len();
         let mut outputs = Vec::with_capacity(num_running);
         for (index, ((spec, stops), grammar)) in specs.into_iter().zip(stops).zip(grammars).enumerate() {
@@ -252,7 +256,7 @@ impl Generations {
 
 impl Output {
     fn of(state: &AppState, spec: GenerationSpec, stops: Arc<Stops>) -> Result<(Self, GenerateRequest), ApiError> {
-        let GenerationSpec { id, prompt, sampling, max_new_tokens, logprobs, namespace, sample_index } = spec;
+        let GenerationSpec { id, prompt, sampling, max_new_tokens, logprobs, caller, namespace, sample_index } = spec;
         if prompt.is_empty() {
             return Err(ApiError::invalid("The prompt is empty."));
         }
@@ -288,7 +292,8 @@ impl Output {
             stop_token_ids: stop_token_ids.to_vec(),
             ignore_eos: sampling.ignore_eos,
             logprobs,
-            namespace,
+            tenant: caller.tenant().clone(),
+            namespace: caller.namespace(namespace, state.config.shared_prefix_cache),
             grammar: None,
         };
         Ok((output, request))
@@ -412,7 +417,9 @@ pub fn namespace(cache_salt: Option<&str>, extra_key: Option<&str>) -> Option<Ar
 
 fn submit_error(error: SubmitError) -> ApiError {
     match error {
+        SubmitError::ShareExceeded { .. } => ApiError::status(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
         SubmitError::QueueFull { .. }
+        | SubmitError::QueueFullOfTokens { .. }
         | SubmitError::Restarting
         | SubmitError::Unhealthy
         | SubmitError::ShuttingDown => ApiError::unavailable(error.to_string()),

@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod access_log;
+pub mod api_keys;
 pub mod app;
-pub mod auth;
+mod auth;
+pub mod caller;
 pub mod chat_generation;
 pub mod chat_request;
 pub mod clock;

@@ -11,6 +11,11 @@ use std::{
 use quern_engine::Aborter;
 use serde_json::Value;
 
+use crate::caller::Owner;
+
+/// Whose an answer is, and its id: nobody else finds it.
+type OwnedId = (Owner, String);
+
 /// The answers that are kept.
 #[derive(Debug)]
 pub struct ResponseStore {
@@ -18,14 +23,14 @@ pub struct ResponseStore {
     max_bytes: usize,
     kept: Mutex<Kept>,
     /// Answers that will be kept once they have ended, and how to abort them.
-    under_way: Mutex<HashMap<String, Vec<Aborter>>>,
+    under_way: Mutex<HashMap<OwnedId, Vec<Aborter>>>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     /// Each with its size as JSON.
-    by_id: HashMap<String, (Arc<StoredResponse>, usize)>,
-    oldest_first: VecDeque<String>,
+    by_id: HashMap<OwnedId, (Arc<StoredResponse>, usize)>,
+    oldest_first: VecDeque<OwnedId>,
     bytes: usize,
 }
 
@@ -50,12 +55,13 @@ impl ResponseStore {
     }
 
     /// Keep an answer. One that is larger than the whole store is not kept.
-    pub fn insert(&self, id: String, response: StoredResponse) {
+    pub fn insert(&self, owner: &Owner, id: String, response: StoredResponse) {
         let bytes = response.bytes();
         if self.max_entries == 0 || bytes > self.max_bytes {
             tracing::debug!("{id} is not stored: it has {bytes} bytes (--response-store-bytes {})", self.max_bytes);
             return;
         }
+        let id = (owner.clone(), id);
         let mut kept = self.lock();
         kept.remove(&id);
         while kept.by_id.len() >= self.max_entries || kept.bytes + bytes > self.max_bytes {
@@ -68,37 +74,40 @@ impl ResponseStore {
     }
 
     /// The answer of this id.
-    pub fn get(&self, id: &str) -> Option<Arc<StoredResponse>> {
-        self.lock().by_id.get(id).map(|(response, _)| Arc::clone(response))
+    pub fn get(&self, owner: &Owner, id: &str) -> Option<Arc<StoredResponse>> {
+        self.lock().by_id.get(&(owner.clone(), id.to_owned())).map(|(response, _)| Arc::clone(response))
     }
 
     /// Forget it. Says whether it was there.
-    pub fn remove(&self, id: &str) -> bool {
-        self.lock().remove(id)
+    pub fn remove(&self, owner: &Owner, id: &str) -> bool {
+        self.lock().remove(&(owner.clone(), id.to_owned()))
     }
 
     /// An answer that will be kept is under way, until [`ended`](Self::ended).
-    pub fn begun(&self, id: &str, aborters: Vec<Aborter>) {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), aborters);
+    pub fn begun(&self, owner: &Owner, id: &str, aborters: Vec<Aborter>) {
+        let id = (owner.clone(), id.to_owned());
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(id, aborters);
     }
 
     /// It has ended, or its client has gone.
-    pub fn ended(&self, id: &str) {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    pub fn ended(&self, owner: &Owner, id: &str) {
+        let id = (owner.clone(), id.to_owned());
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
     /// Abort the answer of exactly this id. Says whether it was under way.
-    pub fn cancel(&self, id: &str) -> bool {
+    pub fn cancel(&self, owner: &Owner, id: &str) -> bool {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(aborters) = under_way.get(id) else { return false };
+        let Some(aborters) = under_way.get(&(owner.clone(), id.to_owned())) else { return false };
         aborters.iter().for_each(Aborter::abort);
         true
     }
 
-    /// The part of this id of any answer's output.
-    pub fn item(&self, id: &str) -> Option<Value> {
+    /// The part of this id of any of the owner's answers.
+    pub fn item(&self, owner: &Owner, id: &str) -> Option<Value> {
         let kept = self.lock();
-        let mut items = kept.by_id.values().filter_map(|(response, _)| response.object["output"].as_array()).flatten();
+        let own = kept.by_id.iter().filter(|((whose, _), _)| whose == owner).map(|(_, (response, _))| response);
+        let mut items = own.filter_map(|response| response.object["output"].as_array()).flatten();
         items.find(|item| item["id"] == id).cloned()
     }
 
@@ -108,7 +117,7 @@ impl ResponseStore {
 }
 
 impl Kept {
-    fn remove(&mut self, id: &str) -> bool {
+    fn remove(&mut self, id: &OwnedId) -> bool {
         let Some((_, bytes)) = self.by_id.remove(id) else { return false };
         self.bytes -= bytes;
         self.oldest_first.retain(|other| other != id);
@@ -144,21 +153,21 @@ mod tests {
     fn the_oldest_make_room_by_number_and_by_bytes() {
         let store = ResponseStore::new(3, 100);
         for id in ["a", "b", "c", "d"] {
-            store.insert(id.into(), response(10));
+            store.insert(&None, id.into(), response(10));
         }
         let ids = |store: &ResponseStore| {
-            ["a", "b", "c", "d", "e", "f"].into_iter().filter(|id| store.get(id).is_some()).collect::<String>()
+            ["a", "b", "c", "d", "e", "f"].into_iter().filter(|id| store.get(&None, id).is_some()).collect::<String>()
         };
         assert_eq!(ids(&store), "bcd");
-        store.insert("e".into(), response(85));
+        store.insert(&None, "e".into(), response(85));
         assert_eq!(ids(&store), "de");
-        store.insert("f".into(), response(101));
+        store.insert(&None, "f".into(), response(101));
         assert_eq!(ids(&store), "de", "what never fits pushes nothing out");
-        assert!(store.remove("e") && !store.remove("e"));
+        assert!(store.remove(&None, "e") && !store.remove(&None, "e"));
         assert_eq!(store.lock().bytes, 10);
-        store.insert("d".into(), response(20));
+        store.insert(&None, "d".into(), response(20));
         assert_eq!((ids(&store).as_str(), store.lock().bytes), ("d", 20), "an id is kept once");
-        ResponseStore::new(0, 100).insert("a".into(), response(10));
+        ResponseStore::new(0, 100).insert(&None, "a".into(), response(10));
     }
 
     #[test]
@@ -166,6 +175,7 @@ mod tests {
         let store = ResponseStore::new(3, 1000);
         let item = json!({"id": "msg_1", "type": "message"});
         store.insert(
+            &None,
             "a".into(),
             StoredResponse {
                 object: json!({"output": [item]}),
@@ -174,7 +184,11 @@ mod tests {
                 input: Vec::new(),
             },
         );
-        assert_eq!(store.item("msg_1"), Some(item));
-        assert_eq!(store.item("msg_2"), None);
+        assert_eq!(store.item(&None, "msg_1"), Some(item));
+        assert_eq!(store.item(&None, "msg_2"), None);
+        let other = Some("key:other".into());
+        assert!(
+            store.item(&other, "msg_1").is_none() && store.get(&other, "a").is_none() && !store.remove(&other, "a")
+        );
     }
 }

@@ -13,6 +13,7 @@ use quern_text::{ChatTemplate, Tokenizer};
 use serde_json::Value;
 
 use crate::{
+    api_keys::ApiKeys,
     config::{ApiConfig, GrammarBackend, SamplingDefaults},
     grammars::Grammars,
     health_check::HealthCheck,
@@ -83,6 +84,8 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Memory for the bodies of requests.
     pub bodies: BodyMemory,
+    /// Keys of ordinary endpoints, and whom each stands for.
+    pub keys: ApiKeys,
     /// Ids of the requests that are alive.
     pub ids: Arc<LiveIds>,
     /// Answers that later requests may go on from.
@@ -131,6 +134,7 @@ impl AppState {
             eos_token_ids,
             chat_defaults,
             bodies: BodyMemory::new(config.max_request_bytes),
+            keys: ApiKeys::new(&config),
             ids: Arc::default(),
             responses: ResponseStore::new(config.response_store_entries, config.response_store_bytes),
             settings,

@@ -81,7 +81,7 @@ async fn pages_that_are_allowed_hear_what_they_asked_for() {
         ..allowed
     };
     // Browsers send no key with a preflight.
-    let api_key = Some(Secret::new("sesame"));
+    let api_key = vec![Secret::new("sesame")];
     let server = Server::with(ApiConfig { cross_origin: narrow, api_key, ..config() }, None).await;
     let preflight = ask(&server, Method::OPTIONS, "/v1/models", &asked).await;
     assert_eq!(preflight.status(), 200);

@@ -445,7 +445,7 @@ async fn bodies_must_be_json_of_the_right_kind_and_size() {
 #[tokio::test]
 async fn keys_open_what_they_should_and_nothing_else() {
     let key = |api: Option<&str>, admin: Option<&str>| ApiConfig {
-        api_key: api.map(Secret::new),
+        api_key: api.into_iter().map(Secret::new).collect(),
         admin_api_key: admin.map(Secret::new),
         ..config()
     };

@@ -410,7 +410,7 @@ async fn refusals_have_anthropics_form() {
 
 #[tokio::test]
 async fn keys_come_in_either_header() {
-    let server = Server::with(ApiConfig { api_key: Some(Secret::new("k")), ..config() }, None).await;
+    let server = Server::with(ApiConfig { api_key: vec![Secret::new("k")], ..config() }, None).await;
     for (header, value, wanted) in
         [("x-api-key", "k", 200), ("authorization", "Bearer k", 200), ("x-api-key", "no", 401), ("accept", "*/*", 401)]
     {
@@ -426,7 +426,7 @@ async fn keys_come_in_either_header() {
 
 #[tokio::test]
 async fn either_key_may_be_the_right_one() {
-    let server = Server::with(ApiConfig { api_key: Some(Secret::new("k")), ..config() }, None).await;
+    let server = Server::with(ApiConfig { api_key: vec![Secret::new("k")], ..config() }, None).await;
     for (token, key, wanted) in [("no", "k", 200), ("k", "no", 200), ("no", "no", 401)] {
         let post = server.client.post(server.url("/v1/messages/count_tokens")).bearer_auth(token);
         let answer = post.header("x-api-key", key).json(&ask()).send().await.unwrap();

@@ -57,7 +57,7 @@ async fn what_is_not_served_is_said_in_the_form_of_its_api() {
 
 #[tokio::test]
 async fn a_missing_key_is_said_in_the_form_of_the_api_whatever_the_addresss_form() {
-    let config = ApiConfig { api_key: Some(Secret::new("k")), ..parsing() };
+    let config = ApiConfig { api_key: vec![Secret::new("k")], ..parsing() };
     let server = Server::saying("Hi.", config).await;
     for (path, place) in [
         ("/v1/chat/completions", "/error/message"),

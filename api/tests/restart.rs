@@ -5,22 +5,21 @@ mod support;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::StreamExt;
 use quern_engine::{
     EngineState, ForwardBatch, ForwardError, Model, RowOutput, SampleBatch, StepOutput, fake::FakeModel,
 };
 use serde_json::{Value, json};
 use support::{Server, Setup, config, events, frames, service, small_engine, user, with};
 
-/// A model that returns a row too many when it is told to: an error of ours, at which the scheduler panics.
+/// A model that returns a row too many after so many steps, if not 0: an error of ours, at which the scheduler panics.
 struct Miscounting {
     inner: FakeModel,
-    miscounts: Arc<AtomicBool>,
+    steps_left: Arc<AtomicU64>,
 }
 
 impl Model for Miscounting {
@@ -30,19 +29,21 @@ impl Model for Miscounting {
 
     fn wait(&mut self) -> Result<StepOutput, ForwardError> {
         let mut output = self.inner.wait()?;
-        if self.miscounts.swap(false, Ordering::AcqRel) {
+        let left = self.steps_left.load(Ordering::Acquire);
+        self.steps_left.store(left.saturating_sub(1), Ordering::Release);
+        if left == 1 {
             output.rows.push(RowOutput::default());
         }
         Ok(output)
     }
 }
 
-async fn server() -> (Server, Arc<AtomicBool>) {
+async fn server() -> (Server, Arc<AtomicU64>) {
     let setup = Setup { api: config(), engine: small_engine() };
-    let miscounts = Arc::new(AtomicBool::new(false));
+    let steps_left = Arc::new(AtomicU64::new(0));
     let inner = FakeModel::new(269, setup.engine.page_size, setup.engine.num_pages);
-    let model = Miscounting { inner, miscounts: Arc::clone(&miscounts) };
-    (Server::over(service(setup, Box::new(model))).await, miscounts)
+    let model = Miscounting { inner, steps_left: Arc::clone(&steps_left) };
+    (Server::over(service(setup, Box::new(model))).await, steps_left)
 }
 
 /// Wait for the end of a restart.
@@ -55,25 +56,19 @@ async fn settled(server: &Server) {
     tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
 }
 
-/// The stream's text, from a server that fails as soon as it has begun.
-async fn interrupted(server: &Server, miscounts: &AtomicBool, path: &str, body: Value) -> String {
+/// The stream's text, from a server that fails some tokens after it has begun.
+async fn interrupted(server: &Server, steps_left: &AtomicU64, path: &str, body: Value) -> String {
+    steps_left.store(40, Ordering::Release);
     let answer = server.client.post(server.url(path)).json(&body).send().await.unwrap();
     assert_eq!(answer.status(), 200);
-    let mut pieces = answer.bytes_stream();
-    // Pieces of a socket may end inside a character.
-    let mut bytes = pieces.next().await.unwrap().unwrap().to_vec();
-    miscounts.store(true, Ordering::Release);
-    while let Some(piece) = pieces.next().await {
-        bytes.extend(piece.unwrap());
-    }
-    String::from_utf8(bytes).unwrap()
+    answer.text().await.unwrap()
 }
 
 #[tokio::test]
 async fn streams_end_with_an_error_and_the_engine_begins_anew() {
-    let (server, miscounts) = server().await;
+    let (server, steps_left) = server().await;
     let body = json!({"messages": user(&"a long prompt ".repeat(20)), "max_tokens": 700, "ignore_eos": true});
-    let text = interrupted(&server, &miscounts, "/v1/chat/completions", with(&body, json!({"stream": true}))).await;
+    let text = interrupted(&server, &steps_left, "/v1/chat/completions", with(&body, json!({"stream": true}))).await;
     let last = frames(&text).pop().unwrap();
     assert_eq!(last["error"]["code"], 500, "{last}");
     assert!(last["error"]["message"].as_str().unwrap().contains("the scheduler panicked"), "{last}");
@@ -90,10 +85,10 @@ async fn streams_end_with_an_error_and_the_engine_begins_anew() {
 
 #[tokio::test]
 async fn the_third_failure_is_the_last_and_probes_say_why() {
-    let (server, miscounts) = server().await;
+    let (server, steps_left) = server().await;
     let body = json!({"model": "m", "messages": user("x"), "max_tokens": 700, "ignore_eos": true, "stream": true});
     for _ in 0..3 {
-        let text = interrupted(&server, &miscounts, "/v1/messages", body.clone()).await;
+        let text = interrupted(&server, &steps_left, "/v1/messages", body.clone()).await;
         let last = events(&text).pop().unwrap();
         assert_eq!((&last["type"], &last["error"]["type"]), (&json!("error"), &json!("api_error")), "{last}");
         settled(&server).await;

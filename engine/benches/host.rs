@@ -41,6 +41,7 @@ fn measured(sequences: usize) -> (Vec<Duration>, Vec<Duration>) {
         num_pages: sequences * tokens.div_ceil(PAGE),
         max_running: sequences,
         max_queued: None,
+        max_queued_tokens: None,
         chunk_tokens: 1 << 20,
         max_prefill_tokens: 1 << 20,
         balanced_context: usize::MAX,

@@ -8,6 +8,7 @@ use crate::{
     scheduler::Scheduler,
     sequence::{Sequence, SequenceKey},
     step_plan::StepPlan,
+    tenant::Tenant,
 };
 
 /// Queued requests that are passed over in one step because another one is just computing the prefix
@@ -15,29 +16,36 @@ use crate::{
 const MAX_HELD_BACK: usize = 64;
 
 impl Scheduler {
-    /// Admit from the queue while there is budget, a place and, by estimate, room in the pool.
-    pub(crate) fn admit(&mut self, plan: &mut StepPlan, budget: &mut Budget) {
-        if budget.is_spent() || self.running.len() >= self.config.max_running {
+    /// Admit from the tenant's queue while there is budget, a place and, by estimate, room in the pool.
+    pub(crate) fn admit(&mut self, tenant: &Tenant, plan: &mut StepPlan, budget: &mut Budget) {
+        if budget.is_spent() || self.running.len() >= self.config.max_running || self.must_yield(tenant) {
             return;
         }
-        self.order_queue();
+        self.order_queue(tenant);
         let mut position = 0;
         while !budget.is_spent() && self.running.len() < self.config.max_running && position <= MAX_HELD_BACK {
-            let Some(&key) = self.waiting.get(position) else { break };
+            let Some(key) = self.waiting.get(tenant, position) else { break };
             if self.is_held_back(key) {
                 position += 1;
                 continue;
             }
             if !self.try_admit(key, plan) {
+                self.short_of_pages.get_or_insert_with(|| tenant.clone());
                 break;
             }
-            self.waiting.remove(position);
+            self.waiting.remove(tenant, key);
             self.waiting_tokens -= self.sequences[&key].tokens.len();
             self.plan_chunk(key, plan, budget);
         }
     }
 
-    fn order_queue(&mut self) {
+    /// Whether what fits into the pool is for a tenant before this one, which has more already.
+    fn must_yield(&self, tenant: &Tenant) -> bool {
+        let short = self.short_of_pages.as_ref().filter(|short| *short != tenant);
+        short.is_some_and(|short| self.num_places(tenant) > self.num_places(short))
+    }
+
+    fn order_queue(&mut self, tenant: &Tenant) {
         if self.config.policy != Policy::Lpm || self.waiting.len() > LPM_LIMIT || self.waiting.len() < 2 {
             return;
         }
@@ -46,11 +54,11 @@ impl Scheduler {
             let sequence = &sequences[key];
             cache.matched_tokens(sequence.namespace.as_ref(), &sequence.tokens)
         };
-        self.waiting.make_contiguous().sort_by_cached_key(|key| Reverse(matched(key)));
+        self.waiting.sort_by_cached_key(tenant, |key| Reverse(matched(key)));
     }
 
     /// Whether a running prompt is about to compute a page that this one could then reuse.
-    fn is_held_back(&self, key: SequenceKey) -> bool {
+    pub(crate) fn is_held_back(&self, key: SequenceKey) -> bool {
         if !self.config.prefix_cache {
             return false;
         }
@@ -104,9 +112,9 @@ impl Scheduler {
         sequence.lock = Some(lock);
         if !sequence.admitted {
             sequence.admitted = true;
+            sequence.sink.admitted();
             sequence.prompt_report.cached_tokens = cached;
             sequence.cached_tokens = cached;
-            self.stats.left_queue += 1;
             self.stats.prompt_tokens += sequence.prompt_len as u64;
             self.stats.cached_tokens += cached as u64;
         }

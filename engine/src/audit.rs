@@ -29,9 +29,10 @@ impl Scheduler {
         }
         assert_eq!(owners.len(), self.pool.total(), "free + cached + private pages, of all");
         assert_eq!(locks, self.cache.num_locks(), "locks that sequences hold, of those that are out");
-        let waiting_tokens: usize = self.waiting.iter().map(|key| self.sequences[key].tokens.len()).sum();
+        let waiting_tokens: usize = self.waiting.iter().map(|key| self.sequences[&key].tokens.len()).sum();
         assert_eq!(waiting_tokens, self.waiting_tokens, "tokens that wait");
         let queued = self.waiting.len() + self.running.len();
         assert_eq!(queued, self.sequences.len(), "waiting and running sequences, of all");
+        assert_eq!(self.shares.num_alive(), self.sequences.len(), "sequences of all tenants");
     }
 }

@@ -49,6 +49,13 @@ impl Budget {
         others
     }
 
+    /// Split off `tokens` at the beginning of a context, or all that is left.
+    pub(crate) fn part(&mut self, tokens: usize) -> Self {
+        let part = Self { left: (tokens as f64).min(self.left), ..*self };
+        self.left -= part.left;
+        part
+    }
+
     /// Take back what other prompts left of their part.
     pub(crate) fn join(&mut self, rest: Self) {
         self.left += rest.left;

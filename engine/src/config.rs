@@ -27,6 +27,8 @@ pub struct EngineConfig {
     pub max_running: usize,
     /// Most requests that wait; `None`: no bound here, the caller sets one.
     pub max_queued: Option<usize>,
+    /// Most prompt tokens of those that wait; `None` leaves the bound to the submitter.
+    pub max_queued_tokens: Option<usize>,
     /// Tokens of a step, decodes and prompt chunks together.
     pub chunk_tokens: usize,
     /// Prompt tokens of a step.

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, Receiver, Sender, TryRecvError},
     },
     thread,
@@ -22,9 +22,11 @@ use crate::{
     log::StepLog,
     metrics::{EngineMetrics, EngineState, MetricsSnapshot},
     request::{EventSink, FailCause, GenerateRequest, SubmitError, TokenEvent},
+    request_book::RequestBook,
     scheduler::{Incident, Scheduler},
     sequence::{Sequence, SequenceKey},
     step_plan::{StepMix, StepPlan},
+    tenant::{AbortScope, Tenant},
 };
 
 /// This many failures within [`FAILURE_WINDOW`], of steps and of the scheduler together, and the engine stays down.
@@ -38,7 +40,7 @@ enum EngineCommand {
     Submit(SequenceKey, Box<GenerateRequest>, Box<CountedSink>),
     Abort(SequenceKey),
     Close(SequenceKey),
-    AbortMatching(String),
+    AbortMatching(AbortScope),
     Flush(Sender<bool>),
     Shutdown,
 }
@@ -48,11 +50,9 @@ struct Shared {
     config: EngineConfig,
     metrics: EngineMetrics,
     next_key: AtomicU64,
-    /// Requests submitted that have not left the queue.
-    queued: AtomicUsize,
     accepting: AtomicBool,
     /// Requests submitted that have not ended.
-    alive: Mutex<usize>,
+    requests: Mutex<RequestBook>,
     idle: Condvar,
 }
 
@@ -116,6 +116,7 @@ impl Drop for RequestHandle {
 ///     num_pages: 64,
 ///     max_running: 4,
 ///     max_queued: None,
+///     max_queued_tokens: None,
 ///     chunk_tokens: 32,
 ///     max_prefill_tokens: 32,
 ///     balanced_context: 8192,
@@ -159,9 +160,8 @@ pub fn start_observed(
         config,
         metrics: EngineMetrics::default(),
         next_key: AtomicU64::new(0),
-        queued: AtomicUsize::new(0),
         accepting: AtomicBool::new(true),
-        alive: Mutex::new(0),
+        requests: Mutex::default(),
         idle: Condvar::new(),
     });
     let engine = Engine {
@@ -174,7 +174,6 @@ pub fn start_observed(
         step: 0,
         observer,
         log: StepLog::new(config),
-        left_queue: 0,
         last_step_s: 0.0,
         busy_s: 0.0,
         work: Work::default(),
@@ -189,7 +188,7 @@ impl EngineHandle {
     /// # Errors
     /// If the queue is full, the prompt is longer than the pool, or the engine takes no requests.
     pub fn submit(&self, request: GenerateRequest, sink: Box<dyn EventSink>) -> Result<RequestHandle, SubmitError> {
-        let Shared { config, queued, accepting, next_key, .. } = &*self.shared;
+        let Shared { config, accepting, next_key, .. } = &*self.shared;
         assert!(!request.prompt.is_empty(), "a prompt has at least one token");
         match self.shared.metrics.state() {
             EngineState::Serving => {}
@@ -203,15 +202,13 @@ impl EngineHandle {
         if prompt_tokens > pool_tokens {
             return Err(SubmitError::PromptTooLong { prompt_tokens, pool_tokens });
         }
-        let limit = config.max_queued.unwrap_or(usize::MAX);
-        let room = queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
-        room.map_err(|_| SubmitError::QueueFull { limit })?;
-        *self.shared.alive() += 1;
-        let sink = Box::new(CountedSink { sink, shared: Arc::clone(&self.shared), has_ended: false });
+        let tenant = request.tenant.clone();
+        self.shared.requests().begin(&tenant, prompt_tokens, config)?;
+        let shared = Arc::clone(&self.shared);
+        let sink = Box::new(CountedSink { sink, shared, tenant, prompt_tokens, in_queue: true, has_ended: false });
         let key = SequenceKey(next_key.fetch_add(1, Ordering::Relaxed));
         let command = EngineCommand::Submit(key, Box::new(request), sink);
         if let Err(mpsc::SendError(refused)) = self.commands.send(command) {
-            queued.fetch_sub(1, Ordering::AcqRel);
             if let EngineCommand::Submit(_, _, mut sink) = refused {
                 // The caller gets the error below instead.
                 sink.has_ended = true;
@@ -221,9 +218,9 @@ impl EngineHandle {
         Ok(RequestHandle { key, commands: self.commands.clone() })
     }
 
-    /// Abort every request whose id begins with `prefix`; the empty prefix aborts all.
-    pub fn abort(&self, prefix: &str) {
-        let _ = self.commands.send(EngineCommand::AbortMatching(prefix.into()));
+    /// Abort the requests that are meant, before the next step.
+    pub fn abort(&self, scope: AbortScope) {
+        let _ = self.commands.send(EngineCommand::AbortMatching(scope));
     }
 
     /// Drop all cached prefixes, if no request is alive; says whether it did. Waits for the engine to
@@ -245,8 +242,8 @@ impl EngineHandle {
 
     /// Wait until no request is alive, at most `timeout`; says whether that came true.
     pub fn wait_idle(&self, timeout: Duration) -> bool {
-        let alive = self.shared.alive();
-        let result = self.shared.idle.wait_timeout_while(alive, timeout, |alive| *alive > 0);
+        let requests = self.shared.requests();
+        let result = self.shared.idle.wait_timeout_while(requests, timeout, |requests| requests.num_alive() > 0);
         !result.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
@@ -263,12 +260,12 @@ impl EngineHandle {
 
     /// Requests submitted that have not been admitted yet.
     pub fn num_queued(&self) -> usize {
-        self.shared.queued.load(Ordering::Acquire)
+        self.shared.requests().num_waiting()
     }
 
     /// Requests submitted that have not ended.
     pub fn num_alive(&self) -> usize {
-        *self.shared.alive()
+        self.shared.requests().num_alive()
     }
 
     /// Sizes and limits.
@@ -278,8 +275,8 @@ impl EngineHandle {
 }
 
 impl Shared {
-    fn alive(&self) -> MutexGuard<'_, usize> {
-        self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+    fn requests(&self) -> MutexGuard<'_, RequestBook> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -289,13 +286,28 @@ impl Shared {
 struct CountedSink {
     sink: Box<dyn EventSink>,
     shared: Arc<Shared>,
+    tenant: Tenant,
+    prompt_tokens: usize,
+    in_queue: bool,
     has_ended: bool,
+}
+
+impl CountedSink {
+    fn leave_queue(&mut self) {
+        if std::mem::take(&mut self.in_queue) {
+            self.shared.requests().leave_queue(&self.tenant, self.prompt_tokens);
+        }
+    }
 }
 
 impl EventSink for CountedSink {
     fn send(&mut self, event: TokenEvent) {
         self.has_ended |= event.is_terminal();
         self.sink.send(event);
+    }
+
+    fn admitted(&mut self) {
+        self.leave_queue();
     }
 }
 
@@ -308,9 +320,10 @@ impl Drop for CountedSink {
             };
             self.send(TokenEvent::Failed(cause));
         }
-        let mut alive = self.shared.alive();
-        *alive -= 1;
-        if *alive == 0 {
+        self.leave_queue();
+        let mut requests = self.shared.requests();
+        requests.end(&self.tenant);
+        if requests.num_alive() == 0 {
             self.shared.idle.notify_all();
         }
     }
@@ -330,7 +343,6 @@ struct Engine {
     step: u64,
     observer: FailureObserver,
     log: StepLog,
-    left_queue: u64,
     last_step_s: f64,
     busy_s: f64,
     work: Work,
@@ -414,7 +426,7 @@ impl Engine {
                 }
                 EngineCommand::Abort(key) => self.scheduler.abort(key),
                 EngineCommand::Close(key) => self.scheduler.close(key),
-                EngineCommand::AbortMatching(prefix) => self.scheduler.abort_matching(&prefix),
+                EngineCommand::AbortMatching(scope) => self.scheduler.abort_matching(&scope),
                 EngineCommand::Flush(reply) => {
                     let flushed = self.scheduler.flush();
                     if flushed {
@@ -425,7 +437,6 @@ impl Engine {
                 }
                 EngineCommand::Shutdown => return Flow::Stop,
             }
-            self.note_left_queue();
         }
     }
 
@@ -516,14 +527,7 @@ impl Engine {
         (self.observer)(report);
     }
 
-    fn note_left_queue(&mut self) {
-        let left = self.scheduler.stats().left_queue;
-        self.shared.queued.fetch_sub((left - self.left_queue) as usize, Ordering::AcqRel);
-        self.left_queue = left;
-    }
-
     fn publish(&mut self) {
-        self.note_left_queue();
         self.shared.metrics.publish(MetricsSnapshot {
             scheduler: self.scheduler.stats(),
             gen_throughput: if self.scheduler.is_idle() { 0.0 } else { self.log.gen_throughput() },

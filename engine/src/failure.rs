@@ -4,7 +4,7 @@ use quern_model::ForwardBatch;
 
 use crate::{sequence::SequenceReport, step_plan::StepMix};
 
-/// Hears of internal errors, on the engine's thread: must not block.
+/// Receives internal errors, on the engine's thread: must not block.
 pub type FailureObserver = Box<dyn Fn(FailureReport) + Send>;
 
 /// Most seeds that a log line names.

@@ -11,6 +11,7 @@ mod budget;
 pub mod config;
 pub mod engine;
 pub mod failure;
+mod fair_shares;
 pub mod fake;
 pub mod kv_pool;
 pub mod log;
@@ -18,10 +19,15 @@ pub mod metrics;
 pub mod new_token_ratio;
 pub mod radix_cache;
 pub mod request;
+mod request_book;
 pub mod scheduler;
 pub mod sequence;
 pub mod stats;
 pub mod step_plan;
+mod step_turn;
+pub mod tenant;
+mod turns;
+mod waiting_queue;
 
 // Types of `backend` and `model` in this crate's interface, for crates that depend on neither.
 pub use quern_backend::{DeviceFault, LogitTask, LogprobsOf, RowOutput, RowTask, SamplingParams, TokenMask};
@@ -36,3 +42,4 @@ pub use request::{
     SubmitError, TokenEvent, TokenLogprobs,
 };
 pub use sequence::SequenceReport;
+pub use tenant::{AbortScope, Tenant};

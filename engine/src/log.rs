@@ -126,6 +126,7 @@ mod tests {
             num_pages: 100,
             max_running: 16,
             max_queued: None,
+            max_queued_tokens: None,
             chunk_tokens: 512,
             max_prefill_tokens: 512,
             balanced_context: 8192,

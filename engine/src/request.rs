@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use quern_backend::{SamplingParams, TokenMask};
 
+use crate::tenant::Tenant;
+
 /// A prompt and everything that decides what follows it. Already validated: ids are below the
 /// vocabulary, numbers within their ranges, the prompt is not empty and fits the context.
 pub struct GenerateRequest {
@@ -26,6 +28,8 @@ pub struct GenerateRequest {
     pub ignore_eos: bool,
     /// Which log-probabilities to report.
     pub logprobs: Option<LogprobRequest>,
+    /// Who it belongs to: tenants share the engine fairly.
+    pub tenant: Tenant,
     /// Prefixes are shared only among requests of the same namespace (cache salt, tenant).
     pub namespace: Option<Arc<str>>,
     /// A grammar to follow, asked for a mask before each token and told of each token.
@@ -45,6 +49,7 @@ impl GenerateRequest {
             stop_token_ids: Vec::new(),
             ignore_eos: true,
             logprobs: None,
+            tenant: Tenant::default(),
             namespace: None,
             grammar: None,
         }
@@ -92,6 +97,8 @@ pub struct GrammarError(pub String);
 pub trait EventSink: Send {
     /// Deliver one event. After `Finished` or `Failed` no other comes.
     fn send(&mut self, event: TokenEvent);
+    /// The request has left the queue for the first time; not called where it ends there.
+    fn admitted(&mut self) {}
 }
 
 impl TokenEvent {
@@ -212,6 +219,23 @@ pub enum SubmitError {
     /// `--max-queued-requests` are waiting.
     #[error("The request queue is full.")]
     QueueFull {
+        /// The limit.
+        limit: usize,
+    },
+    /// The queue is full, and the tenant has its share of it while others are served.
+    #[error(
+        "Too many of your requests are waiting: {waiting}, in a full queue that is shared by {tenants} clients. Try again \
+         when some of them are served."
+    )]
+    ShareExceeded {
+        /// Requests of the tenant that wait.
+        waiting: usize,
+        /// Tenants that have requests.
+        tenants: usize,
+    },
+    /// `--max-queued-tokens` are waiting.
+    #[error("The request queue is full: its prompts have {limit} tokens or almost as many.")]
+    QueueFullOfTokens {
         /// The limit.
         limit: usize,
     },

@@ -11,7 +11,7 @@
 //! bits, invariant I7). The oldest sequence is never retracted for another, so the system as a whole
 //! always moves.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use quern_backend::LogitFault;
 use quern_model::StepOutput;
@@ -20,6 +20,7 @@ use crate::{
     budget::Budget,
     config::EngineConfig,
     failure::FailureKind,
+    fair_shares::FairShares,
     kv_pool::KvPool,
     new_token_ratio::NewTokenRatio,
     radix_cache::{InsertOutcome, RadixCache},
@@ -27,7 +28,14 @@ use crate::{
     sequence::{Sequence, SequenceKey, SequenceReport},
     stats::SchedulerStats,
     step_plan::{SequencePart, StepPlan},
+    step_turn::StepTurn,
+    tenant::{AbortScope, Tenant},
+    waiting_queue::WaitingQueue,
 };
+
+/// A tenant that comes back after a pause may be served ahead of the others by so many steps full of tokens: the prompt
+/// of an agent, and not a queue of them.
+const CREDIT_STEPS: usize = 32;
 
 /// Owner of all sequences, the prefix tree and the pages.
 pub struct Scheduler {
@@ -36,11 +44,14 @@ pub struct Scheduler {
     pub(crate) cache: RadixCache,
     pub(crate) new_token_ratio: NewTokenRatio,
     pub(crate) sequences: HashMap<SequenceKey, Sequence>,
-    pub(crate) waiting: VecDeque<SequenceKey>,
+    pub(crate) waiting: WaitingQueue,
     /// Tokens of those that wait.
     pub(crate) waiting_tokens: usize,
     /// In order of admission: the front is the oldest.
     pub(crate) running: Vec<SequenceKey>,
+    pub(crate) shares: FairShares,
+    /// A tenant whose next request did not fit into the pool in the last step, while others had more than it.
+    pub(crate) short_of_pages: Option<Tenant>,
     pub(crate) stats: SchedulerStats,
     /// Internal errors of single sequences that nobody has asked for yet.
     incidents: Vec<Incident>,
@@ -70,9 +81,11 @@ impl Scheduler {
             cache: RadixCache::new(config.page_size),
             new_token_ratio: NewTokenRatio::new(config.conservativeness),
             sequences: HashMap::new(),
-            waiting: VecDeque::new(),
+            waiting: WaitingQueue::default(),
             waiting_tokens: 0,
             running: Vec::new(),
+            shares: FairShares::new(CREDIT_STEPS as u64 * chunk_tokens as u64),
+            short_of_pages: None,
             stats: SchedulerStats::default(),
             incidents: Vec::new(),
             config,
@@ -93,7 +106,6 @@ impl Scheduler {
         for (key, mut sequence) in sequences {
             if sequence.admitted || sequence.outlived_restart {
                 self.stats.failed += 1;
-                self.stats.left_queue += u64::from(!sequence.admitted);
                 lost.push(sequence);
                 continue;
             }
@@ -101,7 +113,8 @@ impl Scheduler {
             (sequence.lock, sequence.num_shared, sequence.num_computed) = (None, 0, 0);
             sequence.outlived_restart = true;
             self.waiting_tokens += sequence.tokens.len();
-            self.waiting.push_back(key);
+            self.shares.begin(&sequence.tenant);
+            self.waiting.push_back(&sequence.tenant, key);
             self.sequences.insert(key, sequence);
         }
         lost
@@ -120,9 +133,10 @@ impl Scheduler {
     /// Queue a request under a key that was never used before.
     pub fn submit(&mut self, key: SequenceKey, request: GenerateRequest, sink: Box<dyn EventSink>) {
         self.waiting_tokens += request.prompt.len();
+        self.shares.begin(&request.tenant);
+        self.waiting.push_back(&request.tenant, key);
         let earlier = self.sequences.insert(key, Sequence::new(request, sink));
         assert!(earlier.is_none(), "{key:?} is used twice");
-        self.waiting.push_back(key);
     }
 
     /// End a request now; unknown and ended ones are left alone.
@@ -137,9 +151,9 @@ impl Scheduler {
         }
     }
 
-    /// End every request whose id begins with `prefix`.
-    pub fn abort_matching(&mut self, prefix: &str) {
-        let matching = self.sequences.iter().filter(|(_, s)| s.id.starts_with(prefix)).map(|(&key, _)| key);
+    /// End every request that is meant.
+    pub fn abort_matching(&mut self, scope: &AbortScope) {
+        let matching = self.sequences.iter().filter(|(_, s)| scope.contains(&s.tenant, &s.id)).map(|(&key, _)| key);
         for key in sorted(matching) {
             self.abort(key);
         }
@@ -195,14 +209,15 @@ impl Scheduler {
     pub fn schedule(&mut self) -> Option<StepPlan> {
         loop {
             let mut plan = StepPlan::default();
-            self.plan_decodes(&mut plan);
+            let turn = self.next_turn();
+            self.plan_decodes(&turn, &mut plan);
             let decodes = plan.mix.decodes;
             let tokens = self.config.chunk_tokens.saturating_sub(decodes).min(self.config.max_prefill_tokens);
             let budget = match decodes {
                 0 => Budget::flat(tokens),
                 _ => Budget::weighed(tokens, self.config.balanced_context),
             };
-            self.plan_prompts(&mut plan, budget);
+            self.plan_tenants(&turn, &mut plan, budget);
             let broken = std::mem::take(&mut plan.broken);
             let room_was_made = !broken.is_empty();
             for (key, error) in broken {
@@ -216,11 +231,12 @@ impl Scheduler {
             }
             // Nothing fits. With sequences running, none of them can get a page: make room by
             // retracting the youngest. With none running, the head of the queue fits nowhere.
-            match (self.running.len(), self.waiting.front().copied()) {
+            let head = turn.order.first().and_then(|tenant| self.waiting.get(tenant, 0));
+            match (self.running.len(), head) {
                 (0, None) => return None,
                 (0, Some(head)) => self.fail_oversized(head),
                 (1, _) => self.fail_oversized(self.running[0]),
-                _ => self.retract_youngest(),
+                _ => self.retract_one(1),
             }
         }
     }
@@ -265,17 +281,17 @@ impl Scheduler {
     // ── planning ────────────────────────────────────────────────────────────────────────────────────
 
     /// One token of every sequence that is one behind, oldest first.
-    fn plan_decodes(&mut self, plan: &mut StepPlan) {
+    fn plan_decodes(&mut self, turn: &StepTurn, plan: &mut StepPlan) {
         let mut index = 0;
         while index < self.running.len() {
             let key = self.running[index];
             let sequence = &self.sequences[&key];
-            if sequence.is_decoding() {
+            if sequence.is_decoding() && !turn.paused.contains(&key) {
                 let end = sequence.tokens.len();
-                // A page may have to be taken from the youngest, which comes after this one: nothing
-                // that is planned already is retracted.
+                // A page may have to be taken from one that comes after this one: nothing that is planned already is
+                // retracted.
                 while self.grow(key, end) < end && self.running.len() > index + 1 {
-                    self.retract_youngest();
+                    self.retract_one(index + 1);
                 }
                 if self.grow(key, end) == end && self.plan(key, end, plan) {
                     plan.mix.decodes += 1;
@@ -285,10 +301,13 @@ impl Scheduler {
         }
     }
 
-    /// Chunks of prompts. The oldest has most of the budget; a part is for those behind it, the ones with
+    /// Chunks of a tenant's prompts. The oldest has most of the budget; a part is for those behind it, the ones with
     /// the least to compute first, so that a long prompt does not hold up the short ones that come later.
-    fn plan_prompts(&mut self, plan: &mut StepPlan, mut budget: Budget) {
-        let is_prompt = |key: &SequenceKey| !self.sequences[key].is_decoding();
+    pub(crate) fn plan_prompts(&mut self, tenant: &Tenant, plan: &mut StepPlan, budget: &mut Budget) {
+        let is_prompt = |key: &SequenceKey| {
+            let sequence = &self.sequences[key];
+            sequence.tenant == *tenant && !sequence.is_decoding()
+        };
         let mut prompts: Vec<_> = self.running.iter().copied().filter(is_prompt).collect();
         if !prompts.is_empty() {
             let oldest = prompts.remove(0);
@@ -298,11 +317,11 @@ impl Scheduler {
             for key in prompts {
                 self.plan_chunk(key, plan, &mut others);
             }
-            self.admit(plan, &mut others);
+            self.admit(tenant, plan, &mut others);
             budget.join(others);
-            self.plan_chunk(oldest, plan, &mut budget);
+            self.plan_chunk(oldest, plan, budget);
         } else {
-            self.admit(plan, &mut budget);
+            self.admit(tenant, plan, budget);
         }
     }
 
@@ -338,12 +357,35 @@ impl Scheduler {
     /// See [`StepPlan::add`].
     fn plan(&mut self, key: SequenceKey, end: usize, plan: &mut StepPlan) -> bool {
         let sequence = self.sequences.get_mut(&key).expect("planned sequences are alive");
-        plan.add(key, sequence, end, self.config.page_size)
+        let tokens = end - sequence.num_computed;
+        let is_planned = plan.add(key, sequence, end, self.config.page_size);
+        if is_planned {
+            sequence.last_step = self.stats.steps;
+            self.shares.charge(&sequence.tenant, tokens);
+        }
+        is_planned
     }
 
-    /// Take the pages of the youngest running sequence and queue it again, in front.
-    fn retract_youngest(&mut self) {
-        let key = self.running.pop().expect("only called while sequences run");
+    /// Retract a sequence for want of pages, of those that run from `first` on: the youngest of the tenant that has
+    /// most of them.
+    fn retract_one(&mut self, first: usize) {
+        let mut counts: BTreeMap<&Tenant, usize> = BTreeMap::new();
+        for key in &self.running[first..] {
+            *counts.entry(&self.sequences[key].tenant).or_default() += 1;
+        }
+        let youngest_of = |tenant: &Tenant| self.running.iter().rposition(|key| self.sequences[key].tenant == *tenant);
+        let most = counts.iter().map(|(tenant, count)| (*count, youngest_of(tenant))).max();
+        let (_, youngest) = most.expect("only called while sequences run");
+        self.retract(youngest.expect("a tenant that is counted has one"));
+        let running = || self.running.iter().map(|key| &self.sequences[key]);
+        let decoded = running().map(Sequence::num_output).sum();
+        let allowed = running().map(|s| s.max_new_tokens).fold(0, usize::saturating_add);
+        self.new_token_ratio.raise(decoded, allowed, self.running.len());
+    }
+
+    /// Take the pages of the sequence at `index` of those that run, and queue it again before its tenant's others.
+    pub(crate) fn retract(&mut self, index: usize) {
+        let key = self.running.remove(index);
         let available = self.pool.num_free() + self.cache.num_evictable();
         self.release(key);
         let gained = self.pool.num_free() + self.cache.num_evictable() - available;
@@ -355,12 +397,8 @@ impl Scheduler {
         }
         sequence.sink.send(TokenEvent::Retracted);
         self.waiting_tokens += sequence.tokens.len();
-        self.waiting.push_front(key);
+        self.waiting.push_front(&sequence.tenant, key);
         self.stats.retractions += 1;
-        let running = || self.running.iter().map(|key| &self.sequences[key]);
-        let decoded = running().map(Sequence::num_output).sum();
-        let allowed = running().map(|s| s.max_new_tokens).fold(0, usize::saturating_add);
-        self.new_token_ratio.raise(decoded, allowed, self.running.len());
     }
 
     // ── results ─────────────────────────────────────────────────────────────────────────────────────
@@ -485,15 +523,11 @@ impl Scheduler {
                 self.running.remove(index);
             }
             None => {
-                // The queue may be long: it is searched only for those that are in it.
-                let index = self.waiting.iter().position(|&k| k == key);
-                self.waiting.remove(index.expect("what is alive and does not run waits"));
+                self.waiting.remove(&sequence.tenant, key);
                 self.waiting_tokens -= sequence.tokens.len();
             }
         }
-        if !sequence.admitted {
-            self.stats.left_queue += 1;
-        }
+        self.shares.end(&sequence.tenant);
         sequence.sink.send(event);
     }
 

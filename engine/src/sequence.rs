@@ -13,6 +13,7 @@ use crate::{
     request::{
         EventSink, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport, TokenLogprobs,
     },
+    tenant::Tenant,
 };
 
 /// Names a sequence for as long as the engine lives.
@@ -41,6 +42,10 @@ pub struct Sequence {
     pub num_shared: usize,
     /// The claim on those; present while the sequence runs.
     pub lock: Option<PrefixLock>,
+    /// Who it belongs to.
+    pub tenant: Tenant,
+    /// The step that it was last part of.
+    pub last_step: u64,
     /// Namespace of its prefixes.
     pub namespace: Option<Arc<str>>,
     /// Most output tokens.
@@ -111,6 +116,8 @@ impl Sequence {
             pages: Vec::new(),
             num_shared: 0,
             lock: None,
+            tenant: request.tenant,
+            last_step: 0,
             namespace: request.namespace,
             max_new_tokens: request.max_new_tokens,
             ignore_eos: request.ignore_eos,

@@ -39,6 +39,4 @@ pub struct SchedulerStats {
     pub aborted: u64,
     /// Requests that failed otherwise.
     pub failed: u64,
-    /// Requests that have left the queue for the first time, or ended in it.
-    pub left_queue: u64,
 }

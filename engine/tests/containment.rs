@@ -28,6 +28,7 @@ fn config() -> EngineConfig {
         num_pages: 256,
         max_running: 8,
         max_queued: None,
+        max_queued_tokens: None,
         chunk_tokens: 32,
         max_prefill_tokens: 32,
         balanced_context: 8192,

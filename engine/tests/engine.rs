@@ -15,6 +15,7 @@ use quern_engine::{
     SubmitError, TokenEvent,
     fake::{FakeModel, StepHook},
     start,
+    tenant::{AbortScope, Tenant},
 };
 use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepCost, StepShape, Work};
 use serde_json::json;
@@ -27,6 +28,7 @@ fn config() -> EngineConfig {
         num_pages: 256,
         max_running: 8,
         max_queued: Some(4),
+        max_queued_tokens: None,
         chunk_tokens: 32,
         max_prefill_tokens: 32,
         balanced_context: 8192,
@@ -58,6 +60,7 @@ fn request(id: &str, prompt_len: u32, max_new_tokens: usize) -> GenerateRequest 
         stop_token_ids: Vec::new(),
         ignore_eos: true,
         logprobs: None,
+        tenant: Tenant::default(),
         namespace: None,
         grammar: None,
     }
@@ -246,7 +249,7 @@ fn abort_by_prefix_ends_only_those() {
     let engine = engine(config(), Some(hook));
     let (_a, a) = submit(&engine, request("chat-1", 8, 5)).expect("accepted");
     let (_b, b) = submit(&engine, request("eval-1", 8, 5)).expect("accepted");
-    engine.abort("chat");
+    engine.abort(AbortScope::Prefix("chat".into()));
     drop(open);
     assert_eq!(terminal(&a), TokenEvent::Failed(FailCause::Aborted));
     assert_eq!(terminal(&b), TokenEvent::Finished(FinishReason::Length));

@@ -1,9 +1,10 @@
-//! What a long prompt costs others: streams beside it, and prompts that come behind it.
+//! What a long prompt costs others: streams beside it, and prompts that come behind it. What a flood costs other tenants.
 
 use std::sync::mpsc::{self, Receiver};
 
 use quern_engine::{
-    EngineConfig, GenerateRequest, Policy, TokenEvent, fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey,
+    EngineConfig, GenerateRequest, Policy, Tenant, TokenEvent, fake::FakeModel, scheduler::Scheduler,
+    sequence::SequenceKey,
 };
 use quern_model::{Model, StepCost};
 
@@ -18,11 +19,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let config = EngineConfig {
+        Self::with(EngineConfig {
             page_size: 4,
             num_pages: 4096,
             max_running: 8,
             max_queued: None,
+            max_queued_tokens: None,
             chunk_tokens: CHUNK,
             max_prefill_tokens: CHUNK,
             balanced_context: 1000,
@@ -31,18 +33,25 @@ impl World {
             prefix_cache: true,
             conservativeness: 1.0,
             decode_log_interval: 40,
-        };
+        })
+    }
+
+    fn with(config: EngineConfig) -> Self {
         let model = FakeModel::new(97, config.page_size, config.num_pages);
         Self { scheduler: Scheduler::new(config), model, keys: 0 }
     }
 
     fn submit(&mut self, prompt_len: usize, max_new_tokens: usize) -> Receiver<TokenEvent> {
+        self.submit_for(Tenant::default(), prompt_len, max_new_tokens)
+    }
+
+    fn submit_for(&mut self, tenant: Tenant, prompt_len: usize, max_new_tokens: usize) -> Receiver<TokenEvent> {
         let (events, heard) = mpsc::channel();
         self.keys += 1;
         let request = GenerateRequest {
             id: self.keys.to_string(),
             // No two prompts share a beginning.
-            prompt: (0..prompt_len as u32).map(|i| (i * 7 + self.keys as u32) % 97).collect(),
+            prompt: (0..prompt_len as u32).map(|i| (i * 7 + (self.keys as u32 >> (i % 12)) * 31) % 97).collect(),
             sampling: Default::default(),
             seed: 1,
             max_new_tokens,
@@ -50,6 +59,7 @@ impl World {
             stop_token_ids: Vec::new(),
             ignore_eos: true,
             logprobs: None,
+            tenant,
             namespace: None,
             grammar: None,
         };
@@ -121,4 +131,116 @@ fn a_short_prompt_does_not_wait_for_a_long_one_before_it() {
         assert_eq!(world.step(), CHUNK, "both fill the step");
     }
     assert_eq!((tokens(&short), tokens(&long)), (1, 0));
+}
+
+/// Chunks, places and pages as a server has them, a quarter as many.
+fn served() -> EngineConfig {
+    EngineConfig {
+        page_size: 16,
+        num_pages: 2000,
+        max_running: 64,
+        max_queued: None,
+        max_queued_tokens: None,
+        chunk_tokens: 128,
+        max_prefill_tokens: 16_384,
+        balanced_context: 8192,
+        cost: StepCost::default(),
+        policy: Policy::Fcfs,
+        prefix_cache: true,
+        conservativeness: 1.0,
+        decode_log_interval: 40,
+    }
+}
+
+/// Steps, and tokens of steps, until the first token of a request that comes in the middle of a step.
+fn first_token(world: &mut World, tenant: &Tenant, prompt_len: usize) -> (usize, usize) {
+    let (mut steps, mut work) = (0, 0);
+    let mut heard = None;
+    if !world.scheduler.is_idle() {
+        let plan = world.scheduler.schedule().expect("there is work");
+        work += plan.batch.token_ids.len() / 2;
+        heard = Some(world.submit_for(tenant.clone(), prompt_len, 8));
+        world.model.launch(&plan.batch, &plan.samples);
+        let output = world.model.wait().unwrap();
+        world.scheduler.commit(plan, output);
+    }
+    let heard = heard.unwrap_or_else(|| world.submit_for(tenant.clone(), prompt_len, 8));
+    let mut tokens_heard = 0;
+    while tokens_heard == 0 {
+        let plan = world.scheduler.schedule().expect("there is work");
+        (steps, work) = (steps + 1, work + plan.batch.token_ids.len());
+        world.model.launch(&plan.batch, &plan.samples);
+        let output = world.model.wait().unwrap();
+        world.scheduler.commit(plan, output);
+        tokens_heard = tokens(&heard);
+    }
+    // To its end, so that its next request is one more of a user who asks now and then.
+    while tokens_heard < 8 {
+        world.step();
+        tokens_heard += tokens(&heard);
+    }
+    (steps, work)
+}
+
+fn median(mut values: Vec<usize>) -> usize {
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+#[test]
+fn a_flood_of_a_thousand_streams_does_not_double_another_tenants_first_token() {
+    let user = Tenant::new("user");
+    for (prompt_len, most_work) in [(100, 3.0), (250, 2.0), (700, 2.0)] {
+        let measured = |flood: usize| {
+            let mut world = World::with(served());
+            let streams: Vec<_> = (0..flood).map(|_| world.submit_for(Tenant::new("flood"), 60, 300)).collect();
+            for _ in 0..100 * flood.min(1) {
+                world.step();
+            }
+            let all: Vec<_> = (0..11).map(|_| first_token(&mut world, &user, prompt_len)).collect();
+            let (steps, work) = all.into_iter().unzip();
+            let flooded: usize = streams.iter().map(tokens).sum();
+            assert!(flood == 0 || flooded > 1000, "the flood is served as well");
+            world.scheduler.check();
+            (median(steps), median(work))
+        };
+        let (alone, beside) = (measured(0), measured(1000));
+        println!("{prompt_len}: {alone:?} alone, {beside:?} beside the flood");
+        assert!(beside.0 < 2 * alone.0, "{prompt_len} tokens: {beside:?} steps and tokens beside it, {alone:?} alone");
+        // What steps take is their tokens. A short prompt waits for the step that is under way, which has more than it.
+        let work = beside.1 as f64 / alone.1 as f64;
+        assert!(work < most_work, "{prompt_len} tokens: {beside:?} steps and tokens beside it, {alone:?} alone");
+    }
+}
+
+#[test]
+fn a_pool_that_is_full_of_one_tenants_pages_has_room_for_another() {
+    let mut world = World::with(EngineConfig { num_pages: 300, ..served() });
+    let streams: Vec<_> = (0..200).map(|_| world.submit_for(Tenant::new("flood"), 60, 2000)).collect();
+    for _ in 0..400 {
+        world.step();
+    }
+    let (steps, _) = first_token(&mut world, &Tenant::new("user"), 700);
+    assert!(steps < 40, "{steps} steps");
+    assert!(streams.iter().map(tokens).sum::<usize>() > 800);
+    world.scheduler.check();
+}
+
+#[test]
+fn tenants_that_want_all_they_can_get_have_equal_shares() {
+    let mut world = World::with(served());
+    let tenants = ["many", "few"].map(Tenant::new);
+    let heard = [(200, 50), (40, 400)].map(|(count, prompt_len)| (count, prompt_len));
+    let mut streams = Vec::new();
+    for (tenant, (count, prompt_len)) in tenants.iter().zip(heard) {
+        let own: Vec<_> = (0..count).map(|_| world.submit_for(tenant.clone(), prompt_len, 500)).collect();
+        streams.push(own);
+    }
+    for _ in 0..800 {
+        world.step();
+    }
+    let [many, few] = [0, 1].map(|index: usize| streams[index].iter().map(tokens).sum::<usize>() as f64);
+    println!("{many} and {few} tokens");
+    assert!((0.6..1.7).contains(&(many / few)), "{many} and {few} tokens");
+    world.scheduler.check();
 }

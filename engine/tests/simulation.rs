@@ -19,8 +19,8 @@ use std::{
 
 use quern_backend::{Collective, DeviceFault, LogitFault, Lost, Rank, RowTask, SamplingParams, TokenCounts, TokenMask};
 use quern_engine::{
-    EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy, TokenEvent,
-    fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey, stats::SchedulerStats,
+    AbortScope, EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy,
+    Tenant, TokenEvent, fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey, stats::SchedulerStats,
 };
 use quern_model::{Model, Ranks, StepCost};
 
@@ -106,7 +106,7 @@ enum Ending {
 }
 
 impl RequestSpec {
-    fn request(&self, id: String) -> GenerateRequest {
+    fn request(&self, id: String, tenant: Tenant) -> GenerateRequest {
         GenerateRequest {
             id,
             prompt: self.prompt.clone(),
@@ -117,6 +117,7 @@ impl RequestSpec {
             stop_token_ids: self.stops.clone(),
             ignore_eos: self.ignore_eos,
             logprobs: self.scores_from.map(|from| LogprobRequest { prompt_from: Some(from), top: 2, ids: vec![1] }),
+            tenant,
             namespace: self.namespace.map(Into::into),
             grammar: self.counting.clone().map(|grammar| Box::new(grammar) as Box<dyn Grammar>),
         }
@@ -167,6 +168,7 @@ struct Weather {
     chunk: usize,
     balanced_context: usize,
     max_running: usize,
+    tenants: u32,
     policy: Policy,
     prefix_cache: bool,
     /// Percent of steps in which something is aborted.
@@ -185,6 +187,7 @@ const FAIR: Weather = Weather {
     chunk: 64,
     balanced_context: 64,
     max_running: 16,
+    tenants: 1,
     policy: Policy::Fcfs,
     prefix_cache: true,
     aborts: 0.0,
@@ -249,6 +252,7 @@ impl World {
             num_pages,
             max_running: weather.max_running,
             max_queued: None,
+            max_queued_tokens: None,
             chunk_tokens: weather.chunk,
             max_prefill_tokens: weather.chunk,
             balanced_context: weather.balanced_context,
@@ -335,7 +339,9 @@ impl World {
         let events = self.speak.clone();
         let sink =
             Box::new(move |event| events.send((key, event)).expect("the receiver lives as long as the scheduler"));
-        self.scheduler.submit(SequenceKey(key), spec.request(format!("r{key}-")), sink);
+        // Unequal crowds: half of all requests are the first's, a quarter the second's.
+        let tenant = Tenant::new(format!("t{}", self.rng.next().trailing_ones().min(self.weather.tenants - 1)));
+        self.scheduler.submit(SequenceKey(key), spec.request(format!("r{key}-"), tenant), sink);
         self.outcomes.insert(key, Outcome { spec, tokens: Vec::new(), prefilled: false, end: None });
     }
 
@@ -360,7 +366,7 @@ impl World {
         if self.rng.chance(50.0) {
             self.scheduler.abort(SequenceKey(key));
         } else {
-            self.scheduler.abort_matching(&format!("r{key}-"));
+            self.scheduler.abort_matching(&AbortScope::Prefix(format!("r{key}-")));
         }
     }
 
@@ -516,7 +522,7 @@ fn fair_weather_serves_everything_and_reuses_prefixes() {
 #[test]
 fn a_pool_hardly_larger_than_one_request_still_finishes_every_one() {
     // Admission takes next to nothing into account, so that sequences run into the wall and are retracted.
-    let tight = Weather { name: "tight", pool: 1.1, conservativeness: 0.05, ..FAIR };
+    let tight = Weather { name: "tight", tenants: 3, pool: 1.1, conservativeness: 0.05, ..FAIR };
     let (stats, world) = weather(tight, 40_000);
 
     assert_eq!(world.oversized, 0);
@@ -525,13 +531,13 @@ fn a_pool_hardly_larger_than_one_request_still_finishes_every_one() {
 
 #[test]
 fn aborts_at_any_moment_return_every_page() {
-    let (stats, world) = weather(Weather { name: "aborts", aborts: 30.0, pool: 2.0, ..FAIR }, 40_000);
+    let (stats, world) = weather(Weather { name: "aborts", tenants: 5, aborts: 30.0, pool: 2.0, ..FAIR }, 40_000);
     assert!(stats.aborted > 1000 && world.finished > 1000, "{stats:?}");
 }
 
 #[test]
 fn failing_steps_fail_their_sequences_and_nobody_else() {
-    let (stats, world) = weather(Weather { name: "faults", faults: 3.0, aborts: 5.0, ..FAIR }, 20_000);
+    let (stats, world) = weather(Weather { name: "faults", tenants: 2, faults: 3.0, aborts: 5.0, ..FAIR }, 20_000);
     assert!(stats.failed > 1000 && world.finished > 1000, "{stats:?}");
 }
 
@@ -550,9 +556,17 @@ fn the_longest_prefix_first_with_odd_pages_and_tiny_chunks() {
         chunk: 5,
         balanced_context: 3,
         max_running: 9,
+        tenants: 3,
         ..FAIR
     };
     weather(odd, 8_000);
+}
+
+#[test]
+fn tenants_that_share_few_places_all_get_what_they_would_get_alone() {
+    let shared = Weather { name: "tenants", tenants: 4, max_running: 5, chunk: 16, pool: 2.5, ..FAIR };
+    let (stats, world) = weather(shared, 20_000);
+    assert!(stats.retractions > 100 && world.oversized == 0, "{stats:?}");
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn engine(backend: CpuBackend, tokens: usize, weighed: bool) -> EngineHandle {
         num_pages: (tokens + STREAMS * 100_000) / PAGE,
         max_running: 32,
         max_queued: None,
+        max_queued_tokens: None,
         chunk_tokens: CHUNK,
         max_prefill_tokens: 16_384,
         balanced_context: if weighed { balanced_context } else { usize::MAX },

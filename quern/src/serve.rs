@@ -97,7 +97,7 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
     let listener = address.listen()?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
     tracing::info!("Listening on http://{address} (press CTRL+C to stop)");
-    if !listen::is_loopback(address) && state.config.api_key.is_none() {
+    if !listen::is_loopback(address) && !state.keys.are_required() {
         tracing::warn!(
             "everyone who can reach {address} may use this server: there is no --api-key (--host 127.0.0.1 keeps it to \
              this machine)"

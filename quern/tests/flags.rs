@@ -135,11 +135,11 @@ fn built_flags_parse() {
          qwen3_coder",
         "--model-path m --tokenizer-path t --revision v1 --download-dir /d --load-format dummy --dtype bfloat16",
         "--json-model-override-args {\"a\":1} --quantization fp8 --kv-cache-dtype bf16 --served-model-name n",
-        "--host 0.0.0.0 --port 0 --fastapi-root-path /api --api-key k --admin-api-key a --skip-server-warmup",
+        "--host 0.0.0.0 --port 0 --fastapi-root-path /api --api-key k,l --api-key m --shared-prefix-cache --admin-api-key a --skip-server-warmup",
         "--chat-template f.jinja --hf-chat-template-name n --default-chat-template-kwargs {} --weight-version w",
         "--sampling-defaults openai --preferred-sampling-params {\"top_k\":1} --allow-auto-truncate",
         "--stream-interval 4 --incremental-streaming-output --stream-response-default-include-usage",
-        "--mem-fraction-static 0.5 --max-running-requests 8 --max-queued-requests 9 --max-total-tokens 8Ki",
+        "--mem-fraction-static 0.5 --max-running-requests 8 --max-queued-requests 9 --max-queued-tokens 1Mi --max-total-tokens 8Ki",
         "--chunked-prefill-size -1 --max-prefill-tokens 1k --schedule-policy lpm --schedule-conservativeness 0.3",
         "--disable-radix-cache --random-seed 7 --cpu-threads 2 --cpu-isa scalar --weight-cache /c --drain-timeout 1.5",
         "--max-request-bytes 1Mi --max-connections 4 --max-connections-per-address 2 --request-read-timeout 3",
@@ -196,6 +196,23 @@ fn what_vllm_and_llama_server_call_our_flags_is_told() {
     assert_eq!(notes.len(), 8, "{notes:?}");
     assert!(notes.iter().any(|note| note.starts_with("--n-gpu-layers 99 changes nothing")), "{notes:?}");
     assert!(parse(&["-fa", "off"]).unwrap().compat.judge().unwrap()[0].starts_with("--flash-attn off changes nothing"));
+}
+
+#[test]
+fn keys_add_up_and_none_is_empty() {
+    let args = parse(&["--api-key", "a,b", "--api-key", "c"]).unwrap();
+    assert_eq!(args.api.server.api_key.iter().map(|key| key.expose()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert!(parse(&[]).unwrap().api.server.api_key.is_empty());
+    for words in [["--api-key", ""], ["--api-key", "a,,b"], ["--api-key-file", "/no/such/file"]] {
+        assert_eq!(status(&words), 2, "{words:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let words = ["--api-key-file", file.to_str().unwrap()];
+    std::fs::write(&file, "\n").unwrap();
+    assert_eq!(status(&words), 2, "a file without a key would let nobody in");
+    std::fs::write(&file, "one\ntwo\n").unwrap();
+    assert_eq!(parse(&words).unwrap().api.server.api_key_file.as_deref(), Some(file.as_path()));
 }
 
 #[test]

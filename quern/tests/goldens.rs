@@ -13,7 +13,9 @@ use std::{
 use networks::{Driver, Golden, fixtures, full_row, limits};
 use quern_backend::{KvFormat, LogitTask, Precision, RowTask, SamplingParams, conformance::Rng};
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
-use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, LogprobRequest, Policy, RequestHandle, TokenEvent};
+use quern_engine::{
+    EngineConfig, EngineHandle, GenerateRequest, LogprobRequest, Policy, RequestHandle, Tenant, TokenEvent,
+};
 use quern_model::{Checkpoint, CheckpointOptions, StepCost, StepLimits};
 
 /// Checkpoints, and of transformers' bf16 against its float32 the median over positions of the largest
@@ -145,6 +147,7 @@ fn engine(name: &str, precision: Precision, way: Way) -> EngineHandle {
         num_pages: way.num_tokens / way.page_size,
         max_running: way.max_running,
         max_queued: None,
+        max_queued_tokens: None,
         chunk_tokens: way.chunk_tokens,
         max_prefill_tokens: 16_384,
         balanced_context: 8192,
@@ -190,6 +193,7 @@ fn submit(engine: &EngineHandle, ask: &Ask) -> (RequestHandle, mpsc::Receiver<To
         stop_token_ids: Vec::new(),
         ignore_eos: true,
         logprobs: Some(LogprobRequest::default()),
+        tenant: Tenant::default(),
         namespace: None,
         grammar: None,
     };

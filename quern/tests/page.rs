@@ -132,7 +132,7 @@ async fn the_table_is_the_rules_own() {
 
 #[tokio::test]
 async fn with_a_key_the_files_are_open_and_the_rest_is_not() {
-    let server = Server::with(ApiConfig { api_key: Some(Secret::new("s3cret")), ..config() }, None).await;
+    let server = Server::with(ApiConfig { api_key: vec![Secret::new("s3cret")], ..config() }, None).await;
     for path in ["/", "/configure", "/configure/table", "/dashboard", "/ui/app.js"] {
         assert_eq!(get(&server, path, BROWSER).await.status(), 200, "{path}");
     }
@@ -158,7 +158,7 @@ async fn no_ui_leaves_the_api_alone() {
     for path in ["/configure", "/configure/table", "/dashboard", "/dashboard/events", "/ui/app.js"] {
         assert_eq!(get(&server, path, BROWSER).await.status(), 404, "{path}");
     }
-    let closed = ApiConfig { no_ui: true, api_key: Some(Secret::new("s3cret")), ..config() };
+    let closed = ApiConfig { no_ui: true, api_key: vec![Secret::new("s3cret")], ..config() };
     let server = Server::with(closed, None).await;
     assert_eq!(get(&server, "/", BROWSER).await.status(), 401);
 }

@@ -13,6 +13,7 @@ use super::{
     response_items::{Event, Items},
 };
 use crate::{
+    caller::Owner,
     chat_generation::{ChatGeneration, OutputDelta},
     clock::unix_seconds,
     logprobs,
@@ -32,6 +33,8 @@ use crate::{
 /// What an answer belongs to, for a request that goes on from it.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseContext {
+    /// Whose it is.
+    pub owner: Owner,
     /// The conversation before the answer, without instructions.
     pub history: Vec<Value>,
     /// Tools that came with it.
@@ -54,7 +57,7 @@ pub struct Responses {
 
 impl Drop for Responses {
     fn drop(&mut self) {
-        self.state.responses.ended(&self.id);
+        self.state.responses.ended(&self.context.owner, &self.id);
     }
 }
 
@@ -69,7 +72,7 @@ impl Responses {
         generation: &ChatGeneration,
     ) -> Self {
         if fields.store != Some(false) {
-            state.responses.begun(&id, generation.aborters());
+            state.responses.begun(&context.owner, &id, generation.aborters());
         }
         let (created, items) = (unix_seconds(), Items::new(functions));
         Self { id, created, fields, context, items, status: "in_progress", num_events: 0, state: Arc::clone(state) }
@@ -145,7 +148,7 @@ impl Responses {
         read.expect("what was written here can be read here");
         let input = self.fields.input.as_ref().map(items_of).unwrap_or_default();
         let response = StoredResponse { object: object.clone(), messages, tools: self.context.brought.clone(), input };
-        self.state.responses.insert(self.id.clone(), response);
+        self.state.responses.insert(&self.context.owner, self.id.clone(), response);
     }
 }
 

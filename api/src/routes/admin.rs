@@ -1,18 +1,21 @@
-//! What changes the server for everybody: `/flush_cache` and `/abort_request`.
+//! What changes the server: `/flush_cache`, `/abort_request` and `/reload_api_keys`.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Json, Router,
     extract::{Query, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use quern_engine::AbortScope;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    caller::Caller,
     protocol::{ApiError, Body},
     request_id::check_id,
     state::AppState,
@@ -26,7 +29,10 @@ const TRY_EVERY: Duration = Duration::from_millis(50);
 
 /// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
-    Router::new().route("/flush_cache", get(flush_cache).post(flush_cache)).route("/abort_request", post(abort_request))
+    Router::new()
+        .route("/flush_cache", get(flush_cache).post(flush_cache))
+        .route("/abort_request", post(abort_request))
+        .route("/reload_api_keys", post(reload_api_keys))
 }
 
 #[derive(Deserialize)]
@@ -62,20 +68,39 @@ struct AbortFields {
     abort_all: Option<bool>,
 }
 
-/// Abort the requests whose id begins with `rid`, or all of them.
+/// Abort the requests whose id begins with `rid`, or all of them, as SGLang does; for an ordinary one of several keys only
+/// its own, by whole ids.
 async fn abort_request(State(state): State<Arc<AppState>>, request: Request) -> Result<StatusCode, ApiError> {
+    let caller = Caller::of(&request);
     let body = Body::receive_optional(request, &state.config).await?;
     let AbortFields { rid, abort_all } = body.read()?;
-    match (rid, abort_all.unwrap_or(false)) {
-        (_, true) => state.engine.abort(""),
-        (Some(rid), false) if !rid.is_empty() => {
+    let own = caller.owner().as_ref().map(|_| caller.tenant().clone());
+    let scope = match (rid, abort_all.unwrap_or(false), own) {
+        (_, true, None) => AbortScope::Prefix(String::new()),
+        (_, true, Some(own)) => AbortScope::Own(own, None),
+        (Some(rid), false, own) if !rid.is_empty() => {
             check_id(&rid)?;
-            state.engine.abort(&rid);
+            match own {
+                None => AbortScope::Prefix(rid),
+                Some(own) => AbortScope::Own(own, Some(rid)),
+            }
         }
         // An empty prefix would abort everybody's requests; that must be said.
         _ => {
             return Err(ApiError::invalid("rid: an id, or its beginning, is wanted (or abort_all: true).").about("rid"));
         }
-    }
+    };
+    state.engine.abort(scope);
     Ok(StatusCode::OK)
+}
+
+/// Read `--api-key-file` again.
+async fn reload_api_keys(State(state): State<Arc<AppState>>) -> Result<Json<Value>, ApiError> {
+    if state.keys.file().is_none() {
+        return Err(ApiError::invalid("There is no --api-key-file to read again; --api-key needs a restart."));
+    }
+    let reloaded = tokio::task::spawn_blocking(move || state.keys.reload()).await.map_err(ApiError::internal)?;
+    let count = reloaded.map_err(|error| ApiError::internal(format!("the keys are as before: {error}")))?;
+    tracing::info!("--api-key-file is read again: {count} keys");
+    Ok(Json(json!({ "success": true, "keys": count })))
 }

@@ -10,6 +10,7 @@ use axum::{
 };
 
 use crate::{
+    caller::Caller,
     chat_request::ChatRequest,
     dialects::{OpenAiHead, chat::Chat},
     generate::namespace,
@@ -35,6 +36,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let caller = Caller::of(&request);
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let mut fields: ChatFields = body.read()?;
     body.refuse(UNSUPPORTED_FIELDS)?;
@@ -58,6 +60,7 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
         sampling,
         refuses_excess: true,
         logprobs: logprobs::chat_request(fields.logprobs.unwrap_or(false), fields.top_logprobs)?,
+        caller,
         namespace: namespace(fields.cache_salt.as_deref(), fields.extra_key.as_deref()),
         streams: fields.stream.unwrap_or(false),
     };

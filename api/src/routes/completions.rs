@@ -11,6 +11,7 @@ use axum::{
 use quern_text::fim_tokens;
 
 use crate::{
+    caller::Caller,
     chat_generation::ChatGeneration,
     dialects::{OpenAiHead, completions::Completions},
     fim::FimPrompt,
@@ -41,6 +42,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let caller = Caller::of(&request);
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: CompletionFields = body.read()?;
     body.refuse(UNSUPPORTED_FIELDS)?;
@@ -83,6 +85,7 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
             sampling: Arc::clone(&sampling),
             max_new_tokens,
             logprobs: logprobs.clone(),
+            caller: caller.clone(),
             namespace: namespace.clone(),
             sample_index: 0,
         };

@@ -12,6 +12,7 @@ use quern_engine::LogprobRequest;
 use serde_json::Value;
 
 use crate::{
+    caller::Caller,
     chat_generation::ChatGeneration,
     dialects::generate::{Native, OutputScores},
     generate::{GenerationSpec, Generations, namespace},
@@ -42,6 +43,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, NativeError> {
+    let caller = Caller::of(&request);
     let body = Body::receive(request, &state.config, ContentType::Any).await?;
     let mut fields: NativeFields = body.read()?;
     body.refuse(UNSUPPORTED_FIELDS)?;
@@ -90,6 +92,7 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
             sampling: Arc::clone(sampling),
             max_new_tokens,
             logprobs,
+            caller: caller.clone(),
             namespace: namespace(None, fields.extra_key.as_deref()),
             sample_index: 0,
         };

@@ -11,6 +11,7 @@ use axum::{
 use serde_json::Value;
 
 use crate::{
+    caller::Caller,
     chat_request::ChatRequest,
     dialects::infill::Infill,
     fim::FimPrompt,
@@ -39,6 +40,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let caller = Caller::of(&request);
     let (prompt, fields, sampling) = read(&state, request).await?;
     let prompts = prompt.ok_or_else(|| ApiError::schema("missing field `prompt`").about("prompt"))?;
     let mut prompts = Prompts::from_value(prompts).map_err(|cause| ApiError::schema(cause).about("prompt"))?;
@@ -47,7 +49,7 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
             format!("prompt: {} prompts; /completion answers one, /v1/completions several.", prompts.list.len());
         return Err(ApiError::invalid(message).about("prompt"));
     }
-    answer(state, fields, sampling, PromptSource::Raw(prompts.list.swap_remove(0))).await
+    answer(state, caller, fields, sampling, PromptSource::Raw(prompts.list.swap_remove(0))).await
 }
 
 /// What both read alike. `prompt` is read by each in its own way.
@@ -72,6 +74,7 @@ async fn read(state: &AppState, request: Request) -> Result<(Option<Value>, Infi
 }
 
 async fn infill(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let caller = Caller::of(&request);
     let (prompt, mut fields, sampling) = read(&state, request).await?;
     let prompt = match prompt {
         None => String::new(),
@@ -87,18 +90,19 @@ async fn infill(State(state): State<Arc<AppState>>, request: Request) -> Result<
     // llama.cpp's clients send the beginning of the line with the gap apart.
     let prefix = fields.input_prefix.take().unwrap_or_default() + &prompt;
     let suffix = fields.input_suffix.take().unwrap_or_default();
-    answer(state, fields, sampling, PromptSource::Fim(FimPrompt { prefix, suffix, files })).await
+    answer(state, caller, fields, sampling, PromptSource::Fim(FimPrompt { prefix, suffix, files })).await
 }
 
 async fn answer(
     state: Arc<AppState>,
+    caller: Caller,
     fields: InfillFields,
     sampling: SamplingFields,
     prompt: PromptSource,
 ) -> Result<Response, ApiError> {
     let watch = Stopwatch::start();
     let streams = fields.stream.unwrap_or(false);
-    let request = ChatRequest { id: new_id(), prompt, sampling, streams, ..ChatRequest::default() };
+    let request = ChatRequest { id: new_id(), caller, prompt, sampling, streams, ..ChatRequest::default() };
     let named = |error: ApiError| error.renamed("max_new_tokens", "n_predict").renamed("suffix", "input_prefix");
     let generation = request.begin(&state).await.map_err(named)?;
     let model = fields.model.unwrap_or_else(|| state.config.served_model_name.clone());

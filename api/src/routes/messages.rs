@@ -14,6 +14,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
+    caller::Caller,
     chat_request::ChatRequest,
     dialects::{NO_MODEL, messages::Messages},
     generate::namespace,
@@ -74,6 +75,7 @@ fn conversation(fields: &MessagesFields, continue_final_message: bool) -> Result
 
 /// What a request says, but for its messages.
 async fn read(state: &AppState, request: Request) -> Result<(MessagesFields, ChatRequest), MessagesError> {
+    let caller = Caller::of(&request);
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     if body.get("thread").is_some() {
         return Err(MessagesError::thread());
@@ -90,6 +92,7 @@ async fn read(state: &AppState, request: Request) -> Result<(MessagesFields, Cha
         tool_choice: fields.chat_tool_choice()?,
         parallel_tool_calls: fields.tool_choice.as_ref().and_then(|c| c.disable_parallel_tool_use).map(|off| !off),
         response_format: fields.chat_response_format(),
+        caller,
         namespace: namespace(fields.cache_salt.as_deref(), None),
         sampling,
         ..ChatRequest::default()

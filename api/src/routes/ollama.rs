@@ -11,6 +11,7 @@ use axum::{
 use serde_json::json;
 
 use crate::{
+    caller::Caller,
     chat_request::ChatRequest,
     dialects::ollama::{Ollama, OllamaEndpoint},
     fim::FimPrompt,
@@ -41,6 +42,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, OllamaError> {
+    let caller = Caller::of(&request);
     let fields = read(&state, request).await?;
     let mut messages = fields.messages.clone().unwrap_or_default();
     if messages.is_empty() {
@@ -48,6 +50,7 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     }
     without_pictures(&mut messages)?;
     let request = ChatRequest {
+        caller,
         prompt: PromptSource::Messages(Conversation::of_messages(messages)),
         tools: fields.tools.clone().unwrap_or_default(),
         response_format: fields.chat_response_format()?,
@@ -58,6 +61,7 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
 }
 
 async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, OllamaError> {
+    let caller = Caller::of(&request);
     let fields = read(&state, request).await?;
     let (prompt, suffix) = (fields.prompt.clone().unwrap_or_default(), fields.suffix.clone().unwrap_or_default());
     if prompt.is_empty() && suffix.is_empty() {
@@ -74,7 +78,8 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
         PromptSource::Messages(Conversation::of_messages(system.chain([user]).collect()))
     };
     let response_format = fields.chat_response_format()?;
-    let request = ChatRequest { prompt, response_format, sampling: fields.sampling()?, ..ChatRequest::default() };
+    let request =
+        ChatRequest { caller, prompt, response_format, sampling: fields.sampling()?, ..ChatRequest::default() };
     answer(state, fields, request, OllamaEndpoint::Generate).await
 }
 

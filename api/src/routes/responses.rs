@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, Query, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    caller::Caller,
     chat_generation::ChatGeneration,
     chat_request::ChatRequest,
     clock::unix_seconds,
@@ -76,6 +77,7 @@ struct ParsedRequest {
 }
 
 async fn read(state: &AppState, request: Request) -> Result<ParsedRequest, ResponsesError> {
+    let caller = Caller::of(&request);
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: ResponsesFields = body.read()?;
     body.refuse(UNSUPPORTED_FIELDS)?;
@@ -95,7 +97,7 @@ async fn read(state: &AppState, request: Request) -> Result<ParsedRequest, Respo
     let input = fields.input.as_ref().ok_or_else(|| ApiError::schema("missing field `input`").about("input"))?;
     let previous = match &fields.previous_response_id {
         None => None,
-        Some(id) => Some(state.responses.get(id).ok_or_else(|| previous_not_found(id))?),
+        Some(id) => Some(state.responses.get(caller.owner(), id).ok_or_else(|| previous_not_found(id))?),
     };
     let mut brought = previous.as_ref().map(|previous| previous.tools.clone()).unwrap_or_default();
     brought.extend(tools_of_input(input));
@@ -112,7 +114,7 @@ async fn read(state: &AppState, request: Request) -> Result<ParsedRequest, Respo
     };
 
     let mut history = previous.map(|previous| previous.messages.clone()).unwrap_or_default();
-    read_input(&functions, input, |id| state.responses.item(id), &mut history)?;
+    read_input(&functions, input, |id| state.responses.item(caller.owner(), id), &mut history)?;
     let instructions = fields.instructions.iter().map(|text| json!({ "role": "system", "content": text }));
     let messages = instructions.chain(history.iter().cloned()).collect();
     let request = ChatRequest {
@@ -122,11 +124,18 @@ async fn read(state: &AppState, request: Request) -> Result<ParsedRequest, Respo
         parallel_tool_calls: fields.parallel_tool_calls,
         response_format,
         sampling,
+        caller: caller.clone(),
         namespace: namespace(fields.cache_salt.as_deref(), None),
         streams: fields.stream.unwrap_or(false),
         ..ChatRequest::default()
     };
-    Ok(ParsedRequest { fields, functions, context: ResponseContext { history, brought }, request, truncates })
+    Ok(ParsedRequest {
+        fields,
+        functions,
+        context: ResponseContext { owner: caller.owner().clone(), history, brought },
+        request,
+        truncates,
+    })
 }
 
 async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ResponsesError> {
@@ -203,10 +212,11 @@ struct ItemsQuery {
 
 async fn input_items(
     State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Query(query): Query<ItemsQuery>,
 ) -> Result<Json<Value>, ResponsesError> {
-    let response = state.responses.get(&id).ok_or_else(|| not_found(&id))?;
+    let response = state.responses.get(caller.owner(), &id).ok_or_else(|| not_found(&id))?;
     let limit = query.limit.unwrap_or(20);
     if !(1..=100).contains(&limit) {
         return Err(ApiError::invalid(format!("limit must be in [1, 100], got {limit}.")).about("limit").into());
@@ -242,26 +252,38 @@ async fn begin(mut request: ChatRequest, state: &Arc<AppState>, truncates: bool)
     }
 }
 
-async fn retrieve(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Result<Response, ResponsesError> {
-    match state.responses.get(&id) {
+async fn retrieve(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ResponsesError> {
+    match state.responses.get(caller.owner(), &id) {
         Some(response) => Ok(Json(&response.object).into_response()),
         None => Err(not_found(&id).into()),
     }
 }
 
-async fn forget(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Result<Response, ResponsesError> {
-    match state.responses.remove(&id) {
+async fn forget(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ResponsesError> {
+    match state.responses.remove(caller.owner(), &id) {
         true => Ok(Json(json!({ "id": id, "object": "response", "deleted": true })).into_response()),
         false => Err(not_found(&id).into()),
     }
 }
 
-async fn cancel(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Result<Response, ResponsesError> {
+async fn cancel(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ResponsesError> {
     // The ids of other endpoints' requests are their clients' own, and prefixes are for `/abort_request`.
-    if state.responses.cancel(&id) {
+    if state.responses.cancel(caller.owner(), &id) {
         return Ok(Json(json!({ "id": id, "object": "response", "status": "cancelled" })).into_response());
     }
-    Err(match state.responses.get(&id) {
+    Err(match state.responses.get(caller.owner(), &id) {
         Some(_) => ApiError::invalid(format!("The response '{id}' has ended; only one under way can be cancelled.")),
         None => not_found(&id),
     }

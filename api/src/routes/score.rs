@@ -11,6 +11,7 @@ use axum::{
 use quern_engine::LogprobRequest;
 
 use crate::{
+    caller::Caller,
     dialects::NO_MODEL,
     generate::{GenerationSpec, Generations},
     limits::check_prompt_tokens,
@@ -36,6 +37,7 @@ pub fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    let caller = Caller::of(&request);
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: ScoreFields = body.read()?;
     drop(body);
@@ -68,6 +70,7 @@ async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<R
             sampling: Arc::clone(&sampling),
             max_new_tokens,
             logprobs: Some(LogprobRequest { ids: labels.clone(), ..LogprobRequest::default() }),
+            caller: caller.clone(),
             namespace: None,
             sample_index: 0,
         });

@@ -59,6 +59,7 @@ pub(crate) fn small_engine() -> EngineConfig {
         num_pages: 512,
         max_running: 256,
         max_queued: None,
+        max_queued_tokens: None,
         chunk_tokens: 64,
         max_prefill_tokens: 16_384,
         balanced_context: usize::MAX,

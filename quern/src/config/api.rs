@@ -1,8 +1,10 @@
 //! [`ApiFlags`]: what the API is told.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use quern_api::{
-    ApiConfig,
+    ApiConfig, api_keys,
     config::{GrammarBackend, LOGPROBS_MODES, SamplingDefaults, Secret, ToolCallParser},
 };
 use quern_backend::LogprobsOf;
@@ -56,9 +58,18 @@ pub struct ServerFlags {
     #[arg(long, value_name = "PATH", default_value = "", value_parser = root_path)]
     pub fastapi_root_path: String,
 
-    /// Key clients must send as `Authorization: Bearer KEY`
-    #[arg(long, value_name = "KEY", value_parser = key)]
-    pub api_key: Option<Secret>,
+    /// Key clients must send as `Authorization: Bearer KEY`; several with commas, or by repeating the flag. Each key has
+    /// prefixes, stored responses and an equal share of the engine of its own
+    #[arg(long, value_name = "KEY", value_parser = key, value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub api_key: Vec<Secret>,
+
+    /// A file of such keys, one a line; POST /reload_api_keys reads it again
+    #[arg(long, value_name = "FILE", value_parser = key_file)]
+    pub api_key_file: Option<PathBuf>,
+
+    /// One cache of prefixes for all keys: quicker where they ask alike, but each can find out what others asked
+    #[arg(long)]
+    pub shared_prefix_cache: bool,
 
     /// Key of administrative endpoints such as /flush_cache and /abort_request
     #[arg(long, value_name = "KEY", value_parser = key)]
@@ -247,6 +258,8 @@ impl ApiFlags {
             stream_response_default_include_usage: requests.stream_response_default_include_usage,
             fastapi_root_path: server.fastapi_root_path.clone(),
             api_key: server.api_key.clone(),
+            api_key_file: server.api_key_file.clone(),
+            shared_prefix_cache: server.shared_prefix_cache,
             admin_api_key: server.admin_api_key.clone(),
             cross_origin: server.cross_origin.config(),
             no_ui: server.no_ui,
@@ -330,6 +343,12 @@ fn key(text: &str) -> Result<Secret, String> {
         "" => Err("an empty key would let everybody in; leave the flag out for that".into()),
         key => Ok(Secret::new(key)),
     }
+}
+
+/// A file of keys that can be read now.
+fn key_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    api_keys::read(&path).map(|_| path).map_err(|error| error.to_string())
 }
 
 fn tool_call_parsers() -> Names<ToolCalls> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     names::Names,
     refused::{RefusedFlag, ResolveError},
-    values::{factor, parse_count, positive_size, share},
+    values::{factor, parse_count, positive_size, share, size},
 };
 use crate::{
     defaults::{MAX_RUNNING_REQUESTS, MEM_FRACTION},
@@ -66,9 +66,14 @@ pub struct MemoryOptions {
 /// What waits: what was typed is what is decided.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
 pub struct QueueOptions {
-    /// Most requests waiting; further ones are answered 503 [default: no limit]
-    #[arg(long, value_name = "N")]
-    pub max_queued_requests: Option<usize>,
+    /// Most requests waiting; further ones are answered 503, or 429 where their client has its share of them and others
+    /// wait too
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = size)]
+    pub max_queued_requests: usize,
+
+    /// Most prompt tokens of those that wait, in the same way; one request may wait alone whatever its length
+    #[arg(long, value_name = "TOKENS", default_value = "32Mi", value_parser = size)]
+    pub max_queued_tokens: usize,
 }
 
 /// The order of work: what was typed is what is decided.
@@ -209,7 +214,8 @@ impl EngineSettings {
             page_size: self.memory.page_size,
             num_pages: self.num_pages,
             max_running: self.max_running_requests,
-            max_queued: self.queue.max_queued_requests,
+            max_queued: Some(self.queue.max_queued_requests),
+            max_queued_tokens: Some(self.queue.max_queued_tokens),
             chunk_tokens: self.chunked_prefill_size,
             max_prefill_tokens: self.schedule.max_prefill_tokens,
             balanced_context,

@@ -1,0 +1,212 @@
+//! Several keys, each a tenant: what is one's own no other sees, and none takes the server for itself.
+
+mod support;
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use quern_api::{ApiConfig, config::Secret};
+use quern_engine::EngineConfig;
+use serde_json::{Value, json};
+use support::{Server, Setup, config, small_engine, with};
+use tokio::time::{sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn keys() -> ApiConfig {
+    ApiConfig { api_key: ["red", "blue"].map(Secret::new).into(), ..config() }
+}
+
+/// What `key` hears from `path`.
+async fn ask(server: &Server, key: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+    let request = server.client.request(method.parse().unwrap(), server.url(path)).bearer_auth(key);
+    let answer = request.json(&body).send().await.unwrap();
+    let status = answer.status().as_u16();
+    let text = answer.text().await.unwrap();
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+async fn until(what: &str, comes_true: impl Fn() -> bool) {
+    let wait = async {
+        while !comes_true() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what} does not come true"));
+}
+
+/// A server of one place whose steps wait while `held` is set.
+async fn held_server(api: ApiConfig, max_queued: Option<usize>) -> (Server, Arc<AtomicBool>) {
+    let held = Arc::new(AtomicBool::new(true));
+    let gate = Arc::clone(&held);
+    let hook = Box::new(move |_| {
+        while gate.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    });
+    let engine = EngineConfig { max_queued, max_running: 1, ..small_engine() };
+    (Server::with(Setup { api, engine }, Some(hook)).await, held)
+}
+
+fn cached(answer: &Value) -> u64 {
+    answer["meta_info"]["cached_tokens"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[tokio::test]
+async fn a_key_finds_out_nothing_of_what_another_has_cached() {
+    let body = json!({"text": "a secret that somebody guesses ".repeat(4), "sampling_params": {"max_new_tokens": 1}});
+    for shared in [false, true] {
+        let server = Server::with(ApiConfig { shared_prefix_cache: shared, ..keys() }, None).await;
+        for (key, finds) in [("red", false), ("red", true), ("blue", shared), ("blue", true)] {
+            let (status, answer) = ask(&server, key, "POST", "/generate", body.clone()).await;
+            assert_eq!(status, 200, "{answer}");
+            assert_eq!(cached(&answer) > 0, finds, "{key}, shared: {shared}: {answer}");
+        }
+        let salted = with(&body, json!({"extra_key": "x"}));
+        for (key, finds) in [("red", false), ("red", true), ("blue", shared)] {
+            assert_eq!(cached(&ask(&server, key, "POST", "/generate", salted.clone()).await.1) > 0, finds, "{key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stored_response_is_its_keys_own() {
+    let server = Server::with(keys(), None).await;
+    let body = json!({"input": "remember this", "max_output_tokens": 3});
+    let (status, answer) = ask(&server, "red", "POST", "/v1/responses", body.clone()).await;
+    assert_eq!(status, 200, "{answer}");
+    let id = answer["id"].as_str().unwrap();
+    let (path, item) = (format!("/v1/responses/{id}"), answer["output"][0]["id"].clone());
+    let following = with(&body, json!({"previous_response_id": id}));
+    assert_eq!(ask(&server, "blue", "GET", &path, Value::Null).await.0, 404);
+    assert_eq!(ask(&server, "blue", "GET", &format!("{path}/input_items"), Value::Null).await.0, 404);
+    assert_eq!(ask(&server, "blue", "DELETE", &path, Value::Null).await.0, 404);
+    let (status, refused) = ask(&server, "blue", "POST", &format!("{path}/cancel"), json!({})).await;
+    assert!(status == 404, "not even that it has ended: {refused}");
+    assert_eq!(ask(&server, "blue", "POST", "/v1/responses", following.clone()).await.0, 400);
+    let reference = json!({"input": [{"type": "item_reference", "id": item}], "max_output_tokens": 3});
+    let (_, by_blue) = ask(&server, "blue", "POST", "/v1/responses/input_tokens", reference.clone()).await;
+    let (_, by_red) = ask(&server, "red", "POST", "/v1/responses/input_tokens", reference).await;
+    assert_ne!(by_blue, by_red, "an item of another's answer is no item");
+
+    assert_eq!(ask(&server, "red", "POST", "/v1/responses", following).await.0, 200);
+    assert_eq!(ask(&server, "red", "DELETE", &path, Value::Null).await.0, 200);
+}
+
+#[tokio::test]
+async fn an_abort_reaches_ones_own_requests_by_their_whole_ids() {
+    let (server, held) = held_server(keys(), None).await;
+    let server = Arc::new(server);
+    let send = |key: &'static str, rid: &str| {
+        let sampling = json!({"max_new_tokens": 20, "ignore_eos": true});
+        let (server, body) = (Arc::clone(&server), json!({"text": "x", "rid": rid, "sampling_params": sampling}));
+        tokio::spawn(async move { ask(&server, key, "POST", "/generate", body).await })
+    };
+    // The same id under two keys is two requests.
+    let red = [send("red", "job"), send("red", "job-2")];
+    until("both are there", || server.engine().num_alive() == 2).await;
+    let blue = send("blue", "job");
+    until("all are there", || server.engine().num_alive() == 3).await;
+    let (status, refused) = ask(&server, "blue", "POST", "/generate", json!({"text": "x", "rid": "job"})).await;
+    assert!(status == 400 && refused.to_string().contains("Duplicate"), "{refused}");
+    for body in [json!({"rid": "job-2"}), json!({"rid": "jo"})] {
+        assert_eq!(ask(&server, "blue", "POST", "/abort_request", body).await.0, 200);
+    }
+    assert_eq!(ask(&server, "red", "POST", "/abort_request", json!({"rid": "job"})).await.0, 200);
+    held.store(false, Ordering::Release);
+    let reason = |(status, answer): (u16, Value)| {
+        assert_eq!(status, 200, "{answer}");
+        answer["meta_info"]["finish_reason"]["type"].clone()
+    };
+    let [first, second] = red;
+    assert_eq!(reason(first.await.unwrap()), "abort", "its own, by its id");
+    assert_eq!(reason(second.await.unwrap()), "length", "another's abort, and the beginning of its id");
+    assert_eq!(reason(blue.await.unwrap()), "length", "another's of the same id");
+
+    held.store(true, Ordering::Release);
+    let (red, blue) = (send("red", "r"), send("blue", "b"));
+    until("both are there", || server.engine().num_alive() == 2).await;
+    assert_eq!(ask(&server, "blue", "POST", "/abort_request", json!({"abort_all": true})).await.0, 200);
+    held.store(false, Ordering::Release);
+    assert_eq!(reason(red.await.unwrap()), "length", "all means all one's own");
+    assert_eq!(reason(blue.await.unwrap()), "abort");
+}
+
+#[tokio::test]
+async fn an_admin_key_aborts_for_everybody_as_before() {
+    let (server, held) = held_server(ApiConfig { admin_api_key: Some(Secret::new("boss")), ..keys() }, None).await;
+    let server = Arc::new(server);
+    let send = |key: &'static str, rid: &str| {
+        let (server, body) = (Arc::clone(&server), json!({"text": "x", "rid": rid}));
+        tokio::spawn(async move { ask(&server, key, "POST", "/generate", body).await })
+    };
+    let requests = [send("red", "job-1"), send("blue", "job-2")];
+    until("both are there", || server.engine().num_alive() == 2).await;
+    assert_eq!(ask(&server, "red", "POST", "/abort_request", json!({"rid": "job"})).await.0, 401);
+    assert_eq!(ask(&server, "boss", "POST", "/abort_request", json!({"rid": "job"})).await.0, 200);
+    held.store(false, Ordering::Release);
+    for request in requests {
+        assert_eq!(request.await.unwrap().1["meta_info"]["finish_reason"]["type"], "abort");
+    }
+}
+
+#[tokio::test]
+async fn who_floods_the_queue_hears_429_once_others_are_there_and_they_are_served() {
+    let (server, held) = held_server(keys(), Some(2)).await;
+    let server = Arc::new(server);
+    let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
+    let send = |key: &'static str| {
+        let (server, body) = (Arc::clone(&server), body.clone());
+        tokio::spawn(async move { ask(&server, key, "POST", "/generate", body).await })
+    };
+    let mut accepted = vec![send("red")];
+    until("the first runs", || server.engine().num_alive() == 1 && server.engine().num_queued() == 0).await;
+    accepted.extend([send("red"), send("red")]);
+    until("two wait", || server.engine().num_queued() == 2).await;
+    assert_eq!(
+        ask(&server, "red", "POST", "/generate", body.clone()).await.0,
+        503,
+        "alone, the whole queue is its own"
+    );
+    accepted.push(send("blue"));
+    until("another's waits", || server.engine().num_queued() == 3).await;
+    for (path, body) in [("/generate", body.clone()), ("/v1/completions", json!({"prompt": "x", "stream": true}))] {
+        let answer = server.client.post(server.url(path)).bearer_auth("red").json(&body).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+        assert!(answer.text().await.unwrap().contains("Too many of your requests are waiting: 2"));
+    }
+    held.store(false, Ordering::Release);
+    for answer in accepted {
+        assert_eq!(answer.await.unwrap().0, 200);
+    }
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn keys_in_a_file_are_read_again_when_an_administrator_asks() {
+    let folder = std::env::temp_dir().join(format!("quern-tenants-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("keys");
+    fs::write(&file, "green\n").unwrap();
+    let boss = Some(Secret::new("boss"));
+    let server =
+        Server::with(ApiConfig { api_key_file: Some(file.clone()), admin_api_key: boss, ..keys() }, None).await;
+    let models = async |key: &str| ask(&server, key, "GET", "/v1/models", Value::Null).await.0;
+    assert_eq!([models("red").await, models("green").await, models("grey").await], [200, 200, 401]);
+    fs::write(&file, "grey\nwhite\n").unwrap();
+    assert_eq!(ask(&server, "green", "POST", "/reload_api_keys", Value::Null).await.0, 401);
+    let (status, answer) = ask(&server, "boss", "POST", "/reload_api_keys", Value::Null).await;
+    assert_eq!((status, answer), (200, json!({"success": true, "keys": 4})));
+    assert_eq!([models("red").await, models("green").await, models("grey").await], [200, 401, 200]);
+    fs::remove_dir_all(&folder).unwrap();
+    let (status, answer) = ask(&server, "boss", "POST", "/reload_api_keys", Value::Null).await;
+    assert!(status == 500 && answer.to_string().contains("the keys are as before"), "{answer}");
+    assert_eq!(models("white").await, 200);
+}
