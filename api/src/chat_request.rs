@@ -1,5 +1,4 @@
-//! [`ChatRequest`]: what is to be answered, in the words of `/v1/chat/completions`, which the requests of every
-//! API of conversations are translated into.
+//! [`ChatRequest`]: a chat request of any API, in the terms of `/v1/chat/completions`.
 
 use std::sync::Arc;
 

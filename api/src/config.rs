@@ -1,4 +1,4 @@
-//! [`ApiConfig`]: what was decided for the API before it began, as plain data.
+//! [`ApiConfig`]: the API's resolved configuration, as plain data.
 
 use std::{fmt, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! [`HealthCheck`]: whether the engine computes, found out once for all who ask at the same time.
+//! [`HealthCheck`]: whether the engine computes, found out once for all concurrent probes.
 
 use std::time::Duration;
 

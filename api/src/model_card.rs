@@ -1,4 +1,4 @@
-//! [`ModelCard`]: what the API tells and needs to know of the model, as plain data.
+//! [`ModelCard`]: the facts about the model that the API reports and needs, as plain data.
 
 /// A model that is served.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,4 +1,4 @@
-//! [`Outcome`]: how an output ended, and what an API calls it.
+//! [`Outcome`]: how an output ended, and each API's name for it.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! [`AppState`]: what the routes share, made of a [`Service`].
+//! [`AppState`]: the state that routes share, made of a [`Service`].
 
 use std::{
     sync::{

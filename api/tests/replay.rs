@@ -1,4 +1,4 @@
-//! Requests as clients send them, each to the door it knocked on: the ones in `requests`, in our own
+//! Requests as clients send them, each to its endpoint: the ones in `requests`, in our own
 //! words, and the captured ones of the reference fixtures where those are present.
 
 #[path = "../../tests/skip.rs"]

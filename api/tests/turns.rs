@@ -1,4 +1,4 @@
-//! Twenty turns of a conversation through each door, its history growing and other requests in between:
+//! Twenty turns of a conversation through each API, its history growing and other requests in between:
 //! only what is new is computed. Histories come back as clients send them, not as they were received.
 
 mod support;

@@ -60,11 +60,11 @@ unsafe impl Send for OwnedMapping {}
 unsafe impl Sync for OwnedMapping {}
 
 impl OwnedMapping {
-    /// `len` bytes of `file` from `at` on, shared with everybody who maps the file.
+    /// `len` bytes of `file` from `at` on, shared with every process that maps the file.
     fn of_file(file: &File, at: u64, len: usize, protection: libc::c_int) -> io::Result<Self> {
         let at = libc::off_t::try_from(at).expect("files are shorter than 2^63 bytes");
-        // SAFETY: a fresh mapping touches no memory of ours. Nobody else writes the file while it is being written
-        // (it is locked) or once it is whole (nothing of ours does).
+        // SAFETY: a fresh mapping touches no memory of ours. No other process writes the file while it is being
+        // written (it is locked) or once it is whole (nothing of ours does).
         let start =
             unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), at) };
         if start == libc::MAP_FAILED {
@@ -77,7 +77,7 @@ impl OwnedMapping {
 
     /// Attention walks pages of keys in an order of its own and weights are many gigabytes, so fewer TLB entries help.
     fn advise_huge_pages(&self) {
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         // SAFETY: the range is mapped. Advice only: failure costs nothing else.
         unsafe {
             libc::madvise(self.start.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE);

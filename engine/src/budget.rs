@@ -1,4 +1,4 @@
-//! [`Budget`]: what of a step is left for prompts.
+//! [`Budget`]: the part of a step that is left for prompts.
 
 /// Work of one step, in tokens at the beginning of a context.
 ///

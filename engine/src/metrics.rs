@@ -1,4 +1,4 @@
-//! [`EngineMetrics`]: what the engine's thread has counted, for anyone to read.
+//! [`EngineMetrics`]: counters and gauges of the engine's thread, read by any thread.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! What goes into the engine and what comes out: [`GenerateRequest`] and [`TokenEvent`].
+//! [`GenerateRequest`] and [`TokenEvent`]: the engine's input and output.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! [`SchedulerStats`]: what the scheduler has counted since its start, and its present state.
+//! [`SchedulerStats`]: the scheduler's counters since its start, and its present state.
 
 /// What the scheduler has counted since its start, and its present state.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,8 +1,8 @@
-//! [`Architecture`]: the networks that can be built, and what everybody calls them.
+//! [`Architecture`]: the networks that are supported, by the names of config.json and of llama.cpp.
 
 use std::fmt;
 
-/// A network that can be built.
+/// A network that is supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
     /// Mixture-of-experts layers, dense ones where the config says so.

@@ -72,7 +72,7 @@ fn port(server: &mut Child) -> String {
             break;
         }
     }
-    // Whoever stops reading must not stop the server.
+    // Read on: a pipe that is full would stop the server.
     std::thread::spawn(move || lines.for_each(drop));
     port
 }

@@ -1,4 +1,4 @@
-//! What is decided where nothing is typed, for `quern serve` and for the command generator alike.
+//! Defaults that `quern serve` and the command generator share.
 
 /// Share of the available memory for weights and pool. The rest is for activations, the page cache and
 /// the operating system.

@@ -1,4 +1,4 @@
-//! The first request: what every later one needs is touched once before the server reports ready.
+//! The first request, sent before the server reports ready: it touches once what every later one needs.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The APIs' answers, a [`Dialect`](crate::respond::Dialect) each: what one API says in its own way is said here,
-//! what all say alike in [`respond`](crate::respond::respond).
+//! A [`Dialect`](crate::respond::Dialect) for each API: what its answers have of their own; what all share is in
+//! [`respond`](crate::respond::respond).
 
 pub mod chat;
 pub mod completions;

@@ -1,5 +1,4 @@
-//! The messages of `/v1/messages` in the words of `/v1/chat/completions`: blocks become text, calls and
-//! results.
+//! From the messages of `/v1/messages` to those of `/v1/chat/completions`: blocks become text, calls and results.
 //!
 //! Blocks of the history are never refused, since they come back with every later turn; only those of a new
 //! message, the last one and the user's, are.

@@ -1,4 +1,4 @@
-//! Wire types of `/v1/messages`, and what its requests say in the words of `/v1/chat/completions`.
+//! Wire types of `/v1/messages`, and their translation to those of `/v1/chat/completions`.
 //!
 //! Blocks become text, calls and results; what only steers Anthropic's own service (`cache_control`,
 //! `metadata`, `thinking`, `context_management`, `output_config.effort`) is read over. A field whose loss

@@ -1,5 +1,4 @@
-//! What goes over the wire: bodies in, bodies out, and what an error looks like. Nothing here knows the
-//! engine.
+//! Wire types: request bodies, response bodies and errors. Nothing here knows the engine.
 
 pub mod blocks;
 pub mod body;

@@ -1,5 +1,4 @@
-//! The `input` of `/v1/responses` in the words of `/v1/chat/completions`: items become messages, calls and
-//! results.
+//! From the `input` of `/v1/responses` to chat messages: items become messages, calls and results.
 //!
 //! Items of the history are never refused, since they come back with every later turn: what is no text
 //! becomes a line, what only its maker can read is read over. Only the last item may be refused.

@@ -1,4 +1,4 @@
-//! Wire types of `/v1/responses`, and what its requests say in the words of `/v1/chat/completions`.
+//! Wire types of `/v1/responses`, and their translation to those of `/v1/chat/completions`.
 
 use axum::response::{IntoResponse, Response};
 use quern_text::conversation::parameters;

@@ -1,4 +1,4 @@
-//! What changes the server: `/flush_cache`, `/abort_request` and `/reload_api_keys`.
+//! `/flush_cache`, `/abort_request` and `/reload_api_keys`: endpoints that change the server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -85,7 +85,7 @@ async fn abort_request(State(state): State<Arc<AppState>>, request: Request) -> 
                 Some(own) => AbortScope::Own(own, Some(rid)),
             }
         }
-        // An empty prefix would abort everybody's requests; that must be said.
+        // An empty prefix would abort the requests of all clients; that must be asked for.
         _ => {
             return Err(ApiError::invalid("rid: an id, or its beginning, is wanted (or abort_all: true).").about("rid"));
         }

@@ -1,4 +1,4 @@
-//! What the server is: `/model_info`, `/server_info`, `/v1/loads`, and their older names.
+//! `/model_info`, `/server_info`, `/v1/loads` and their older names: facts about the server.
 
 use std::{sync::Arc, time::SystemTime};
 

@@ -1,4 +1,4 @@
-//! `/props`, `/slots` and `/apply-template`, llama.cpp's: what its clients ask before they ask for text.
+//! llama.cpp's `/props`, `/slots` and `/apply-template`, which its clients query first.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Paths and methods that are not served: they say what was meant, in the form of the API they belong to.
+//! Unknown paths and methods: the error names the endpoint that is probably meant, in the form of its API.
 
 use axum::{
     extract::OriginalUri,

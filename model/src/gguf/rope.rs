@@ -2,7 +2,7 @@
 //!
 //! Its converter copies what config.json says under these keys. What it makes of them itself, for this network,
 //! is YaRN's own temperature times `attn_factor`; files say there what [`YarnConfig::attention_factor`] is as a
-//! multiple of that. `yarn_attn_factor` holds config.json's `attention_factor` as it is, or 1 where nobody set it.
+//! multiple of that. `yarn_attn_factor` holds config.json's `attention_factor` as it is, or 1 where it is not set.
 
 use serde_json::{Value, json};
 

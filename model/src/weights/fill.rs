@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Mutex, thread};
 
 /// Bytes that one thread makes at a time: a millisecond or so, long against taking the next part and short
-/// against the work of one matrix, so that nobody waits for a slow core.
+/// against the work of one matrix, so that no core waits for a slow one.
 const PART_BYTES: usize = 64 << 10;
 
 /// Buffers of `(rows, bytes of a row)` each. `fill` writes some rows that follow one another: it is told

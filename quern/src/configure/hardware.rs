@@ -1,4 +1,4 @@
-//! [`Hardware`]: what the generator knows of machines, which is how much memory one rank has there.
+//! [`Hardware`]: the memory of one rank on each kind of machine, for the command generator.
 
 use clap::ValueEnum;
 

@@ -155,7 +155,7 @@ fn numbers(dir: &Path) -> Option<String> {
     stored?.as_str().map(str::to_owned)
 }
 
-/// Take the lock of every file that is or was fetched, so that nobody fetches one meanwhile.
+/// Take the lock of every file that is or was fetched, so that no other process fetches one meanwhile.
 fn lock_all(repo: &RepoId, cache: &RepoCache) -> Result<Vec<File>, HubError> {
     let mut locks = Vec::new();
     for path in cache.lock_files() {

@@ -1,4 +1,4 @@
-//! What a tool parser says, and what its words add up to.
+//! Events of a tool parser, and the message that they add up to.
 
 use serde_json::Value as Json;
 
