@@ -22,7 +22,7 @@ use quern_engine::{
     AbortScope, EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy,
     Tenant, TokenEvent, fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey, stats::SchedulerStats,
 };
-use quern_model::{Model, Ranks, StepCost};
+use quern_model::{Model, RankModel, Ranks, StepCost};
 
 const VOCAB: u32 = 61;
 
@@ -277,7 +277,7 @@ impl World {
             1 => rank(0),
             count => {
                 let apart = |index| Arc::new(Apart(Rank { index, count })) as Arc<dyn Collective>;
-                let ranks = (0..count).map(|index| (rank(index), apart(index)));
+                let ranks = (0..count).map(|index| RankModel { model: rank(index), collective: apart(index) });
                 Box::new(Ranks::new(ranks.collect()).expect("threads to spare"))
             }
         };

@@ -43,6 +43,8 @@ mod affinity {
     }
 
     pub(crate) fn pin_current_thread(_: usize) {}
+
+    pub(crate) fn keep_current_thread_on(_: usize) {}
 }
 
 /// Values that are written on one thread and read on another; loom checks that no two accesses meet.
@@ -69,9 +71,13 @@ impl Cells {
     }
 }
 
+fn two_workers() -> Pool {
+    Pool::beside_others(0..2, 2).expect("threads")
+}
+
 fn main() {
     check("pool: regions follow one another, and the caller sees what workers wrote", || {
-        let pool = Pool::new(2).expect("threads");
+        let pool = two_workers();
         let cells = Cells::new();
         for round in 1..3 {
             pool.run(&|worker| cells.add(worker, round));
@@ -79,13 +85,13 @@ fn main() {
         }
     });
     check("pool: each piece is taken once, whoever takes it", || {
-        let pool = Pool::new(2).expect("threads");
+        let pool = two_workers();
         let cells = Cells::new();
         pool.for_each(2, 1, |_, pieces| pieces.for_each(|piece| cells.add(piece, 1)));
         assert_eq!([cells.get(0), cells.get(1)], [1, 1]);
     });
     check("pool and latches: a second round waits for the parts that it needs, and for nothing else", || {
-        let pool = Pool::new(2).expect("threads");
+        let pool = two_workers();
         let mut latches = Latches::default();
         latches.reset(1);
         latches.add(0);

@@ -10,6 +10,7 @@ use crate::{
     config::Architecture,
     layers::LoadContext,
     qwen3::Qwen3,
+    ranks::RankModel,
     split::{Parallelism, Split},
     step_limits::StepLimits,
     weights::LoadError,
@@ -93,7 +94,7 @@ pub fn load_ranks<B: Backend>(
     checkpoint: &Checkpoint,
     limits: StepLimits,
     loaded: &mut (dyn FnMut(usize) + Send),
-) -> Result<Vec<(Box<dyn Model>, Arc<dyn Collective>)>, LoadError> {
+) -> Result<Vec<RankModel>, LoadError> {
     let parts = checkpoint.split(Parallelism { tp: ranks.len(), ep })?;
     let mut loaded = Some(loaded);
     thread::scope(|scope| {
@@ -104,7 +105,7 @@ pub fn load_ranks<B: Backend>(
                 let mut tell = |layer| loaded.iter_mut().for_each(|loaded| loaded(layer));
                 let model = load_part(&mut *uploader, checkpoint, part, backend, limits, &mut tell)?;
                 uploader.finish()?;
-                Ok((model, collective))
+                Ok(RankModel { model, collective })
             };
             thread::Builder::new().spawn_scoped(scope, load).map_err(LoadError::Thread)
         });

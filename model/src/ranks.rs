@@ -19,6 +19,14 @@ use quern_backend::{Collective, ForwardBatch, Lost, SampleBatch};
 
 use crate::{ForwardError, Model, StepOutput};
 
+/// What one rank computes, and how it exchanges.
+pub struct RankModel {
+    /// Its part of the network.
+    pub model: Box<dyn Model>,
+    /// Its way to the other ranks.
+    pub collective: Arc<dyn Collective>,
+}
+
 /// The ranks of a network.
 pub struct Ranks {
     /// Rank 0.
@@ -40,19 +48,18 @@ struct RankThread {
 }
 
 impl Ranks {
-    /// `models`, each with its way to the others, by rank.
+    /// Start a thread for each of `ranks` but the first.
     ///
     /// # Errors
     /// If the system has no thread to spare.
     ///
     /// # Panics
     /// If there are none.
-    pub fn new(models: Vec<(Box<dyn Model>, Arc<dyn Collective>)>) -> io::Result<Self> {
-        let (mut models, collectives): (Vec<_>, Vec<_>) = models.into_iter().unzip();
-        let first = models.remove(0);
-        let others = models.into_iter().zip(&collectives[1..]);
-        let others = others.map(|(model, collective)| RankThread::start(model, Arc::clone(collective)));
-        Ok(Self { others: others.collect::<Result<_, _>>()?, first, collectives, launched: None })
+    pub fn new(ranks: Vec<RankModel>) -> io::Result<Self> {
+        let collectives = ranks.iter().map(|rank| Arc::clone(&rank.collective)).collect();
+        let mut ranks = ranks.into_iter();
+        let first = ranks.next().expect("a network has a rank").model;
+        Ok(Self { first, others: ranks.map(RankThread::start).collect::<Result<_, _>>()?, collectives, launched: None })
     }
 }
 
@@ -85,7 +92,7 @@ impl Model for Ranks {
 }
 
 impl RankThread {
-    fn start(mut model: Box<dyn Model>, collective: Arc<dyn Collective>) -> io::Result<Self> {
+    fn start(RankModel { mut model, collective }: RankModel) -> io::Result<Self> {
         let name = format!("quern-rank-{}", collective.rank().index);
         let (steps, inbox) = mpsc::channel::<Arc<ForwardBatch>>();
         let (outbox, ends) = mpsc::channel();

@@ -49,6 +49,18 @@ pub fn available_bytes(device: &dyn Device) -> Option<u64> {
     }
 }
 
+/// Nodes of memory that have processors of their own: sockets, mostly. 1 where the system does not say.
+pub fn memory_nodes() -> usize {
+    memory_nodes_under(Path::new("/"))
+}
+
+fn memory_nodes_under(root: &Path) -> usize {
+    let entries = fs::read_dir(root.join("sys/devices/system/node")).into_iter().flatten().flatten();
+    let has_processors =
+        |path: PathBuf| fs::read_to_string(path.join("cpulist")).is_ok_and(|list| !list.trim().is_empty());
+    entries.filter(|entry| has_processors(entry.path())).count().max(1)
+}
+
 /// What the processor calls itself, where the system tells (Linux on x86).
 pub fn cpu_name() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
@@ -236,14 +248,29 @@ fn cpu_list(text: &str) -> Option<Vec<usize>> {
 mod tests {
     use super::*;
 
-    fn machine(files: &[(&str, &str)], threads: usize) -> Machine {
+    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let file = root.path().join(name);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, text).unwrap();
         }
-        Machine::probe_under(root.path(), threads)
+        root
+    }
+
+    fn machine(files: &[(&str, &str)], threads: usize) -> Machine {
+        Machine::probe_under(root(files).path(), threads)
+    }
+
+    #[test]
+    fn nodes_of_memory_without_processors_do_not_count() {
+        let nodes = "sys/devices/system/node";
+        let list = |node: &str| format!("{nodes}/{node}/cpulist");
+        let files = [(list("node0"), "0-7\n"), (list("node1"), "8-15\n"), (list("node2"), "\n")];
+        let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), *text)).collect();
+        let with_others = [files.as_slice(), &[("sys/devices/system/node/online", "0-2\n")]].concat();
+        assert_eq!(memory_nodes_under(root(&with_others).path()), 2);
+        assert_eq!(memory_nodes_under(root(&[]).path()), 1);
     }
 
     const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:  16000 kB\nMemFree: 1 kB\nMemAvailable:  8000 kB\n");

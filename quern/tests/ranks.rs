@@ -16,8 +16,8 @@ use quern_backend::{
 };
 use quern_cpu::{CpuBackend, CpuConfig};
 use quern_model::{
-    Checkpoint, CheckpointOptions, ForwardError, GenerationConfig, Model, ModelConfig, Parallelism, RankLoader, Ranks,
-    StepLimits, StepOutput, load_ranks, weights::QuantRecipe,
+    Checkpoint, CheckpointOptions, ForwardError, GenerationConfig, Model, ModelConfig, Parallelism, RankLoader,
+    RankModel, Ranks, StepLimits, StepOutput, load_ranks, weights::QuantRecipe,
 };
 
 /// Checkpoints and the most ranks that their heads can be divided over; the last two are among the reference fixtures only.
@@ -265,24 +265,25 @@ impl Model for Adder {
 }
 
 #[test]
-fn whoever_panics_wherever_the_step_fails_once_and_the_next_is_right() {
+fn a_panic_anywhere_fails_its_step_once_and_the_next_is_right() {
     let mut rng = Rng(20_261_129);
     let mut failed = 0;
     for ranks in [2, 3, 4] {
         let backends = backends(Precision::F32, 1, ranks);
         for seed in 0..350 {
-            let plan = |rng: &mut Rng| (0..6).map(|_| (rng.below(6) == 0).then(|| rng.below(EXCHANGES + 1))).collect();
-            let plans: Vec<Vec<Option<usize>>> = (0..ranks).map(|_| plan(&mut rng)).collect();
-            let adders = backends.iter().zip(&plans).map(|(backend, plan)| {
+            // Of each step and rank, where it panics.
+            let mut place = |_| (rng.below(6) == 0).then(|| rng.below(EXCHANGES + 1));
+            let steps: Vec<Vec<Option<usize>>> = (0..6).map(|_| (0..ranks).map(&mut place).collect()).collect();
+            let adders = backends.iter().enumerate().map(|(rank, backend)| {
                 let collective = backend.collective().expect("one of several");
-                let plan = plan.clone();
+                let plan = steps.iter().map(|places| places[rank]).collect();
                 let adder = Adder { collective: Arc::clone(&collective), plan, step: 0, lost: None, sum: 0.0 };
-                (Box::new(adder) as Box<dyn Model>, collective)
+                RankModel { model: Box::new(adder), collective }
             });
             let mut model = Ranks::new(adders.collect()).unwrap();
-            for step in 0..6 {
+            for (step, places) in steps.iter().enumerate() {
                 model.launch(&ForwardBatch::default(), &SampleBatch::default());
-                let unlucky: Vec<usize> = (0..ranks).filter(|&rank| plans[rank][step].is_some()).collect();
+                let unlucky: Vec<usize> = (0..ranks).filter(|&rank| places[rank].is_some()).collect();
                 let what = format!("{ranks} ranks, seed {seed}, step {step}, unlucky {unlucky:?}");
                 match model.wait() {
                     Ok(output) => {
@@ -378,10 +379,9 @@ fn failing(
     fails: fn(usize) -> Option<Moment>,
 ) -> Box<dyn Model> {
     let backends = backends(Precision::F32, 1, 4);
-    let models = load_ranks(loaders(&backends), 2, checkpoint, limits, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
-    let models = models.into_iter().enumerate().map(|(rank, (inner, collective))| match rank == unlucky {
-        true => (Box::new(Failing { inner, step: 0, fails }) as Box<dyn Model>, collective),
-        false => (inner, collective),
-    });
-    Box::new(Ranks::new(models.collect()).unwrap())
+    let mut models =
+        load_ranks(loaders(&backends), 2, checkpoint, limits, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    let RankModel { model: inner, collective } = models.remove(unlucky);
+    models.insert(unlucky, RankModel { model: Box::new(Failing { inner, step: 0, fails }), collective });
+    Box::new(Ranks::new(models).unwrap())
 }

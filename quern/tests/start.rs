@@ -421,6 +421,47 @@ fn a_model_without_a_tokenizer_is_converted_with_one_from_elsewhere() {
     assert!(std::fs::read(&converted).unwrap() == std::fs::read(&whole).unwrap(), "the same file as with its own");
 }
 
+/// Names of the files that keep repacked weights in `cache`.
+fn panel_files(cache: &str) -> Vec<String> {
+    let names = std::fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".panels")).collect()
+}
+
+/// Until `count` of them are whole.
+fn wait_for_panel_files(cache: &str, count: usize) {
+    let begin = std::time::Instant::now();
+    while panel_files(cache).len() < count {
+        let all = || std::fs::read_dir(cache).unwrap().collect::<Vec<_>>();
+        assert!(begin.elapsed().as_secs() < 60, "{count} of {:?}", all());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn each_rank_keeps_its_own_repacked_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (model, cache) = (path("demo.gguf"), path("cache"));
+    assert!(run(&["convert", "--outtype", "q8_0", "--outfile", &model]).status.success());
+    let flags = ["--model", &model, "--weight-cache", &cache, "--dtype", "float32"];
+    let start = |files: usize, ranks: &[&str]| {
+        let server = Server::start(&[&flags, ranks].concat());
+        wait_for_panel_files(&cache, files);
+        let body = r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#;
+        let answer = server.post("/generate", body);
+        let text = answer.split_once("\"text\"").unwrap().1.split_once("\"meta_info\"").unwrap().0.to_owned();
+        (server.log.join("\n"), text)
+    };
+    let (_, alone) = start(1, &[]);
+    let (log, first) = start(3, &["--tp", "2"]);
+    assert_eq!((log.matches("kept in").count(), &first), (2, &alone), "{log}");
+    let (log, second) = start(3, &["--tp", "2"]);
+    assert_eq!((log.matches("are mapped from").count(), &second), (2, &alone), "{log}");
+    // Other groups are other parts.
+    let (log, other) = start(5, &["--tp", "2", "--ep", "2"]);
+    assert_eq!((log.matches("kept in").count(), &other), (2, &alone), "{log}");
+}
+
 #[test]
 fn a_second_start_maps_what_the_first_repacked() {
     let folder = tempfile::tempdir().unwrap();
@@ -428,26 +469,10 @@ fn a_second_start_maps_what_the_first_repacked() {
     let (model, cache) = (path("demo.gguf"), path("cache"));
     assert!(run(&["convert", "--outfile", &model]).status.success());
     let flags = ["--model", &model, "--weight-cache", &cache];
-    let kept = || -> Vec<_> {
-        let names = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.ends_with(".panels")).collect()
-    };
-    // Until `count` files are whole.
-    let wait = |count: usize| {
-        let begin = std::time::Instant::now();
-        while kept().len() < count {
-            assert!(
-                begin.elapsed().as_secs() < 60,
-                "{count} of {:?}",
-                std::fs::read_dir(&cache).unwrap().collect::<Vec<_>>()
-            );
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    };
     // The server lives until then: one that is killed earlier keeps nothing.
     let start = |count: usize| {
         let server = Server::start(&flags);
-        wait(count);
+        wait_for_panel_files(&cache, count);
         let answer = server
             .post("/generate", r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#);
         (

@@ -76,7 +76,7 @@ test("Quern's form, commands and remarks, through the address", async () => {
 test("a choice is in the address, and the address is the choice", async () => {
   const { page, check } = await open(browser, `${server.url}/configure`);
   await choose(page, { hardware: "mi300x", "model-size": "480b", tp: "8" });
-  assert.match(await page.locator(".notes").innerText(), /2560\/8 = 320 is no multiple of 128.*hence --ep 2/);
+  assert.match(await page.locator(".notes").innerText(), /2560\/8 = 320 is no multiple of 128.*--ep 2 divides whole blocks/);
   assert.match(page.url(), /\?hardware=mi300x&model-size=480b&tp=8$/);
   const before = await shown(page);
   await page.reload();

@@ -112,7 +112,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
     let checkpoint = checkpoint.quantised(recipe);
     let facts = Facts {
         network: checkpoint.config(),
-        weight_bytes: checkpoint.weight_bytes(),
+        weight_bytes: serve.device.parallel.weight_bytes(&checkpoint)?,
         load_format,
         places,
         template_parser: None,

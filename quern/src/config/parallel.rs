@@ -57,6 +57,17 @@ impl ParallelOptions {
         })
     }
 
+    /// A line on what would suit a machine of `nodes` memory nodes better.
+    pub fn advice(self, nodes: usize, checkpoint: &Checkpoint) -> Option<String> {
+        let a_rank_each = Self { tp_size: nodes, ep_size: 1 };
+        (nodes > 1 && !self.is_divided() && a_rank_each.split(checkpoint).is_ok()).then(|| {
+            format!(
+                "This machine has {nodes} memory nodes: --tp-size {nodes} keeps each part of the weights near the cores \
+                 that read it."
+            )
+        })
+    }
+
     /// Bytes of the weights of `checkpoint` on all ranks together.
     ///
     /// # Errors
