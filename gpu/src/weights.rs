@@ -140,6 +140,11 @@ impl GpuUploader<'_> {
             QuantFormat::F32 => self.plain(matrices, false),
             QuantFormat::F16 => self.plain(matrices, true),
             QuantFormat::BF16 => self.tiles(matrices, column, false),
+            // A tile of 16 rows has one scale for each 128 columns.
+            QuantFormat::Fp8Block128 if matrices.iter().any(|matrix| matrix.scale_rows() < TILE_ROWS) => {
+                let what = "FP8 with a scale for each row (FP8 in blocks of 128 × 128 is supported)".to_owned();
+                return Err(UploadError::Unsupported { what, backend });
+            }
             QuantFormat::Fp8Block128 => self.tiles(matrices, column, true),
             format => return Err(UploadError::UnsupportedFormat { op, format, backend }),
         };

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use quern_backend::{DType, QuantFormat, SharedBytes};
+use quern_backend::{QuantFormat, SharedBytes};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -176,12 +176,11 @@ impl Checkpoint {
         if let Some(weights) = self.quantised_weights() {
             return weights.all_formats().to_vec();
         }
-        if let TensorSource::Gguf(model) = &self.source {
-            return model.all_formats();
+        match &self.source {
+            TensorSource::Files(files) => files.all_formats().to_vec(),
+            TensorSource::Gguf(model) => model.all_formats(),
+            TensorSource::Dummy(dummy) => dummy.all_formats().to_vec(),
         }
-        let stored = if self.is_dummy() { DType::BF16 } else { self.config.dtype };
-        let fp8 = self.config.fp8.then_some(QuantFormat::Fp8Block128);
-        fp8.into_iter().chain([QuantFormat::plain(stored)]).collect()
     }
 
     /// The weights as they are to be held, if that is not as they are stored.
@@ -227,6 +226,15 @@ impl Checkpoint {
     /// Whether the weights are random.
     pub fn is_dummy(&self) -> bool {
         matches!(self.source, TensorSource::Dummy(_))
+    }
+
+    /// Bytes that [`scan`](Self::scan) reads.
+    pub fn scanned_bytes(&self) -> u64 {
+        match &self.source {
+            TensorSource::Files(files) => files.scanned_bytes(),
+            TensorSource::Gguf(model) => model.num_bytes(),
+            TensorSource::Dummy(_) => 0,
+        }
     }
 
     /// Read every weight once and refuse values that are no numbers. `advanced` hears of bytes read, of

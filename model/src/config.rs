@@ -1,12 +1,14 @@
 //! [`ModelConfig`]: a network's numbers.
 
 mod fields;
+mod quantization;
 
 use std::fmt;
 
-use quern_backend::{DType, HeadLayout, KvFormat};
+use quern_backend::{DType, HeadLayout, KvFormat, QuantFormat};
 
 pub(crate) use self::fields::{Fields, shown, token_ids};
+pub use self::quantization::{Quantization, TensorLayout};
 pub use crate::architecture::Architecture;
 use crate::{foreign::Foreign, json_file::JsonFileError};
 
@@ -151,10 +153,8 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// The stored type that the config announces (`torch_dtype`).
     pub dtype: DType,
-    /// The checkpoint announces FP8 blocks of 128 × 128.
-    pub fp8: bool,
-    /// Modules that stay unquantised in an FP8 checkpoint.
-    pub modules_to_not_convert: Vec<String>,
+    /// What the checkpoint announces of quantised matrices; none of them if it announces nothing.
+    pub quantization: Option<Quantization>,
 }
 
 impl ModelConfig {
@@ -165,9 +165,14 @@ impl ModelConfig {
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
-    /// Whether the module `name` (without `.weight`) stays unquantised in an FP8 checkpoint.
+    /// Whether most matrices are in FP8.
+    pub fn is_fp8(&self) -> bool {
+        self.quantization.as_ref().is_some_and(|quantization| quantization.format == QuantFormat::Fp8Block128)
+    }
+
+    /// Whether the module `name` (without `.weight`) is said to stay unquantised in a quantised checkpoint.
     pub fn keeps_unquantised(&self, name: &str) -> bool {
-        self.modules_to_not_convert.iter().any(|m| m == name)
+        self.quantization.iter().any(|quantization| quantization.modules_to_not_convert.iter().any(|m| m == name))
     }
 }
 

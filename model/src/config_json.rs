@@ -22,12 +22,14 @@ const MAX_LAYERS: usize = 1024;
 const MAX_EXPERTS: usize = 2048;
 
 impl ModelConfig {
-    /// Read `dir/config.json`, with `overrides` laid over it.
+    /// Read `dir/config.json`, with what ModelOpt says of quantisation in a file of its own, and `overrides` laid over
+    /// it.
     ///
     /// # Errors
     /// If the file is no JSON object, or a field is wrong or not supported.
     pub fn open(dir: &Path, overrides: Option<&Map<String, Value>>) -> Result<Self, ConfigError> {
-        let object = read_object(&dir.join("config.json"))?;
+        let mut object = read_object(&dir.join("config.json"))?;
+        quantization::add_modelopt(dir, &mut object);
         Self::overridden(object, overrides.unwrap_or(&Map::new()))
     }
 
@@ -81,7 +83,6 @@ impl ModelConfig {
             if architecture.has_experts() { moe(&fields, num_layers)? } else { (None, vec![false; num_layers]) };
         let needs_dense = sparse_layers.contains(&false);
         let max_position_embeddings = fields.size("max_position_embeddings")?;
-        let (fp8, modules_to_not_convert) = quantization::read(&fields)?;
         Ok(Self {
             architecture,
             num_layers,
@@ -97,8 +98,7 @@ impl ModelConfig {
             max_position_embeddings,
             eos_token_ids: token_ids(object.get("eos_token_id"), "eos_token_id")?,
             dtype: dtype(&fields)?,
-            fp8,
-            modules_to_not_convert,
+            quantization: quantization::read(&fields)?,
         })
     }
 }

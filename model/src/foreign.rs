@@ -19,10 +19,11 @@ pub struct Foreign {
     pub instead: String,
 }
 
-/// What to serve instead of quantised weights in an encoding of another program.
+/// What to serve instead of quantised weights in an encoding that is not supported.
 const OTHER_ENCODINGS: &str = "served are, of the same model: the official FP8 checkpoint (e.g. \
-    Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8), a GGUF file (e.g. Q4_K_M), or the BF16 checkpoint with --quantization \
-    q4_k_m";
+    Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8) and others in FP8; integers of 4 bits or symmetric 8 bits in groups \
+    (compressed-tensors, AWQ, GPTQ, AutoRound); MXFP4; MLX of 4 bits; a GGUF file (e.g. Q4_K_M); or the BF16 checkpoint \
+    with --quantization q4_k_m";
 
 /// What to serve instead of a GGUF file in an encoding that is not supported.
 pub const OTHER_GGUF: &str = "Take a file of another quantisation of the same model, e.g. Q4_K_M, Q2_K or IQ4_XS; \
@@ -42,7 +43,7 @@ impl Foreign {
         }
         let quantised = read_object(&dir.join("hf_quant_config.json")).ok();
         let algorithm = quantised.as_ref().and_then(|file| file.get("quantization")?.get("quant_algo")?.as_str());
-        if let Some(algorithm) = algorithm.filter(|algorithm| !algorithm.eq_ignore_ascii_case("fp8_pb_wo")) {
+        if let Some(algorithm) = algorithm.filter(|algorithm| !Self::serves_modelopt(algorithm)) {
             let seen = format!("quant_algo in hf_quant_config.json, which ModelOpt writes, is {algorithm}");
             return Some(Self::encoding(algorithm, seen));
         }
@@ -62,6 +63,11 @@ impl Foreign {
                       repository that has them"
                 .into(),
         })
+    }
+
+    /// Whether `algorithm` is one of ModelOpt's that are served: FP8 with a scale a matrix, a row or a block.
+    pub(crate) fn serves_modelopt(algorithm: &str) -> bool {
+        ["fp8", "fp8_pb_wo", "fp8_per_channel_per_token"].iter().any(|served| algorithm.eq_ignore_ascii_case(served))
     }
 
     fn adapter(dir: &Path) -> Self {
@@ -117,19 +123,6 @@ impl Foreign {
             return Self::encoding(what, "quantization_config.quant_method is absent");
         };
         let known = match method {
-            "compressed-tensors" => {
-                let groups = quantization.get("config_groups").and_then(Value::as_object);
-                let weights = groups.and_then(|groups| groups.values().next()?.get("weights")?.as_object());
-                let of = |field: &str| weights.and_then(|weights| weights.get(field)?.as_str());
-                let width = weights.and_then(|weights| bits(weights, "num_bits"));
-                let width = width.map_or_else(String::new, |bits| format!(" of {bits} bits"));
-                format!(
-                    "compressed-tensors, {} ({}{width}, a scale a {}; of these only FP8 in blocks of 128 × 128 is served)",
-                    text("format").unwrap_or("no format"),
-                    of("type").unwrap_or("numbers"),
-                    of("strategy").unwrap_or("group"),
-                )
-            }
             "modelopt" => format!("{} of ModelOpt", text("quant_algo").unwrap_or("an encoding")),
             _ => {
                 let bits = bits(quantization, "bits").map_or_else(String::new, |bits| format!(", {bits} bits"));
@@ -137,5 +130,23 @@ impl Foreign {
             }
         };
         Self::encoding(known, format!("quantization_config.quant_method = {method}"))
+    }
+
+    /// The `group` of modules of compressed-tensors that is not served.
+    pub(crate) fn compressed_tensors(quantization: &Map<String, Value>, group: &Value) -> Self {
+        let weights = group.get("weights");
+        let text = |field: &str| weights.and_then(|weights| weights.get(field)?.as_str());
+        let bits = weights.and_then(|weights| weights.get("num_bits")?.as_u64());
+        let bits = bits.map_or_else(String::new, |bits| format!(" of {bits} bits"));
+        let format = group.get("format").or(quantization.get("format")).and_then(Value::as_str);
+        let lopsided = weights.and_then(|weights| weights.get("symmetric")) == Some(&Value::Bool(false));
+        let what = format!(
+            "compressed-tensors, {} ({}{}{bits}, a scale a {})",
+            format.unwrap_or("no format"),
+            if lopsided { "asymmetric " } else { "" },
+            text("type").unwrap_or("numbers"),
+            text("strategy").unwrap_or("group"),
+        );
+        Self::encoding(what, "quantization_config.quant_method = compressed-tensors")
     }
 }

@@ -34,8 +34,17 @@ pub enum ExportError {
     },
 }
 
+/// What matrices become that no recipe speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unquantised {
+    /// Each number by itself, in this type.
+    Plain(DType),
+    /// What they are, where the format has a type for it; FP8 in BF16, to which it is rounded.
+    AsStored,
+}
+
 /// Write `checkpoint` to `out` in llama.cpp's layout: its matrices as its recipe says, those that the recipe
-/// leaves as `plain`; norms and routers in f32. `more` is metadata about the tokenizer. `advanced` hears of the
+/// leaves as `plain` says; norms and routers in f32. `more` is metadata about the tokenizer. `advanced` hears of the
 /// bytes written.
 ///
 /// One tensor is in memory at a time.
@@ -44,7 +53,7 @@ pub enum ExportError {
 /// If a weight cannot be read, `out` cannot be written, or the format has no word for the network.
 pub fn export<W: Write>(
     checkpoint: &Checkpoint,
-    plain: DType,
+    plain: Unquantised,
     more: Vec<(String, GgufValue)>,
     out: W,
     advanced: &mut dyn FnMut(u64),
@@ -67,6 +76,9 @@ pub fn export<W: Write>(
             Shape::Matrix(..) => {
                 let (matrices, format) = (checkpoint.weights().matrices(spec)?, announced.format);
                 match format.blocks() {
+                    _ if matrices.iter().all(|matrix| matrix.format() == format) => {
+                        matrices.iter().try_for_each(|matrix| put(matrix.bytes()))?;
+                    }
                     Some(_) => encoded(&matrices, format).iter().try_for_each(|matrix| put(matrix.bytes()))?,
                     None => decoded(&matrices, format).iter().try_for_each(|bytes| put(bytes))?,
                 }
@@ -100,19 +112,27 @@ fn check_sayable(config: &ModelConfig) -> Result<(), ExportError> {
 }
 
 /// Bytes of all tensors that [`export`] will write.
-pub fn exported_bytes(checkpoint: &Checkpoint, plain: DType) -> u64 {
+pub fn exported_bytes(checkpoint: &Checkpoint, plain: Unquantised) -> u64 {
     announce(checkpoint, plain).iter().map(|(_, announced)| announced.len()).sum()
 }
 
 /// What of the network each tensor of the file holds, in the order of the network.
-fn announce(checkpoint: &Checkpoint, plain: DType) -> Vec<(&TensorSpec, Announced)> {
+fn announce(checkpoint: &Checkpoint, plain: Unquantised) -> Vec<(&TensorSpec, Announced)> {
     let network = checkpoint.network();
     let format = |spec: &TensorSpec| match spec.shape {
         Shape::Vector(_) => QuantFormat::F32,
         Shape::Matrix(..) if spec.role == Role::Router => QuantFormat::F32,
         Shape::Matrix(_, cols) => {
             let format = checkpoint.recipe().and_then(|r| r.format(spec.role, spec.layer, cols, network.num_layers()));
-            format.unwrap_or_else(|| QuantFormat::plain(plain))
+            format.unwrap_or_else(|| match plain {
+                Unquantised::Plain(dtype) => QuantFormat::plain(dtype),
+                Unquantised::AsStored => match checkpoint.weights().formats(spec).as_slice() {
+                    [QuantFormat::Fp8Block128] => QuantFormat::BF16,
+                    [one] => *one,
+                    // The experts of a layer are one tensor, and some of them are stored otherwise than others.
+                    _ => QuantFormat::F32,
+                },
+            })
         }
     };
     let announced = |spec| Announced { name: names::of(spec), dims: names::dims(spec), format: format(spec) };

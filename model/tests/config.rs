@@ -2,10 +2,10 @@
 //! us panic, whatever numbers stand there.
 
 use proptest::prelude::*;
-use quern_backend::KvFormat;
+use quern_backend::{KvFormat, QuantFormat};
 use quern_model::{
     GenerationConfig, ModelConfig,
-    config::{ConfigError, RopeConfig},
+    config::{ConfigError, RopeConfig, TensorLayout},
 };
 use serde_json::{Map, Value, json};
 
@@ -211,41 +211,139 @@ fn overrides_are_merged_into_objects() {
     let overridden =
         |overrides: Value| ModelConfig::overridden(config.as_object().unwrap().clone(), overrides.as_object().unwrap());
     assert!(overridden(json!({})).is_err());
-    assert!(overridden(json!({"quantization_config": {"weight_block_size": [128, 128]}})).unwrap().fp8);
-    assert!(!overridden(json!({"quantization_config": null})).unwrap().fp8);
+    assert!(overridden(json!({"quantization_config": {"weight_block_size": [128, 128]}})).unwrap().is_fp8());
+    assert!(!overridden(json!({"quantization_config": null})).unwrap().is_fp8());
     assert_eq!(overridden(json!({"quantization_config": null, "vocab_size": 7})).unwrap().vocab_size, 7);
 }
 
 #[test]
 fn quantised_checkpoints_of_others_are_named_with_what_works() {
     for (quantization, parts) in [
-        (json!({"quant_method": "awq", "bits": 4}), ["awq", "4 bits"]),
-        (json!({"quant_method": "gptq", "bits": 8}), ["gptq", "8 bits"]),
-        (json!({"quant_method": "auto-round", "bits": 4}), ["auto-round", "4 bits"]),
+        (json!({"quant_method": "awq", "bits": 3}), ["awq", "3 bits"]),
+        (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), ["awq", "gemv"]),
+        (json!({"quant_method": "awq", "bits": 4, "zero_point": false}), ["awq", "zero_point"]),
+        (json!({"quant_method": "gptq", "bits": 3}), ["gptq", "3 bits"]),
+        (json!({"quant_method": "gptq", "bits": 8, "sym": false}), ["gptq", "8 bits"]),
+        (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), ["gptq", "marlin"]),
+        (json!({"quant_method": "auto-round", "bits": 2}), ["auto-round", "2 bits"]),
+        (json!({"quant_method": "auto-round", "bits": 4, "data_type": "nv_fp"}), ["auto-round", "4 bits"]),
         (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), ["bitsandbytes", "quant_method"]),
         (json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}), ["modelopt", "NVFP4"]),
         (json!({"quant_method": "mxfp4"}), ["mxfp4", "quant_method"]),
-        (json!({"quant_method": "fp8"}), ["FP8", "weight_block_size"]),
+        (json!({"quant_method": "fp8", "weight_block_size": [64, 64]}), ["FP8", "weight_block_size"]),
         (json!({"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e5m2"}), ["FP8", "e5m2"]),
-        (json!({"group_size": 64, "bits": 4}), ["4-bit MLX", "quant_method"]),
+        (json!({"group_size": 64, "bits": 6}), ["6-bit MLX", "quant_method"]),
+        (json!({"group_size": 16, "bits": 4, "mode": "nvfp4"}), ["4-bit MLX", "nvfp4"]),
         (
             json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {
-            "weights": {"num_bits": 4, "type": "int", "strategy": "group"}}}}),
-            ["pack-quantized", "int of 4 bits"],
+            "weights": {"num_bits": 3, "type": "int", "strategy": "group"}}}}),
+            ["pack-quantized", "int of 3 bits"],
         ),
         (
-            json!({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {
-            "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}}}),
-            ["compressed-tensors", "channel"],
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {
+            "weights": {"num_bits": 8, "type": "int", "strategy": "group", "symmetric": false}}}}),
+            ["asymmetric", "int of 8 bits"],
         ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"group_0": {
+            "weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}}}}),
+            ["nvfp4-pack-quantized", "float of 4 bits"],
+        ),
+        (json!({"quant_method": "compressed-tensors", "config_groups": {}}), ["compressed-tensors", "quant_method"]),
     ] {
         let error = parse(&with("quantization_config", quantization.clone())).expect_err("refused").to_string();
         for part in parts.iter().chain(&["FP8", "GGUF", "--quantization q4_k_m"]) {
             assert!(error.contains(part), "{quantization}: {part}: {error}");
         }
     }
-    let error = parse(&with("quantization", json!({"group_size": 64, "bits": 4}))).unwrap_err().to_string();
-    assert!(error.contains("4-bit MLX") && error.contains("`quantization`"), "{error}");
+    let error = parse(&with("quantization", json!({"group_size": 64, "bits": 8}))).unwrap_err().to_string();
+    assert!(error.contains("8-bit MLX") && error.contains("`quantization`"), "{error}");
+}
+
+#[test]
+fn what_is_announced_of_quantised_weights_is_known() {
+    let read = |quantization: Value| {
+        let config = parse(&with("quantization_config", quantization.clone()));
+        config.unwrap_or_else(|error| panic!("{quantization}: {error}")).quantization.unwrap()
+    };
+    let weights = |bits: u64, kind: &str, strategy: &str, more: Value| {
+        let mut weights = json!({"num_bits": bits, "type": kind, "strategy": strategy});
+        weights.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"weights": weights})
+    };
+    let compressed = |format: &str, group: &Value| json!({"quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group}});
+    let gptq = |symmetric, zero_offset| TensorLayout::Gptq { symmetric, zero_offset };
+    for (quantization, layout, format) in [
+        (json!({"quant_method": "fp8", "activation_scheme": "static"}), TensorLayout::Fp8, QuantFormat::Fp8Block128),
+        (json!({"quant_method": "fbgemm_fp8"}), TensorLayout::Fp8, QuantFormat::Fp8Block128),
+        (json!({"quant_method": "modelopt", "quant_algo": "FP8"}), TensorLayout::Fp8, QuantFormat::Fp8Block128),
+        (
+            compressed("float-quantized", &weights(8, "float", "tensor", json!({}))),
+            TensorLayout::CompressedTensors,
+            QuantFormat::Fp8Block128,
+        ),
+        (
+            compressed("pack-quantized", &weights(4, "int", "channel", json!({"group_size": null}))),
+            TensorLayout::CompressedTensors,
+            QuantFormat::Q4_0,
+        ),
+        (
+            compressed("pack-quantized", &weights(4, "int", "group", json!({"group_size": 128, "symmetric": false}))),
+            TensorLayout::CompressedTensors,
+            QuantFormat::Q5_0,
+        ),
+        (
+            compressed("int-quantized", &weights(8, "int", "channel", json!({}))),
+            TensorLayout::CompressedTensors,
+            QuantFormat::Q8_0,
+        ),
+        (
+            json!({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}),
+            TensorLayout::Awq,
+            QuantFormat::Q5_0,
+        ),
+        (json!({"quant_method": "gptq", "bits": 4, "sym": true}), gptq(true, 1), QuantFormat::Q4_0),
+        (
+            json!({"quant_method": "gptq", "bits": 4, "sym": false, "checkpoint_format": "gptq_v2"}),
+            gptq(false, 0),
+            QuantFormat::Q5_0,
+        ),
+        (json!({"quant_method": "gptq", "bits": 8}), gptq(true, 1), QuantFormat::Q8_0),
+        (
+            json!({"quant_method": "auto-round", "bits": 4, "sym": false, "packing_format": "auto_round"}),
+            gptq(false, 0),
+            QuantFormat::Q5_0,
+        ),
+        (
+            json!({"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_awq"}),
+            TensorLayout::Awq,
+            QuantFormat::Q5_0,
+        ),
+        (json!({"group_size": 64, "bits": 4}), TensorLayout::Mlx, QuantFormat::Q4_1),
+        (json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}), TensorLayout::Mlx, QuantFormat::Mxfp4),
+    ] {
+        let read = read(quantization.clone());
+        assert_eq!((read.layout, read.format), (layout, format), "{quantization}");
+    }
+    let mixed = json!({"quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": {
+        "group_0": {"format": "pack-quantized", "weights": {"num_bits": 4, "type": "int", "group_size": 32}},
+        "group_1": {"format": "float-quantized", "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
+    }});
+    assert_eq!(read(mixed).groups, [Some(32), None]);
+}
+
+#[test]
+fn what_modelopt_says_in_a_file_of_its_own_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+    write("config.json", &coder_30b());
+    write("hf_quant_config.json", &json!({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}));
+    assert!(ModelConfig::open(dir.path(), None).unwrap().is_fp8());
+    let off = json!({"quantization_config": null});
+    assert!(!ModelConfig::open(dir.path(), off.as_object()).unwrap().is_fp8());
+    write("hf_quant_config.json", &json!({"quantization": {"quant_algo": "NVFP4"}}));
+    let error = ModelConfig::open(dir.path(), None).unwrap_err().to_string();
+    assert!(error.contains("NVFP4") && error.contains("--quantization"), "{error}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use quern_backend::{DType, KvFormat, QuantFormat, RefBackend, SharedBytes};
 use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError,
     gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter},
-    gguf_export::export,
+    gguf_export::{Unquantised, export},
     load,
     weights::{QuantRecipe, TensorProblem},
 };
@@ -21,7 +21,7 @@ fn demo(recipe: Option<QuantRecipe>) -> Checkpoint {
 }
 
 fn exported(checkpoint: &Checkpoint, plain: DType) -> SharedBytes {
-    let bytes = export(checkpoint, plain, Vec::new(), Vec::new(), &mut |_| {}).unwrap();
+    let bytes = export(checkpoint, Unquantised::Plain(plain), Vec::new(), Vec::new(), &mut |_| {}).unwrap();
     SharedBytes::new(Arc::new(bytes))
 }
 
@@ -100,7 +100,8 @@ fn stretched(scaling: serde_json::Value, more: &[(&str, GgufValue)]) -> Result<(
     let options = CheckpointOptions { config_overrides: Some(overrides), ..CheckpointOptions::default() };
     let stored = Checkpoint::open(&dir, &options).map_err(|error| error.to_string())?;
     let more = more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    let bytes = export(&stored, DType::BF16, more, Vec::new(), &mut |_| {}).map_err(|error| error.to_string())?;
+    let bytes = export(&stored, Unquantised::Plain(DType::BF16), more, Vec::new(), &mut |_| {})
+        .map_err(|error| error.to_string())?;
     let model = GgufModel::embedded("memory", &SharedBytes::new(Arc::new(bytes)));
     let again = model.and_then(|model| Checkpoint::gguf(model, &Map::new())).map_err(|error| error.to_string())?;
     Ok((stored, again))
@@ -228,7 +229,7 @@ fn metadata_that_asks_for_another_computation_is_refused() {
     let stored = Checkpoint::open(&dir, &CheckpointOptions::default()).unwrap();
     let read = |key: &str, value: &GgufValue| {
         let more = vec![(key.to_owned(), value.clone())];
-        let bytes = export(&stored, DType::BF16, more, Vec::new(), &mut |_| {}).unwrap();
+        let bytes = export(&stored, Unquantised::Plain(DType::BF16), more, Vec::new(), &mut |_| {}).unwrap();
         let model = GgufModel::embedded("memory", &SharedBytes::new(Arc::new(bytes)));
         model.and_then(|model| Checkpoint::gguf(model, &Map::new())).map(drop).map_err(|error| error.to_string())
     };

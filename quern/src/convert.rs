@@ -6,9 +6,10 @@ use std::{
     path::Path,
 };
 
+use quern_backend::QuantFormat;
 use quern_model::{
     gguf::GgufValue,
-    gguf_export::{ExportError, export, exported_bytes},
+    gguf_export::{ExportError, Unquantised, export, exported_bytes},
 };
 use quern_text::{ChatTemplate, Tokenizer, vocabulary::TokenLists};
 use serde_json::Map;
@@ -78,7 +79,10 @@ async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
     let lists = TokenLists::of(&tokenizer, checkpoint.config().vocab_size).map_err(unreadable)?;
     let template = tokenizer_files.chat_template(&tokenizer, None, None);
     let template = template.map_err(|cause| StartError::Template { place: tokenizer_files.place(), cause })?;
-    let plain = args.outtype.plain();
+    let plain = args.outtype.unquantised();
+    if plain == Unquantised::AsStored && checkpoint.formats().contains(&QuantFormat::Fp8Block128) {
+        tracing::info!("GGUF has no type for FP8: these matrices are rounded to bfloat16.");
+    }
     let at = |cause| ConvertError::File { file: args.outfile.display().to_string(), cause };
     let file = OpenOptions::new().write(true).create_new(true).open(&args.outfile).map_err(at)?;
     let size = exported_bytes(&checkpoint, plain);

@@ -80,7 +80,7 @@ impl Forecast {
     fn of(name: &str, checkpoint: &Checkpoint, peaks: &MachinePeaks, machine: &Machine) -> Result<Self, StartError> {
         let cost = StepCost::of(checkpoint, KvFormat::BF16)?;
         let precision = match checkpoint.config().dtype {
-            DType::F32 | DType::F16 if !checkpoint.config().fp8 => Precision::F32,
+            DType::F32 | DType::F16 if checkpoint.config().quantization.is_none() => Precision::F32,
             _ => Precision::Bf16,
         };
         let roofline = Roofline::of(peaks, &checkpoint.formats(), precision);

@@ -169,7 +169,7 @@ pub(crate) mod tests {
         let Job::Serve(args) = parsed.command else { panic!("not `serve`") };
         let notes = args.check().map_err(|error| error.to_string())?;
         let load_format = args.model.load_format(false).map_err(|error| error.to_string())?;
-        args.model.recipe(network.fp8).map_err(|error| error.to_string())?;
+        args.model.recipe(network.is_fp8()).map_err(|error| error.to_string())?;
         let dir = args.model.model_path.is_some().then(|| PathBuf::from("/models/m"));
         let facts = Facts {
             network,

@@ -57,7 +57,7 @@ impl Prepared {
 
         let load_format = args.model.load_format(files.is_gguf())?;
         let checkpoint = files.checkpoint(load_format, &args.model.json_model_override_args)?;
-        let recipe = args.model.recipe(checkpoint.config().fp8)?;
+        let recipe = args.model.recipe(checkpoint.config().is_fp8())?;
         let checkpoint = checkpoint.quantised(recipe);
         let place = tokenizer_files.place();
         let tokenizer =
@@ -106,7 +106,7 @@ impl Prepared {
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
         if config.model.load_format != LoadFormat::Dummy && !chosen.has_weights() {
-            let progress = ByteProgress::new("Checking weights", checkpoint.weights().num_bytes());
+            let progress = ByteProgress::new("Checking weights", checkpoint.scanned_bytes());
             checkpoint.scan(config.device.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
         let (kv_format, log_interval) = (config.model.kv_cache_dtype, config.log.decode_log_interval);
@@ -149,7 +149,7 @@ pub fn source(args: &ServeArgs) -> Source<'_> {
 pub fn judge(args: &ServeArgs, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
     args.model.load_format(is_gguf)?;
     let checkpoint = small.without_weights(is_gguf, &args.model.json_model_override_args)?;
-    let recipe = args.model.recipe(checkpoint.config().fp8)?;
+    let recipe = args.model.recipe(checkpoint.config().is_fp8())?;
     let checkpoint = checkpoint.quantised(recipe);
     let (network, host) = (checkpoint.config(), Host::probe());
     // Each of them is said again when all is known.

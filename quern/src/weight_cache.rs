@@ -43,10 +43,12 @@ impl WeightFile {
     pub fn locate(dir: &Path, checkpoint: &Checkpoint, part: &Split) -> Result<Self, StartError> {
         let refused = |cause: String| refused(dir, cause);
         let [first, ..] = checkpoint.gguf_files() else {
-            return Err(refused(
-                "it keeps weights of GGUF files, and other weights are used from their files as they are; leave it out"
-                    .into(),
-            ));
+            let has_blocks = checkpoint.formats().iter().any(|format| format.blocks().is_some());
+            let others = match has_blocks && checkpoint.recipe().is_none() {
+                true => "`quern convert --outtype auto` makes one of this model",
+                false => "other weights are used from their files as they are; leave it out",
+            };
+            return Err(refused(format!("it keeps weights of GGUF files, and {others}")));
         };
         if checkpoint.recipe().is_some() {
             return Err(refused("it keeps weights as files have them; quantise once with `quern convert`".into()));

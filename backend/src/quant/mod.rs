@@ -26,8 +26,8 @@ pub enum QuantFormat {
     F16,
     /// One bfloat16 an element.
     BF16,
-    /// One E4M3 byte an element, one scale for each block of 128 rows × 128 columns; the last block
-    /// of a row or column may be ragged. `value = byte * scale`.
+    /// One E4M3 byte an element, one scale for each block of 128 rows × 128 columns, or for each row's 128 columns;
+    /// the last block of a row or column may be ragged. `value = byte * scale`.
     Fp8Block128,
     /// See [`blocks32`].
     Q4_0,
@@ -246,9 +246,11 @@ pub struct PackedMatrix {
 /// The scales of a whole fp8 matrix, and where in it a part begins.
 #[derive(Clone, Debug)]
 struct BlockScales {
-    /// `[ceil(rows / 128), per_row]` of the whole.
+    /// `[ceil(rows / block_rows), per_row]` of the whole.
     values: Arc<[f32]>,
     per_row: usize,
+    /// Rows of a block: 128, or 1 where each row has a scale of its own.
+    block_rows: usize,
     row: usize,
     col: usize,
 }
@@ -272,10 +274,24 @@ impl PackedMatrix {
     /// # Panics
     /// If `data` or `scales` have another length; the loader has checked both.
     pub fn fp8(rows: usize, cols: usize, data: SharedBytes, scales: Arc<[f32]>) -> Self {
-        let block = QuantFormat::FP8_BLOCK;
+        Self::scaled(rows, cols, data, scales, QuantFormat::FP8_BLOCK)
+    }
+
+    /// An E4M3 matrix with a scale for each row. Kernels meet it as one whose blocks are a row high.
+    ///
+    /// # Panics
+    /// If `data` or `scales` have another length; the loader has checked both.
+    pub fn fp8_rows(rows: usize, cols: usize, data: SharedBytes, scales: &[f32]) -> Self {
+        let blocks = cols.div_ceil(QuantFormat::FP8_BLOCK);
+        let repeated = scales.iter().flat_map(|&scale| std::iter::repeat_n(scale, blocks)).collect();
+        Self::scaled(rows, cols, data, repeated, 1)
+    }
+
+    fn scaled(rows: usize, cols: usize, data: SharedBytes, scales: Arc<[f32]>, block_rows: usize) -> Self {
+        let per_row = cols.div_ceil(QuantFormat::FP8_BLOCK);
         assert_eq!(data.len(), rows * cols, "bytes of a {rows}×{cols} fp8 matrix");
-        assert_eq!(scales.len(), rows.div_ceil(block) * cols.div_ceil(block), "scales of a {rows}×{cols} fp8 matrix");
-        let scales = BlockScales { values: scales, per_row: cols.div_ceil(block), row: 0, col: 0 };
+        assert_eq!(scales.len(), rows.div_ceil(block_rows) * per_row, "scales of a {rows}×{cols} fp8 matrix");
+        let scales = BlockScales { values: scales, per_row, block_rows, row: 0, col: 0 };
         Self { format: QuantFormat::Fp8Block128, rows, cols, stride: cols, data, scales: Some(scales) }
     }
 
@@ -351,9 +367,14 @@ impl PackedMatrix {
     /// row lies in: the first holds for [`scale_origin`](Self::scale_origin) columns fewer.
     pub fn row_scales(&self, row: usize) -> Option<&[f32]> {
         let scales = self.scales.as_ref()?;
-        let at = (scales.row + row) / QuantFormat::FP8_BLOCK * scales.per_row;
+        let at = (scales.row + row) / scales.block_rows * scales.per_row;
         let [first, end] = [scales.col, scales.col + self.cols];
         Some(&scales.values[at + first / QuantFormat::FP8_BLOCK..at + end.div_ceil(QuantFormat::FP8_BLOCK)])
+    }
+
+    /// Rows that share a scale of an fp8 matrix: 128, or 1 where each row has its own.
+    pub fn scale_rows(&self) -> usize {
+        self.scales.as_ref().map_or(1, |scales| scales.block_rows)
     }
 
     /// Columns of the first scale's block that lie before the first column.
@@ -412,10 +433,11 @@ impl PackedMatrix {
     pub fn num_bytes(&self) -> usize {
         let rows = self.rows * self.format.row_bytes(self.cols);
         let Some(scales) = &self.scales else { return rows };
-        let blocks = |first: usize, len: usize| match len {
+        let blocks = |first: usize, len: usize, block: usize| match len {
             0 => 0,
-            _ => (first + len).div_ceil(QuantFormat::FP8_BLOCK) - first / QuantFormat::FP8_BLOCK,
+            _ => (first + len).div_ceil(block) - first / block,
         };
-        rows + blocks(scales.row, self.rows) * blocks(scales.col, self.cols) * size_of::<f32>()
+        let along = blocks(scales.col, self.cols, QuantFormat::FP8_BLOCK);
+        rows + blocks(scales.row, self.rows, scales.block_rows) * along * size_of::<f32>()
     }
 }

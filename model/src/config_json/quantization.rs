@@ -1,67 +1,218 @@
-//! `quantization_config`: the one encoding of quantised safetensors that is served, FP8 in blocks of 128 × 128.
+//! `quantization_config`: a [`Quantization`] out of the fields that each program which quantises writes.
 
+use std::path::Path;
+
+use quern_backend::QuantFormat;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::{ConfigError, Fields},
+    config::{ConfigError, Fields, Quantization, TensorLayout},
     foreign::Foreign,
+    json_file::read_object,
 };
 
-/// Whether the weights are in FP8, and the modules that are not.
-pub(super) fn read(fields: &Fields<'_>) -> Result<(bool, Vec<String>), ConfigError> {
-    let Some(quantization) = fields.object("quantization_config")? else {
+/// What a config says of quantised weights, if it says anything.
+pub(super) fn read(fields: &Fields<'_>) -> Result<Option<Quantization>, ConfigError> {
+    let Some(config) = fields.object("quantization_config")? else {
         // MLX's own name for it, beside which it writes the usual one only lately.
-        return match fields.object("quantization")? {
-            Some(mlx) => {
-                let bits =
-                    mlx.get("bits").and_then(Value::as_u64).map_or_else(String::new, |bits| format!("{bits}-bit "));
-                Err(Foreign::encoding(format!("{bits}MLX"), "`quantization` in config.json").into())
-            }
-            None => Ok((false, Vec::new())),
-        };
+        let mlx = fields.object("quantization")?;
+        return mlx.map(|mlx| self::mlx(mlx, "`quantization` in config.json")).transpose();
     };
-    let named = |field: &str| quantization.get(field).and_then(Value::as_str);
-    let of = |what: &str, seen: String| Err(Foreign::encoding(what, seen).into());
-    match named("quant_method") {
-        Some("fp8") => {
-            if let Some(format) = named("fmt").filter(|format| *format != "e4m3") {
-                return of("FP8 of another kind", format!("quantization_config.fmt = {format}; e4m3 is supported"));
-            }
-            match quantization.get("weight_block_size") {
-                Some(size) if *size == json!([128, 128]) => {}
-                None | Some(Value::Null) => {
-                    let seen = "quantization_config.weight_block_size is absent; [128, 128] is supported";
-                    return of("FP8 with one scale a tensor or row", seen.into());
-                }
-                Some(size) => {
-                    let seen = format!("quantization_config.weight_block_size = {size}; [128, 128] is supported");
-                    return of("FP8 in other blocks", seen);
-                }
-            }
+    let named = |field: &str| config.get(field).and_then(Value::as_str);
+    let mut quantization = match named("quant_method") {
+        Some("fp8") => fp8(config)?,
+        Some("fbgemm_fp8") => Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128),
+        Some("modelopt") if named("quant_algo").is_some_and(Foreign::serves_modelopt) => {
+            Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128)
         }
-        Some("compressed-tensors") if is_fp8_in_blocks(quantization) => {}
-        _ => return Err(Foreign::method(quantization).into()),
-    }
-    let modules = match quantization.get("modules_to_not_convert") {
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_string).collect(),
-        _ => Vec::new(),
+        Some("compressed-tensors") => compressed_tensors(config)?,
+        Some("awq") => awq(config)?,
+        Some("gptq") => gptq(config)?,
+        Some("auto-round") => auto_round(config)?,
+        None if config.get("bits").is_some() => mlx(config, "quantization_config.quant_method is absent")?,
+        _ => return Err(Foreign::method(config).into()),
     };
-    Ok((true, modules))
+    if let Some(Value::Array(names)) = config.get("modules_to_not_convert") {
+        quantization.modules_to_not_convert = names.iter().filter_map(Value::as_str).map(str::to_string).collect();
+    }
+    Ok(Some(quantization))
 }
 
-/// Whether compressed-tensors names FP8 as Qwen's own checkpoints have it: only the names of the scales differ.
-fn is_fp8_in_blocks(quantization: &Map<String, Value>) -> bool {
-    let fits = |group: &Value| {
-        let is = |field: &str, value: Value| group.pointer(&format!("/weights/{field}")) == Some(&value);
-        is("type", json!("float"))
-            && is("num_bits", json!(8))
-            && is("strategy", json!("block"))
-            && is("block_structure", json!([128, 128]))
-            && !is("symmetric", json!(false))
-            && !is("dynamic", json!(true))
+/// Lay what ModelOpt writes into `hf_quant_config.json` of `dir` under `config`, which may say nothing of it.
+pub(super) fn add_modelopt(dir: &Path, config: &mut Map<String, Value>) {
+    let says = |field: &str| config.get(field).is_some_and(|value| !value.is_null());
+    if says("quantization_config") || says("quantization") {
+        return;
+    }
+    let file = read_object(&dir.join("hf_quant_config.json")).unwrap_or_default();
+    if let Some(algorithm) = file.get("quantization").and_then(|quantization| quantization.get("quant_algo")) {
+        config.insert("quantization_config".into(), json!({"quant_method": "modelopt", "quant_algo": algorithm}));
+    }
+}
+
+/// Weights that are not served, by what was seen of them.
+fn other(what: impl Into<String>, seen: impl Into<String>) -> ConfigError {
+    Foreign::encoding(what, seen).into()
+}
+
+fn fp8(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+    let format = config.get("fmt").and_then(Value::as_str);
+    if let Some(format) = format.filter(|format| *format != "e4m3") {
+        let seen = format!("quantization_config.fmt = {format}; e4m3 is supported");
+        return Err(other("FP8 of another kind", seen));
+    }
+    match config.get("weight_block_size") {
+        // A scale a matrix, or a row.
+        None | Some(Value::Null) => {}
+        Some(size) if *size == json!([128, 128]) => {}
+        Some(size) => {
+            let seen = format!("quantization_config.weight_block_size = {size}; [128, 128] is supported");
+            return Err(other("FP8 in other blocks", seen));
+        }
+    }
+    Ok(Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128))
+}
+
+/// Every group of modules must be of a kind that is served; the first says how most are computed with.
+fn compressed_tensors(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+    let groups = config.get("config_groups").and_then(Value::as_object).filter(|groups| !groups.is_empty());
+    let mut quantization: Option<Quantization> = None;
+    for group in groups.into_iter().flat_map(Map::values) {
+        let format = group.get("format").or(config.get("format")).and_then(Value::as_str);
+        let weights = group.get("weights").and_then(Value::as_object);
+        let Some(kind) = weights.and_then(|weights| compressed(weights, format)) else {
+            return Err(Foreign::compressed_tensors(config, group).into());
+        };
+        let found = quantization.get_or_insert_with(|| Quantization::of(TensorLayout::CompressedTensors, kind));
+        found.groups.push(weights.and_then(group_size));
+    }
+    quantization.ok_or_else(|| Foreign::method(config).into())
+}
+
+/// The encoding that matrices of a group of compressed-tensors are computed with, if it is one that is served.
+fn compressed(weights: &Map<String, Value>, format: Option<&str>) -> Option<QuantFormat> {
+    let text = |field: &str| weights.get(field).and_then(Value::as_str);
+    let is = |field: &str, value: Value| weights.get(field) == Some(&value);
+    let symmetric = !is("symmetric", json!(false));
+    if is("dynamic", json!(true)) {
+        return None;
+    }
+    let strategy = text("strategy").or_else(|| group_size(weights).map(|_| "group"));
+    let packed = |of: &str| matches!(format, None | Some("mixed-precision")) || format == Some(of);
+    match (text("type")?, weights.get("num_bits")?.as_u64()?, strategy) {
+        ("float", 8, Some("tensor" | "channel")) if symmetric => {
+            matches!(format, None | Some("float-quantized" | "naive-quantized" | "mixed-precision"))
+                .then_some(QuantFormat::Fp8Block128)
+        }
+        ("float", 8, Some("block")) if symmetric && is("block_structure", json!([128, 128])) => {
+            matches!(format, None | Some("float-quantized" | "naive-quantized" | "mixed-precision"))
+                .then_some(QuantFormat::Fp8Block128)
+        }
+        ("float", 4, Some("group")) if symmetric && format == Some("mxfp4-pack-quantized") => Some(QuantFormat::Mxfp4),
+        ("int", 4, Some("group" | "channel" | "tensor")) if packed("pack-quantized") => {
+            Some(if symmetric { QuantFormat::Q4_0 } else { QuantFormat::Q5_0 })
+        }
+        ("int", 8, Some("group" | "channel" | "tensor"))
+            if symmetric && (packed("pack-quantized") || packed("int-quantized")) =>
+        {
+            Some(QuantFormat::Q8_0)
+        }
+        _ => None,
+    }
+}
+
+fn awq(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+    let version = config.get("version").and_then(Value::as_str).unwrap_or("gemm").to_ascii_lowercase();
+    let bits = config.get("bits").or(config.get("w_bit")).and_then(Value::as_u64);
+    let has_zeros = config.get("zero_point").and_then(Value::as_bool) != Some(false);
+    if bits != Some(4) || version != "gemm" || !has_zeros {
+        let bits = bits.map_or_else(|| "?".to_owned(), |bits| bits.to_string());
+        let what = format!("awq, {bits} bits, version {version}, zero_point {has_zeros}");
+        return Err(other(what, "quantization_config; of awq, 4 bits in version gemm with zero points are served"));
+    }
+    Ok(Quantization { groups: group_sizes(config), ..Quantization::of(TensorLayout::Awq, QuantFormat::Q5_0) })
+}
+
+fn gptq(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+    let format = config.get("checkpoint_format").and_then(Value::as_str).unwrap_or("gptq");
+    let marlin = config.get("is_marlin_format") == Some(&json!(true));
+    let zero_offset = match format {
+        "gptq" if !marlin => 1,
+        "gptq_v2" => 0,
+        _ => {
+            let format = if marlin { "marlin" } else { format };
+            let seen = "quantization_config.checkpoint_format; gptq and gptq_v2 are served";
+            return Err(other(format!("gptq in the layout {format}"), seen));
+        }
     };
-    let groups = quantization.get("config_groups").and_then(Value::as_object);
-    let format = quantization.get("format").and_then(Value::as_str);
-    matches!(format, None | Some("float-quantized" | "naive-quantized"))
-        && groups.is_some_and(|groups| !groups.is_empty() && groups.values().all(fits))
+    gptq_layout(config, "gptq", zero_offset)
+}
+
+fn gptq_layout(config: &Map<String, Value>, method: &str, zero_offset: u8) -> Result<Quantization, ConfigError> {
+    let symmetric = config.get("sym").and_then(Value::as_bool).unwrap_or(true);
+    let bits = config.get("bits").and_then(Value::as_u64);
+    let format = match (bits, symmetric) {
+        (Some(4), true) => QuantFormat::Q4_0,
+        (Some(4), false) => QuantFormat::Q5_0,
+        (Some(8), true) => QuantFormat::Q8_0,
+        _ => {
+            let bits = bits.map_or_else(|| "?".to_owned(), |bits| bits.to_string());
+            let what = format!("{method}, {bits} bits, sym {symmetric}");
+            let seen = format!("quantization_config; of {method}, 4 bits and symmetric 8 bits are served");
+            return Err(other(what, seen));
+        }
+    };
+    let layout = TensorLayout::Gptq { symmetric, zero_offset };
+    Ok(Quantization { groups: group_sizes(config), ..Quantization::of(layout, format) })
+}
+
+/// AutoRound writes the layouts of the others, and says which.
+fn auto_round(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+    let text = |field: &str| config.get(field).and_then(Value::as_str);
+    let packing = text("packing_format").or(text("backend")).unwrap_or("auto_round:auto_gptq");
+    let integers = text("data_type").is_none_or(|kind| kind == "int");
+    match packing {
+        _ if !integers || packing.contains("marlin") => Err(Foreign::method(config).into()),
+        _ if packing.contains("awq") => {
+            let bits = config.get("bits").and_then(Value::as_u64);
+            if bits != Some(4) {
+                return Err(Foreign::method(config).into());
+            }
+            Ok(Quantization { groups: group_sizes(config), ..Quantization::of(TensorLayout::Awq, QuantFormat::Q5_0) })
+        }
+        // Its own layout is GPTQ's with zero points as they are.
+        _ if packing.contains("gptq") && !packing.contains("gptqmodel") => gptq_layout(config, "auto-round", 1),
+        _ => gptq_layout(config, "auto-round", 0),
+    }
+}
+
+/// What MLX writes into either of its two fields; `seen` names it.
+fn mlx(config: &Map<String, Value>, seen: &str) -> Result<Quantization, ConfigError> {
+    let bits = config.get("bits").and_then(Value::as_u64);
+    let mode = config.get("mode").and_then(Value::as_str).unwrap_or("affine");
+    let format = match (mode, bits) {
+        ("affine", Some(4)) => QuantFormat::Q4_1,
+        ("mxfp4", Some(4)) => QuantFormat::Mxfp4,
+        _ => {
+            let bits = bits.map_or_else(String::new, |bits| format!("{bits}-bit "));
+            let mode = if mode == "affine" { String::new() } else { format!(" ({mode})") };
+            return Err(other(format!("{bits}MLX{mode}"), format!("{seen}; of MLX, 4 bits are served")));
+        }
+    };
+    Ok(Quantization { groups: group_sizes(config), ..Quantization::of(TensorLayout::Mlx, format) })
+}
+
+/// The `group_size` of `weights`; none or -1 is all of a row.
+fn group_size(weights: &Map<String, Value>) -> Option<usize> {
+    weights.get("group_size").and_then(Value::as_u64).map(|size| usize::try_from(size).unwrap_or(usize::MAX))
+}
+
+/// Every `group_size` of `config`, also of single modules.
+fn group_sizes(config: &Map<String, Value>) -> Vec<Option<usize>> {
+    let mut sizes = vec![group_size(config)];
+    for inner in config.values().filter_map(Value::as_object) {
+        let new = group_sizes(inner).into_iter().flatten().map(Some);
+        sizes.extend(new.filter(|size| !sizes.contains(size)).collect::<Vec<_>>());
+    }
+    sizes
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use half::bf16;
+use half::{bf16, f16};
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes, quant::fp8::encode_e4m3};
 
 use super::{LoadError, WeightSource, fill::filled};
@@ -25,19 +25,21 @@ const FP8_SCALE: f32 = WIDTH / 256.0;
 pub struct DummyWeights {
     /// Encodings of a tensor's matrices by role and layer; one if all have the same.
     formats: HashMap<(Role, Option<usize>), Vec<QuantFormat>>,
+    all_formats: Vec<QuantFormat>,
     num_bytes: u64,
 }
 
 impl DummyWeights {
-    /// Weights of `network`, which `config` describes, in bf16 or, if the config says so, fp8 blocks.
+    /// Weights of `network`, which `config` describes, in bf16 or, if the config says so, quantised.
     pub fn new(network: &NetworkSpec, config: &ModelConfig) -> Self {
+        let quantised = config.quantization.as_ref().map(|quantization| quantization.format);
         let format = |tensor: &TensorSpec, index: usize| {
             let role = tensor.role;
-            let plain = &config.modules_to_not_convert;
-            let stays = || plain.iter().any(|plain| plain == module(&tensor.name(index)));
-            match config.fp8 && !(role.is_head() || role.is_embedding() || role == Role::Router || stays()) {
-                true => QuantFormat::Fp8Block128,
-                false => QuantFormat::BF16,
+            let stays = || config.keeps_unquantised(module(&tensor.name(index)));
+            let whole = |format: &QuantFormat| tensor.matrix().1.is_multiple_of(format.block_elements());
+            match quantised.filter(whole) {
+                Some(format) if !(role.is_head() || role.is_embedding() || role == Role::Router || stays()) => format,
+                _ => QuantFormat::BF16,
             }
         };
         let formats = |tensor: &TensorSpec| {
@@ -48,7 +50,8 @@ impl DummyWeights {
             ((tensor.role, tensor.layer), formats)
         };
         let matrices = network.tensors().iter().filter(|tensor| matches!(tensor.shape, Shape::Matrix(..)));
-        let mut weights = Self { formats: matrices.map(formats).collect(), num_bytes: 0 };
+        let all_formats = quantised.into_iter().chain([QuantFormat::BF16]).collect();
+        let mut weights = Self { formats: matrices.map(formats).collect(), all_formats, num_bytes: 0 };
         let bytes = |tensor: &TensorSpec| match tensor.shape {
             Shape::Matrix(rows, cols) => {
                 let one = |index| weights.format(tensor, index).row_bytes(cols).saturating_mul(rows) as u64;
@@ -69,6 +72,11 @@ impl DummyWeights {
         let formats = self.known_formats(tensor);
         *formats.get(index).unwrap_or(&formats[0])
     }
+
+    /// The encodings of all its matrices, that of most of them first.
+    pub fn all_formats(&self) -> &[QuantFormat] {
+        &self.all_formats
+    }
 }
 
 impl WeightSource for DummyWeights {
@@ -84,6 +92,7 @@ impl WeightSource for DummyWeights {
                 let place = (shard.rows.start + first + row) as u64 * all_cols as u64 + shard.cols.start as u64;
                 let values = (place..).map(|i| uniform(seed, i));
                 match format {
+                    blocks if blocks.blocks().is_some() => random_blocks(blocks, seed, place, bytes),
                     QuantFormat::Fp8Block128 => {
                         bytes.iter_mut().zip(values).for_each(|(byte, x)| *byte = encode_e4m3(x / FP8_SCALE));
                     }
@@ -134,6 +143,30 @@ impl WeightSource for DummyWeights {
 
     fn num_bytes(&self) -> u64 {
         self.num_bytes
+    }
+}
+
+/// Blocks whose elements begin with number `from`: codes drawn as they come, scales that spread them over the width.
+fn random_blocks(format: QuantFormat, seed: u64, from: u64, bytes: &mut [u8]) {
+    let blocks = format.blocks().expect("a format made of blocks");
+    let largest = match format {
+        QuantFormat::Q8_0 => 128.0,
+        QuantFormat::Q5_0 => 16.0,
+        _ => 8.0,
+    };
+    let (scale, least) = (f16::from_f32(WIDTH / largest), f16::from_f32(-WIDTH));
+    let places = (from..).step_by(blocks.elements);
+    for (block, place) in bytes.chunks_exact_mut(blocks.bytes).zip(places) {
+        for (byte, i) in block.iter_mut().zip(place..) {
+            *byte = (uniform(seed, i).to_bits() >> 8) as u8;
+        }
+        match blocks.halves {
+            // The exponent of numbers up to 6 * 2^-7.
+            [] => block[0] = 120,
+            halves => halves.iter().zip([scale, least]).for_each(|(&at, half)| {
+                block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+            }),
+        }
     }
 }
 

@@ -4,11 +4,16 @@ pub mod dummy;
 pub mod error;
 mod files;
 mod fill;
+mod int_groups;
 pub mod mapping;
+mod mxfp4;
 pub mod quantised;
 pub mod recipe;
 pub mod safetensors;
 pub mod scan;
+mod stored;
+mod tensor;
+mod transcoded;
 
 pub use error::{LoadError, Remedy, TensorProblem};
 pub(crate) use fill::filled;

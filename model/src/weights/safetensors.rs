@@ -1,45 +1,30 @@
-//! Checkpoints in the safetensors format: bounded header reading, mapping, and the check that the files
-//! hold exactly the network's tensors.
-//!
-//! Format: 8 bytes little-endian length, a JSON object `{name: {dtype, shape, data_offsets}}`, then the
-//! data without gaps. Source: huggingface/safetensors, "Format".
+//! [`Safetensors`]: checkpoints in the safetensors format, mapped, and the check that the files hold exactly the
+//! network's tensors.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    io,
     path::Path,
-    sync::Arc,
 };
 
-use half::bf16;
 use quern_backend::{DType, PackedMatrix, QuantFormat, SharedBytes};
-use serde::{
-    Deserialize,
-    de::{Deserializer, IgnoredAny, MapAccess, Visitor},
-};
 
+pub use super::tensor::{Tensor, fuzz_header};
 use super::{
     LoadError, TensorProblem, WeightSource,
-    files::{Files, READABLE},
+    files::Files,
     mapping,
-    scan::Scanned,
+    stored::{Lookup, SCALES, StoredMatrix},
+    tensor::{floats, read_file},
+    transcoded,
 };
 use crate::{
     config::ModelConfig,
     foreign::Foreign,
-    lfs,
-    network::{Describe, EMBEDDING, HEAD, NetworkSpec, Shape, TensorSpec, module},
+    network::{Describe, EMBEDDING, HEAD, NetworkSpec, Shape, TensorSpec},
     shard::Shard,
 };
-
-/// Longest header that is read; the format's own limit.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-/// Most dimensions of a tensor.
-const MAX_DIMS: usize = 8;
-
-/// Behind the name of an FP8 matrix: its scales, by DeepSeek's and Qwen's name and by that of compressed-tensors.
-const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
 
 /// Ends of names of tensors that are passed over, and why they change nothing.
 const SET_ASIDE: [(&[&str], &str); 3] = [
@@ -48,41 +33,18 @@ const SET_ASIDE: [(&[&str], &str); 3] = [
     (&[".input_scale"], "inputs of products are not rounded to FP8"),
 ];
 
-/// One stored tensor.
-#[derive(Clone, Debug)]
-pub struct Tensor {
-    /// The file it lies in, without its folder.
-    pub file: Arc<str>,
-    /// Element type as the header names it (`BF16`, `F8_E4M3`, …).
-    pub dtype: String,
-    /// Sizes, outermost first.
-    pub shape: Vec<u64>,
-    /// Its bytes, mapped.
-    pub bytes: SharedBytes,
-}
-
-impl Tensor {
-    /// The element type, if it is one that weights may have.
-    pub fn element(&self) -> Option<DType> {
-        element(&self.dtype)
-    }
-
-    /// What a scan looks at, if it is a weight; its name is `name`.
-    pub fn scanned<'a>(&'a self, name: &'a str) -> Option<Scanned<'a>> {
-        let format = QuantFormat::plain(self.element()?);
-        Some(Scanned { file: &self.file, name, format, bytes: &self.bytes })
-    }
-
-    fn found(&self) -> String {
-        format!("{} {:?}", self.dtype, self.shape)
-    }
-}
-
 /// A checkpoint's tensors, verified against a config.
 #[derive(Debug)]
 pub struct Safetensors {
+    place: String,
     tensors: BTreeMap<String, Tensor>,
     notes: Vec<String>,
+    /// What the tensors of quantised matrices are called.
+    config: ModelConfig,
+    /// Matrices of integers that are held as F32: blocks would not hold the same numbers.
+    widened: BTreeSet<String>,
+    formats: Vec<QuantFormat>,
+    num_bytes: u64,
 }
 
 impl Safetensors {
@@ -148,12 +110,21 @@ impl Safetensors {
                 problems.push(TensorProblem::tensor(file, name, "the tensor, as the index says", "nothing"));
             }
         }
-        let mut opened = Self { tensors, notes: files.notes.clone() };
+        let mut opened = Self {
+            place: place.to_owned(),
+            tensors,
+            notes: files.notes.clone(),
+            config: config.clone(),
+            widened: BTreeSet::new(),
+            formats: Vec::new(),
+            num_bytes: 0,
+        };
         let dir = place.to_owned();
         if problems.is_empty() {
             opened.untie(config);
             opened.set_aside();
             opened.part_experts(config, &mut problems);
+            opened.part_stacks(config, &mut problems);
         }
         if problems.is_empty() {
             let unexpected = opened.verify(config, &describe(config), &mut problems);
@@ -225,6 +196,33 @@ impl Safetensors {
         }
     }
 
+    /// Cut tensors that hold one matrix of all experts of a layer, as MLX stores them, into those of each expert.
+    fn part_stacks(&mut self, config: &ModelConfig, problems: &mut Vec<TensorProblem>) {
+        let Some(moe) = &config.moe else { return };
+        for layer in 0..config.num_layers {
+            let mlp = format!("model.layers.{layer}.mlp");
+            for part in ["gate_proj", "up_proj", "down_proj"] {
+                for kind in ["weight", "scales", "biases"] {
+                    let whole = format!("{mlp}.switch_mlp.{part}.{kind}");
+                    let Some(tensor) = self.tensors.remove(&whole) else { continue };
+                    let Some((_, shape)) = tensor.shape.split_first().filter(|(n, _)| **n == moe.num_experts as u64)
+                    else {
+                        let expected = format!("{} experts", moe.num_experts);
+                        problems.push(TensorProblem::tensor(&tensor.file, &whole, expected, tensor.found()));
+                        continue;
+                    };
+                    let bytes = tensor.bytes.len() / moe.num_experts;
+                    for expert in 0..moe.num_experts {
+                        let slice = tensor.bytes.slice(expert * bytes..(expert + 1) * bytes);
+                        let bytes = slice.expect("a part of the whole");
+                        let part_of = Tensor { shape: shape.to_vec(), bytes, ..tensor.clone() };
+                        self.tensors.insert(format!("{mlp}.experts.{expert}.{part}.{kind}"), part_of);
+                    }
+                }
+            }
+        }
+    }
+
     /// Take out tensors that some programs store and that change nothing here.
     fn set_aside(&mut self) {
         for (suffixes, why) in SET_ASIDE {
@@ -244,290 +242,174 @@ impl Safetensors {
         &self.tensors
     }
 
-    /// Check names, types and shapes. Returns the names that the network does not have.
-    fn verify(&self, config: &ModelConfig, network: &NetworkSpec, problems: &mut Vec<TensorProblem>) -> Vec<String> {
+    /// The encodings of the matrices as they are computed with, that of most bytes first.
+    pub fn all_formats(&self) -> &[QuantFormat] {
+        &self.formats
+    }
+
+    /// Bytes of the tensors that a scan looks at.
+    pub fn scanned_bytes(&self) -> u64 {
+        self.tensors.iter().filter_map(|(name, tensor)| tensor.scanned(name)).map(|t| t.bytes.len() as u64).sum()
+    }
+
+    fn lookup(&self) -> Lookup<'_> {
+        Lookup { tensors: &self.tensors, config: &self.config, widened: &self.widened }
+    }
+
+    /// Check names, types and shapes, and count what is to be held. Returns the names that the network does not have.
+    fn verify(
+        &mut self,
+        config: &ModelConfig,
+        network: &NetworkSpec,
+        problems: &mut Vec<TensorProblem>,
+    ) -> Vec<String> {
+        self.config = config.clone();
         let mut wanted = BTreeSet::new();
+        let mut held: Vec<(QuantFormat, u64)> = Vec::new();
+        let mut widened: Vec<(String, TensorProblem)> = Vec::new();
+        let mut vector_bytes = 0;
         for spec in network.tensors() {
             for name in spec.names() {
-                match self.tensors.get(&name) {
-                    None => {
-                        let expected = format!("a tensor {:?}", spec.shape.dims());
-                        problems.push(TensorProblem::tensor("(no file)", &name, expected, "nothing"));
+                match spec.shape {
+                    Shape::Vector(len) => {
+                        problems.extend(self.verify_vector(&name, len));
+                        vector_bytes += self.tensors.get(&name).map_or(0, |tensor| tensor.bytes.len() as u64);
                     }
-                    Some(tensor) => self.verify_tensor(config, (&name, spec.shape), tensor, problems),
+                    Shape::Matrix(rows, cols) => match self.lookup().matrix(spec.role, &name, (rows, cols)) {
+                        Ok(matrix) => {
+                            wanted.extend(matrix.names.iter().map(|name| (*name).to_owned()));
+                            match matrix.inexact() {
+                                None => held.push((matrix.format(), matrix.num_bytes())),
+                                Some(problem) => {
+                                    held.push((QuantFormat::F32, 4 * (rows * cols) as u64));
+                                    widened.push((name.clone(), problem));
+                                }
+                            }
+                        }
+                        Err(found) => {
+                            // What is wrong with some of them is said; the others are no surprise.
+                            wanted.extend(self.lookup().parts(&name));
+                            problems.extend(found);
+                        }
+                    },
                 }
                 wanted.extend(SCALES.map(|suffix| format!("{name}{suffix}")));
                 wanted.insert(name);
             }
         }
-        let unexpected = self.tensors.iter().filter(|(name, _)| !wanted.contains(*name));
+        let stray =
+            |(name, tensor): &(&String, &Tensor)| !wanted.contains(*name) && !adds_nothing(name, tensor, &wanted);
+        let unexpected = self.tensors.iter().filter(stray);
         for (name, tensor) in unexpected.clone() {
             let expected = format!("no such tensor in {}", config.architecture);
             problems.push(TensorProblem::tensor(&tensor.file, name, expected, tensor.found()));
         }
-        unexpected.map(|(name, _)| name.clone()).collect()
+        let unexpected = unexpected.map(|(name, _)| name.clone()).collect();
+        self.count(&held, vector_bytes);
+        self.widen(widened, &held, problems);
+        unexpected
     }
 
-    /// The scales of the FP8 matrix `weight`, with their name.
-    fn scales(&self, weight: &str) -> Option<(String, &Tensor)> {
-        SCALES.into_iter().find_map(|suffix| {
-            let name = format!("{weight}{suffix}");
-            let tensor = self.tensors.get(&name)?;
-            Some((name, tensor))
-        })
-    }
-
-    fn verify_tensor(
-        &self,
-        config: &ModelConfig,
-        (weight, shape): (&str, Shape),
-        tensor: &Tensor,
+    /// Hold as F32 what blocks cannot hold, if most of what is `held` is something else: these matrices are to be an
+    /// exception, not eight times a quantised model's memory.
+    fn widen(
+        &mut self,
+        widened: Vec<(String, TensorProblem)>,
+        held: &[(QuantFormat, u64)],
         problems: &mut Vec<TensorProblem>,
     ) {
-        let found = self.scales(weight);
-        let scale_name = found.as_ref().map_or_else(|| format!("{weight}{}", SCALES[0]), |(name, _)| name.clone());
-        let scales = found.map(|(_, tensor)| tensor);
-        let dims: Vec<u64> = shape.dims().iter().map(|&d| d as u64).collect();
-        let mut problem = |name: &str, of: &Tensor, expected: String| {
-            problems.push(TensorProblem::tensor(&of.file, name, expected, of.found()));
-        };
-        if tensor.shape != dims {
-            problem(weight, tensor, format!("shape {dims:?}"));
+        let Some((first, problem)) = widened.first() else { return };
+        let wide: u64 = held.iter().filter(|(format, _)| *format == QuantFormat::F32).map(|(_, bytes)| bytes).sum();
+        if wide > self.num_bytes / 2 {
+            problems.extend(widened.into_iter().map(|(_, problem)| problem));
+            return;
         }
-        let quantised = tensor.element() == Some(DType::F8E4M3);
-        match (tensor.element(), shape) {
-            (None, _) => problem(weight, tensor, "one of BF16, F16, F32, F8_E4M3".into()),
-            (Some(DType::F8E4M3), Shape::Vector(_)) => problem(weight, tensor, "one of BF16, F16, F32".into()),
-            _ => {}
-        }
-        if quantised && (!config.fp8 || config.keeps_unquantised(module(weight))) {
-            problem(weight, tensor, "an unquantised weight, as config.json says".into());
-        }
-        match (quantised, scales, shape) {
-            (true, None, _) => problem(weight, tensor, format!("`{scale_name}` beside it")),
-            (false, Some(scales), _) => problem(&scale_name, scales, "no scales beside an unquantised weight".into()),
-            (true, Some(scales), Shape::Matrix(rows, cols)) => {
-                let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK) as u64);
-                let plain = matches!(scales.element(), Some(DType::F32 | DType::BF16));
-                if scales.shape != blocks || !plain {
-                    problem(&scale_name, scales, format!("F32 or BF16 {blocks:?}"));
-                }
-            }
-            _ => {}
-        }
+        let (count, found) = (widened.len(), &problem.found);
+        self.notes.push(format!(
+            "{count} matrices such as {first} are held as F32, since blocks would not hold the same numbers: {found}."
+        ));
+        self.widened = widened.into_iter().map(|(name, _)| name).collect();
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&Tensor, LoadError> {
-        let missing = |found: String| LoadError::Checkpoint {
-            dir: "the checkpoint".into(),
-            problems: vec![TensorProblem::tensor("(no file)", name, format!("{shape:?}"), found)],
+    /// Add up what matrices are `held` as, bytes of each.
+    fn count(&mut self, held: &[(QuantFormat, u64)], vector_bytes: u64) {
+        let mut sums: Vec<(QuantFormat, u64)> = Vec::new();
+        for &(format, bytes) in held {
+            match sums.iter_mut().find(|(known, _)| *known == format) {
+                Some((_, sum)) => *sum = sum.saturating_add(bytes),
+                None => sums.push((format, bytes)),
+            }
+        }
+        sums.sort_by_key(|&(_, bytes)| Reverse(bytes));
+        self.formats = sums.iter().map(|(format, _)| *format).collect();
+        self.num_bytes = vector_bytes + sums.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    }
+
+    /// What is wrong with the vector `name`.
+    fn verify_vector(&self, name: &str, len: usize) -> Option<TensorProblem> {
+        let dims = [len as u64];
+        let Some(tensor) = self.tensors.get(name) else {
+            return Some(TensorProblem::tensor("(no file)", name, format!("a tensor {dims:?}"), "nothing"));
         };
-        let tensor = self.tensors.get(name).ok_or_else(|| missing("nothing".into()))?;
-        let same = tensor.shape.len() == shape.len() && tensor.shape.iter().zip(shape).all(|(a, b)| *a == *b as u64);
-        if same { Ok(tensor) } else { Err(missing(tensor.found())) }
+        let expected = match tensor.element() {
+            None | Some(DType::F8E4M3) => "one of BF16, F16, F32".into(),
+            Some(_) if tensor.shape != dims => format!("shape {dims:?}"),
+            Some(_) => return None,
+        };
+        Some(TensorProblem::tensor(&tensor.file, name, expected, tensor.found()))
+    }
+
+    /// These problems of tensors.
+    fn unusable(&self, problems: Vec<TensorProblem>) -> LoadError {
+        LoadError::Checkpoint { dir: self.place.clone(), problems }
+    }
+
+    /// The matrices of `spec` that `shard` has parts of, as they are stored.
+    fn stored(&self, spec: &TensorSpec, shard: &Shard) -> Result<Vec<StoredMatrix<'_>>, LoadError> {
+        let lookup = self.lookup();
+        let matrix = |index| lookup.matrix(spec.role, &spec.name(index), spec.matrix());
+        shard.experts.clone().map(matrix).collect::<Result<_, _>>().map_err(|problems| self.unusable(problems))
     }
 }
 
 impl WeightSource for Safetensors {
     fn parts(&self, spec: &TensorSpec, shard: &Shard) -> Result<Vec<PackedMatrix>, LoadError> {
-        let (rows, cols) = spec.matrix();
-        let matrix = |index: usize| {
-            let name = spec.name(index);
-            let tensor = self.tensor(&name, &[rows, cols])?;
-            let plain = |format| PackedMatrix::plain(format, rows, cols, tensor.bytes.clone());
-            let whole = match tensor.element().expect("verified when opened") {
-                DType::F32 => plain(QuantFormat::F32),
-                DType::F16 => plain(QuantFormat::F16),
-                DType::BF16 => plain(QuantFormat::BF16),
-                DType::F8E4M3 => {
-                    let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK));
-                    let (scales, _) = self.scales(&name).expect("verified when opened");
-                    let scales = self.tensor(&scales, &blocks)?;
-                    PackedMatrix::fp8(rows, cols, tensor.bytes.clone(), floats(scales).into())
-                }
-            };
-            Ok(whole.part(shard.rows.clone(), shard.cols.clone()))
-        };
-        shard.experts.clone().map(matrix).collect()
+        let stored = self.stored(spec, shard)?;
+        transcoded::loaded(&stored, &shard.rows, &shard.cols).map_err(|problem| self.unusable(vec![problem]))
     }
 
     fn formats(&self, spec: &TensorSpec) -> Vec<QuantFormat> {
+        let lookup = self.lookup();
         let mut formats = Vec::new();
-        for element in spec.names().filter_map(|name| self.tensors.get(&name)?.element()) {
-            let format = QuantFormat::plain(element);
-            if !formats.contains(&format) {
-                formats.push(format);
+        for matrix in spec.names().filter_map(|name| lookup.matrix(spec.role, &name, spec.matrix()).ok()) {
+            if !formats.contains(&matrix.format()) {
+                formats.push(matrix.format());
             }
         }
         formats
     }
 
+    fn part_bytes(&self, spec: &TensorSpec, shard: &Shard) -> Result<u64, LoadError> {
+        let stored = self.stored(spec, shard)?;
+        Ok(stored.iter().map(|matrix| matrix.part_bytes(&shard.rows, &shard.cols)).sum())
+    }
+
     fn vector(&self, spec: &TensorSpec) -> Result<Vec<f32>, LoadError> {
-        Ok(floats(self.tensor(&spec.name(0), &spec.shape.dims())?))
+        let name = spec.name(0);
+        let Shape::Vector(len) = spec.shape else { panic!("{name} is a matrix") };
+        match self.verify_vector(&name, len) {
+            None => Ok(floats(&self.tensors[&name])),
+            Some(problem) => Err(self.unusable(vec![problem])),
+        }
     }
 
     fn num_bytes(&self) -> u64 {
-        self.tensors.values().map(|t| t.bytes.len() as u64).sum()
+        self.num_bytes
     }
 }
 
-/// A small tensor of one of the plain types as f32.
-fn floats(tensor: &Tensor) -> Vec<f32> {
-    let bytes = &*tensor.bytes;
-    match tensor.element().expect("verified when opened") {
-        DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        DType::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        DType::F8E4M3 => bytes.iter().map(|&b| quern_backend::quant::fp8::E4M3[b as usize]).collect(),
-    }
-}
-
-fn element(dtype: &str) -> Option<DType> {
-    match dtype {
-        "F32" => Some(DType::F32),
-        "F16" => Some(DType::F16),
-        "BF16" => Some(DType::BF16),
-        "F8_E4M3" => Some(DType::F8E4M3),
-        _ => None,
-    }
-}
-
-/// Bytes of an element of any type the format knows; `None` for a name it does not.
-fn element_bytes(dtype: &str) -> Option<u64> {
-    match dtype {
-        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => Some(1),
-        "U16" | "I16" | "F16" | "BF16" => Some(2),
-        "U32" | "I32" | "F32" => Some(4),
-        "U64" | "I64" | "F64" => Some(8),
-        _ => None,
-    }
-}
-
-/// The tensors of one file; what is wrong with it goes to `problems` and yields no tensors.
-fn read_file(file: &str, bytes: io::Result<SharedBytes>, problems: &mut Vec<TensorProblem>) -> Vec<(String, Tensor)> {
-    let bytes = match bytes {
-        Ok(bytes) => bytes,
-        Err(cause) => {
-            problems.push(TensorProblem::file(file, "a readable file", cause).mended_by(READABLE));
-            return Vec::new();
-        }
-    };
-    match parse(&bytes) {
-        Err(found) => {
-            let pointer = lfs::is_pointer(&bytes)
-                .then(|| TensorProblem::file(file, "weights", lfs::FOUND).mended_by(lfs::REMEDY));
-            problems.push(pointer.unwrap_or(TensorProblem { file: file.into(), ..found }.broken()));
-            Vec::new()
-        }
-        Ok((data, entries)) => {
-            let file: Arc<str> = file.into();
-            let tensor = |entry: HeaderEntry| {
-                let range = data + entry.begin as usize..data + entry.end as usize;
-                let bytes = bytes.slice(range).expect("parse checked the offsets against the file's length");
-                (entry.name, Tensor { file: Arc::clone(&file), dtype: entry.dtype, shape: entry.shape, bytes })
-            };
-            entries.into_iter().map(tensor).collect()
-        }
-    }
-}
-
-/// One line of a header.
-#[derive(Debug)]
-struct HeaderEntry {
-    name: String,
-    dtype: String,
-    shape: Vec<u64>,
-    begin: u64,
-    end: u64,
-}
-
-/// Read a file's header: where its data starts, and its tensors in the order they lie. Checks that they
-/// fill the data exactly. The `file` of the problem is left empty.
-fn parse(bytes: &[u8]) -> Result<(usize, Vec<HeaderEntry>), TensorProblem> {
-    let wrong = |expected: String, found: String| TensorProblem::file("", expected, found);
-    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(wrong("at least 8 bytes".into(), format!("{} bytes", bytes.len())));
-    };
-    let length = u64::from_le_bytes(*length);
-    if length > MAX_HEADER_BYTES || length > rest.len() as u64 {
-        let limit = MAX_HEADER_BYTES.min(rest.len() as u64);
-        return Err(wrong(format!("a header of at most {limit} bytes"), format!("a header length of {length}")));
-    }
-    let (header, data) = rest.split_at(length as usize);
-    let FileHeader(mut entries) =
-        serde_json::from_slice(header).map_err(|e| wrong("a JSON header".into(), format!("{e}")))?;
-    entries.sort_by_key(|e| (e.begin, e.end));
-    let mut position = 0;
-    for entry in &entries {
-        let problem = |expected: String, found: String| TensorProblem::tensor("", &entry.name, expected, found);
-        if entry.shape.len() > MAX_DIMS {
-            return Err(problem(format!("at most {MAX_DIMS} dimensions"), format!("{}", entry.shape.len())));
-        }
-        let elements = entry.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-        let size = element_bytes(&entry.dtype).zip(elements).and_then(|(size, n)| size.checked_mul(n));
-        let Some(size) = size else {
-            return Err(problem("a known dtype and a sane shape".into(), format!("{} {:?}", entry.dtype, entry.shape)));
-        };
-        if entry.begin != position {
-            return Err(problem(format!("data from byte {position}"), format!("data from byte {}", entry.begin)));
-        }
-        if entry.end.checked_sub(entry.begin) != Some(size) {
-            let found = format!("bytes {}..{}", entry.begin, entry.end);
-            return Err(problem(format!("{size} bytes for {} {:?}", entry.dtype, entry.shape), found));
-        }
-        position = entry.end;
-        if position > data.len() as u64 {
-            return Err(problem(format!("data up to byte {position}"), format!("only {} bytes of data", data.len())));
-        }
-    }
-    if position != data.len() as u64 {
-        return Err(wrong(format!("{position} bytes of data"), format!("{}", data.len())));
-    }
-    Ok((8 + header.len(), entries))
-}
-
-/// A header as JSON; unlike a map it notices a name that comes twice.
-struct FileHeader(Vec<HeaderEntry>);
-
-#[derive(Deserialize)]
-struct EntryFields {
-    dtype: String,
-    shape: Vec<u64>,
-    data_offsets: (u64, u64),
-}
-
-impl<'de> Deserialize<'de> for FileHeader {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct HeaderVisitor;
-        impl<'de> Visitor<'de> for HeaderVisitor {
-            type Value = FileHeader;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FileHeader, A::Error> {
-                let mut seen = BTreeSet::new();
-                let mut entries = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!("tensor `{name}` is listed twice")));
-                    }
-                    if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
-                        continue;
-                    }
-                    let EntryFields { dtype, shape, data_offsets: (begin, end) } = map.next_value()?;
-                    entries.push(HeaderEntry { name, dtype, shape, begin, end });
-                }
-                Ok(FileHeader(entries))
-            }
-        }
-        deserializer.deserialize_map(HeaderVisitor)
-    }
-}
-
-/// Parse a header and throw the result away: the entry point for fuzzing.
-pub fn fuzz_header(bytes: &[u8]) {
-    let _ = parse(bytes);
+/// A bias of zeros of a matrix that has none: programs that quantise give one to each.
+fn adds_nothing(name: &str, tensor: &Tensor, wanted: &BTreeSet<String>) -> bool {
+    let of_a_matrix = name.strip_suffix(".bias").is_some_and(|module| wanted.contains(&format!("{module}.weight")));
+    of_a_matrix && tensor.bytes.iter().all(|byte| *byte == 0)
 }

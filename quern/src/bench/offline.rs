@@ -108,7 +108,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
             (checkpoint, load_format, ModelPaths { model: files.dir().map(Into::into), tokenizer: None })
         }
     };
-    let recipe = serve.model.recipe(checkpoint.config().fp8)?;
+    let recipe = serve.model.recipe(checkpoint.config().is_fp8())?;
     let checkpoint = checkpoint.quantised(recipe);
     let facts = Facts {
         network: checkpoint.config(),

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use clap::Args;
 use quern_backend::DType;
-use quern_model::weights::QuantRecipe;
+use quern_model::{gguf_export::Unquantised, weights::QuantRecipe};
 
 use crate::config::names::Names;
 
@@ -24,7 +24,8 @@ pub struct ConvertArgs {
     pub outfile: PathBuf,
 
     /// Encoding of the matrices: f32, f16 and bf16 keep each value by itself; q8_0, q4_0 and q4_k_m are llama.cpp's
-    /// mixtures of blocks, q4_best is q4_k_m with more bits for attention and the embedding
+    /// mixtures of blocks, q4_best is q4_k_m with more bits for attention and the embedding; auto leaves each matrix as
+    /// it is stored (int4, int8, MXFP4 and MLX become the types that hold the same numbers; FP8 is rounded to bf16)
     #[arg(long, value_name = "TYPE", default_value = "q4_k_m", value_parser = Names::new(OutType::names()))]
     pub outtype: OutType,
 }
@@ -32,6 +33,8 @@ pub struct ConvertArgs {
 /// Encoding of the matrices of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutType {
+    /// What each matrix is already, where GGUF has a type for it.
+    AsStored,
     /// Each value by itself.
     Plain(DType),
     /// Quantised by a mixture; what it leaves as it is, in bfloat16.
@@ -43,22 +46,24 @@ impl OutType {
     pub fn names() -> impl Iterator<Item = (&'static str, Self)> {
         let plain = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
         let quantised = QuantRecipe::NAMES.map(|(name, recipe)| (name, Self::Quantised(recipe)));
-        plain.map(|(name, dtype)| (name, Self::Plain(dtype))).into_iter().chain(quantised)
+        let plain = plain.map(|(name, dtype)| (name, Self::Plain(dtype)));
+        [("auto", Self::AsStored)].into_iter().chain(plain).chain(quantised)
     }
 
     /// How matrices are quantised, if they are.
     pub fn recipe(self) -> Option<QuantRecipe> {
         match self {
-            Self::Plain(_) => None,
+            Self::AsStored | Self::Plain(_) => None,
             Self::Quantised(recipe) => Some(recipe),
         }
     }
 
     /// How what is not quantised is stored.
-    pub fn plain(self) -> DType {
+    pub fn unquantised(self) -> Unquantised {
         match self {
-            Self::Plain(dtype) => dtype,
-            Self::Quantised(_) => DType::BF16,
+            Self::AsStored => Unquantised::AsStored,
+            Self::Plain(dtype) => Unquantised::Plain(dtype),
+            Self::Quantised(_) => Unquantised::Plain(DType::BF16),
         }
     }
 }

@@ -228,7 +228,9 @@ impl ModelFlags {
         allow_longer_context: bool,
         notes: &mut Vec<String>,
     ) -> Result<Numbers, RefusedFlag> {
-        let dtype = self.precision(network.dtype)?;
+        // Of a quantised checkpoint only a few matrices are in the type that it announces.
+        let stored = if network.quantization.is_some() { DType::BF16 } else { network.dtype };
+        let dtype = self.precision(stored)?;
         let kv_cache_dtype = self.kv_cache_dtype.unwrap_or(match dtype {
             Precision::F32 => KvFormat::F32,
             Precision::Bf16 => KvFormat::BF16,

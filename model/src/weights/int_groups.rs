@@ -1,0 +1,291 @@
+//! [`IntGroups`]: integers of 4 or 8 bits with a scale for each group of a row's columns, as the programs that quantise
+//! lay them out, written as the blocks of 32 that mean the same numbers.
+//!
+//! ```text
+//! stored                                block
+//! 4 bits, scale s                       Q4_0  s * (q - 8)
+//! 4 bits, scale s, zero point z         Q5_0  s * (q - z + 16 - 16)
+//! 4 bits, scale s, bias b               Q4_1  s * q + b
+//! 8 bits, scale s                       Q8_0  s * (q - 128)
+//! any of them, of a router              F32   each number by itself, rounded once
+//! ```
+//!
+//! A block's scale is a binary16. Those of AWQ and GPTQ are; a bfloat16 is one from 2^-17 to 65504, and every scale is
+//! checked. Where it is none, the block would not hold the same numbers, unless they are all zero: such a matrix is
+//! written in F32, if few of them are.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use quern_backend::{DType, QuantFormat};
+
+use super::{TensorProblem, tensor::Tensor};
+
+/// Columns of a block.
+pub(super) const BLOCK: usize = 32;
+
+/// A matrix of integers in groups.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IntGroups<'a> {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// 4 or 8.
+    pub(super) bits: usize,
+    pub(super) codes: &'a Tensor,
+    pub(super) order: Order,
+    /// Columns of a group, a multiple of [`BLOCK`] or all of them.
+    pub(super) group: usize,
+    pub(super) scales: PerGroup<'a>,
+    pub(super) offset: Offset<'a>,
+    /// The encoding it is written in: that of the table above, or F32.
+    pub(super) format: QuantFormat,
+}
+
+/// Where the integer of a row and column lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Rows one behind the other, the first column in the lowest bits.
+    Rows,
+    /// The same in signed bytes.
+    SignedRows,
+    /// Words of eight rows for each column, interleaved: AutoAWQ's `gemm`.
+    InterleavedColumns,
+    /// Words of as many columns as fit, the first in the lowest bits, for each row: GPTQ.
+    ColumnWords,
+}
+
+/// Where in a word the integer of each of eight rows lies, counted from the lowest bits.
+const INTERLEAVED: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// Numbers of each row and group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PerGroup<'a> {
+    pub(super) name: &'a str,
+    pub(super) tensor: &'a Tensor,
+    pub(super) row_stride: usize,
+    pub(super) group_stride: usize,
+}
+
+/// What makes a number of an integer, beside the scale.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Offset<'a> {
+    /// The middle of the integers is zero.
+    Middle,
+    /// Each group's own integer is zero.
+    Zeros(Zeros<'a>),
+    /// A number is added to each product.
+    Biases(PerGroup<'a>),
+}
+
+/// The zero points of each row and group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Zeros<'a> {
+    pub(super) name: &'a str,
+    pub(super) tensor: &'a Tensor,
+    /// Signed bytes, `[rows, groups]`; otherwise words of as many rows as fit.
+    pub(super) signed: bool,
+    /// From a word (or byte) of rows to the next, and from group to group.
+    pub(super) row_stride: usize,
+    pub(super) group_stride: usize,
+    pub(super) interleaved: bool,
+    /// Added to what is stored.
+    pub(super) added: u8,
+}
+
+impl<'a> IntGroups<'a> {
+    /// Columns `cols` of the rows from `first` on, as many as `out` holds, in its format. The columns are whole blocks.
+    ///
+    /// # Errors
+    /// At a scale or bias that no block can have.
+    pub(super) fn fill(&self, first: usize, cols: &Range<usize>, out: &mut [u8]) -> Result<(), TensorProblem> {
+        let row_bytes = self.format.row_bytes(cols.len());
+        let block_bytes = self.format.row_bytes(BLOCK);
+        let mut codes = [0; BLOCK];
+        for (row, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {
+            for (col, out) in cols.clone().step_by(BLOCK).zip(out.chunks_exact_mut(block_bytes)) {
+                self.codes(row, col, &mut codes);
+                self.block(row, col / self.group, &codes, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first scale or bias that no block can have and that matters.
+    pub(super) fn inexact(&self) -> Option<TensorProblem> {
+        let biases = match self.offset {
+            Offset::Biases(biases) => Some(biases),
+            Offset::Middle | Offset::Zeros(_) => None,
+        };
+        if self.scales.all_are_halves() && biases.is_none_or(|biases| biases.all_are_halves()) {
+            return None;
+        }
+        let mut block = vec![0; self.format.row_bytes(self.cols)];
+        (0..self.rows).find_map(|row| self.fill(row, &(0..self.cols), &mut block).err())
+    }
+
+    /// The unsigned integers of 32 columns from `col` on.
+    fn codes(&self, row: usize, col: usize, out: &mut [u8; BLOCK]) {
+        let bytes = &*self.codes.bytes;
+        match (self.order, self.bits) {
+            (Order::Rows, 4) => {
+                let at = (row * self.cols + col) / 2;
+                for (pair, byte) in out.chunks_exact_mut(2).zip(&bytes[at..at + BLOCK / 2]) {
+                    (pair[0], pair[1]) = (byte & 15, byte >> 4);
+                }
+            }
+            (Order::Rows, _) => out.copy_from_slice(&bytes[row * self.cols + col..][..BLOCK]),
+            (Order::SignedRows, _) => {
+                let signed = &bytes[row * self.cols + col..][..BLOCK];
+                out.iter_mut().zip(signed).for_each(|(code, byte)| *code = byte ^ 0x80);
+            }
+            (Order::InterleavedColumns, _) => {
+                let (word, shift) = (row / 8, 4 * INTERLEAVED[row % 8]);
+                for (code, col) in out.iter_mut().zip(col..) {
+                    *code = (word_at(bytes, col * (self.rows / 8) + word) >> shift & 15) as u8;
+                }
+            }
+            (Order::ColumnWords, bits) => {
+                let per_word = 32 / bits;
+                for (codes, word) in out.chunks_exact_mut(per_word).zip(col / per_word..) {
+                    let word = word_at(bytes, word * self.rows + row);
+                    for (code, place) in codes.iter_mut().zip(0..) {
+                        *code = (word >> (bits * place) & ((1 << bits) - 1)) as u8;
+                    }
+                }
+            }
+        }
+    }
+
+    fn block(&self, row: usize, group: usize, codes: &[u8; BLOCK], out: &mut [u8]) -> Result<(), TensorProblem> {
+        if self.format == QuantFormat::F32 {
+            self.numbers(row, group, codes, out);
+            return Ok(());
+        }
+        match self.offset {
+            Offset::Middle if self.bits == 8 => {
+                let any = codes.iter().any(|&code| code != 0x80);
+                out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
+                out[2..].iter_mut().zip(codes).for_each(|(byte, code)| *byte = code ^ 0x80);
+            }
+            Offset::Middle => {
+                let any = codes.iter().any(|&code| code != 8);
+                out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
+                nibbles(codes, &mut out[2..]);
+            }
+            Offset::Zeros(zeros) => {
+                let zero = zeros.at(row, group, self.bits);
+                if !(0..16).contains(&zero) {
+                    let found = format!("{} for row {row} and group {group}", zero - 8);
+                    let (file, name) = (&self.codes.file, zeros.name);
+                    return Err(TensorProblem::tensor(file, name, "zero points from -8 to 7", found));
+                }
+                let shifted = codes.map(|code| (i32::from(code) - zero + 16) as u8);
+                let any = shifted.iter().any(|&code| code != 16);
+                out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
+                let fifths = shifted.iter().zip(0..).fold(0, |bits, (code, i)| bits | u32::from(code >> 4) << i);
+                out[2..6].copy_from_slice(&fifths.to_le_bytes());
+                nibbles(&shifted.map(|code| code & 15), &mut out[6..]);
+            }
+            Offset::Biases(biases) => {
+                let any = codes.iter().any(|&code| code != 0);
+                out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
+                out[2..4].copy_from_slice(&biases.half(row, group, true)?);
+                nibbles(codes, &mut out[4..]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers by themselves.
+    fn numbers(&self, row: usize, group: usize, codes: &[u8; BLOCK], out: &mut [u8]) {
+        let scale = self.scales.at(row, group);
+        let (zero, bias) = match self.offset {
+            Offset::Middle => (1 << (self.bits - 1), 0.0),
+            Offset::Zeros(zeros) => (zeros.at(row, group, self.bits), 0.0),
+            Offset::Biases(biases) => (0, biases.at(row, group)),
+        };
+        for (number, &code) in out.as_chunks_mut().0.iter_mut().zip(codes) {
+            *number = (scale * (i32::from(code) - zero) as f32 + bias).to_le_bytes();
+        }
+    }
+}
+
+impl PerGroup<'_> {
+    fn at(&self, row: usize, group: usize) -> f32 {
+        let (index, bytes) = (row * self.row_stride + group * self.group_stride, &*self.tensor.bytes);
+        match self.tensor.element() {
+            Some(DType::F16) => f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32_const(),
+            Some(DType::BF16) => bf16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
+            _ => f32::from_bits(word_at(bytes, index)),
+        }
+    }
+
+    /// Whether it is plain, without a look at what they stand beside, that a block can have each of them.
+    fn all_are_halves(&self) -> bool {
+        // A bfloat16 of these exponents is a normal binary16, or a subnormal one whose 8 bits fit.
+        let exponents = 110 << 7..143 << 7;
+        let bytes = &*self.tensor.bytes;
+        match self.tensor.element() {
+            Some(DType::F16) => true,
+            Some(DType::BF16) => bytes.as_chunks().0.iter().all(|bytes| {
+                let magnitude = u16::from_le_bytes(*bytes) & 0x7fff;
+                magnitude == 0 || exponents.contains(&magnitude)
+            }),
+            _ => bytes.as_chunks().0.iter().all(|bytes| {
+                let value = f32::from_le_bytes(*bytes);
+                f16::from_f32_const(value).to_f32_const() == value
+            }),
+        }
+    }
+
+    /// The same as a block stores it. Where it does not `matter`, another stands for one that cannot be stored.
+    fn half(&self, row: usize, group: usize, matters: bool) -> Result<[u8; 2], TensorProblem> {
+        let value = self.at(row, group);
+        let half = f16::from_f32_const(value);
+        if half.to_f32_const() == value {
+            return Ok(half.to_le_bytes());
+        }
+        if !matters {
+            return Ok([0; 2]);
+        }
+        let found = format!("{value:e} for row {row} and group {group}");
+        let problem = TensorProblem::tensor(&self.tensor.file, self.name, "numbers that are binary16", found);
+        Err(problem.mended_by(INEXACT))
+    }
+}
+
+/// What to do where a scale has no exact form.
+const INEXACT: &str = "These weights have no exact form here: too many of their scales are finer or larger than \
+    binary16 has them. Serve the official FP8 checkpoint or a GGUF file of the same model, or the BF16 checkpoint with --quantization \
+    q4_k_m.";
+
+impl Zeros<'_> {
+    /// As an unsigned integer of `bits`, like the codes.
+    fn at(&self, row: usize, group: usize, bits: usize) -> i32 {
+        let bytes = &*self.tensor.bytes;
+        if self.signed {
+            let byte = bytes[row * self.row_stride + group * self.group_stride];
+            return i32::from(byte as i8) + (1 << (bits - 1));
+        }
+        let per_word = 32 / bits;
+        let place = if self.interleaved { INTERLEAVED[row % 8] } else { row % per_word };
+        let word = word_at(bytes, row / per_word * self.row_stride + group * self.group_stride);
+        // A zero point of 0 is stored as -1 where 1 is to be added: it wraps around.
+        ((word >> (bits * place)).wrapping_add(self.added.into()) & ((1 << bits) - 1)) as i32
+    }
+}
+
+/// Word `index` of little-endian words.
+#[inline]
+fn word_at(bytes: &[u8], index: usize) -> u32 {
+    let [a, b, c, d] = bytes[4 * index..][..4] else { unreachable!("a slice of four") };
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// Codes of 4 bits as blocks have them: the first half in the low nibbles, the second in the high ones.
+pub(super) fn nibbles(codes: &[u8; BLOCK], out: &mut [u8]) {
+    let (low, high) = codes.split_at(BLOCK / 2);
+    for (byte, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
+        *byte = low | high << 4;
+    }
+}

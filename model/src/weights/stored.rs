@@ -1,0 +1,496 @@
+//! [`StoredMatrix`]: a matrix of the network as the tensors of a checkpoint hold it, found by the names that the
+//! programs which quantise give them and checked against its shape.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use quern_backend::{DType, PackedMatrix, QuantFormat};
+
+use super::{
+    TensorProblem,
+    int_groups::{BLOCK, IntGroups, Offset, Order, PerGroup, Zeros},
+    mxfp4::Mxfp4,
+    tensor::{Tensor, floats},
+};
+use crate::{
+    config::{ModelConfig, TensorLayout},
+    network::{Role, module},
+};
+
+/// Behind the name of an FP8 matrix: its scales, by DeepSeek's and Qwen's name and by that of compressed-tensors.
+pub(super) const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
+
+/// A matrix, or why there is none.
+pub(super) type LookupResult<'a> = Result<StoredMatrix<'a>, Vec<TensorProblem>>;
+
+/// How one matrix is stored.
+#[derive(Clone, Debug)]
+pub(super) struct StoredMatrix<'a> {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) encoding: StoredEncoding<'a>,
+    /// The names of all tensors that belong to it.
+    pub(super) names: Vec<&'a str>,
+}
+
+/// The tensors of a matrix by what they mean.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum StoredEncoding<'a> {
+    /// Each number by itself.
+    Plain(&'a Tensor, QuantFormat),
+    /// E4M3 and its scales.
+    Fp8 { codes: &'a Tensor, scales: &'a Tensor },
+    /// To be written as blocks.
+    Ints(IntGroups<'a>),
+    /// To be written as blocks.
+    Mxfp4(Mxfp4<'a>),
+}
+
+impl StoredMatrix<'_> {
+    /// The encoding that it is computed with.
+    pub(super) fn format(&self) -> QuantFormat {
+        match &self.encoding {
+            StoredEncoding::Plain(_, format) => *format,
+            StoredEncoding::Fp8 { .. } => QuantFormat::Fp8Block128,
+            StoredEncoding::Ints(ints) => ints.format,
+            StoredEncoding::Mxfp4(_) => QuantFormat::Mxfp4,
+        }
+    }
+
+    /// A scale that blocks cannot have, where it is to be written as blocks.
+    pub(super) fn inexact(&self) -> Option<TensorProblem> {
+        match &self.encoding {
+            StoredEncoding::Ints(ints) if ints.format != QuantFormat::F32 => ints.inexact(),
+            _ => None,
+        }
+    }
+
+    /// Bytes of its rows in that encoding, with the scales beside them.
+    pub(super) fn num_bytes(&self) -> u64 {
+        let rows = self.rows as u64 * self.format().row_bytes(self.cols) as u64;
+        match self.encoding {
+            StoredEncoding::Fp8 { .. } => rows + 4 * self.fp8_scales() as u64,
+            _ => rows,
+        }
+    }
+
+    /// The matrix where it is computed with as it lies; `None` where it is to be written anew.
+    pub(super) fn mapped(&self) -> Option<PackedMatrix> {
+        let (rows, cols) = (self.rows, self.cols);
+        match self.encoding {
+            StoredEncoding::Plain(tensor, format) => {
+                Some(PackedMatrix::plain(format, rows, cols, tensor.bytes.clone()))
+            }
+            StoredEncoding::Fp8 { codes, scales } => {
+                let (bytes, of_rows, scales) = (codes.bytes.clone(), has_a_scale_a_row(rows, scales), floats(scales));
+                Some(match scales.as_slice() {
+                    &[scale] => PackedMatrix::fp8(rows, cols, bytes, vec![scale; self.fp8_scales()].into()),
+                    scales if of_rows => PackedMatrix::fp8_rows(rows, cols, bytes, scales),
+                    _ => PackedMatrix::fp8(rows, cols, bytes, scales.into()),
+                })
+            }
+            StoredEncoding::Ints(_) | StoredEncoding::Mxfp4(_) => None,
+        }
+    }
+
+    /// Columns `cols` of the rows from `first` on, as many as `out` holds, where they are to be written anew. The columns
+    /// are whole blocks of 32.
+    ///
+    /// # Errors
+    /// If a number of it has no exact form.
+    pub(super) fn fill(&self, first: usize, cols: &Range<usize>, out: &mut [u8]) -> Result<(), TensorProblem> {
+        match &self.encoding {
+            StoredEncoding::Ints(ints) => ints.fill(first, cols, out),
+            StoredEncoding::Mxfp4(mxfp4) => mxfp4.fill(first, cols, out),
+            StoredEncoding::Plain(..) | StoredEncoding::Fp8 { .. } => unreachable!("it is computed with as it lies"),
+        }
+    }
+
+    /// Bytes of these rows and columns in the encoding that they are computed with.
+    pub(super) fn part_bytes(&self, rows: &Range<usize>, cols: &Range<usize>) -> u64 {
+        match self.mapped() {
+            Some(matrix) => matrix.part(rows.clone(), cols.clone()).num_bytes() as u64,
+            None => rows.len() as u64 * self.format().row_bytes(cols.len()) as u64,
+        }
+    }
+
+    /// What it was written anew from will hardly be read again.
+    pub(super) fn release(&self) {
+        match &self.encoding {
+            StoredEncoding::Ints(ints) => ints.codes.bytes.release(),
+            StoredEncoding::Mxfp4(mxfp4) => mxfp4.codes.bytes.release(),
+            StoredEncoding::Plain(..) | StoredEncoding::Fp8 { .. } => {}
+        }
+    }
+
+    /// Scales of an FP8 matrix as it is held: one number stands in each block, that of a row for each 128 columns.
+    fn fp8_scales(&self) -> usize {
+        let of_rows =
+            matches!(self.encoding, StoredEncoding::Fp8 { scales, .. } if has_a_scale_a_row(self.rows, scales));
+        let blocks = [self.rows, self.cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK));
+        if of_rows { self.rows * blocks[1] } else { blocks[0] * blocks[1] }
+    }
+}
+
+/// Whether `scales` are one for each of several rows.
+fn has_a_scale_a_row(rows: usize, scales: &Tensor) -> bool {
+    let rows = rows as u64;
+    rows > 1 && (scales.shape == [rows, 1] || scales.shape == [rows])
+}
+
+/// Looks matrices up among the tensors of a checkpoint.
+pub(super) struct Lookup<'a> {
+    pub(super) tensors: &'a BTreeMap<String, Tensor>,
+    pub(super) config: &'a ModelConfig,
+    /// Names of the matrices of integers that are to be F32, since blocks would not hold the same numbers.
+    pub(super) widened: &'a BTreeSet<String>,
+}
+
+/// A tensor and its name, as long-lived as the checkpoint.
+type Named<'a> = (&'a str, &'a Tensor);
+
+impl<'a> Lookup<'a> {
+    /// The tensor `name`.
+    pub(super) fn get(&self, name: &str) -> Option<Named<'a>> {
+        self.tensors.get_key_value(name).map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The names that the tensors of the matrix `weight` may have in the layout that is announced.
+    pub(super) fn parts(&self, weight: &str) -> impl Iterator<Item = String> {
+        let parts: &[&str] = match self.config.quantization.as_ref().map(|quantization| quantization.layout) {
+            None | Some(TensorLayout::Fp8) => &[],
+            Some(TensorLayout::CompressedTensors) => {
+                &["weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"]
+            }
+            Some(TensorLayout::Awq | TensorLayout::Gptq { .. }) => &["qweight", "qzeros", "scales", "g_idx"],
+            Some(TensorLayout::Mlx) => &["scales", "biases"],
+        };
+        parts.iter().map(move |part| format!("{}.{part}", module(weight)))
+    }
+
+    /// The matrix `weight`, whose `role` decides how finely it is computed with.
+    pub(super) fn matrix(&self, role: Role, weight: &str, (rows, cols): (usize, usize)) -> LookupResult<'a> {
+        let one = |problem| Err(vec![problem]);
+        let layout = self.config.quantization.as_ref().map(|quantization| quantization.layout);
+        let found = self.get(weight);
+        let shape = ModuleParts { lookup: self, role, module: module(weight), rows, cols };
+        match (layout, found) {
+            (Some(TensorLayout::Mlx), Some((name, tensor))) if tensor.dtype == "U32" => shape.mlx((name, tensor)),
+            (Some(TensorLayout::CompressedTensors), Some((name, tensor))) if tensor.dtype == "I8" => {
+                shape.signed_bytes((name, tensor))
+            }
+            (_, Some((name, tensor))) => self.plain((name, tensor), rows, cols),
+            (Some(TensorLayout::CompressedTensors), None) if shape.part("weight_packed").is_some() => shape.packed(),
+            (Some(TensorLayout::Awq), None) if shape.part("qweight").is_some() => shape.awq(),
+            (Some(TensorLayout::Gptq { symmetric, zero_offset }), None) if shape.part("qweight").is_some() => {
+                shape.gptq(symmetric, zero_offset)
+            }
+            (_, None) => {
+                let expected = format!("a tensor {:?}", [rows, cols]);
+                one(TensorProblem::tensor("(no file)", weight, expected, "nothing"))
+            }
+        }
+    }
+
+    /// A matrix of numbers by themselves, or of E4M3.
+    fn plain(&self, (weight, tensor): Named<'a>, rows: usize, cols: usize) -> LookupResult<'a> {
+        let mut problems = Vec::new();
+        let mut problem = |(name, of): Named<'_>, expected: String| {
+            problems.push(TensorProblem::tensor(&of.file, name, expected, of.found()));
+        };
+        let dims = [rows as u64, cols as u64];
+        if tensor.shape != dims {
+            problem((weight, tensor), format!("shape {dims:?}"));
+        }
+        let scales = SCALES.iter().find_map(|suffix| self.get(&format!("{weight}{suffix}")));
+        let quantised = tensor.element() == Some(DType::F8E4M3);
+        if quantised && (self.config.quantization.is_none() || self.config.keeps_unquantised(module(weight))) {
+            problem((weight, tensor), "an unquantised weight, as config.json says".into());
+        }
+        let mut names = vec![weight];
+        let encoding = match (tensor.element(), scales) {
+            (None, _) => {
+                problem((weight, tensor), "one of BF16, F16, F32, F8_E4M3".into());
+                None
+            }
+            (Some(DType::F8E4M3), None) => {
+                problem((weight, tensor), format!("`{weight}{}` beside it", SCALES[0]));
+                None
+            }
+            (Some(DType::F8E4M3), Some((name, scales))) => {
+                names.push(name);
+                let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK) as u64);
+                let one = scales.shape.iter().product::<u64>() == 1;
+                let fits = one || has_a_scale_a_row(rows, scales) || scales.shape == blocks;
+                if !fits || !matches!(scales.element(), Some(DType::F32 | DType::BF16 | DType::F16)) {
+                    problem(
+                        (name, scales),
+                        format!("F32 or BF16 {blocks:?}, one number, or one for each of {rows} rows"),
+                    );
+                }
+                Some(StoredEncoding::Fp8 { codes: tensor, scales })
+            }
+            (Some(_), Some((name, scales))) => {
+                problem((name, scales), "no scales beside an unquantised weight".into());
+                None
+            }
+            (Some(element), None) => Some(StoredEncoding::Plain(tensor, QuantFormat::plain(element))),
+        };
+        match encoding {
+            Some(encoding) if problems.is_empty() => Ok(StoredMatrix { rows, cols, encoding, names }),
+            _ => Err(problems),
+        }
+    }
+}
+
+/// A quantised matrix that is looked for.
+struct ModuleParts<'l, 'a> {
+    lookup: &'l Lookup<'a>,
+    role: Role,
+    module: &'l str,
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> ModuleParts<'_, 'a> {
+    /// The tensor `suffix` of the module.
+    fn part(&self, suffix: &str) -> Option<Named<'a>> {
+        self.lookup.get(&format!("{}.{suffix}", self.module))
+    }
+
+    fn widened(&self) -> bool {
+        !self.lookup.widened.is_empty() && self.lookup.widened.contains(&format!("{}.weight", self.module))
+    }
+
+    /// The same, which must be there.
+    fn required(&self, suffix: &str) -> Result<Named<'a>, Vec<TensorProblem>> {
+        let name = format!("{}.{suffix}", self.module);
+        self.lookup.get(&name).ok_or_else(|| vec![TensorProblem::tensor("(no file)", &name, "a tensor", "nothing")])
+    }
+
+    /// `weight_packed` and its scales, zero points and shape.
+    fn packed(&self) -> LookupResult<'a> {
+        let codes = self.required("weight_packed")?;
+        let scales = self.required("weight_scale")?;
+        if codes.1.dtype == "U8" && scales.1.dtype == "U8" {
+            return self.mxfp4(codes, scales, 2);
+        }
+        let bits = self.bits(codes, &[self.rows, 0], "I32")?;
+        let groups = self.groups(scales, [self.rows, 0])?;
+        let mut names = vec![codes.0, scales.0];
+        let offset = match self.part("weight_zero_point") {
+            None => Offset::Middle,
+            Some((name, tensor)) => {
+                names.push(name);
+                let signed = tensor.dtype == "I8";
+                let (rows, dtype) = if signed { (self.rows, "I8") } else { (self.rows.div_ceil(32 / bits), "I32") };
+                expect((name, tensor), &[rows, groups], dtype)?;
+                let (row_stride, group_stride) = (groups, 1);
+                let interleaved = false;
+                Offset::Zeros(Zeros { name, tensor, signed, row_stride, group_stride, interleaved, added: 0 })
+            }
+        };
+        if let Some((name, shape)) = self.part("weight_shape") {
+            names.push(name);
+            let sizes: Vec<u64> = match shape.dtype.as_str() {
+                "I32" => shape.bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b).into()).collect(),
+                _ => shape.bytes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect(),
+            };
+            if sizes != [self.rows as u64, self.cols as u64] {
+                let expected = format!("{:?}", [self.rows, self.cols]);
+                return Err(vec![TensorProblem::tensor(&shape.file, name, expected, format!("{sizes:?}"))]);
+            }
+        }
+        names.extend(self.group_index("weight_g_idx", groups)?);
+        let scales = PerGroup { name: scales.0, tensor: scales.1, row_stride: groups, group_stride: 1 };
+        self.ints((codes.1, Order::Rows, bits), groups, scales, offset, names)
+    }
+
+    /// `weight` in signed bytes.
+    fn signed_bytes(&self, codes: Named<'a>) -> LookupResult<'a> {
+        expect(codes, &[self.rows, self.cols], "I8")?;
+        let scales = self.required("weight_scale")?;
+        let groups = self.groups(scales, [self.rows, 0])?;
+        let grid = PerGroup { name: scales.0, tensor: scales.1, row_stride: groups, group_stride: 1 };
+        self.ints((codes.1, Order::SignedRows, 8), groups, grid, Offset::Middle, vec![codes.0, scales.0])
+    }
+
+    fn awq(&self) -> LookupResult<'a> {
+        let (codes, zeros) = (self.required("qweight")?, self.required("qzeros")?);
+        let scales = self.required("scales")?;
+        let groups = self.groups(scales, [0, self.rows])?;
+        expect(codes, &[self.cols, self.rows / 8], "I32")?;
+        expect(zeros, &[groups, self.rows / 8], "I32")?;
+        let offset = self.zeros_of_groups(zeros, 4, true, 0);
+        let grid = PerGroup { name: scales.0, tensor: scales.1, row_stride: 1, group_stride: self.rows };
+        let names = vec![codes.0, zeros.0, scales.0];
+        self.ints((codes.1, Order::InterleavedColumns, 4), groups, grid, offset, names)
+    }
+
+    fn gptq(&self, symmetric: bool, zero_offset: u8) -> LookupResult<'a> {
+        let (codes, scales) = (self.required("qweight")?, self.required("scales")?);
+        let bits = self.bits(codes, &[0, self.rows], "I32")?;
+        let groups = self.groups(scales, [0, self.rows])?;
+        let mut names = vec![codes.0, scales.0];
+        let zeros = self.part("qzeros");
+        if let Some(zeros) = zeros {
+            names.push(zeros.0);
+            expect(zeros, &[groups, self.rows * bits / 32], "I32")?;
+        }
+        let offset = match zeros {
+            Some(zeros) if !symmetric => self.zeros_of_groups(zeros, bits, false, zero_offset),
+            None if !symmetric => return Err(vec![self.required("qzeros").expect_err("it is not there").remove(0)]),
+            Some(zeros) => {
+                // Some programs store the middle, some one less.
+                let middle = 1u8 << (bits - 1);
+                let word = |code: u8| if bits == 8 { code } else { code << 4 | code };
+                if !zeros.1.bytes.iter().all(|byte| [word(middle), word(middle - 1)].contains(byte)) {
+                    let expected = format!("{} or {middle} throughout, since config.json says `sym`", middle - 1);
+                    return Err(vec![TensorProblem::tensor(&zeros.1.file, zeros.0, expected, "other zero points")]);
+                }
+                Offset::Middle
+            }
+            None => Offset::Middle,
+        };
+        names.extend(self.group_index("g_idx", groups)?);
+        let grid = PerGroup { name: scales.0, tensor: scales.1, row_stride: 1, group_stride: self.rows };
+        self.ints((codes.1, Order::ColumnWords, bits), groups, grid, offset, names)
+    }
+
+    /// `weight` in words, with `scales` and `biases`, or with exponents.
+    fn mlx(&self, codes: Named<'a>) -> LookupResult<'a> {
+        let scales = self.required("scales")?;
+        let bits = self.bits(codes, &[self.rows, 0], "U32")?;
+        if scales.1.dtype == "U8" && bits == 4 {
+            return self.mxfp4(codes, scales, 8);
+        }
+        let biases = self.required("biases")?;
+        let groups = self.groups(scales, [self.rows, 0])?;
+        expect(biases, &[self.rows, groups], &scales.1.dtype)?;
+        let grid = |(name, tensor): Named<'a>| PerGroup { name, tensor, row_stride: groups, group_stride: 1 };
+        let names = vec![codes.0, scales.0, biases.0];
+        self.ints((codes.1, Order::Rows, bits), groups, grid(scales), Offset::Biases(grid(biases)), names)
+    }
+
+    /// Numbers of 4 bits, `per_element` of them in an element of `codes`, and exponents.
+    fn mxfp4(&self, codes: Named<'a>, exponents: Named<'a>, per_element: usize) -> LookupResult<'a> {
+        self.whole_blocks(codes)?;
+        expect(codes, &[self.rows, self.cols / per_element], &codes.1.dtype)?;
+        expect(exponents, &[self.rows, self.cols / BLOCK], "U8")?;
+        let mxfp4 = Mxfp4 { cols: self.cols, codes: codes.1, exponents: exponents.1, exponents_name: exponents.0 };
+        let encoding = StoredEncoding::Mxfp4(mxfp4);
+        Ok(StoredMatrix { rows: self.rows, cols: self.cols, encoding, names: vec![codes.0, exponents.0] })
+    }
+
+    fn zeros_of_groups(&self, (name, tensor): Named<'a>, bits: usize, interleaved: bool, added: u8) -> Offset<'a> {
+        let (row_stride, group_stride) = (1, self.rows * bits / 32);
+        Offset::Zeros(Zeros { name, tensor, signed: false, row_stride, group_stride, interleaved, added })
+    }
+
+    /// Integers in `groups` groups, if there is an encoding of blocks for them.
+    fn ints(
+        &self,
+        (codes, order, bits): (&'a Tensor, Order, usize),
+        groups: usize,
+        scales: PerGroup<'a>,
+        offset: Offset<'a>,
+        names: Vec<&'a str>,
+    ) -> LookupResult<'a> {
+        self.whole_blocks((names[0], codes))?;
+        if matches!(order, Order::InterleavedColumns | Order::ColumnWords) && !self.rows.is_multiple_of(8) {
+            return Err(vec![wrong((names[0], codes), "a multiple of 8 rows")]);
+        }
+        let announced = self.lookup.config.quantization.as_ref().and_then(|q| q.group(self.cols, groups));
+        let Some(group) = announced else {
+            return Err(vec![wrong(
+                (scales.name, scales.tensor),
+                "as many groups as the group_size of config.json makes",
+            )]);
+        };
+        if group < self.cols && !group.is_multiple_of(BLOCK) {
+            return Err(vec![wrong((scales.name, scales.tensor), "groups of a multiple of 32 columns")]);
+        }
+        // A token that goes to another expert is not a rounding error.
+        let format = match (offset, bits) {
+            _ if self.role == Role::Router || self.widened() => QuantFormat::F32,
+            (Offset::Middle, 4) => QuantFormat::Q4_0,
+            (Offset::Middle, _) => QuantFormat::Q8_0,
+            (Offset::Zeros(_), 4) => QuantFormat::Q5_0,
+            (Offset::Biases(_), 4) => QuantFormat::Q4_1,
+            (Offset::Zeros(_) | Offset::Biases(_), _) => {
+                let problem = wrong((names[0], codes), "4 bits, where zero is not in the middle");
+                return Err(vec![problem.mended_by(OTHER_WIDTH)]);
+            }
+        };
+        let (rows, cols) = (self.rows, self.cols);
+        let encoding =
+            StoredEncoding::Ints(IntGroups { rows, cols, bits, codes, order, group, scales, offset, format });
+        Ok(StoredMatrix { rows, cols, encoding, names })
+    }
+
+    fn whole_blocks(&self, of: Named<'a>) -> Result<(), Vec<TensorProblem>> {
+        if self.cols.is_multiple_of(BLOCK) { Ok(()) } else { Err(vec![wrong(of, "rows of a multiple of 32 numbers")]) }
+    }
+
+    /// Bits of an integer where words hold as many as `dims`, in which 0 is to be found, says: 4 or 8.
+    fn bits(&self, codes: Named<'a>, dims: &[usize; 2], dtype: &str) -> Result<usize, Vec<TensorProblem>> {
+        let dims_of = |bits: usize| dims.map(|n| if n == 0 { (self.cols * bits).div_ceil(32) } else { n });
+        let fits = |bits: &usize| expect(codes, &dims_of(*bits), dtype).is_ok();
+        [4, 8].into_iter().find(fits).ok_or_else(|| {
+            let expected = format!("{dtype} {:?} (4 bits) or {:?} (8 bits)", dims_of(4), dims_of(8));
+            vec![wrong(codes, expected).mended_by(OTHER_WIDTH)]
+        })
+    }
+
+    /// Groups of a row, by the shape of `scales`, in which 0 is to be found.
+    fn groups(&self, scales: Named<'a>, dims: [usize; 2]) -> Result<usize, Vec<TensorProblem>> {
+        let at = usize::from(dims[1] == 0);
+        let groups = scales.1.shape.get(at).map_or(0, |&n| n as usize);
+        let plain = matches!(scales.1.element(), Some(DType::F32 | DType::F16 | DType::BF16));
+        let other = scales.1.shape.get(1 - at) == Some(&(dims[1 - at] as u64));
+        if plain && other && scales.1.shape.len() == 2 && (1..=self.cols).contains(&groups) {
+            return Ok(groups);
+        }
+        let dims = dims.map(|n| if n == 0 { "groups".to_owned() } else { n.to_string() });
+        Err(vec![wrong(scales, format!("F16, BF16 or F32 [{}, {}]", dims[0], dims[1]))])
+    }
+
+    /// The name of the group of each column, if it is stored. They must follow one another.
+    fn group_index(&self, suffix: &str, groups: usize) -> Result<Option<&'a str>, Vec<TensorProblem>> {
+        let Some((name, index)) = self.part(suffix) else { return Ok(None) };
+        expect((name, index), &[self.cols], "I32")?;
+        let group = self.lookup.config.quantization.as_ref().and_then(|q| q.group(self.cols, groups));
+        let group = group.unwrap_or(self.cols).max(1);
+        let stored = index.bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
+        // Some programs fill it with -1 where it is not used.
+        let unused = || stored.clone().all(|index| index == -1);
+        if stored.clone().zip(0..).all(|(index, col)| index == (col / group) as i32) || unused() {
+            return Ok(Some(name));
+        }
+        let problem = wrong((name, index), "groups of columns that follow one another");
+        Err(vec![
+            TensorProblem { found: "another order (act-order, `desc_act`)".into(), ..problem }.mended_by(ACT_ORDER),
+        ])
+    }
+}
+
+/// What to do with columns in another order.
+const ACT_ORDER: &str = "Columns in the order of activations are not served. Take a checkpoint quantised with desc_act \
+    false (compressed-tensors: actorder weight or none), the official FP8 checkpoint or a GGUF file of the same model, \
+    or the BF16 checkpoint with --quantization q4_k_m.";
+
+/// What to do with other integers.
+const OTHER_WIDTH: &str = "Of integers, 4 bits and symmetric 8 bits are served. Take such a checkpoint, the official \
+    FP8 checkpoint or a GGUF file of the same model, or the BF16 checkpoint with --quantization q4_k_m.";
+
+/// Whether a tensor has this shape and type.
+fn expect(of: Named<'_>, dims: &[usize], dtype: &str) -> Result<(), Vec<TensorProblem>> {
+    let same = of.1.shape.len() == dims.len() && of.1.shape.iter().zip(dims).all(|(a, b)| *a == *b as u64);
+    if same && of.1.dtype == dtype { Ok(()) } else { Err(vec![wrong(of, format!("{dtype} {dims:?}"))]) }
+}
+
+fn wrong((name, of): Named<'_>, expected: impl ToString) -> TensorProblem {
+    TensorProblem::tensor(&of.file, name, expected, of.found())
+}
