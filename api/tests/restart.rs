@@ -29,9 +29,9 @@ impl Model for Miscounting {
 
     fn wait(&mut self) -> Result<StepOutput, ForwardError> {
         let mut output = self.inner.wait()?;
-        let left = self.steps_left.load(Ordering::Acquire);
-        self.steps_left.store(left.saturating_sub(1), Ordering::Release);
-        if left == 1 {
+        // In one operation: the test sets it anew while the step behind a failed one may still be waited for.
+        let down = |left: u64| Some(left.saturating_sub(1));
+        if self.steps_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, down) == Ok(1) {
             output.rows.push(RowOutput::default());
         }
         Ok(output)
