@@ -89,8 +89,10 @@ async fn the_third_failure_is_the_last_and_probes_say_why() {
     let body = json!({"model": "m", "messages": user("x"), "max_tokens": 700, "ignore_eos": true, "stream": true});
     for _ in 0..3 {
         let text = interrupted(&server, &steps_left, "/v1/messages", body.clone()).await;
-        let last = events(&text).pop().unwrap();
-        assert_eq!((&last["type"], &last["error"]["type"]), (&json!("error"), &json!("api_error")), "{last}");
+        let events = events(&text);
+        let [.., error, stop] = events.as_slice() else { panic!("{text}") };
+        assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("api_error")), "{error}");
+        assert_eq!(stop["type"], "message_stop");
         settled(&server).await;
     }
     server.is_clean().await;
