@@ -171,6 +171,14 @@ async fn a_repository_is_removed_unless_it_is_being_downloaded() {
     let ran = quern(&address, cache.path(), &["rm", "owner/model"]).await;
     assert!(ran.code == Some(0) && ran.out.starts_with("Removed owner/model (1.1 MB"), "{} {}", ran.out, ran.err);
     assert!(!repo_dir(cache.path()).exists() && listed(cache.path()).await.is_empty());
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert_eq!(quern(&address, cache.path(), &["pull", "owner/model"]).await.code, Some(0));
+    let moved = elsewhere.path().join("large");
+    fs::rename(repo_dir(cache.path()), &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, repo_dir(cache.path())).unwrap();
+    assert_eq!(listed(cache.path()).await.len(), 1, "a folder on another disk");
+    assert_eq!(quern(&address, cache.path(), &["rm", "owner/model"]).await.code, Some(0));
+    assert!(!moved.exists() && fs::symlink_metadata(repo_dir(cache.path())).is_err(), "there, and the link to it");
     let ran = quern(&address, cache.path(), &["rm", "owner/model"]).await;
     assert!(
         ran.code == Some(1) && ran.err.contains("owner/model is not in") && ran.err.contains("quern list"),
