@@ -45,7 +45,7 @@ impl Caller {
         address.map(Self::at).unwrap_or_default()
     }
 
-    /// Who has sent `request`, as [`auth`](crate::auth) found out.
+    /// Who has sent `request`, as the check of its key found out.
     pub fn of(request: &Request) -> Self {
         request.extensions().get::<Self>().cloned().unwrap_or_default()
     }

@@ -53,7 +53,7 @@ pub struct Checkpoint {
 }
 
 enum TensorSource {
-    Files(Safetensors),
+    Files(Box<Safetensors>),
     Gguf(Box<GgufModel>),
     Dummy(DummyWeights),
 }
@@ -71,7 +71,7 @@ impl Checkpoint {
         let generation = GenerationConfig::open(dir)?;
         let source = match options.weight_origin {
             WeightOrigin::Safetensors => {
-                TensorSource::Files(Safetensors::open(dir, &mut config, ModelConfig::network)?)
+                TensorSource::Files(Box::new(Safetensors::open(dir, &mut config, ModelConfig::network)?))
             }
             WeightOrigin::Dummy => TensorSource::Dummy(DummyWeights::new(&config.network(), &config)),
         };
@@ -89,7 +89,8 @@ impl Checkpoint {
         generation: GenerationConfig,
         files: &[(&str, SharedBytes)],
     ) -> Result<Self, LoadError> {
-        let source = TensorSource::Files(Safetensors::embedded(place, files, &mut config, ModelConfig::network)?);
+        let files = Safetensors::embedded(place, files, &mut config, ModelConfig::network)?;
+        let source = TensorSource::Files(Box::new(files));
         Ok(Self::of(place.into(), config, generation, source))
     }
 
@@ -217,7 +218,7 @@ impl Checkpoint {
     /// Where the weights come from, as they are stored.
     pub fn weights(&self) -> &dyn WeightSource {
         match &self.source {
-            TensorSource::Files(files) => files,
+            TensorSource::Files(files) => &**files,
             TensorSource::Gguf(model) => &**model,
             TensorSource::Dummy(dummy) => dummy,
         }

@@ -465,8 +465,8 @@ proptest! {
             match change {
                 0 => shape.reverse(),
                 1 => shape.push(1),
-                2 if shape.len() > 1 && shape[0] % 2 == 0 => (shape[0], shape[last]) = (shape[0] / 2, shape[last] * 2),
-                3 if shape.len() > 1 && shape[last] % 2 == 0 => (shape[0], shape[last]) = (shape[0] * 2, shape[last] / 2),
+                2 if shape.len() > 1 && shape[0].is_multiple_of(2) => (shape[0], shape[last]) = (shape[0] / 2, shape[last] * 2),
+                3 if shape.len() > 1 && shape[last].is_multiple_of(2) => (shape[0], shape[last]) = (shape[0] * 2, shape[last] / 2),
                 4 => {
                     let renamed = match entry["dtype"].as_str().unwrap() {
                         "I32" => "F32",
