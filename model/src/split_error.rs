@@ -59,7 +59,8 @@ pub enum SplitError {
     },
     /// A rank's heads end within a block.
     #[error(
-        "tp_size = {tp} gives each rank {width} input features of o_proj, which are not whole blocks of {unit} ({format})"
+        "tp_size = {tp} gives each rank {width} input features of o_proj, which are not whole blocks of {unit} \
+         ({format}); fewer ranks may get whole blocks, and smaller blocks (q8_0) can be divided further"
     )]
     HeadBlocks {
         /// Ranks.
