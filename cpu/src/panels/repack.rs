@@ -230,11 +230,11 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes more than half an hour")]
     fn a_repacked_matrix_holds_the_same_values_bit_for_bit() {
         let mut rng = Rng(3);
         let pool = Pool::new(2).unwrap();
-        let formats = QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some());
-        for format in formats.step_by(if cfg!(miri) { 7 } else { 1 }) {
+        for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
             let cols = 3 * format.block_elements();
             let matrices = [1, 16, 37].map(|rows| matrix(&mut rng, format, rows, cols));
             let panels = Panels::pack(&pool, None, &matrices.each_ref()).unwrap();
