@@ -1,6 +1,9 @@
 //! Driver twins: libraries with the drivers' symbols whose device is emulated by this machine (`gpu/twin`).
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+#[path = "../../../tests/skip.rs"]
+mod skip;
+
 use std::{
     collections::hash_map::DefaultHasher,
     fs,
@@ -45,7 +48,14 @@ impl Target {
 /// The folder of a target's twin, built if need be; `None` with a loud line where there is no C++ compiler.
 pub fn folder(target: Target) -> Option<PathBuf> {
     static FOLDERS: [OnceLock<Option<PathBuf>>; 3] = [const { OnceLock::new() }; 3];
-    FOLDERS[target as usize].get_or_init(|| build(target)).clone()
+    let folder = FOLDERS[target as usize].get_or_init(|| build(target)).clone();
+    if folder.is_none() {
+        skip::skip(
+            "there is no C++ compiler to build a GPU driver twin with",
+            "Debian: apt-get install g++, or set CXX",
+        );
+    }
+    folder
 }
 
 /// A backend over a target's twin. With `QUERN_GPU_DEVICE` set, over the machine's own driver and device instead, where
@@ -67,13 +77,7 @@ pub fn config(target: Target) -> Option<GpuConfig> {
 
 fn build(target: Target) -> Option<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    let version = Command::new(&compiler).arg("--version").output().ok().filter(|output| output.status.success());
-    let Some(version) = version else {
-        eprintln!(
-            "SKIPPED: no C++ compiler `{compiler}` to build the GPU driver twins with (Debian: apt-get install g++)"
-        );
-        return None;
-    };
+    let version = Command::new(&compiler).arg("--version").output().ok().filter(|output| output.status.success())?;
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gpu/twin").canonicalize().expect("gpu/twin is there");
     // The folder's name says what the twin was made of, and so does the version of its compiler of kernels.
     let mut hash = DefaultHasher::new();

@@ -1,0 +1,63 @@
+//! Whole networks on the twins: equal to themselves however the work is cut.
+#![allow(clippy::duplicate_mod, reason = "both support modules have the one that says what is skipped")]
+
+#[path = "../../model/tests/support/mod.rs"]
+mod network;
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use network::{Driver, Golden, limits};
+use quern_backend::KvFormat;
+use support::{Target, backend};
+
+fn checkpoint(name: &str) -> (PathBuf, Golden) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden");
+    (folder.join(name), Golden::open(&folder.join(format!("{name}.safetensors"))))
+}
+
+/// Those that an emulated device has soon computed.
+fn short_prompts(golden: &Golden) -> Vec<String> {
+    let mut prompts = golden.prompts();
+    prompts.retain(|prompt| golden.ids(&format!("{prompt}.ids")).len() <= 64);
+    prompts
+}
+
+/// One prompt alone in small chunks, and all prompts in one batch: the same tokens with the same log-probabilities, bit
+/// by bit.
+fn repeats(target: Target) {
+    let Some(backend) = backend(target).map(Arc::new) else { return };
+    for (name, format) in [("tiny-fp8-ragged", KvFormat::BF16), ("tiny-mixed", KvFormat::F8E4M3)] {
+        let (folder, golden) = checkpoint(name);
+        let prompts: Vec<Vec<u32>> =
+            short_prompts(&golden).iter().take(3).map(|prompt| golden.ids(&format!("{prompt}.ids"))).collect();
+        let mut batched = Driver::new(&folder, Arc::clone(&backend), limits(16, format));
+        for ids in &prompts {
+            batched.add(ids);
+        }
+        let together = batched.greedy_bits(8, 256);
+        for (ids, together) in prompts.iter().zip(&together) {
+            let mut alone = Driver::new(&folder, Arc::clone(&backend), limits(32, format));
+            alone.add(ids);
+            assert_eq!(alone.greedy_bits(8, 7)[0], *together, "{target:?}, {name}: alone, in chunks of 7");
+        }
+    }
+}
+
+#[test]
+fn sm_90_repeats_itself() {
+    repeats(Target::Sm90);
+}
+
+#[test]
+fn gfx942_repeats_itself() {
+    repeats(Target::Gfx942);
+}
+
+#[test]
+fn gfx950_repeats_itself() {
+    repeats(Target::Gfx950);
+}
