@@ -18,7 +18,6 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::{
     caller::Caller,
-    grammars::Compiled,
     limits::{check_scores, check_stop_states, num_scores},
     live_ids::ClaimedIds,
     outcome::{Matched, Outcome},
@@ -384,26 +383,14 @@ async fn stops(state: &Arc<AppState>, specs: &[GenerationSpec]) -> Result<Vec<Ar
     Ok(stops)
 }
 
-/// A grammar for each spec that wants one; specs of one prompt share the compiled form.
+/// A grammar for each spec that wants one.
 async fn grammars(state: &AppState, specs: &[GenerationSpec]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
-    let mut last: Option<(&Arc<Sampling>, Compiled)> = None;
-    let mut grammars = Vec::with_capacity(specs.len());
-    for spec in specs {
-        let Some(grammar) = &spec.sampling.constraint else {
-            grammars.push(None);
-            continue;
-        };
-        let compiled = match last.take() {
-            Some((sampling, compiled)) if Arc::ptr_eq(sampling, &spec.sampling) => compiled,
-            _ => {
-                let _waits = state.metrics.waits_for_grammar();
-                state.grammars.compile(grammar).await?
-            }
-        };
-        grammars.push(Some(compiled.begin()));
-        last = Some((&spec.sampling, compiled));
+    let constraints: Vec<_> = specs.iter().map(|spec| spec.sampling.constraint.as_ref()).collect();
+    if constraints.iter().all(Option::is_none) {
+        return Ok(specs.iter().map(|_| None).collect());
     }
-    Ok(grammars)
+    let _waits = state.metrics.waits_for_grammar();
+    state.grammars.begin_each(&constraints).await
 }
 
 /// Prefixes are shared among requests of the same salt and key only.

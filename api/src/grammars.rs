@@ -40,7 +40,7 @@ const COMPILERS: usize = 2;
 /// Compilers are recursive: schemas of the greatest depth allowed take some megabytes.
 const COMPILER_STACK_BYTES: usize = 16 << 20;
 
-/// A request waits this long for its grammar. Compiling takes at most half a second; a queue may take more.
+/// A request waits this long for all its grammars. Compiling one takes at most half a second; a queue may take more.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Compiles grammars and drives them, if the server does.
@@ -88,11 +88,12 @@ impl Grammars {
         Self { works: Some(Works { factory, compilers: Arc::new(Semaphore::new(COMPILERS)), jobs }) }
     }
 
-    /// The grammar of `spec`, compiled; each output gets its own by [`Compiled::begin`].
+    /// A grammar at its beginning for each of a request's outputs that has a constraint. Equal ones in a row are compiled
+    /// once.
     ///
     /// # Errors
-    /// If grammars are disabled, `spec` does not compile, or compiling takes too long.
-    pub async fn compile(&self, spec: &GrammarSpec) -> Result<Compiled, ApiError> {
+    /// If grammars are disabled, one does not compile, or compiling all of them takes too long.
+    pub async fn begin_each(&self, specs: &[Option<&GrammarSpec>]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
         let Some(works) = &self.works else {
             return Err(ApiError::invalid(
                 "Grammar-based generation (json_schema, regex, ebnf, structural_tag, constrained tool calls) is not \
@@ -100,12 +101,30 @@ impl Grammars {
             ));
         };
         let late = || ApiError::invalid(format!("Grammar preprocessing timed out: {COMPILE_TIMEOUT:?}"));
-        let grammar = timeout(COMPILE_TIMEOUT, works.compile(spec.clone())).await.map_err(|_| late())??;
-        Ok(Compiled { grammar, jobs: works.jobs.clone() })
+        // One time for all of them, however many schemas a batch has.
+        timeout(COMPILE_TIMEOUT, works.begin_each(specs)).await.map_err(|_| late())?
     }
 }
 
 impl Works {
+    async fn begin_each(&self, specs: &[Option<&GrammarSpec>]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
+        let mut last: Option<(&GrammarSpec, Compiled)> = None;
+        let mut grammars = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let Some(spec) = *spec else {
+                grammars.push(None);
+                continue;
+            };
+            let compiled = match last.take() {
+                Some((before, compiled)) if std::ptr::eq(before, spec) || before == spec => compiled,
+                _ => Compiled { grammar: self.compile(spec.clone()).await?, jobs: self.jobs.clone() },
+            };
+            grammars.push(Some(compiled.begin()));
+            last = Some((spec, compiled));
+        }
+        Ok(grammars)
+    }
+
     async fn compile(&self, spec: GrammarSpec) -> Result<quern_text::GrammarMatcher, ApiError> {
         let permit = Arc::clone(&self.compilers).acquire_owned().await.map_err(ApiError::internal)?;
         let (answer, answered) = oneshot::channel();
@@ -128,14 +147,14 @@ impl Works {
 }
 
 /// A grammar at its beginning.
-pub struct Compiled {
+struct Compiled {
     grammar: quern_text::GrammarMatcher,
     jobs: Sender<MaskJob>,
 }
 
 impl Compiled {
     /// A new output under it. Its first mask is begun at once: the prompt has yet to be computed.
-    pub fn begin(&self) -> Box<dyn Grammar> {
+    fn begin(&self) -> Box<dyn Grammar> {
         Box::new(Constrained { next: Some(Next::of(self.grammar.clone(), &self.jobs)), jobs: self.jobs.clone() })
     }
 }
@@ -261,8 +280,10 @@ mod tests {
 
     #[tokio::test]
     async fn outputs_of_one_grammar_go_their_own_ways() {
-        let compiled = grammars().compile(&GrammarSpec::Regex("(ab|ba)c".into())).await.unwrap();
-        let (mut one, mut other) = (compiled.begin(), compiled.begin());
+        let spec = GrammarSpec::Regex("(ab|ba)c".into());
+        let mut begun = grammars().begin_each(&[Some(&spec), None, Some(&spec)]).await.unwrap();
+        assert!(begun.remove(1).is_none());
+        let [mut one, mut other] = [0, 1].map(|index| begun[index].take().expect("it has a constraint"));
         let [a, b, c] = ["a", "b", "c"].map(|text| tokenizer().token_id(text).unwrap());
         for grammar in [&mut one, &mut other] {
             let mask = grammar.mask().unwrap();
@@ -281,17 +302,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_mask_that_is_never_computed_forbids_every_token() {
-        let compiled = grammars().compile(&GrammarSpec::JsonObject).await.unwrap();
+        let grammar = grammars().works.unwrap().compile(GrammarSpec::JsonObject).await.unwrap();
         let (jobs, queue) = mpsc::channel();
         drop(queue);
-        let mut output = Compiled { jobs, ..compiled }.begin();
+        let mut output = Compiled { grammar, jobs }.begin();
         assert!((0..ROWS as u32).all(|token| !output.mask().unwrap().allows(token)));
         assert!(output.accept(0).is_err());
     }
 
     #[tokio::test]
     async fn without_a_backend_constraints_are_refused() {
-        let error = Grammars::none().compile(&GrammarSpec::JsonObject).await.err().unwrap();
+        let error = Grammars::none().begin_each(&[Some(&GrammarSpec::JsonObject)]).await.err().unwrap();
         assert!(error.status == 400 && error.message.contains("--grammar-backend none"), "{error}");
     }
 }
