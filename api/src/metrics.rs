@@ -299,6 +299,9 @@ impl EngineFigures {
             e.metrics().snapshot().scheduler.retractions
         });
         counter("engine_restarts", "Restarts of the engine after a failure", |e| e.metrics().num_restarts());
+        counter("kv_invariant_violations", "Counts of pages or locks that did not add up", |e| {
+            e.metrics().num_invariant_violations()
+        });
         counter("scheduler_steps", "Steps computed", |e| e.metrics().snapshot().scheduler.steps);
         this
     }

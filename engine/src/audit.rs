@@ -5,6 +5,25 @@ use std::collections::BTreeMap;
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
+    /// Whether every page is free, cached or a sequence's own, and every lock accounted for, by their numbers. O(sequences):
+    /// what release builds can afford while they serve.
+    ///
+    /// # Errors
+    /// If the numbers do not add up; they are in the text.
+    pub fn check_balance(&self) -> Result<(), String> {
+        let sequences = || self.sequences.values();
+        let private: usize = sequences().map(|sequence| sequence.pages.len() - sequence.num_shared).sum();
+        let (free, cached, total) = (self.pool.num_free(), self.cache.num_pages(), self.pool.total());
+        if free + cached + private != total {
+            return Err(format!("{free} free, {cached} cached and {private} private pages, of {total}"));
+        }
+        let (held, out) = (sequences().filter(|sequence| sequence.lock.is_some()).count(), self.cache.num_locks());
+        if held != out {
+            return Err(format!("{held} locks that sequences hold, of {out} that are out"));
+        }
+        Ok(())
+    }
+
     /// Verify that every page has exactly one owner and every lock is accounted for (invariant I5).
     /// O(pages).
     ///
@@ -34,5 +53,37 @@ impl Scheduler {
         let queued = self.waiting.len() + self.running.len();
         assert_eq!(queued, self.sequences.len(), "waiting and running sequences, of all");
         assert_eq!(self.shares.num_alive(), self.sequences.len(), "sequences of all tenants");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quern_model::StepCost;
+
+    use super::*;
+    use crate::{EngineConfig, Policy};
+
+    #[test]
+    fn a_page_that_nobody_owns_is_missed() {
+        let mut scheduler = Scheduler::new(EngineConfig {
+            page_size: 4,
+            num_pages: 8,
+            max_running: 2,
+            max_queued: None,
+            max_queued_tokens: None,
+            chunk_tokens: 8,
+            max_prefill_tokens: 8,
+            balanced_context: 8192,
+            cost: StepCost::default(),
+            policy: Policy::Fcfs,
+            prefix_cache: true,
+            conservativeness: 1.0,
+            decode_log_interval: 40,
+        });
+        assert_eq!(scheduler.check_balance(), Ok(()));
+        scheduler.pool.alloc().expect("a free page");
+        assert_eq!(scheduler.check_balance(), Err("7 free, 0 cached and 0 private pages, of 8".into()));
+        scheduler.restart();
+        assert_eq!(scheduler.check_balance(), Ok(()), "a restart begins with every page");
     }
 }

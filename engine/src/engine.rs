@@ -32,6 +32,9 @@ use crate::{
 /// This many failures within [`FAILURE_WINDOW`], of steps and of the scheduler together, and the engine stays down.
 const MAX_FAILURES: usize = 3;
 
+/// How often pages and locks are counted, in release builds too.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
 /// See [`MAX_FAILURES`].
 const FAILURE_WINDOW: Duration = Duration::from_secs(300);
 
@@ -172,6 +175,7 @@ pub fn start_observed(
         failures: VecDeque::new(),
         broken: None,
         step: 0,
+        checked: Instant::now(),
         observer,
         log: StepLog::new(config),
         last_step_s: 0.0,
@@ -341,6 +345,8 @@ struct Engine {
     broken: Option<String>,
     /// The number of the step that is planned or computed.
     step: u64,
+    /// When pages and locks were last counted.
+    checked: Instant,
     observer: FailureObserver,
     log: StepLog,
     last_step_s: f64,
@@ -394,9 +400,25 @@ impl Engine {
             self.busy_s += self.last_step_s;
             self.log.step(mix, &self.scheduler.stats(), self.scheduler.running_tokens());
             self.publish();
+            self.check_balance();
         }
         self.scheduler.fail_all(&FailCause::ShuttingDown);
         self.publish();
+    }
+
+    /// Count pages and locks, once a second.
+    ///
+    /// # Panics
+    /// If they do not add up: whose a page is is not known any more, and the engine begins anew.
+    fn check_balance(&mut self) {
+        if self.checked.elapsed() < CHECK_EVERY {
+            return;
+        }
+        self.checked = Instant::now();
+        if let Err(numbers) = self.scheduler.check_balance() {
+            self.shared.metrics.note_invariant_violation();
+            panic!("{numbers}");
+        }
     }
 
     /// Apply what has come in; wait for something while there is nothing to compute.

@@ -18,6 +18,7 @@ pub struct EngineMetrics {
     stats: Mutex<MetricsSnapshot>,
     state: AtomicU8,
     restarts: AtomicU64,
+    invariant_violations: AtomicU64,
     started: Instant,
     /// Milliseconds after `started` at which a step last began or ended.
     progress_ms: AtomicU64,
@@ -60,6 +61,7 @@ impl Default for EngineMetrics {
             stats: Mutex::default(),
             state: AtomicU8::new(EngineState::Serving as u8),
             restarts: AtomicU64::new(0),
+            invariant_violations: AtomicU64::new(0),
             started: Instant::now(),
             progress_ms: AtomicU64::new(0),
             idle: AtomicBool::new(true),
@@ -113,6 +115,15 @@ impl EngineMetrics {
 
     pub(crate) fn note_idle(&self) {
         self.idle.store(true, Ordering::Release);
+    }
+
+    /// How often pages or locks did not add up. Each time the engine is restarted.
+    pub fn num_invariant_violations(&self) -> u64 {
+        self.invariant_violations.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_invariant_violation(&self) {
+        self.invariant_violations.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn set_state(&self, state: EngineState) {
