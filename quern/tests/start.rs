@@ -567,13 +567,13 @@ fn what_config_json_rules_out_is_refused_before_weights_are_fetched() {
     };
     let outfile = tempfile::tempdir().unwrap();
     let outfile = outfile.path().join("x.gguf").display().to_string();
-    let awq = with("quantization_config", serde_json::json!({"quant_method": "awq", "bits": 4}));
+    let nf4 = with("quantization_config", serde_json::json!({"quant_method": "bitsandbytes", "load_in_4bit": true}));
     for (config, arguments, part) in [
-        (awq.clone(), vec!["serve", "--model", "x/y"], "awq"),
-        (awq.clone(), vec!["serve", "x/y"], "awq"),
-        (awq.clone(), vec!["serve", "-hf", "x/y"], "awq"),
-        (awq.clone(), vec!["convert", "--model", "x/y", "--outfile", &outfile], "awq"),
-        (awq, vec!["bench", "offline", "--model", "x/y"], "awq"),
+        (nf4.clone(), vec!["serve", "--model", "x/y"], "bitsandbytes"),
+        (nf4.clone(), vec!["serve", "x/y"], "bitsandbytes"),
+        (nf4.clone(), vec!["serve", "-hf", "x/y"], "bitsandbytes"),
+        (nf4.clone(), vec!["convert", "--model", "x/y", "--outfile", &outfile], "bitsandbytes"),
+        (nf4, vec!["bench", "offline", "--model", "x/y"], "bitsandbytes"),
         (
             with("architectures", serde_json::json!(["Qwen3NextForCausalLM"])),
             vec!["serve", "--model", "x/y"],
