@@ -12,6 +12,7 @@ pub mod defaults;
 pub mod doctor;
 pub mod environment;
 pub mod gguf_files;
+pub mod gpus;
 pub mod hub;
 pub mod local_model;
 pub mod logging;

@@ -3,15 +3,17 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use quern_api::config::ToolCallParser;
+use quern_backend::{KvFormat, Precision, QuantFormat};
 use quern_model::ModelConfig;
 
 use crate::{
     cli::ServeArgs,
     config::{
-        Config, EngineSettings, LoadFormat, RefusedFlag, ResolveError,
+        Compute, Config, EngineSettings, LoadFormat, RefusedFlag, ResolveError,
         api::ApiFacts,
         engine::PoolFacts,
         model::{ModelPaths, Numbers},
+        parallel::ParallelOptions,
     },
     environment::longer_context_is_allowed,
     machine::Machine,
@@ -24,6 +26,8 @@ pub struct Facts<'a> {
     pub network: &'a ModelConfig,
     /// Bytes of its weights on all ranks together.
     pub weight_bytes: u64,
+    /// Their encodings.
+    pub formats: Vec<QuantFormat>,
     /// Where they come from.
     pub load_format: LoadFormat,
     /// Where the files are.
@@ -41,12 +45,78 @@ pub struct Host {
     pub machine: Machine,
     /// `SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1` is set.
     pub allow_longer_context: bool,
+    /// The GPU that is to compute, where it can hold the model.
+    pub gpu: Option<GpuHost>,
+}
+
+/// A GPU, and what it can hold.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuHost {
+    /// Whose.
+    pub compute: Compute,
+    /// Whether `--device` names it: then a model that it cannot hold is refused, and not left to the CPU.
+    pub is_asked_for: bool,
+    /// Bytes of its memory that are not in use.
+    pub available_bytes: u64,
+    /// Encodings of weights that it multiplies.
+    pub weights: &'static [QuantFormat],
+    /// Encodings of keys and values that it attends to.
+    pub pages: &'static [KvFormat],
 }
 
 impl Host {
-    /// This one, now.
+    /// This one, now, without its GPUs.
     pub fn probe() -> Self {
-        Self { machine: Machine::probe(), allow_longer_context: longer_context_is_allowed() }
+        Self { machine: Machine::probe(), allow_longer_context: longer_context_is_allowed(), gpu: None }
+    }
+
+    /// Where a network of these encodings and `numbers` is computed, divided as `parallel` says: without the GPU, if it
+    /// cannot hold it. The memory is that of what computes.
+    ///
+    /// # Errors
+    /// If the GPU was asked for and cannot hold it.
+    pub fn placing(
+        mut self,
+        formats: &[QuantFormat],
+        numbers: &Numbers,
+        parallel: ParallelOptions,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, RefusedFlag> {
+        let Some(gpu) = self.gpu else { return Ok(self) };
+        match gpu.unfit(formats, numbers, parallel) {
+            None => self.machine.available_bytes = Some(gpu.available_bytes),
+            Some(reason) if gpu.is_asked_for => return Err(RefusedFlag::new("device", gpu.compute.name(), reason)),
+            Some(reason) => {
+                notes.push(format!("The CPU computes, not the {} device: {reason}.", gpu.compute.name()));
+                self.gpu = None;
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl GpuHost {
+    /// Why it cannot compute a network of these encodings and `numbers`.
+    fn unfit(&self, formats: &[QuantFormat], numbers: &Numbers, parallel: ParallelOptions) -> Option<String> {
+        if parallel.is_divided() {
+            return Some(format!("it is one rank, and --tp-size {} divides over those of a CPU", parallel.tp_size));
+        }
+        let listed = |names: Vec<String>| names.join(", ");
+        if let Some(format) = formats.iter().find(|format| !self.weights.contains(format)) {
+            let known = listed(self.weights.iter().map(ToString::to_string).collect());
+            return Some(format!("it has no kernels for {format} weights; it has for {known}"));
+        }
+        if numbers.dtype != Precision::Bf16 {
+            return Some(format!(
+                "its products are of bfloat16, not of {}; --dtype bfloat16 computes so",
+                numbers.dtype
+            ));
+        }
+        let format = numbers.kv_cache_dtype;
+        (!self.pages.contains(&format)).then(|| {
+            let known = listed(self.pages.iter().map(ToString::to_string).collect());
+            format!("it keeps no keys and values in {format}; --kv-cache-dtype can be {known}")
+        })
     }
 }
 
@@ -100,8 +170,9 @@ pub fn engine(
 /// # Errors
 /// If what is asked for is wrong by itself, or for this model or machine.
 pub fn resolve(args: &ServeArgs, facts: Facts<'_>, mut notes: Vec<String>) -> Result<Decision, ResolveError> {
-    let Facts { network, weight_bytes, load_format, places, template_parser, host } = facts;
+    let Facts { network, weight_bytes, formats, load_format, places, template_parser, host } = facts;
     let numbers = numbers(args, network, &host, &mut notes)?;
+    let host = host.placing(&formats, &numbers, args.device.parallel, &mut notes)?;
     let engine = engine(args, numbers, network, weight_bytes, &host, &mut notes)?;
     let model_path = args.model.path();
     let api_facts = ApiFacts {
@@ -116,7 +187,7 @@ pub fn resolve(args: &ServeArgs, facts: Facts<'_>, mut notes: Vec<String>) -> Re
         api: args.api.config(&args.metrics, &api_facts, &mut notes),
         listen: args.listen.clone(),
         engine,
-        device: args.device.settings(&host.machine),
+        device: args.device.settings(&host.machine, host.gpu.map(|gpu| gpu.compute)),
         log: args.log.settings(),
     };
     Ok(Decision { config, notes })
@@ -133,7 +204,6 @@ pub(crate) mod tests {
 
     use proptest::prelude::*;
     use quern_api::ApiConfig;
-    use quern_backend::{KvFormat, Precision};
     use serde_json::{Value, json};
 
     use super::*;
@@ -157,11 +227,27 @@ pub(crate) mod tests {
         decide_for(line, &model("bfloat16", ""), Some(1 << 30), false)
     }
 
+    /// A GPU with 2 GiB of memory.
+    fn gpu(is_asked_for: bool) -> GpuHost {
+        let (weights, pages) = (&[QuantFormat::BF16, QuantFormat::F16][..], &[KvFormat::BF16, KvFormat::F8E4M3][..]);
+        GpuHost { compute: Compute::Hip, is_asked_for, available_bytes: 2 << 30, weights, pages }
+    }
+
     fn decide_for(
         line: &str,
         network: &ModelConfig,
         available_bytes: Option<u64>,
         allow_longer_context: bool,
+    ) -> Result<Decision, String> {
+        decide_on(line, network, available_bytes, allow_longer_context, None)
+    }
+
+    fn decide_on(
+        line: &str,
+        network: &ModelConfig,
+        available_bytes: Option<u64>,
+        allow_longer_context: bool,
+        gpu: Option<GpuHost>,
     ) -> Result<Decision, String> {
         let words = format!("quern serve {line}");
         let parsed =
@@ -174,10 +260,11 @@ pub(crate) mod tests {
         let facts = Facts {
             network,
             weight_bytes: 1 << 20,
+            formats: vec![QuantFormat::BF16],
             load_format,
             places: ModelPaths { model: dir.clone(), tokenizer: dir },
             template_parser: None,
-            host: Host { machine: Machine { available_bytes, cores: 1 }, allow_longer_context },
+            host: Host { machine: Machine { available_bytes, cores: 1 }, allow_longer_context, gpu },
         };
         resolve(&args, facts, notes).map_err(|error| error.to_string())
     }
@@ -213,6 +300,7 @@ pub(crate) mod tests {
             ("schedule_conservativeness", json!(1.0)),
             ("disable_radix_cache", json!(false)),
             ("device", json!("cpu")),
+            ("base_gpu_id", json!(0)),
             ("cpu_threads", json!(1)),
             ("cpu_isa", Value::Null),
             ("weight_cache", Value::Null),
@@ -312,6 +400,32 @@ pub(crate) mod tests {
             let first = error.lines().next().unwrap();
             assert!(first.contains(flag) && first.contains(part), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_gpu_computes_what_it_can_hold_in_its_own_memory() {
+        // So little that the pool is as large as it allows.
+        const SCARCE: Option<u64> = Some(1 << 27);
+        let network = model("bfloat16", "");
+        let on_cpu = |line: &str| decide_for(line, &network, SCARCE, false).unwrap().config;
+        let placed =
+            |line: &str, network: &ModelConfig, asked| decide_on(line, network, SCARCE, false, Some(gpu(asked)));
+        let decision = placed("", &network, false).unwrap();
+        assert_eq!(decision.config.device.device, Compute::Hip);
+        assert_eq!(on_cpu("").device.device, Compute::Cpu);
+        let pool = |config: &Config| config.engine.num_pages;
+        assert!(pool(&decision.config) > 2 * pool(&on_cpu("")), "its memory is 16 times this machine's");
+        for line in ["--dtype float32 --kv-cache-dtype bfloat16", "--kv-cache-dtype q8_0", "--tp-size 2"] {
+            let left = placed(line, &network, false).unwrap();
+            assert_eq!(left.config.device.device, Compute::Cpu);
+            assert_eq!(pool(&left.config), pool(&on_cpu(line)), "the pool is in this machine's memory");
+            assert!(left.notes.iter().any(|note| note.starts_with("The CPU computes")), "{:?}", left.notes);
+            let refused = placed(line, &network, true).unwrap_err();
+            assert!(refused.starts_with("--device hip: it"), "{refused}");
+        }
+        let odd = GpuHost { weights: &[QuantFormat::F16], ..gpu(true) };
+        let refused = decide_on("", &network, Some(1 << 30), false, Some(odd)).unwrap_err();
+        assert_eq!(refused, "--device hip: it has no kernels for bf16 weights; it has for f16");
     }
 
     #[test]

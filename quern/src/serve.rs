@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     cli::ServeArgs,
-    config::LogSettings,
+    config::{Compute, LogSettings},
     crash_dump::CrashDumps,
     logging,
     machine::{self, Machine},
@@ -168,7 +168,9 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
         tracing::info!("{line}");
     }
     let skip_warmup = config.listen.skip_server_warmup;
-    let unmeasured = (!config.api.no_ui && !config.listen.skip_peak_measurement).then(|| Unmeasured {
+    // There is no measurement for GPUs yet.
+    let measures = config.device.device == Compute::Cpu && !config.api.no_ui && !config.listen.skip_peak_measurement;
+    let unmeasured = measures.then(|| Unmeasured {
         device: chosen.device(),
         formats: prepared.checkpoint.formats(),
         precision: config.model.dtype,

@@ -3,9 +3,10 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
-use quern_backend::{Backend, Device, KvFormat, Precision};
+use quern_backend::{Backend, Device, DeviceMemory, KvFormat, Precision};
 use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PackedWeightCache};
 use quern_engine::{EngineHandle, FailureObserver};
+use quern_gpu::GpuBackend;
 use quern_model::{Checkpoint, Model, RankLoader, Ranks, Split, StepCost, StepLimits};
 use quern_text::{ChatTemplate, Tokenizer};
 
@@ -15,6 +16,7 @@ use crate::{
         Config, CpuFlags, CpuIsa, DeviceSettings, EngineSettings, LoadFormat, ParallelOptions, model::ModelPaths,
     },
     configure::table::Table,
+    gpus,
     hub::Wanted,
     machine::{self, Machine},
     memory::gib,
@@ -50,9 +52,10 @@ impl Prepared {
     /// # Errors
     /// If it cannot be found, fetched or read, or what was asked for and the model do not go together.
     pub async fn new(args: &ServeArgs) -> Result<Self, StartError> {
-        let notes = args.check()?;
+        let mut notes = args.check()?;
+        let host = Host { gpu: gpus::find(&args.device, &mut notes)?, ..Host::probe() };
         let source = source(args);
-        let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(args, small, is_gguf)).await?;
+        let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(args, host, small, is_gguf)).await?;
         let tokenizer_files = files.with_tokenizer_at(args.model.tokenizer_path.as_deref(), &source).await?;
 
         let load_format = args.model.load_format(files.is_gguf())?;
@@ -79,12 +82,13 @@ impl Prepared {
         let facts = Facts {
             network: checkpoint.config(),
             weight_bytes: args.device.parallel.weight_bytes(&checkpoint)?,
+            formats: checkpoint.formats(),
             load_format,
             places: ModelPaths { model: files.dir().map(Into::into), tokenizer: tokenizer_files.dir().map(Into::into) },
             template_parser: template.as_ref().and_then(|template| {
                 ToolCallParser::of_template(template.tool_use_source().unwrap_or(template.source()))
             }),
-            host: Host::probe(),
+            host,
         };
         let Decision { config, mut notes } = resolve::resolve(args, facts, notes)?;
         notes.extend_from_slice(checkpoint.notes());
@@ -102,7 +106,11 @@ impl Prepared {
     pub fn start(self, chosen: Chosen, observer: FailureObserver) -> Result<Service, StartError> {
         let Self { config, checkpoint, tokenizer, template, .. } = self;
         let begin = Instant::now();
-        let available = || Machine::probe().available_bytes;
+        let device = chosen.device();
+        let available = || match device.memory() {
+            DeviceMemory::Host => Machine::probe().available_bytes,
+            DeviceMemory::Own { available_bytes, .. } => Some(available_bytes),
+        };
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
         if config.model.load_format != LoadFormat::Dummy && !chosen.has_weights() {
@@ -146,26 +154,35 @@ pub fn source(args: &ServeArgs) -> Source<'_> {
 ///
 /// # Errors
 /// Those of [`Prepared::new`], as far as neither weights nor tokenizer decide.
-pub fn judge(args: &ServeArgs, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
+pub fn judge(args: &ServeArgs, host: Host, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
     args.model.load_format(is_gguf)?;
     let checkpoint = small.without_weights(is_gguf, &args.model.json_model_override_args)?;
     let recipe = args.model.recipe(checkpoint.config().is_fp8())?;
     let checkpoint = checkpoint.quantised(recipe);
-    let (network, host) = (checkpoint.config(), Host::probe());
+    let network = checkpoint.config();
     // Each of them is said again when all is known.
     let mut notes = Vec::new();
     let numbers = resolve::numbers(args, network, &host, &mut notes)?;
     args.device.parallel.split(&checkpoint)?;
     if !is_gguf {
-        // How large a GGUF model is depends on the codes of its file, which is not here yet.
+        // How large a GGUF model is, and in what encodings, depends on its file, which is not here yet.
+        let host = host.placing(&checkpoint.formats(), &numbers, args.device.parallel, &mut notes)?;
         let weight_bytes = args.device.parallel.weight_bytes(&checkpoint)?;
         resolve::engine(args, numbers, network, weight_bytes, &host, &mut notes)?;
     }
     Ok(())
 }
 
-/// The backends that were decided on: this file alone knows which there are.
-pub struct Chosen {
+/// What was decided on to compute: this file and `gpus` alone know which backends there are.
+pub enum Chosen {
+    /// Threads of this machine.
+    Cpu(CpuRanks),
+    /// A GPU.
+    Gpu(Arc<GpuBackend>),
+}
+
+/// The CPU, divided over ranks or not.
+pub struct CpuRanks {
     /// All threads of the machine.
     device: Arc<CpuBackend>,
     /// What each rank computes with; the device itself where there is one rank.
@@ -184,8 +201,11 @@ impl Chosen {
     /// What `device` decided on, for `checkpoint` and products in `precision`.
     ///
     /// # Errors
-    /// If this CPU cannot do what was asked for, or its weights cannot be kept.
+    /// If the GPU or this CPU cannot do what was asked for, or repacked weights cannot be kept.
     pub fn new(device: &DeviceSettings, precision: Precision, checkpoint: &Checkpoint) -> Result<Self, StartError> {
+        if let Some(gpu) = gpus::open(device)? {
+            return Ok(Self::Gpu(Arc::new(gpu)));
+        }
         let config = CpuConfig { threads: Some(device.cpu_threads), isa: device.cpu_isa.map(isa), precision };
         let ParallelOptions { tp_size, ep_size } = device.parallel;
         let backends = CpuBackend::ranks(config, tp_size).map_err(refused)?;
@@ -199,19 +219,22 @@ impl Chosen {
             // What is measured of the machine is not what one of its ranks can do.
             _ => Arc::new(cpu(config)?),
         };
-        Ok(Self { device, ranks, ep: ep_size })
+        Ok(Self::Cpu(CpuRanks { device, ranks, ep: ep_size }))
     }
 
     /// What computes, as the rest of the program sees it.
     pub fn device(&self) -> Arc<dyn Device> {
-        Arc::clone(&self.device) as Arc<dyn Device>
+        match self {
+            Self::Cpu(CpuRanks { device, .. }) => Arc::clone(device) as Arc<dyn Device>,
+            Self::Gpu(gpu) => Arc::clone(gpu) as Arc<dyn Device>,
+        }
     }
 
     /// Whether an earlier start kept what it made of these very weights: they were checked then, and need no second
     /// check.
     fn has_weights(&self) -> bool {
         let is_whole = |rank: &RankBackend| rank.panels.as_ref().is_some_and(|(file, _)| file.is_whole());
-        self.ranks.iter().all(is_whole)
+        matches!(self, Self::Cpu(CpuRanks { ranks, .. }) if ranks.iter().all(is_whole))
     }
 
     /// Load the weights and start an engine over them, with keys and values in `kv_format` and `log_interval` decode
@@ -242,7 +265,10 @@ impl Chosen {
         let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
         let progress = ByteProgress::new(doing, per_layer * layers);
         let loaded = &mut |_| progress.advance(per_layer);
-        let model = load(self.ranks, self.ep, checkpoint, limits, loaded)?;
+        let model = match self {
+            Self::Cpu(CpuRanks { ranks, ep, .. }) => load(ranks, ep, checkpoint, limits, loaded)?,
+            Self::Gpu(gpu) => quern_model::load(checkpoint, gpu, limits, loaded)?,
+        };
         drop(progress);
         quern_engine::start_observed(model, engine_config, observer).map_err(StartError::Thread)
     }
@@ -327,7 +353,7 @@ pub fn model_card(config: &Config, checkpoint: &Checkpoint) -> ModelCard {
         path: config.model.model_path.clone(),
         tokenizer_path: config.model.tokenizer_path.clone(),
         load_format: config.model.load_format.name(),
-        device: config.device.device,
+        device: config.device.device.name(),
         architecture: network.architecture.to_string(),
         model_type: network.architecture.model_type(),
         family: network.architecture.gguf_name(),

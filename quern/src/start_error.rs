@@ -65,6 +65,14 @@ pub enum StartError {
     /// The kernels cannot run here.
     #[error("{0} (--cpu-isa, --cpu-threads)")]
     Device(Box<dyn std::error::Error + Send + Sync>),
+    /// The GPU that was asked for cannot compute.
+    #[error("--device {compute}: {cause} (--device cpu uses the CPU)")]
+    Gpu {
+        /// As typed, or decided.
+        compute: &'static str,
+        /// Why.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Repacked weights cannot be kept.
     #[error("--weight-cache {dir}: {cause}")]
     WeightCache {

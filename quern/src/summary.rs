@@ -1,6 +1,6 @@
 //! What an operator reads at start: the model, its weights, the pool, the kernels, the limits.
 
-use quern_backend::{Device, KvFormat};
+use quern_backend::{Device, DeviceMemory, KvFormat};
 use quern_model::Checkpoint;
 
 use crate::{
@@ -52,13 +52,14 @@ pub fn kernel_lines(device: &dyn Device, checkpoint: &Checkpoint, settings: &Mod
         Some(format) if used.contains(&format) => Some(format!("{} {format} [{}]", choice.op, choice.kernel)),
         Some(_) => None,
     });
+    let computes = match device.memory() {
+        DeviceMemory::Host => format!("CPU: {} threads, {} kernels", device.threads(), device.isa()),
+        DeviceMemory::Own { available_bytes, .. } => {
+            format!("GPU: {}, {} kernels, {} free", device.name(), device.isa(), gib(available_bytes))
+        }
+    };
     vec![
-        format!(
-            "CPU: {} threads, {} kernels, inputs of products in {}.",
-            device.threads(),
-            device.isa(),
-            settings.dtype
-        ),
+        format!("{computes}, inputs of products in {}.", settings.dtype),
         format!("Kernels: {}.", kernels.collect::<Vec<_>>().join(", ")),
     ]
 }

@@ -281,7 +281,7 @@ fn flags_that_are_refused_say_so_before_a_model_is_looked_for() {
         (&["--ssl-certfile", "c.pem"], &["--ssl-certfile c.pem", "proxy"]),
         (&["--grpc-port", "1"], &["--grpc-port 1"]),
         (&["--dtype", "float16"], &["--dtype float16", "bfloat16"]),
-        (&["--device", "cuda"], &["--device cuda", "cpu"]),
+        (&["--device", "xpu"], &["--device xpu", "cuda"]),
         (&["--quantization", "awq"], &["--quantization awq", "fp8"]),
     ] {
         let error = match parse(words) {

@@ -50,7 +50,8 @@ struct Server {
 impl Server {
     fn start(arguments: &[&str]) -> Self {
         // What the test says comes last and wins.
-        let mut command = quern(&["serve", "--port", "0", "--max-total-tokens", "2048", "--cpu-threads", "1"]);
+        let mut command =
+            quern(&["serve", "--port", "0", "--max-total-tokens", "2048", "--cpu-threads", "1", "--device", "cpu"]);
         let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let mut log = Vec::new();
@@ -620,6 +621,8 @@ fn print_config_prints_what_was_decided() {
         "10k",
         "--cpu-threads",
         "3",
+        "--device",
+        "cpu",
         "--api-key",
         "k",
         "--enable-metrics",

@@ -101,7 +101,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
             (checkpoint, serve.model.load_format(false)?, ModelPaths::default())
         }
         None => {
-            let judged = |small: &ModelFiles, is_gguf| start::judge(&serve, small, is_gguf);
+            let judged = |small: &ModelFiles, is_gguf| start::judge(&serve, Host::probe(), small, is_gguf);
             let files = ModelFiles::locate_judged(&start::source(&serve), judged).await?;
             let load_format = serve.model.load_format(files.is_gguf())?;
             let checkpoint = files.checkpoint(load_format, &serve.model.json_model_override_args)?;
@@ -113,6 +113,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
     let facts = Facts {
         network: checkpoint.config(),
         weight_bytes: serve.device.parallel.weight_bytes(&checkpoint)?,
+        formats: checkpoint.formats(),
         load_format,
         places,
         template_parser: None,

@@ -67,8 +67,8 @@ const fn alias(aliases: &'static [&'static str], flag: CompatFlag) -> CompatFlag
 
 const ONE_RANK: &str = "--tp-size and --ep-size divide a network over the ranks of this process";
 const NO_RANKS: &str = "there is one rank, so nothing is exchanged";
-const ONE_KERNEL_SET: &str = "kernels are chosen for this CPU; the summary at start names them";
-const NO_GRAPHS: &str = "steps on a CPU need no recorded graphs";
+const ONE_KERNEL_SET: &str = "kernels are chosen for what computes; the summary at start names them";
+const NO_GRAPHS: &str = "steps are not recorded as graphs";
 const NO_TLS: &str = "TLS is not supported; put a reverse proxy in front";
 const NO_SPECULATION: &str = "speculative decoding is not supported";
 const NO_LORA: &str = "LoRA adapters are not supported";
@@ -76,7 +76,8 @@ const NO_HOST_TIER: &str = "pages live in main memory already; a second tier is 
 const NO_PRIORITY: &str = "priorities are not supported; --schedule-policy fcfs and lpm are";
 const NO_REQUEST_LOG: &str = "logging of request contents is not supported";
 const NO_SUCH_LAYERS: &str = "the network has no such layers";
-const NO_GPU: &str = "no GPU is used";
+const ALL_LAYERS: &str = "all layers are computed by one device; --device says which";
+const NO_GPU: &str = "it tunes several GPUs or recorded graphs, and neither is supported";
 const NO_EXPERT_RECORD: &str = "how often experts are chosen is not recorded";
 const NO_WATCHDOG: &str = "no watchdog ends the server; /health/progress tells";
 const OWN_PROCESS: &str = "it tunes processes that are not here";
@@ -168,9 +169,7 @@ pub const TABLE: &[CompatFlag] = &[
     flag("cpu-offload-gb", Float, &["0", "0.0"], Note("weights live in main memory already")),
     flag("watchdog-timeout", Float, &["300", "300.0"], Refuse(NO_WATCHDOG)),
     flag("sleep-on-idle", Nothing, &[], Note("an idle engine always sleeps")),
-    flag("device", Value, &["cpu", "auto"], Refuse("cpu is the only device")),
-    flag("base-gpu-id", Int, &["0"], Refuse("cpu is the only device")),
-    flag("gpu-id-step", Int, &["1"], Refuse("cpu is the only device")),
+    flag("gpu-id-step", Int, &["1"], Refuse("one GPU computes; --base-gpu-id says which")),
     // Parallelism.
     alias(&["pipeline-parallel-size"], flag("pp-size", Int, &["1"], Refuse(ONE_RANK))),
     flag("pp-max-micro-batch-size", Int, &[], Refuse(ONE_RANK)),
@@ -401,8 +400,8 @@ pub const TABLE: &[CompatFlag] = &[
     flag("max-seq-len-to-capture", Int, &[], Note(NO_GRAPHS)),
     flag("jinja", Nothing, &[], Note("the model's own template is always rendered")),
     flag("cont-batching", Nothing, &[], Note("requests are always batched continuously")),
-    flag("n-gpu-layers", Value, &[], Note(NO_GPU)),
-    flag("gpu-layers", Value, &[], Note(NO_GPU)),
+    flag("n-gpu-layers", Value, &[], Note(ALL_LAYERS)),
+    flag("gpu-layers", Value, &[], Note(ALL_LAYERS)),
     flag("flash-attn", Optional, &[], Note("attention never writes its scores to memory")),
     flag("no-mmap", Nothing, &[], Note("weights are mapped or repacked, as their format needs")),
     flag("mlock", Nothing, &[], Note("weights are mapped; lock memory with the system's limits")),

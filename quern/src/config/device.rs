@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, builder::TypedValueParser};
 use serde::Serialize;
 
-use super::{names::Names, parallel::ParallelOptions};
+use super::{
+    names::{Auto, Names},
+    parallel::ParallelOptions,
+};
 use crate::machine::Machine;
 
 /// Threads are started one by one; more than this is a slip of the keyboard.
@@ -15,6 +18,17 @@ const MAX_THREADS: u64 = 1024;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine")]
 pub struct DeviceFlags {
+    /// What computes: the CPU, an NVIDIA GPU (cuda), an AMD GPU (hip); `auto` takes a GPU where there is one that can
+    /// serve the model, else the CPU. The GPUs' kernels have run on emulated drivers only
+    #[arg(long, visible_alias = "backend", value_name = "DEVICE", default_value = "cpu",
+          value_parser = Names::or_auto(Compute::ALL.map(|compute| (compute.name(), compute)))
+              .refusing(&["xpu", "hpu", "npu", "musa", "mps", "tpu"]))]
+    pub device: Auto<Compute>,
+
+    /// Which of the machine's GPUs, from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub base_gpu_id: usize,
+
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it")]
     pub cpu: CpuFlags,
@@ -27,6 +41,32 @@ pub struct DeviceFlags {
     /// nothing
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub weight_cache: Option<PathBuf>,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// Threads of this machine.
+    Cpu,
+    /// A GPU of NVIDIA.
+    Cuda,
+    /// A GPU of AMD.
+    Hip,
+}
+
+impl Compute {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Cuda, Self::Hip];
+
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Hip => "hip",
+        }
+    }
 }
 
 /// The part of it that measurements of the machine have too.
@@ -68,8 +108,10 @@ pub enum CpuIsa {
 /// What computes. Fields of the same names as flags are shown as they were asked for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DeviceSettings {
-    /// Always `cpu`.
-    pub device: &'static str,
+    /// What computes.
+    pub device: Compute,
+    /// Which of the machine's GPUs, from 0.
+    pub base_gpu_id: usize,
     /// Worker threads.
     pub cpu_threads: usize,
     /// The instruction set of the kernels; `None`: the best this machine has.
@@ -93,10 +135,11 @@ impl CpuFlags {
 }
 
 impl DeviceFlags {
-    /// What computes on `machine`.
-    pub fn settings(&self, machine: &Machine) -> DeviceSettings {
+    /// What computes on `machine`: its CPU, or the GPU that was found.
+    pub fn settings(&self, machine: &Machine, gpu: Option<Compute>) -> DeviceSettings {
         DeviceSettings {
-            device: "cpu",
+            device: gpu.unwrap_or(Compute::Cpu),
+            base_gpu_id: self.base_gpu_id,
             cpu_threads: self.cpu.threads(machine),
             cpu_isa: self.cpu.cpu_isa,
             weight_cache: self.weight_cache.clone(),

@@ -25,7 +25,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::{
     api::ApiFlags,
-    device::{CpuFlags, CpuIsa, DeviceFlags, DeviceSettings},
+    device::{Compute, CpuFlags, CpuIsa, DeviceFlags, DeviceSettings},
     engine::{EngineFlags, EngineSettings, SchedulePolicy},
     listen::ListenOptions,
     log::{LogFlags, LogLevel, LogSettings},

@@ -1,0 +1,109 @@
+//! The GPUs of this machine: which one is to compute, and opening it.
+
+use std::{env, path::PathBuf};
+
+use quern_gpu::{GpuBackend, GpuConfig, GpuError, GpuInfo, KV_FORMATS, Vendor, WEIGHT_FORMATS};
+
+use crate::{
+    config::{Compute, DeviceFlags, DeviceSettings},
+    memory::gib,
+    resolve::GpuHost,
+    start_error::StartError,
+};
+
+/// The GPU that `flags` ask for; where they leave it open, the first that there is. `notes` gets a line that says what
+/// was found.
+///
+/// # Errors
+/// If the one that was asked for by its maker cannot compute.
+pub fn find(flags: &DeviceFlags, notes: &mut Vec<String>) -> Result<Option<GpuHost>, StartError> {
+    let (asked, candidates) = match flags.device {
+        Some(Compute::Cpu) => return Ok(None),
+        Some(gpu) => (true, vec![gpu]),
+        None => (false, vec![Compute::Cuda, Compute::Hip]),
+    };
+    for compute in candidates {
+        let Some(vendor) = vendor(compute) else { continue };
+        match GpuInfo::probe(vendor, flags.base_gpu_id, None) {
+            Ok(found) => {
+                notes.push(format!(
+                    "GPU {}: {} ({}), {} of {} free. No GPU has been measured with this version.",
+                    flags.base_gpu_id,
+                    found.name,
+                    found.arch,
+                    gib(found.available_bytes),
+                    gib(found.total_bytes)
+                ));
+                return Ok(Some(GpuHost {
+                    compute,
+                    is_asked_for: asked,
+                    available_bytes: found.available_bytes,
+                    weights: &WEIGHT_FORMATS,
+                    pages: &KV_FORMATS,
+                }));
+            }
+            Err(cause) if asked => return Err(StartError::Gpu { compute: compute.name(), cause: cause.into() }),
+            Err(GpuError::NoDriver { .. }) => {}
+            // There is a driver, so that somebody may have counted on the GPU.
+            Err(cause) => notes.push(format!("The {} device does not compute: {cause}.", compute.name())),
+        }
+    }
+    notes.push("The CPU computes: neither NVIDIA's driver (libcuda) nor AMD's (libamdhip64) offers a GPU.".to_owned());
+    Ok(None)
+}
+
+/// The GPU that was decided on, with its kernels; `None` where the CPU computes.
+///
+/// # Errors
+/// If it does not open, or its kernels do not compile.
+pub fn open(device: &DeviceSettings) -> Result<Option<GpuBackend>, StartError> {
+    let Some(vendor) = vendor(device.device) else { return Ok(None) };
+    let cache = kernel_cache(|name| env::var_os(name).map(PathBuf::from));
+    let config = GpuConfig { vendor, index: device.base_gpu_id, libraries: None, cache };
+    tracing::info!("Kernels for the {} device are loaded; the first start compiles them.", device.device.name());
+    let backend = GpuBackend::open(&config)
+        .map_err(|cause| StartError::Gpu { compute: device.device.name(), cause: cause.into() })?;
+    if let Some(cause) = backend.not_kept() {
+        tracing::warn!("the compiled kernels cannot be kept, so that the next start compiles them again: {cause}");
+    }
+    Ok(Some(backend))
+}
+
+/// Where compiled kernels are kept: beside the hub's cache.
+fn kernel_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let variable = |name| variable(name).filter(|path| !path.as_os_str().is_empty());
+    let caches = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
+    caches.map(|caches| caches.join("quern").join("kernels"))
+}
+
+fn vendor(compute: Compute) -> Option<Vendor> {
+    match compute {
+        Compute::Cpu => None,
+        Compute::Cuda => Some(Vendor::Nvidia),
+        Compute::Hip => Some(Vendor::Amd),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compiled_kernels_are_kept_with_other_caches() {
+        let cache = |variables: &[(&str, &str)]| {
+            kernel_cache(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+        };
+        assert_eq!(cache(&[("HOME", "/h")]), Some("/h/.cache/quern/kernels".into()));
+        assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Some("/x/quern/kernels".into()));
+        assert_eq!(cache(&[("XDG_CACHE_HOME", "")]), None);
+    }
+
+    #[test]
+    fn the_cpu_asks_no_driver() {
+        assert_eq!(vendor(Compute::Cpu), None);
+        assert_eq!(
+            [Compute::Cuda, Compute::Hip].map(|gpu| vendor(gpu).map(Vendor::backend)),
+            [Some("cuda"), Some("hip")]
+        );
+    }
+}

@@ -1,0 +1,173 @@
+//! The built program on a GPU whose driver is a twin: found as every driver is, by the system's loader.
+
+#[path = "../../gpu/tests/support/mod.rs"]
+mod twin;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use twin::Target;
+
+/// `quern` with the libraries of `folder` before the system's, and its caches in `caches`.
+fn quern(folder: &Path, caches: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
+    command.args(arguments).env("LD_LIBRARY_PATH", folder).env("XDG_CACHE_HOME", caches);
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+struct Server {
+    process: Child,
+    address: SocketAddr,
+    log: Vec<String>,
+}
+
+impl Server {
+    /// Serve the model inside the program. It is small enough for an emulated device.
+    fn start(folder: &Path, caches: &Path, arguments: &[&str]) -> Self {
+        let mut command = quern(folder, caches, &["serve", "--port", "0", "--max-total-tokens", "1024"]);
+        let mut process = command.args(["--cpu-threads", "1"]).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let (mut log, mut address) = (Vec::new(), None);
+        for line in &mut lines {
+            let line = line.unwrap();
+            if let Some((_, rest)) = line.split_once("Listening on http://") {
+                address = rest.split(' ').next().unwrap().parse().ok();
+            }
+            let ready = line.ends_with("The server is fired up and ready to roll!");
+            log.push(line);
+            if ready {
+                std::thread::spawn(move || lines.for_each(drop));
+                let address = address.unwrap_or_else(|| panic!("no address in {log:#?}"));
+                return Self { process, address, log };
+            }
+        }
+        panic!("it ended with {:?}: {log:#?}", process.wait());
+    }
+
+    /// Whether the log has a line with `part`.
+    fn said(&self, part: &str) {
+        assert!(self.log.iter().any(|line| line.contains(part)), "no {part:?} in {:#?}", self.log);
+    }
+
+    fn ask(&self, request: &str) -> String {
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+    }
+
+    /// Eight greedy tokens of a chat, or as many as `more` says, whole or as a stream.
+    fn chat(&self, more: &str) -> String {
+        let body = format!(
+            r#"{{"messages":[{{"role":"user","content":"Write a Python function that implements binary search."}}],"temperature":0,"max_tokens":8{more}}}"#
+        );
+        self.ask(&format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn json_of(answer: &str) -> Value {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(&body[body.find('{').unwrap()..=body.rfind('}').unwrap()])
+        .unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// What the chunks of a stream add up to.
+fn streamed_text(answer: &str) -> String {
+    let chunks = answer.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+    let chunks = chunks.map(|data| serde_json::from_str::<Value>(data).unwrap_or_else(|e| panic!("{e}: {data}")));
+    chunks.filter_map(|chunk| Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned())).collect()
+}
+
+fn chats(target: Target, device: &str, found: &str) {
+    let Some(folder) = twin::folder(target) else { return };
+    let caches = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder, caches.path(), &["--device", device]);
+    server.said(found);
+    server.said("kernels, ");
+    let whole = json_of(&server.chat(""));
+    assert_eq!(whole["usage"]["completion_tokens"], 8, "{whole}");
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(!text.is_empty(), "{whole}");
+    let stream = server.chat(r#","stream":true"#);
+    assert!(stream.contains("data: [DONE]"), "{stream}");
+    assert_eq!(streamed_text(&stream), text, "the same request, now from the prefix cache and streamed");
+    let drawn = json_of(&server.chat(r#","temperature":0.8,"seed":3,"logprobs":true,"max_tokens":2"#));
+    assert_eq!(drawn["choices"][0]["logprobs"]["content"].as_array().map(Vec::len), Some(2), "{drawn}");
+    let info = json_of(&server.get("/server_info"));
+    let shown = if device == "auto" { "cuda" } else { device };
+    assert_eq!(info["device"], shown);
+    let kernels = std::fs::read_dir(caches.path().join("quern/kernels")).unwrap().count();
+    assert_eq!(kernels, 1, "one file of compiled kernels is kept");
+}
+
+#[test]
+fn an_amd_gpu_that_is_asked_for_chats_and_streams() {
+    chats(Target::Gfx942, "hip", "GPU 0: emulated 942 (gfx942)");
+}
+
+#[test]
+fn an_nvidia_gpu_that_is_there_is_taken() {
+    chats(Target::Sm90, "auto", "GPU 0: emulated 90 (sm_90a)");
+}
+
+fn error_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_if_it_was_asked_for() {
+    let nowhere = tempfile::tempdir().unwrap();
+    // Its libraries are looked for where the system has them too.
+    for (device, library) in [("cuda", "libcuda.so.1"), ("hip", "libamdhip64.so")] {
+        let arguments = ["serve", "--print-config", "--device", device];
+        let output = quern(nowhere.path(), nowhere.path(), &arguments).output().unwrap();
+        if output.status.success() {
+            continue; // This machine has one.
+        }
+        let error = error_of(&output);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        for part in [&format!("quern: error: --device {device}: "), library, "--device cpu"] {
+            assert!(error.contains(part), "no {part:?} in {error}");
+        }
+    }
+}
+
+#[test]
+fn what_a_gpu_cannot_hold_is_refused_or_left_to_the_cpu() {
+    let Some(folder) = twin::folder(Target::Sm90) else { return };
+    let caches = tempfile::tempdir().unwrap();
+    let flags = ["serve", "--print-config", "--max-total-tokens", "1024", "--quantization", "q8_0", "--device"];
+    let asked = quern(&folder, caches.path(), &[&flags[..], &["cuda"]].concat()).output().unwrap();
+    let error = error_of(&asked);
+    assert!(error.contains("--device cuda: it has no kernels for Q8_0 weights"), "{error}");
+    let left = quern(&folder, caches.path(), &[&flags[..], &["auto"]].concat()).output().unwrap();
+    assert!(left.status.success(), "{}", error_of(&left));
+    let config: Value = serde_json::from_slice(&left.stdout).unwrap();
+    assert_eq!(config["device"], "cpu");
+    let index = quern(&folder, caches.path(), &["serve", "--device", "cuda", "--base-gpu-id", "2"]).output().unwrap();
+    let error = error_of(&index);
+    assert!(error.contains("there is no cuda device 2; the driver knows 1"), "{error}");
+}
