@@ -114,7 +114,8 @@ fn every_layout_continues_as_transformers_does() {
             tried += 1;
         }
     }
-    assert!(tried >= 18, "{tried} pairs of checkpoint and layout");
+    // So many with the checkpoints of this repository alone.
+    assert!(tried >= 17, "{tried} pairs of checkpoint and layout");
 }
 
 /// The largest difference of a log-probability of the last position of `ids` on two models.
