@@ -82,6 +82,8 @@ fn build(target: Target) -> Option<PathBuf> {
     // The folder's name says what the twin was made of, and so does the version of its compiler of kernels.
     let mut hash = DefaultHasher::new();
     version.stdout.hash(&mut hash);
+    // It reads its header from there while it runs: a target folder may outlive its checkout.
+    sources.hash(&mut hash);
     for file in ["twin.cpp", "emu.h"] {
         fs::read(sources.join(file)).unwrap_or_else(|error| panic!("{file}: {error}")).hash(&mut hash);
     }
