@@ -10,9 +10,9 @@ use std::{
 
 use quern_backend::RowOutput;
 use quern_engine::{
-    EngineConfig, GenerateRequest, Policy, TokenEvent, scheduler::Scheduler, sequence::SequenceKey, step_plan::StepPlan,
+    EngineConfig, GenerateRequest, TokenEvent, fake, scheduler::Scheduler, sequence::SequenceKey, step_plan::StepPlan,
 };
-use quern_model::{StepCost, StepOutput};
+use quern_model::StepOutput;
 
 const CONTEXT: usize = 1000;
 const PAGE: usize = 32;
@@ -37,19 +37,13 @@ fn main() {
 fn measured(sequences: usize) -> (Vec<Duration>, Vec<Duration>) {
     let tokens = CONTEXT + WARM_UP + STEPS + 2 * PAGE;
     let mut scheduler = Scheduler::new(EngineConfig {
-        page_size: PAGE,
-        num_pages: sequences * tokens.div_ceil(PAGE),
         max_running: sequences,
-        max_queued: None,
-        max_queued_tokens: None,
         chunk_tokens: 1 << 20,
         max_prefill_tokens: 1 << 20,
         balanced_context: usize::MAX,
-        cost: StepCost::default(),
-        policy: Policy::Fcfs,
-        prefix_cache: true,
         conservativeness: 0.0,
         decode_log_interval: u64::MAX,
+        ..fake::engine_config(PAGE, sequences * tokens.div_ceil(PAGE))
     });
     let (events, heard) = mpsc::channel();
     for key in 0..sequences as u64 {

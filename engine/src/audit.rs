@@ -58,27 +58,16 @@ impl Scheduler {
 
 #[cfg(test)]
 mod tests {
-    use quern_model::StepCost;
-
     use super::*;
-    use crate::{EngineConfig, Policy};
+    use crate::{EngineConfig, fake};
 
     #[test]
     fn a_page_that_nobody_owns_is_missed() {
         let mut scheduler = Scheduler::new(EngineConfig {
-            page_size: 4,
-            num_pages: 8,
             max_running: 2,
-            max_queued: None,
-            max_queued_tokens: None,
             chunk_tokens: 8,
             max_prefill_tokens: 8,
-            balanced_context: 8192,
-            cost: StepCost::default(),
-            policy: Policy::Fcfs,
-            prefix_cache: true,
-            conservativeness: 1.0,
-            decode_log_interval: 40,
+            ..fake::engine_config(4, 8)
         });
         assert_eq!(scheduler.check_balance(), Ok(()));
         scheduler.pool.alloc().expect("a free page");

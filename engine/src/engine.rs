@@ -112,24 +112,10 @@ impl Drop for RequestHandle {
 /// ```
 /// use std::sync::mpsc;
 ///
-/// use quern_engine::{EngineConfig, FinishReason, GenerateRequest, Policy, StepCost, TokenEvent, fake::FakeModel};
+/// use quern_engine::{FinishReason, GenerateRequest, TokenEvent, fake};
 ///
-/// let config = EngineConfig {
-///     page_size: 16,
-///     num_pages: 64,
-///     max_running: 4,
-///     max_queued: None,
-///     max_queued_tokens: None,
-///     chunk_tokens: 32,
-///     max_prefill_tokens: 32,
-///     balanced_context: 8192,
-///     cost: StepCost::default(),
-///     policy: Policy::Fcfs,
-///     prefix_cache: true,
-///     conservativeness: 1.0,
-///     decode_log_interval: 40,
-/// };
-/// let model = FakeModel::new(1000, config.page_size, config.num_pages);
+/// let config = fake::engine_config(16, 64);
+/// let model = fake::FakeModel::new(1000, config.page_size, config.num_pages);
 /// let engine = quern_engine::start(Box::new(model), config)?;
 ///
 /// let (events, received) = mpsc::channel();

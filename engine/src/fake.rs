@@ -2,7 +2,28 @@
 //! the pages*. A wrong page, a leaked prefix or a lost token changes the text.
 
 use quern_backend::{LogitFault, LogitTask, RowOutput, RowTask};
-use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepOutput};
+use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepCost, StepOutput};
+
+use crate::config::{EngineConfig, Policy};
+
+/// What tests configure an engine with where they want nothing else: short steps, a queue without bounds, a pool of `num_pages` pages of `page_size` tokens.
+pub fn engine_config(page_size: usize, num_pages: usize) -> EngineConfig {
+    EngineConfig {
+        page_size,
+        num_pages,
+        max_running: 8,
+        max_queued: None,
+        max_queued_tokens: None,
+        chunk_tokens: 32,
+        max_prefill_tokens: 32,
+        balanced_context: 8192,
+        cost: StepCost::default(),
+        policy: Policy::Fcfs,
+        prefix_cache: true,
+        conservativeness: 1.0,
+        decode_log_interval: 40,
+    }
+}
 
 /// Called before each step with its number; may wait, or fail the step.
 pub type StepHook = Box<dyn FnMut(u64) -> Result<(), ForwardError> + Send>;

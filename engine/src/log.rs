@@ -108,10 +108,8 @@ impl StepLog {
 
 #[cfg(test)]
 mod tests {
-    use quern_model::StepCost;
-
     use super::*;
-    use crate::config::Policy;
+    use crate::fake;
 
     /// Replace what the clock decides.
     fn timeless(line: &str) -> String {
@@ -122,19 +120,10 @@ mod tests {
 
     fn log() -> StepLog {
         StepLog::new(EngineConfig {
-            page_size: 32,
-            num_pages: 100,
             max_running: 16,
-            max_queued: None,
-            max_queued_tokens: None,
             chunk_tokens: 512,
             max_prefill_tokens: 512,
-            balanced_context: 8192,
-            cost: StepCost::default(),
-            policy: Policy::Fcfs,
-            prefix_cache: true,
-            conservativeness: 1.0,
-            decode_log_interval: 40,
+            ..fake::engine_config(32, 100)
         })
     }
 

@@ -11,10 +11,10 @@ use std::{
 use quern_backend::LogitFault;
 use quern_engine::{
     EngineConfig, EngineHandle, EngineState, FailCause, FailureReport, FinishReason, ForwardBatch, ForwardError,
-    GenerateRequest, Model, Policy, PromptReport, RequestHandle, SampleBatch, SamplingParams, StepCost, StepOutput,
-    SubmitError, TokenEvent,
+    GenerateRequest, Model, PromptReport, RequestHandle, SampleBatch, SamplingParams, StepOutput, SubmitError,
+    TokenEvent,
     failure::{FailureKind, SpanShape},
-    fake::{FakeModel, StepHook},
+    fake::{self, FakeModel, StepHook},
     scheduler::Scheduler,
     sequence::SequenceKey,
     start_observed,
@@ -23,21 +23,7 @@ use quern_engine::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn config() -> EngineConfig {
-    EngineConfig {
-        page_size: 4,
-        num_pages: 256,
-        max_running: 8,
-        max_queued: None,
-        max_queued_tokens: None,
-        chunk_tokens: 32,
-        max_prefill_tokens: 32,
-        balanced_context: 8192,
-        cost: StepCost::default(),
-        policy: Policy::Fcfs,
-        prefix_cache: true,
-        conservativeness: 1.0,
-        decode_log_interval: 40,
-    }
+    fake::engine_config(4, 256)
 }
 
 /// A model whose logits are not finite in the steps that are named.

@@ -11,9 +11,9 @@ use std::{
 
 use quern_backend::{DeviceFault, KvFormat, TokenMask};
 use quern_engine::{
-    EngineConfig, EngineHandle, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, Policy, RequestHandle,
+    EngineConfig, EngineHandle, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, RequestHandle,
     SubmitError, TokenEvent,
-    fake::{FakeModel, StepHook},
+    fake::{self, FakeModel, StepHook},
     start,
     tenant::{AbortScope, Tenant},
 };
@@ -23,21 +23,7 @@ use serde_json::json;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn config() -> EngineConfig {
-    EngineConfig {
-        page_size: 4,
-        num_pages: 256,
-        max_running: 8,
-        max_queued: Some(4),
-        max_queued_tokens: None,
-        chunk_tokens: 32,
-        max_prefill_tokens: 32,
-        balanced_context: 8192,
-        cost: StepCost::default(),
-        policy: Policy::Fcfs,
-        prefix_cache: true,
-        conservativeness: 1.0,
-        decode_log_interval: 40,
-    }
+    EngineConfig { max_queued: Some(4), ..fake::engine_config(4, 256) }
 }
 
 fn engine(config: EngineConfig, hook: Option<StepHook>) -> EngineHandle {

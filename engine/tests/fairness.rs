@@ -3,10 +3,12 @@
 use std::sync::mpsc::{self, Receiver};
 
 use quern_engine::{
-    EngineConfig, GenerateRequest, Policy, Tenant, TokenEvent, fake::FakeModel, scheduler::Scheduler,
+    EngineConfig, GenerateRequest, Tenant, TokenEvent,
+    fake::{self, FakeModel},
+    scheduler::Scheduler,
     sequence::SequenceKey,
 };
-use quern_model::{Model, StepCost};
+use quern_model::Model;
 
 const CHUNK: usize = 64;
 const LONG: usize = 8000;
@@ -20,19 +22,10 @@ struct World {
 impl World {
     fn new() -> Self {
         Self::with(EngineConfig {
-            page_size: 4,
-            num_pages: 4096,
-            max_running: 8,
-            max_queued: None,
-            max_queued_tokens: None,
             chunk_tokens: CHUNK,
             max_prefill_tokens: CHUNK,
             balanced_context: 1000,
-            cost: StepCost::default(),
-            policy: Policy::Fcfs,
-            prefix_cache: true,
-            conservativeness: 1.0,
-            decode_log_interval: 40,
+            ..fake::engine_config(4, 4096)
         })
     }
 
@@ -135,21 +128,7 @@ fn a_short_prompt_does_not_wait_for_a_long_one_before_it() {
 
 /// Chunks, places and pages as a server has them, a quarter as many.
 fn served() -> EngineConfig {
-    EngineConfig {
-        page_size: 16,
-        num_pages: 2000,
-        max_running: 64,
-        max_queued: None,
-        max_queued_tokens: None,
-        chunk_tokens: 128,
-        max_prefill_tokens: 16_384,
-        balanced_context: 8192,
-        cost: StepCost::default(),
-        policy: Policy::Fcfs,
-        prefix_cache: true,
-        conservativeness: 1.0,
-        decode_log_interval: 40,
-    }
+    EngineConfig { max_running: 64, chunk_tokens: 128, max_prefill_tokens: 16_384, ..fake::engine_config(16, 2000) }
 }
 
 /// Steps, and tokens of steps, until the first token of a request that comes in the middle of a step.

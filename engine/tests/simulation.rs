@@ -20,9 +20,13 @@ use std::{
 use quern_backend::{Collective, DeviceFault, LogitFault, Lost, Rank, RowTask, SamplingParams, TokenCounts, TokenMask};
 use quern_engine::{
     AbortScope, EngineConfig, FailCause, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, Policy,
-    Tenant, TokenEvent, fake::FakeModel, scheduler::Scheduler, sequence::SequenceKey, stats::SchedulerStats,
+    Tenant, TokenEvent,
+    fake::{self, FakeModel},
+    scheduler::Scheduler,
+    sequence::SequenceKey,
+    stats::SchedulerStats,
 };
-use quern_model::{Model, RankModel, Ranks, StepCost};
+use quern_model::{Model, RankModel, Ranks};
 
 const VOCAB: u32 = 61;
 
@@ -248,19 +252,14 @@ impl World {
         let largest = (MAX_PROMPT + MAX_NEW).div_ceil(weather.page_size);
         let num_pages = ((largest as f64 * weather.pool) as usize).max(1);
         let config = EngineConfig {
-            page_size: weather.page_size,
-            num_pages,
             max_running: weather.max_running,
-            max_queued: None,
-            max_queued_tokens: None,
             chunk_tokens: weather.chunk,
             max_prefill_tokens: weather.chunk,
             balanced_context: weather.balanced_context,
-            cost: StepCost::default(),
             policy: weather.policy,
             prefix_cache: weather.prefix_cache,
             conservativeness: weather.conservativeness,
-            decode_log_interval: 40,
+            ..fake::engine_config(weather.page_size, num_pages)
         };
         let rank = |index: usize| {
             let mut faults = Rng(seed ^ 0xfa17 ^ ((index as u64) << 32));

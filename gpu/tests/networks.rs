@@ -5,35 +5,20 @@
 mod network;
 mod support;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use network::{Driver, Golden, limits};
+use network::{Driver, limits, open};
 use quern_backend::KvFormat;
 use support::{Target, backend};
-
-fn checkpoint(name: &str) -> (PathBuf, Golden) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden");
-    (folder.join(name), Golden::open(&folder.join(format!("{name}.safetensors"))))
-}
-
-/// Those that an emulated device has soon computed.
-fn short_prompts(golden: &Golden) -> Vec<String> {
-    let mut prompts = golden.prompts();
-    prompts.retain(|prompt| golden.ids(&format!("{prompt}.ids")).len() <= 64);
-    prompts
-}
 
 /// One prompt alone in small chunks, and all prompts in one batch: the same tokens with the same log-probabilities, bit
 /// by bit.
 fn repeats(target: Target) {
     let Some(backend) = backend(target).map(Arc::new) else { return };
     for (name, format) in [("tiny-fp8-ragged", KvFormat::BF16), ("tiny-mixed", KvFormat::F8E4M3)] {
-        let (folder, golden) = checkpoint(name);
+        let (folder, golden) = open(name).expect("a checkpoint of the repository");
         let prompts: Vec<Vec<u32>> =
-            short_prompts(&golden).iter().take(3).map(|prompt| golden.ids(&format!("{prompt}.ids"))).collect();
+            golden.short_prompts().iter().take(3).map(|prompt| golden.ids(&format!("{prompt}.ids"))).collect();
         let mut batched = Driver::new(&folder, Arc::clone(&backend), limits(16, format));
         for ids in &prompts {
             batched.add(ids);

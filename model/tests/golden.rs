@@ -8,28 +8,22 @@ use std::{
 };
 
 use quern_backend::{Backend, KvFormat, RefBackend};
-use support::{Driver, Golden, fixtures, full_row, limits};
+use support::{Driver, Golden, full_row, limits, open};
 
-/// Checkpoints that lie in the repository.
-const OWN: [&str; 6] = ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn", "tiny-qwen2", "tiny-qwen2-yarn"];
+/// Checkpoints; the last two are among the reference fixtures only.
+const ALL: [&str; 8] = [
+    "tiny-dense",
+    "tiny-fp8-ragged",
+    "tiny-mixed",
+    "tiny-yarn",
+    "tiny-qwen2",
+    "tiny-qwen2-yarn",
+    "tiny-bf16",
+    "tiny-fp8",
+];
 
-/// Those that only the reference fixtures have.
-const FIXTURES: [&str; 2] = ["tiny-bf16", "tiny-fp8"];
-
-fn own(name: &str) -> (PathBuf, Golden) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    (dir.join(name), Golden::open(&dir.join(format!("{name}.safetensors"))))
-}
-
-fn from_fixtures(name: &str) -> Option<(PathBuf, Golden)> {
-    let oracle = fixtures()?.join("oracle");
-    Some((oracle.join("models").join(name), Golden::open(&oracle.join(format!("goldens/{name}.safetensors")))))
-}
-
-fn all() -> Vec<(&'static str, PathBuf, Golden)> {
-    let own = OWN.into_iter().map(|name| (name, own(name))).collect::<Vec<_>>();
-    let fixtures = FIXTURES.into_iter().filter_map(|name| Some((name, from_fixtures(name)?)));
-    own.into_iter().chain(fixtures).map(|(name, (dir, golden))| (name, dir, golden)).collect()
+fn all() -> impl Iterator<Item = (&'static str, PathBuf, Golden)> {
+    ALL.into_iter().filter_map(|name| open(name).map(|(dir, golden)| (name, dir, golden)))
 }
 
 /// Every greedy continuation of 64 tokens, all prompts in one ragged batch, must be the oracle's.

@@ -13,8 +13,8 @@ use std::{
 
 use quern_backend::{Device, KvFormat};
 use quern_cpu::{CpuBackend, CpuConfig};
-use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, Policy, RequestHandle, TokenEvent};
-use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepCost, StepLimits};
+use quern_engine::{EngineConfig, EngineHandle, GenerateRequest, RequestHandle, TokenEvent, fake};
+use quern_model::{Checkpoint, GenerationConfig, ModelConfig, StepLimits};
 use serde_json::json;
 
 const PAGE: usize = 32;
@@ -83,19 +83,14 @@ fn engine(backend: CpuBackend, tokens: usize, weighed: bool) -> EngineHandle {
     let balanced_context = config.network().balanced_context();
     println!("attention weighs as much as the rest at {balanced_context} tokens of context");
     let engine = EngineConfig {
-        page_size: PAGE,
-        num_pages: (tokens + STREAMS * 100_000) / PAGE,
         max_running: 32,
-        max_queued: None,
-        max_queued_tokens: None,
         chunk_tokens: CHUNK,
         max_prefill_tokens: 16_384,
         balanced_context: if weighed { balanced_context } else { usize::MAX },
-        cost: StepCost::default(),
-        policy: Policy::Fcfs,
         prefix_cache: false,
         conservativeness: 0.0,
         decode_log_interval: u64::MAX,
+        ..fake::engine_config(PAGE, (tokens + STREAMS * 100_000) / PAGE)
     };
     let limits = StepLimits {
         max_tokens: engine.step_tokens(),

@@ -5,18 +5,17 @@
 mod networks;
 
 use std::{
-    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
 };
 
-use networks::{Driver, Golden, fixtures, full_row, limits};
+use networks::{Driver, full_row, limits, open};
 use quern_backend::{KvFormat, LogitTask, Precision, RowTask, SamplingParams, conformance::Rng};
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_engine::{
-    EngineConfig, EngineHandle, GenerateRequest, LogprobRequest, Policy, RequestHandle, Tenant, TokenEvent,
+    EngineConfig, EngineHandle, GenerateRequest, LogprobRequest, RequestHandle, Tenant, TokenEvent, fake,
 };
-use quern_model::{Checkpoint, CheckpointOptions, StepCost, StepLimits};
+use quern_model::{Checkpoint, CheckpointOptions, StepLimits};
 
 /// Checkpoints, and of transformers' bf16 against its float32 the median over positions of the largest
 /// difference of a logit, and the share of positions whose likeliest token agrees. Source: the oracle's
@@ -31,15 +30,6 @@ const ALL: [(&str, f64, f64); 8] = [
     ("tiny-bf16", 0.22, 0.95),
     ("tiny-fp8", 0.18, 0.96),
 ];
-
-fn open(name: &str) -> Option<(PathBuf, Golden)> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden");
-    if own.join(name).is_dir() {
-        return Some((own.join(name), Golden::open(&own.join(format!("{name}.safetensors")))));
-    }
-    let oracle = fixtures()?.join("oracle");
-    Some((oracle.join("models").join(name), Golden::open(&oracle.join(format!("goldens/{name}.safetensors")))))
-}
 
 fn cpu(precision: Precision, threads: usize, isa: Option<Isa>) -> Arc<CpuBackend> {
     Arc::new(CpuBackend::new(CpuConfig { threads: Some(threads), isa, precision }).expect("this CPU's own kernels"))
@@ -143,19 +133,12 @@ fn engine(name: &str, precision: Precision, way: Way) -> EngineHandle {
     let (dir, _) = open(name).expect("a checkpoint of the repository");
     let checkpoint = Checkpoint::open(&dir, &CheckpointOptions::default()).unwrap();
     let config = EngineConfig {
-        page_size: way.page_size,
-        num_pages: way.num_tokens / way.page_size,
         max_running: way.max_running,
-        max_queued: None,
-        max_queued_tokens: None,
         chunk_tokens: way.chunk_tokens,
         max_prefill_tokens: 16_384,
-        balanced_context: 8192,
-        cost: StepCost::default(),
-        policy: Policy::Fcfs,
         prefix_cache: way.prefix_cache,
-        conservativeness: 1.0,
         decode_log_interval: 1000,
+        ..fake::engine_config(way.page_size, way.num_tokens / way.page_size)
     };
     let kv_format = if precision == Precision::F32 { KvFormat::F32 } else { KvFormat::BF16 };
     let limits = StepLimits {

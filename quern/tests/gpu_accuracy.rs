@@ -6,12 +6,9 @@ mod network;
 #[path = "../../gpu/tests/support/mod.rs"]
 mod twin;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
-use network::{Driver, Golden, full_row, limits};
+use network::{Driver, Golden, full_row, limits, open};
 use quern_backend::{Backend, KvFormat, Precision, RefBackend};
 use quern_cpu::{CpuBackend, CpuConfig};
 use twin::{Target, backend};
@@ -19,22 +16,10 @@ use twin::{Target, backend};
 /// A dense network, sparse ones in FP8 and in several encodings, one with rotary scaling, one with biases.
 const NAMES: [&str; 5] = ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn", "tiny-qwen2"];
 
-fn checkpoint(name: &str) -> (PathBuf, Golden) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden");
-    (folder.join(name), Golden::open(&folder.join(format!("{name}.safetensors"))))
-}
-
-/// Those that an emulated device has soon computed.
-fn short_prompts(golden: &Golden) -> Vec<String> {
-    let mut prompts = golden.prompts();
-    prompts.retain(|prompt| golden.ids(&format!("{prompt}.ids")).len() <= 64);
-    prompts
-}
-
 /// Log-probabilities of every token of the vocabulary at the last position of each prompt; no token is fed back.
 fn forced<B: Backend>(backend: &Arc<B>, folder: &Path, golden: &Golden, format: KvFormat) -> Vec<f32> {
     let mut driver = Driver::new(folder, Arc::clone(backend), limits(16, format));
-    let prompts = short_prompts(golden);
+    let prompts = golden.short_prompts();
     let (mut shares, mut vocab) = (Vec::new(), 0);
     for prompt in &prompts {
         let ids = golden.ids(&format!("{prompt}.ids"));
@@ -61,7 +46,7 @@ fn agrees(target: Target) {
     let cpu = CpuConfig { threads: Some(1), isa: None, precision: Precision::Bf16 };
     let cpu = Arc::new(CpuBackend::new(cpu).expect("one thread can be had"));
     for name in NAMES {
-        let (folder, golden) = checkpoint(name);
+        let (folder, golden) = open(name).expect("a checkpoint of the repository");
         let want = forced(&Arc::new(RefBackend), &folder, &golden, KvFormat::BF16);
         let got = forced(&backend, &folder, &golden, KvFormat::BF16);
         let of_cpu = forced(&cpu, &folder, &golden, KvFormat::BF16);

@@ -4,13 +4,9 @@
 #[path = "../../model/tests/support/mod.rs"]
 mod networks;
 
-use std::{
-    panic::resume_unwind,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{panic::resume_unwind, path::Path, sync::Arc};
 
-use networks::{Driver, Golden, fixtures, full_row, greedy_row, limits};
+use networks::{Driver, full_row, greedy_row, limits, open};
 use quern_backend::{
     Collective, ForwardBatch, KvFormat, Lost, PagedBatch, Precision, RowOutput, SampleBatch, Span, conformance::Rng,
 };
@@ -42,15 +38,6 @@ const LAYOUTS: [Parallelism; 7] = [
     Parallelism { tp: 4, ep: 4 },
     Parallelism { tp: 8, ep: 2 },
 ];
-
-fn open(name: &str) -> Option<(PathBuf, Golden)> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden");
-    if own.join(name).is_dir() {
-        return Some((own.join(name), Golden::open(&own.join(format!("{name}.safetensors")))));
-    }
-    let oracle = fixtures()?.join("oracle");
-    Some((oracle.join("models").join(name), Golden::open(&oracle.join(format!("goldens/{name}.safetensors")))))
-}
 
 fn checkpoint(dir: &Path) -> Checkpoint {
     Checkpoint::open(dir, &CheckpointOptions::default()).unwrap_or_else(|e| panic!("{e}"))

@@ -8,8 +8,8 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use quern_api::{ApiConfig, AppState, ModelCard, Service, config::ToolCallParser, connection, model_card::Recommended};
 use quern_engine::{
-    EngineConfig, EngineHandle, Model, Policy, StepCost,
-    fake::{FakeModel, StepHook},
+    EngineConfig, EngineHandle, Model,
+    fake::{self, FakeModel, StepHook},
 };
 use quern_text::{ChatTemplate, Tokenizer};
 use scripted::{Script, Scripted};
@@ -55,19 +55,11 @@ pub(crate) fn config() -> ApiConfig {
 /// A small pool: a few hundred tokens make it full.
 pub(crate) fn small_engine() -> EngineConfig {
     EngineConfig {
-        page_size: 4,
-        num_pages: 512,
         max_running: 256,
-        max_queued: None,
-        max_queued_tokens: None,
         chunk_tokens: 64,
         max_prefill_tokens: 16_384,
         balanced_context: usize::MAX,
-        cost: StepCost::default(),
-        policy: Policy::Fcfs,
-        prefix_cache: true,
-        conservativeness: 1.0,
-        decode_log_interval: 40,
+        ..fake::engine_config(4, 512)
     }
 }
 

@@ -29,6 +29,19 @@ pub fn fixtures() -> Option<PathBuf> {
     None
 }
 
+/// Checkpoints that lie in the repository.
+const OWN: [&str; 6] = ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn", "tiny-qwen2", "tiny-qwen2-yarn"];
+
+/// A checkpoint and its goldens: one of the repository, or one of the reference fixtures; `None` where those are absent.
+pub fn open(name: &str) -> Option<(PathBuf, Golden)> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden");
+    if OWN.contains(&name) {
+        return Some((own.join(name), Golden::open(&own.join(format!("{name}.safetensors")))));
+    }
+    let oracle = fixtures()?.join("oracle");
+    Some((oracle.join("models").join(name), Golden::open(&oracle.join(format!("goldens/{name}.safetensors")))))
+}
+
 /// Sequences in progress over one model: their tokens, pages and how much is computed.
 pub struct Driver {
     model: Box<dyn Model>,
@@ -225,5 +238,12 @@ impl Golden {
             self.tensors.keys().filter_map(|k| k.strip_suffix(".greedy_ids")).map(str::to_string).collect();
         names.sort();
         names
+    }
+
+    /// Those of at most 64 tokens, which an emulated device has soon computed.
+    pub fn short_prompts(&self) -> Vec<String> {
+        let mut prompts = self.prompts();
+        prompts.retain(|prompt| self.ids(&format!("{prompt}.ids")).len() <= 64);
+        prompts
     }
 }
