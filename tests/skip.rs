@@ -7,6 +7,7 @@ use std::io::Write;
 pub(crate) fn skip(why: &str, how: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    // Standard error may be closed.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {}, {test}: {why}; {how}", env!("CARGO_PKG_NAME"));
+    let line = format!("SKIPPED: {}, {test}: {why}; {how}", env!("CARGO_PKG_NAME")).replace('\n', " ") + "\n";
+    // In one write, since libtest writes to the same pipe. Standard error may be closed.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

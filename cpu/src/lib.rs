@@ -33,6 +33,9 @@ mod pointwise;
 mod pool;
 mod product;
 mod route;
+#[cfg(test)]
+#[path = "../../tests/skip.rs"]
+mod skip;
 mod step;
 mod sync;
 mod team;

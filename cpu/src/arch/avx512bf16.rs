@@ -233,7 +233,7 @@ mod tests {
     use half::f16;
 
     use super::*;
-    use crate::Isa;
+    use crate::{Isa, skip};
 
     /// # Safety
     /// The CPU has the features that are enabled here.
@@ -246,8 +246,7 @@ mod tests {
     #[test]
     fn every_code_of_8_bits_is_the_same_number_in_bfloat16() {
         if !Isa::Avx512Bf16.is_available() {
-            eprintln!("SKIPPED: this CPU has no AVX-512 BF16");
-            return;
+            return skip::skip("this CPU has no AVX-512 BF16", "run it on one that has");
         }
         for first in (0..=255u8).step_by(32) {
             let codes: [u8; 32] = std::array::from_fn(|i| first + i as u8);
