@@ -350,7 +350,7 @@ fn a_limit_of_threads_is_named() {
         Ok(output) if output.status.code() == Some(1) && !output.stderr.starts_with(b"setpriv") => output,
         outcome => {
             return skip::skip(
-                &format!("no process of another user can be started: {outcome:?}"),
+                &format!("no process of another user can be started: {:?}", outcome.map(|output| output.status)),
                 "run as root with setpriv and prlimit (util-linux)",
             );
         }
@@ -574,7 +574,8 @@ fn what_config_json_rules_out_is_refused_before_weights_are_fetched() {
         (nf4.clone(), vec!["serve", "x/y"], "bitsandbytes"),
         (nf4.clone(), vec!["serve", "-hf", "x/y"], "bitsandbytes"),
         (nf4.clone(), vec!["convert", "--model", "x/y", "--outfile", &outfile], "bitsandbytes"),
-        (nf4, vec!["bench", "offline", "--model", "x/y"], "bitsandbytes"),
+        (nf4.clone(), vec!["bench", "offline", "--model", "x/y"], "bitsandbytes"),
+        (nf4, vec!["bench", "offline", "x/y"], "bitsandbytes"),
         (
             with("architectures", serde_json::json!(["Qwen3NextForCausalLM"])),
             vec!["serve", "--model", "x/y"],

@@ -27,7 +27,7 @@ pub enum BenchJob {
 pub struct OfflineArgs {
     /// Random weights in the shape of a published model, instead of a model; nothing is downloaded
     #[arg(long, value_enum, value_name = "SIZE", help_heading = "What is measured", conflicts_with_all = [
-        "model_path", "revision", "download_dir", "load_format", "json_model_override_args"])]
+        "model", "model_path", "revision", "download_dir", "load_format", "json_model_override_args"])]
     pub shape: Option<Size>,
 
     /// Layers of that shape [default: all]

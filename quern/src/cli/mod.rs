@@ -145,7 +145,15 @@ impl Cli {
             return Err(command.error(ErrorKind::ArgumentConflict, message).into());
         }
         let mut cli = Self::from_arg_matches(&matches)?;
-        if let Job::Serve(args) = &mut cli.command {
+        let takes_model = match &mut cli.command {
+            Job::Serve(args) => Some(&mut **args),
+            Job::Bench(bench) => match &mut **bench {
+                BenchJob::Offline(args) => Some(&mut args.serve),
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Some(args) = takes_model {
             args.model.model_path = args.model.model_path.take().or(args.named.take());
         }
         if let Job::Serve(args) = &cli.command
