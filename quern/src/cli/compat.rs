@@ -66,13 +66,13 @@ const fn alias(aliases: &'static [&'static str], flag: CompatFlag) -> CompatFlag
 }
 
 const ONE_RANK: &str = "--tp-size and --ep-size divide a network over the ranks of this process";
-const NO_RANKS: &str = "there is one rank, so nothing is exchanged";
+const NO_RANKS: &str = "ranks are threads of one process and exchange in its memory";
 const ONE_KERNEL_SET: &str = "kernels are chosen for what computes; the summary at start names them";
 const NO_GRAPHS: &str = "steps are not recorded as graphs";
 const NO_TLS: &str = "TLS is not supported; put a reverse proxy in front";
 const NO_SPECULATION: &str = "speculative decoding is not supported";
 const NO_LORA: &str = "LoRA adapters are not supported";
-const NO_HOST_TIER: &str = "pages live in main memory already; a second tier is not supported";
+const NO_HOST_TIER: &str = "pages stay in the memory of what computes; a second tier is not supported";
 const NO_PRIORITY: &str = "priorities are not supported; --schedule-policy fcfs and lpm are";
 const NO_REQUEST_LOG: &str = "logging of request contents is not supported";
 const NO_SUCH_LAYERS: &str = "the network has no such layers";
@@ -166,7 +166,7 @@ pub const TABLE: &[CompatFlag] = &[
     flag("disable-priority-preemption", Nothing, &[], Refuse(NO_PRIORITY)),
     flag("retraction-policy", OneOf(&["length", "priority"]), &["length"], Refuse(NO_PRIORITY)),
     flag("disable-chunked-prefix-cache", Nothing, &[], Note("it concerns models with latent attention only")),
-    flag("cpu-offload-gb", Float, &["0", "0.0"], Note("weights live in main memory already")),
+    flag("cpu-offload-gb", Float, &["0", "0.0"], Note("weights stay in the memory of what computes")),
     flag("watchdog-timeout", Float, &["300", "300.0"], Refuse(NO_WATCHDOG)),
     flag("sleep-on-idle", Nothing, &[], Note("an idle engine always sleeps")),
     flag("gpu-id-step", Int, &["1"], Refuse("one GPU computes; --base-gpu-id says which")),
@@ -220,8 +220,8 @@ pub const TABLE: &[CompatFlag] = &[
     flag("cuda-graph-backend-prefill", Value, &["disabled"], Note(NO_GRAPHS)),
     flag("disable-cuda-graph", Nothing, &[], Note(NO_GRAPHS)),
     flag("disable-cuda-graph-padding", Nothing, &[], Note(NO_GRAPHS)),
-    flag("enable-torch-compile", Nothing, &[], Note("kernels are compiled already")),
-    flag("torch-compile-max-bs", Int, &["32"], Note("kernels are compiled already")),
+    flag("enable-torch-compile", Nothing, &[], Note("no kernel is compiled while requests run")),
+    flag("torch-compile-max-bs", Int, &["32"], Note("no kernel is compiled while requests run")),
     flag("enable-deterministic-inference", Nothing, &[], Note("results never depend on the batch")),
     // Logs.
     flag("log-requests", Nothing, &[], Refuse(NO_REQUEST_LOG)),
@@ -396,7 +396,7 @@ pub const TABLE: &[CompatFlag] = &[
     flag("disable-log-requests", Nothing, &[], Note("contents of requests are never logged")),
     flag("no-enable-log-requests", Nothing, &[], Note("contents of requests are never logged")),
     flag("enforce-eager", Nothing, &[], Note(NO_GRAPHS)),
-    flag("swap-space", Float, &[], Note("pages live in main memory already")),
+    flag("swap-space", Float, &[], Note("pages stay in the memory of what computes")),
     flag("max-seq-len-to-capture", Int, &[], Note(NO_GRAPHS)),
     flag("jinja", Nothing, &[], Note("the model's own template is always rendered")),
     flag("cont-batching", Nothing, &[], Note("requests are always batched continuously")),
@@ -407,9 +407,9 @@ pub const TABLE: &[CompatFlag] = &[
     flag("mlock", Nothing, &[], Note("weights are mapped; lock memory with the system's limits")),
     flag("batch-size", Int, &[], Note("a step's tokens are --chunked-prefill-size")),
     flag("ubatch-size", Int, &[], Note("a step's tokens are --chunked-prefill-size")),
-    flag("n-cpu-moe", Int, &[], Note(NO_GPU)),
-    flag("cpu-moe", Nothing, &[], Note(NO_GPU)),
-    flag("override-tensor", Value, &[], Note(NO_GPU)),
+    flag("n-cpu-moe", Int, &[], Note(ALL_LAYERS)),
+    flag("cpu-moe", Nothing, &[], Note(ALL_LAYERS)),
+    flag("override-tensor", Value, &[], Note(ALL_LAYERS)),
     flag("slots", Nothing, &[], Note("/slots is always served")),
     flag(
         "parallel",

@@ -148,7 +148,7 @@ pub fn unsupported(reason: Option<&str>) -> Note {
 
 /// Why Quern cannot run there yet.
 pub fn unsupported_hardware(hardware: Hardware) -> Option<&'static str> {
-    hardware.is_gpu().then_some("Not supported yet: Quern computes on CPUs only. The figures are projected.")
+    hardware.is_gpu().then_some("Not supported yet: several GPUs. One computes with --device cuda or hip, so far on emulated devices only. The figures are projected.")
 }
 
 /// What quantising on load means for the download.
