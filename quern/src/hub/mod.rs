@@ -173,23 +173,10 @@ impl Hub {
         Ok(Self { options, endpoint, http, ranges: Arc::new(Semaphore::new(PARALLEL_RANGES)) })
     }
 
-    /// The directory of `repo` at `revision` (`main` unless said otherwise), fetched as far as it is not
-    /// in the cache. Broken downloads go on where they stopped, in this run and in later ones.
+    /// Fetch all of `repo` at `revision` (`main` unless said otherwise) but its weights, as far as it is not in the cache.
     ///
     /// # Errors
     /// If the hub refuses or cannot be reached, the disk is full, or the cache has not got it and may not fetch.
-    pub async fn snapshot(&self, repo: &RepoId, revision: Option<&str>, wanted: Wanted) -> Result<PathBuf, HubError> {
-        let opened = self.open(repo, revision).await?;
-        if wanted == Wanted::Everything {
-            self.fetch_weights(&opened, None).await?;
-        }
-        Ok(opened.dir)
-    }
-
-    /// Fetch all of `repo` but its weights, as far as it is not in the cache.
-    ///
-    /// # Errors
-    /// As for [`snapshot`](Self::snapshot).
     pub async fn open(&self, repo: &RepoId, revision: Option<&str>) -> Result<Opened, HubError> {
         let revision = revision.unwrap_or("main");
         if revision.is_empty() || revision.split('/').any(|part| part.is_empty() || part.starts_with('.')) {

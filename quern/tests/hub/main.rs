@@ -6,7 +6,7 @@ mod ranges;
 
 use std::{path::Path, time::Duration};
 
-use quern::hub::{Fetched, Hub, HubError, HubOptions, HubRef, RepoId, Wanted};
+use quern::hub::{Fetched, Hub, HubError, HubOptions, HubRef, RepoId};
 
 use self::fake::{COMMIT, Mood, SHARD, Setup, hex_sha256, quantisations, start, weights};
 
@@ -27,7 +27,14 @@ fn model() -> RepoId {
 }
 
 async fn fetch(address: &str, cache: &Path) -> Result<std::path::PathBuf, HubError> {
-    hub(address, cache, None, false).snapshot(&model(), None, Wanted::Everything).await
+    fetch_all(&hub(address, cache, None, false), &model(), None).await
+}
+
+/// Configuration, tokenizer and weights.
+async fn fetch_all(hub: &Hub, repo: &RepoId, revision: Option<&str>) -> Result<std::path::PathBuf, HubError> {
+    let opened = hub.open(repo, revision).await?;
+    hub.fetch_weights(&opened, None).await?;
+    Ok(opened.dir().to_owned())
 }
 
 #[tokio::test]
@@ -58,7 +65,7 @@ async fn only_the_needed_files_are_fetched_and_only_once() {
 async fn a_tokenizer_needs_no_weights() {
     let (state, address) = start(Setup::default()).await;
     let cache = tempfile::tempdir().unwrap();
-    let dir = hub(&address, cache.path(), None, false).snapshot(&model(), None, Wanted::NoWeights).await.unwrap();
+    let dir = hub(&address, cache.path(), None, false).open(&model(), None).await.unwrap().dir().to_owned();
     assert!(dir.join("tokenizer.json").exists() && !dir.join(SHARD).exists());
     assert!(!state.requests().iter().any(|request| request.contains(SHARD)));
 }
@@ -69,7 +76,7 @@ async fn a_broken_download_goes_on_where_it_stopped() {
     let (state, address) = start(Setup { moods, token: Some("right"), ..Setup::default() }).await;
     let cache = tempfile::tempdir().unwrap();
     let hub = hub(&address, cache.path(), Some("right"), false);
-    let dir = hub.snapshot(&model(), None, Wanted::Everything).await.unwrap();
+    let dir = fetch_all(&hub, &model(), None).await.unwrap();
     assert_eq!(std::fs::read(dir.join(SHARD)).unwrap(), weights());
     let content: Vec<_> = state.requests().into_iter().filter(|request| request.starts_with("CONTENT")).collect();
     let expected = ["whole", "bytes=400000-", "bytes=400000-", "bytes=700000-"];
@@ -127,12 +134,12 @@ async fn who_may_not_see_a_model_is_told_what_to_do() {
     let cache = tempfile::tempdir().unwrap();
     for (token, part) in [(None, "set HF_TOKEN"), (Some("wrong"), "not valid")] {
         let hub = hub(&address, cache.path(), token, false);
-        let error = hub.snapshot(&model(), None, Wanted::Everything).await.unwrap_err().to_string();
+        let error = fetch_all(&hub, &model(), None).await.unwrap_err().to_string();
         assert!(error.starts_with("owner/model:") && error.contains("401") && error.contains(part), "{error}");
     }
     let (_, address) = start(Setup { token: Some("right"), gated: true, ..Setup::default() }).await;
     let hub = hub(&address, cache.path(), Some("right"), false);
-    let error = hub.snapshot(&model(), None, Wanted::Everything).await.unwrap_err().to_string();
+    let error = fetch_all(&hub, &model(), None).await.unwrap_err().to_string();
     assert!(error.contains("403") && error.contains("terms") && error.contains(&address), "{error}");
 }
 
@@ -141,13 +148,13 @@ async fn what_does_not_exist_is_named() {
     let (_, address) = start(Setup::default()).await;
     let cache = tempfile::tempdir().unwrap();
     let hub = hub(&address, cache.path(), None, false);
-    let error = hub.snapshot(&model(), Some("v9"), Wanted::Everything).await.unwrap_err().to_string();
+    let error = fetch_all(&hub, &model(), Some("v9")).await.unwrap_err().to_string();
     assert!(error.contains("owner/model") && error.contains("\"v9\"") && error.contains("--revision"), "{error}");
     let nobody = RepoId::parse("nobody/model").unwrap();
-    let error = hub.snapshot(&nobody, None, Wanted::Everything).await.unwrap_err();
+    let error = fetch_all(&hub, &nobody, None).await.unwrap_err();
     assert!(matches!(error, HubError::NoSuchModel { .. }), "{error}");
     for revision in ["", "../x", "a//b"] {
-        let error = hub.snapshot(&model(), Some(revision), Wanted::Everything).await.unwrap_err();
+        let error = fetch_all(&hub, &model(), Some(revision)).await.unwrap_err();
         assert!(matches!(error, HubError::NoSuchRevision { .. }), "{error}");
     }
 
@@ -164,9 +171,9 @@ async fn a_revision_may_be_a_tag_a_commit_or_a_pull_request() {
     let cache = tempfile::tempdir().unwrap();
     for revision in ["v1", "refs/pr/1", COMMIT] {
         let online = hub(&address, cache.path(), None, false);
-        let dir = online.snapshot(&model(), Some(revision), Wanted::NoWeights).await.unwrap();
+        let dir = online.open(&model(), Some(revision)).await.unwrap().dir().to_owned();
         let offline = hub(&address, cache.path(), None, true);
-        let found = offline.snapshot(&model(), Some(revision), Wanted::NoWeights).await.unwrap();
+        let found = offline.open(&model(), Some(revision)).await.unwrap().dir().to_owned();
         assert_eq!(found, dir, "{revision}");
     }
 }
@@ -175,11 +182,11 @@ async fn a_revision_may_be_a_tag_a_commit_or_a_pull_request() {
 async fn the_cache_serves_without_a_network() {
     let (state, address) = start(Setup::default()).await;
     let cache = tempfile::tempdir().unwrap();
-    let error = hub(&address, cache.path(), None, true).snapshot(&model(), None, Wanted::Everything).await.unwrap_err();
+    let error = fetch_all(&hub(&address, cache.path(), None, true), &model(), None).await.unwrap_err();
     assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
     let dir = fetch(&address, cache.path()).await.unwrap();
     state.requests();
-    let offline = hub(&address, cache.path(), None, true).snapshot(&model(), None, Wanted::Everything).await.unwrap();
+    let offline = fetch_all(&hub(&address, cache.path(), None, true), &model(), None).await.unwrap();
     assert_eq!(offline, dir);
     assert!(state.requests().is_empty(), "nothing is asked offline");
 

@@ -10,9 +10,8 @@ use serde_json::Value;
 
 use super::{
     fake::{COMMIT, SHARD, Setup, hex_sha256, quantisations, start, weights},
-    hub, model,
+    fetch_all, hub, model,
 };
-use quern::hub::Wanted;
 
 struct Ran {
     code: Option<i32>,
@@ -116,7 +115,7 @@ async fn the_list_tells_kinds_sizes_and_last_use() {
         ran.out
     );
     assert!(ran.err.contains("1 model in ") && ran.err.contains(cache.path().to_str().unwrap()), "{}", ran.err);
-    hub(&address, cache.path(), None, true).snapshot(&model(), None, Wanted::Everything).await.unwrap();
+    fetch_all(&hub(&address, cache.path(), None, true), &model(), None).await.unwrap();
     assert!(table().await.out.contains("just now"), "it has been used now");
 
     fs::write(repo_dir(cache.path()).join("blobs/ab.incomplete"), "part").unwrap();

@@ -2,11 +2,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use quern::hub::{Hub, HubError, HubOptions, Wanted};
+use quern::hub::{Hub, HubError, HubOptions};
 
 use super::{
     fake::{FakeHub, Mood, SHARD, Setup, hex_sha256, start, weights},
-    model,
+    fetch_all, model,
 };
 
 const RANGE: usize = 100_000;
@@ -20,7 +20,7 @@ async fn fetch(address: &str, cache: &Path) -> Result<Vec<u8>, HubError> {
         range_bytes: RANGE as u64,
         retry_delay: Duration::ZERO,
     })?;
-    let dir = hub.snapshot(&model(), None, Wanted::Everything).await?;
+    let dir = fetch_all(&hub, &model(), None).await?;
     Ok(std::fs::read(dir.join(SHARD)).unwrap())
 }
 
