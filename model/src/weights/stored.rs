@@ -223,7 +223,9 @@ impl<'a> Lookup<'a> {
                 names.push(name);
                 let blocks = [rows, cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK) as u64);
                 let one = scales.shape.iter().product::<u64>() == 1;
-                let fits = one || has_a_scale_a_row(rows, scales) || scales.shape == blocks;
+                // ModelOpt keeps the axes that its blocks are sums over.
+                let of_blocks = scales.shape == blocks || scales.shape == [blocks[0], 1, blocks[1], 1];
+                let fits = one || has_a_scale_a_row(rows, scales) || of_blocks;
                 if !fits || !matches!(scales.element(), Some(DType::F32 | DType::BF16 | DType::F16)) {
                     problem(
                         (name, scales),

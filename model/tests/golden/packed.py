@@ -43,7 +43,8 @@ IDS = [5, 17, 80, 3, 41, 41, 9, 66]
 LAYER = "model.layers.0."
 ATTENTION = {"q_proj": (HEADS * HEAD, HIDDEN), "k_proj": (KV_HEADS * HEAD, HIDDEN), "v_proj": (KV_HEADS * HEAD, HIDDEN),
              "o_proj": (HIDDEN, HEADS * HEAD)}
-EXPERT = {"gate_proj": (INNER, HIDDEN), "up_proj": (INNER, HIDDEN), "down_proj": (HIDDEN, INNER)}
+EXPERT = {"gate_proj": lambda inner: (inner, HIDDEN), "up_proj": lambda inner: (inner, HIDDEN),
+          "down_proj": lambda inner: (HIDDEN, inner)}
 
 
 def rng(*names):
@@ -54,9 +55,9 @@ class Checkpoint:
     """Tensors as stored, and the numbers they stand for."""
 
     def __init__(self, name, quantization, field="quantization_config", dtype=BF16, plain=("model.embed_tokens", "lm_head",
-                 LAYER + "mlp.gate")):
-        self.name, self.dtype = name, dtype
-        self.config = CONFIG | {field: quantization}
+                 LAYER + "mlp.gate"), inner=INNER):
+        self.name, self.dtype, self.inner = name, dtype, inner
+        self.config = CONFIG | {"moe_intermediate_size": inner, field: quantization}
         if dtype == F16:
             self.config["torch_dtype"] = "float16"
         self.tensors, self.numbers = {}, {}
@@ -73,7 +74,7 @@ class Checkpoint:
     def matrices(self):
         yield from ((LAYER + "self_attn." + part, shape) for part, shape in ATTENTION.items())
         for expert in range(EXPERTS):
-            yield from ((f"{LAYER}mlp.experts.{expert}.{part}", shape) for part, shape in EXPERT.items())
+            yield from ((f"{LAYER}mlp.experts.{expert}.{part}", shape(self.inner)) for part, shape in EXPERT.items())
 
     def random(self, module, rows, cols, bits, group, scale_type=None):
         """Integers, scales of groups, zero points: what the numbers of `module` are made of."""
@@ -265,13 +266,15 @@ def mxfp4():
     return c
 
 
-def fp8(name, quantization, scale_of, suffix="weight_scale"):
-    c = Checkpoint(name, quantization)
+def fp8(name, quantization, scale_of, suffix="weight_scale", inner=INNER):
+    c = Checkpoint(name, quantization, inner=inner)
     for module, (rows, cols) in c.matrices():
         r = rng(name, module)
         codes = (r.standard_normal((rows, cols)) * 60).astype(F8)
-        stored = scale_of(r, rows, 1 / (60 * np.sqrt(cols)))
-        scales = np.broadcast_to(np.asarray(stored, F32).reshape(-1, 1), (rows, 1))
+        stored = scale_of(r, rows, cols, 1 / (60 * np.sqrt(cols)))
+        scales = np.asarray(stored, F32)
+        if scales.ndim == 4:
+            scales = scales[:, 0, :, 0].repeat(128, 0)[:rows].repeat(128, 1)[:, :cols]
         c.numbers[module] = codes.astype(F32) * scales
         c.tensors[module + ".weight"] = codes
         c.tensors[f"{module}.{suffix}"] = stored
@@ -298,9 +301,13 @@ MADE = [
     mlx(),
     mxfp4(),
     fp8("fp8-tensor", {"quant_method": "fp8", "activation_scheme": "static"},
-        lambda r, rows, size: np.array(size * r.uniform(0.5, 1.5), F32)),
+        lambda r, rows, cols, size: np.array(size * r.uniform(0.5, 1.5), F32)),
     fp8("fp8-row", fp8_groups("channel"),
-        lambda r, rows, size: (size * r.uniform(0.5, 1.5, (rows, 1))).astype(BF16)),
+        lambda r, rows, cols, size: (size * r.uniform(0.5, 1.5, (rows, 1))).astype(BF16)),
+    # Matrices of several blocks: with one, every shape is one number.
+    fp8("fp8-block", {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"},
+        lambda r, rows, cols, size: (size * r.uniform(0.5, 1.5, (-(-rows // 128), 1, -(-cols // 128), 1))).astype(F32),
+        inner=192),
 ]
 
 if __name__ == "__main__":
