@@ -233,6 +233,19 @@ fn fp8_weights_need_their_scales_and_plain_ones_must_have_none() {
 }
 
 #[test]
+fn scales_of_nothing_and_scales_stored_twice_are_named() {
+    let with = |fixture, name: &str| {
+        changed(fixture, |tensors| drop(tensors.insert(name.into(), ("F32".into(), vec![1, 1], vec![0; 4]))))
+    };
+    let norm = format!("{Q_NORM}_scale");
+    let (_, tensor, expected, _) = problem(with("tiny-dense", &norm).path());
+    assert!(tensor == norm && expected.contains("no such tensor"), "{tensor}: {expected}");
+    let second = "model.layers.0.self_attn.q_proj.weight_scale";
+    let (_, tensor, expected, _) = problem(with("tiny-fp8-ragged", second).path());
+    assert!(tensor == second && expected.contains("q_proj.weight_scale_inv"), "{tensor}: {expected}");
+}
+
+#[test]
 fn shards_and_their_index_must_agree() {
     let shard = "model-00002-of-00003.safetensors";
     let missing = copy("tiny-dense");

@@ -291,6 +291,9 @@ fn what_tensors_cannot_be_is_named() {
     let sizes = ("I64", vec![2], [32u64, 63].iter().flat_map(|n| n.to_le_bytes()).collect());
     let error = of(&int4, vec![("weight_packed", codes()), ("weight_scale", scales()), ("weight_shape", sizes)]);
     assert!(error.contains("q_proj.weight_shape") && error.contains("63"), "{error}");
+    let one = ("F32", vec![1], vec![0; 4]);
+    let error = of(&int4, vec![("weight_packed", codes()), ("weight_scale", scales()), ("weight_scale_inv", one)]);
+    assert!(error.contains("q_proj.weight_scale_inv") && error.contains("no such tensor"), "{error}");
     // Nothing says what a plain checkpoint's integers are.
     let error = of(&Value::Null, vec![("weight_packed", codes()), ("weight_scale", scales())]);
     assert!(error.contains("compressed-tensors") && error.contains("--quantization"), "{error}");

@@ -204,7 +204,11 @@ impl<'a> Lookup<'a> {
         if tensor.shape != dims {
             problem((weight, tensor), format!("shape {dims:?}"));
         }
-        let scales = SCALES.iter().find_map(|suffix| self.get(&format!("{weight}{suffix}")));
+        let mut all_scales = SCALES.iter().filter_map(|suffix| self.get(&format!("{weight}{suffix}")));
+        let scales = all_scales.next();
+        if let (Some((first, _)), Some(second)) = (scales, all_scales.next()) {
+            problem(second, format!("the matrix's scales once, as `{first}`"));
+        }
         let quantised = tensor.element() == Some(DType::F8E4M3);
         if quantised && (self.config.quantization.is_none() || self.config.keeps_unquantised(module(weight))) {
             problem((weight, tensor), "an unquantised weight, as config.json says".into());
