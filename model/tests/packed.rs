@@ -166,15 +166,26 @@ fn config(cols: usize, quantization: &Value) -> ModelConfig {
 /// Rows of the quantised matrix of [`config`].
 const ROWS: usize = 32;
 
-/// A checkpoint whose first projection is stored as `tensors`, named by what stands behind its module's name.
+/// A checkpoint whose first projection is stored as `tensors`, named by what stands behind its module's name, and the
+/// rest as BF16.
 fn checkpoint(cols: usize, quantization: &Value, tensors: Vec<(&str, Stored)>) -> Result<Checkpoint, LoadError> {
+    checkpoint_beside(("BF16", 2), cols, quantization, tensors)
+}
+
+/// The same, the rest being of this type, whose elements have as many bytes.
+fn checkpoint_beside(
+    (dtype, size): (&'static str, usize),
+    cols: usize,
+    quantization: &Value,
+    tensors: Vec<(&str, Stored)>,
+) -> Result<Checkpoint, LoadError> {
     let config = config(cols, quantization);
     let mut stored: BTreeMap<String, Stored> = BTreeMap::new();
     for spec in config.network().tensors() {
         for name in spec.names() {
             let shape = spec.shape.dims();
-            let bytes = vec![0; 2 * shape.iter().product::<usize>()];
-            stored.insert(name, ("BF16", shape, bytes));
+            let bytes = vec![0; size * shape.iter().product::<usize>()];
+            stored.insert(name, (dtype, shape, bytes));
         }
     }
     let query = "model.layers.0.self_attn.q_proj";
@@ -253,6 +264,16 @@ fn scales_that_no_block_has_keep_their_numbers() {
     }
     let single = ("F32", vec![ROWS, 2], (0..2 * ROWS).flat_map(|_| 0.1f32.to_le_bytes()).collect());
     assert_eq!(query(&uniform(1, single).unwrap()).unwrap(), vec![-7.0 * 0.1f32; ROWS * 64]);
+}
+
+#[test]
+fn what_is_stored_as_f32_does_not_count_as_made_wide() {
+    let codes = ("I32", vec![ROWS, 8], pack(4, (0..ROWS * 64).map(|_| 1)));
+    let scales = ("BF16", vec![ROWS, 2], halves((0..2 * ROWS).map(|_| 1e-30)));
+    let tensors = vec![("weight_packed", codes), ("weight_scale", scales)];
+    let opened = checkpoint_beside(("F32", 4), 64, &compressed(4, 32, true), tensors).unwrap();
+    assert_eq!(query(&opened).unwrap(), vec![-7.0 * bf16::from_f32(1e-30).to_f32(); ROWS * 64]);
+    assert!(opened.notes()[0].contains("1 matrices such as"), "{:?}", opened.notes());
 }
 
 #[test]

@@ -47,6 +47,15 @@ pub struct Safetensors {
     num_bytes: u64,
 }
 
+/// A matrix of integers that blocks cannot hold.
+struct Widened {
+    name: String,
+    /// As F32.
+    bytes: u64,
+    /// Why blocks cannot.
+    problem: TensorProblem,
+}
+
 impl Safetensors {
     /// Map the files of `dir` and check that together they hold exactly the tensors of the network that `config` is of,
     /// by `describe`. Lists everything that is wrong. A head that is stored beside a tied embedding and differs from it
@@ -268,7 +277,7 @@ impl Safetensors {
         self.config = config.clone();
         let mut wanted = BTreeSet::new();
         let mut held: Vec<(QuantFormat, u64)> = Vec::new();
-        let mut widened: Vec<(String, TensorProblem)> = Vec::new();
+        let mut widened = Vec::new();
         let mut vector_bytes = 0;
         for spec in network.tensors() {
             for name in spec.names() {
@@ -283,8 +292,9 @@ impl Safetensors {
                             match matrix.inexact() {
                                 None => held.push((matrix.format(), matrix.num_bytes())),
                                 Some(problem) => {
-                                    held.push((QuantFormat::F32, 4 * (rows * cols) as u64));
-                                    widened.push((name.clone(), problem));
+                                    let bytes = 4 * (rows * cols) as u64;
+                                    held.push((QuantFormat::F32, bytes));
+                                    widened.push(Widened { name: name.clone(), bytes, problem });
                                 }
                             }
                         }
@@ -308,29 +318,23 @@ impl Safetensors {
         }
         let unexpected = unexpected.map(|(name, _)| name.clone()).collect();
         self.count(&held, vector_bytes);
-        self.widen(widened, &held, problems);
+        self.widen(widened, problems);
         unexpected
     }
 
-    /// Hold as F32 what blocks cannot hold, if most of what is `held` is something else: these matrices are to be an
+    /// Hold as F32 what blocks cannot hold, if most of the bytes are something else's: these matrices are to be an
     /// exception, not eight times a quantised model's memory.
-    fn widen(
-        &mut self,
-        widened: Vec<(String, TensorProblem)>,
-        held: &[(QuantFormat, u64)],
-        problems: &mut Vec<TensorProblem>,
-    ) {
-        let Some((first, problem)) = widened.first() else { return };
-        let wide: u64 = held.iter().filter(|(format, _)| *format == QuantFormat::F32).map(|(_, bytes)| bytes).sum();
-        if wide > self.num_bytes / 2 {
-            problems.extend(widened.into_iter().map(|(_, problem)| problem));
+    fn widen(&mut self, widened: Vec<Widened>, problems: &mut Vec<TensorProblem>) {
+        let Some(Widened { name: first, problem, .. }) = widened.first() else { return };
+        if widened.iter().map(|matrix| matrix.bytes).sum::<u64>() > self.num_bytes / 2 {
+            problems.extend(widened.into_iter().map(|matrix| matrix.problem));
             return;
         }
         let (count, found) = (widened.len(), &problem.found);
         self.notes.push(format!(
             "{count} matrices such as {first} are held as F32, since blocks would not hold the same numbers: {found}."
         ));
-        self.widened = widened.into_iter().map(|(name, _)| name).collect();
+        self.widened = widened.into_iter().map(|matrix| matrix.name).collect();
     }
 
     /// Add up what matrices are `held` as, bytes of each.
