@@ -90,7 +90,11 @@ impl Split {
         if !kv_heads.is_multiple_of(tp) && !tp.is_multiple_of(kv_heads) {
             return Err(SplitError::KvHeads { kv_heads, tp });
         }
-        let encoding = |role| coarsest(network, weights, role);
+        let encoding = |role| match tp {
+            // Nothing is divided, wherever it could be; and the encodings of a network are as many as its experts.
+            1 => network.tensors().iter().any(|tensor| tensor.role == role).then_some(QuantFormat::F32),
+            _ => coarsest(network, weights, role),
+        };
         if let Some(format) = encoding(Role::AttentionOutput) {
             let (width, unit) = (heads / tp * head_dim, unit(format));
             if tp > 1 && !width.is_multiple_of(unit) {

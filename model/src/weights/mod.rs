@@ -1,5 +1,6 @@
 //! Where a network's weights come from: mapped checkpoint files, random numbers, or either of them quantised.
 
+mod contents;
 pub mod dummy;
 pub mod error;
 mod files;

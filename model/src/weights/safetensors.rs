@@ -13,6 +13,7 @@ use quern_backend::{DType, PackedMatrix, QuantFormat, SharedBytes};
 pub use super::tensor::{Tensor, fuzz_header};
 use super::{
     LoadError, TensorProblem, WeightSource,
+    contents::ContentCheck,
     files::Files,
     mapping,
     stored::{Lookup, SCALES, StoredMatrix},
@@ -289,6 +290,7 @@ impl Safetensors {
                     Shape::Matrix(rows, cols) => match self.lookup().matrix(spec.role, &name, (rows, cols)) {
                         Ok(matrix) => {
                             wanted.extend(matrix.names.iter().map(|name| (*name).to_owned()));
+                            problems.extend(matrix.checks.iter().filter_map(ContentCheck::problem));
                             match matrix.inexact() {
                                 None => held.push((matrix.format(), matrix.num_bytes())),
                                 Some(problem) => {

@@ -10,9 +10,10 @@ use quern_backend::{DType, PackedMatrix, QuantFormat};
 
 use super::{
     TensorProblem,
+    contents::ContentCheck,
     int_groups::{BLOCK, IntGroups, Offset, Order, PerGroup, Zeros},
     mxfp4::Mxfp4,
-    tensor::{Tensor, floats},
+    tensor::{Named, Tensor, floats, wrong},
 };
 use crate::{
     config::{ModelConfig, TensorLayout},
@@ -33,6 +34,8 @@ pub(super) struct StoredMatrix<'a> {
     pub(super) encoding: StoredEncoding<'a>,
     /// The names of all tensors that belong to it.
     pub(super) names: Vec<&'a str>,
+    /// What their numbers must say, besides having the right shape.
+    pub(super) checks: Vec<ContentCheck<'a>>,
 }
 
 /// The tensors of a matrix by what they mean.
@@ -148,9 +151,6 @@ pub(super) struct Lookup<'a> {
     pub(super) widened: &'a BTreeSet<String>,
 }
 
-/// A tensor and its name, as long-lived as the checkpoint.
-type Named<'a> = (&'a str, &'a Tensor);
-
 impl<'a> Lookup<'a> {
     /// The tensor `name`.
     pub(super) fn get(&self, name: &str) -> Option<Named<'a>> {
@@ -245,7 +245,9 @@ impl<'a> Lookup<'a> {
             (Some(element), None) => Some(StoredEncoding::Plain(tensor, QuantFormat::plain(element))),
         };
         match encoding {
-            Some(encoding) if problems.is_empty() => Ok(StoredMatrix { rows, cols, encoding, names }),
+            Some(encoding) if problems.is_empty() => {
+                Ok(StoredMatrix { rows, cols, encoding, names, checks: Vec::new() })
+            }
             _ => Err(problems),
         }
     }
@@ -285,7 +287,7 @@ impl<'a> ModuleParts<'_, 'a> {
         }
         let bits = self.bits(codes, &[self.rows, 0], "I32")?;
         let groups = self.groups(scales, [self.rows, 0])?;
-        let mut names = vec![codes.0, scales.0];
+        let (mut names, mut checks) = (vec![codes.0, scales.0], Vec::new());
         let offset = match self.part("weight_zero_point") {
             None => Offset::Middle,
             Some((name, tensor)) => {
@@ -300,18 +302,14 @@ impl<'a> ModuleParts<'_, 'a> {
         };
         if let Some((name, shape)) = self.part("weight_shape") {
             names.push(name);
-            let sizes: Vec<u64> = match shape.dtype.as_str() {
-                "I32" => shape.bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b).into()).collect(),
-                _ => shape.bytes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect(),
-            };
-            if sizes != [self.rows as u64, self.cols as u64] {
-                let expected = format!("{:?}", [self.rows, self.cols]);
-                return Err(vec![TensorProblem::tensor(&shape.file, name, expected, format!("{sizes:?}"))]);
-            }
+            checks.push(ContentCheck::Sizes { stored: (name, shape), sizes: [self.rows, self.cols] });
         }
-        names.extend(self.group_index("weight_g_idx", groups)?);
+        if let Some(index) = self.group_index("weight_g_idx")? {
+            names.push(index.0);
+            checks.push(self.in_order(index, groups));
+        }
         let scales = PerGroup { name: scales.0, tensor: scales.1, row_stride: groups, group_stride: 1 };
-        self.ints((codes.1, Order::Rows, bits), groups, scales, offset, names)
+        Ok(StoredMatrix { checks, ..self.ints((codes.1, Order::Rows, bits), groups, scales, offset, names)? })
     }
 
     /// `weight` in signed bytes.
@@ -339,30 +337,25 @@ impl<'a> ModuleParts<'_, 'a> {
         let (codes, scales) = (self.required("qweight")?, self.required("scales")?);
         let bits = self.bits(codes, &[0, self.rows], "I32")?;
         let groups = self.groups(scales, [0, self.rows])?;
-        let mut names = vec![codes.0, scales.0];
-        let zeros = self.part("qzeros");
+        let (mut names, mut checks) = (vec![codes.0, scales.0], Vec::new());
+        let zeros = if symmetric { self.part("qzeros") } else { Some(self.required("qzeros")?) };
         if let Some(zeros) = zeros {
             names.push(zeros.0);
             expect(zeros, &[groups, self.rows * bits / 32], "I32")?;
         }
         let offset = match zeros {
             Some(zeros) if !symmetric => self.zeros_of_groups(zeros, bits, false, zero_offset),
-            None if !symmetric => return Err(vec![self.required("qzeros").expect_err("it is not there").remove(0)]),
-            Some(zeros) => {
-                // Some programs store the middle, some one less.
-                let middle = 1u8 << (bits - 1);
-                let word = |code: u8| if bits == 8 { code } else { code << 4 | code };
-                if !zeros.1.bytes.iter().all(|byte| [word(middle), word(middle - 1)].contains(byte)) {
-                    let expected = format!("{} or {middle} throughout, since config.json says `sym`", middle - 1);
-                    return Err(vec![TensorProblem::tensor(&zeros.1.file, zeros.0, expected, "other zero points")]);
-                }
+            _ => {
+                checks.extend(zeros.map(|zeros| ContentCheck::Middle { zeros, bits }));
                 Offset::Middle
             }
-            None => Offset::Middle,
         };
-        names.extend(self.group_index("g_idx", groups)?);
+        if let Some(index) = self.group_index("g_idx")? {
+            names.push(index.0);
+            checks.push(self.in_order(index, groups));
+        }
         let grid = PerGroup { name: scales.0, tensor: scales.1, row_stride: 1, group_stride: self.rows };
-        self.ints((codes.1, Order::ColumnWords, bits), groups, grid, offset, names)
+        Ok(StoredMatrix { checks, ..self.ints((codes.1, Order::ColumnWords, bits), groups, grid, offset, names)? })
     }
 
     /// `weight` in words, with `scales` and `biases`, or with exponents.
@@ -387,7 +380,8 @@ impl<'a> ModuleParts<'_, 'a> {
         expect(exponents, &[self.rows, self.cols / BLOCK], "U8")?;
         let mxfp4 = Mxfp4 { cols: self.cols, codes: codes.1, exponents: exponents.1, exponents_name: exponents.0 };
         let encoding = StoredEncoding::Mxfp4(mxfp4);
-        Ok(StoredMatrix { rows: self.rows, cols: self.cols, encoding, names: vec![codes.0, exponents.0] })
+        let names = vec![codes.0, exponents.0];
+        Ok(StoredMatrix { rows: self.rows, cols: self.cols, encoding, names, checks: Vec::new() })
     }
 
     fn zeros_of_groups(&self, (name, tensor): Named<'a>, bits: usize, interleaved: bool, added: u8) -> Offset<'a> {
@@ -433,7 +427,7 @@ impl<'a> ModuleParts<'_, 'a> {
         let (rows, cols) = (self.rows, self.cols);
         let encoding =
             StoredEncoding::Ints(IntGroups { rows, cols, bits, codes, order, group, scales, offset, format });
-        Ok(StoredMatrix { rows, cols, encoding, names })
+        Ok(StoredMatrix { rows, cols, encoding, names, checks: Vec::new() })
     }
 
     fn whole_blocks(&self, of: Named<'a>) -> Result<(), Vec<TensorProblem>> {
@@ -463,29 +457,19 @@ impl<'a> ModuleParts<'_, 'a> {
         Err(vec![wrong(scales, format!("F16, BF16 or F32 [{}, {}]", dims[0], dims[1]))])
     }
 
-    /// The name of the group of each column, if it is stored. They must follow one another.
-    fn group_index(&self, suffix: &str, groups: usize) -> Result<Option<&'a str>, Vec<TensorProblem>> {
-        let Some((name, index)) = self.part(suffix) else { return Ok(None) };
-        expect((name, index), &[self.cols], "I32")?;
+    /// The group of each column, if it is stored.
+    fn group_index(&self, suffix: &str) -> Result<Option<Named<'a>>, Vec<TensorProblem>> {
+        let index = self.part(suffix);
+        index.map_or(Ok(()), |index| expect(index, &[self.cols], "I32"))?;
+        Ok(index)
+    }
+
+    /// That the groups which `index` says follow one another.
+    fn in_order(&self, index: Named<'a>, groups: usize) -> ContentCheck<'a> {
         let group = self.lookup.config.quantization.as_ref().and_then(|q| q.group(self.cols, groups));
-        let group = group.unwrap_or(self.cols).max(1);
-        let stored = index.bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
-        // Some programs fill it with -1 where it is not used.
-        let unused = || stored.clone().all(|index| index == -1);
-        if stored.clone().zip(0..).all(|(index, col)| index == (col / group) as i32) || unused() {
-            return Ok(Some(name));
-        }
-        let problem = wrong((name, index), "groups of columns that follow one another");
-        Err(vec![
-            TensorProblem { found: "another order (act-order, `desc_act`)".into(), ..problem }.mended_by(ACT_ORDER),
-        ])
+        ContentCheck::InOrder { index, group: group.unwrap_or(self.cols).max(1) }
     }
 }
-
-/// What to do with columns in another order.
-const ACT_ORDER: &str = "Columns in the order of activations are not served. Take a checkpoint quantised with desc_act \
-    false (compressed-tensors: actorder weight or none), the official FP8 checkpoint or a GGUF file of the same model, \
-    or the BF16 checkpoint with --quantization q4_k_m.";
 
 /// What to do with other integers.
 const OTHER_WIDTH: &str = "Of integers, 4 bits and symmetric 8 bits are served. Take such a checkpoint, the official \
@@ -495,8 +479,4 @@ const OTHER_WIDTH: &str = "Of integers, 4 bits and symmetric 8 bits are served. 
 fn expect(of: Named<'_>, dims: &[usize], dtype: &str) -> Result<(), Vec<TensorProblem>> {
     let same = of.1.shape.len() == dims.len() && of.1.shape.iter().zip(dims).all(|(a, b)| *a == *b as u64);
     if same && of.1.dtype == dtype { Ok(()) } else { Err(vec![wrong(of, format!("{dtype} {dims:?}"))]) }
-}
-
-fn wrong((name, of): Named<'_>, expected: impl ToString) -> TensorProblem {
-    TensorProblem::tensor(&of.file, name, expected, of.found())
 }

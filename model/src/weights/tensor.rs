@@ -52,6 +52,14 @@ impl Tensor {
     }
 }
 
+/// A tensor and its name, as long-lived as the checkpoint.
+pub(super) type Named<'a> = (&'a str, &'a Tensor);
+
+/// A tensor that is not what is `expected`.
+pub(super) fn wrong((name, of): Named<'_>, expected: impl ToString) -> TensorProblem {
+    TensorProblem::tensor(&of.file, name, expected, of.found())
+}
+
 /// A small tensor of one of the plain types as f32.
 ///
 /// # Panics

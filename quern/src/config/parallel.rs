@@ -73,10 +73,10 @@ impl ParallelOptions {
     /// # Errors
     /// As for [`split`](Self::split).
     pub fn weight_bytes(self, checkpoint: &Checkpoint) -> Result<u64, ResolveError> {
-        let parts = self.split(checkpoint)?;
-        if let [_] = parts.as_slice() {
+        if !self.is_divided() {
             return Ok(checkpoint.weight_bytes());
         }
+        let parts = self.split(checkpoint)?;
         Ok(parts.iter().map(|part| checkpoint.part_bytes(part)).sum::<Result<u64, _>>()?)
     }
 
