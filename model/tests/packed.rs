@@ -7,7 +7,10 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use half::{bf16, f16};
@@ -20,6 +23,7 @@ use quern_model::{
     load,
     network::{Role, Shape, module},
     shard::Shard,
+    split::Parallelism,
 };
 use serde_json::{Map, Value, json};
 use support::{Driver, full_row, limits};
@@ -131,6 +135,35 @@ fn a_checkpoint_counts_as_what_it_is_computed_with() {
             let largest = numbers(&matrix).iter().fold(0.0, |most: f32, x| most.max(x.abs()));
             assert!((0.01..0.1).contains(&largest), "{name}: {module}: {largest}");
         }
+    }
+}
+
+/// A file's bytes, and how often somebody asked for some of them.
+struct Counted(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        &self.0
+    }
+}
+
+#[test]
+fn sizes_and_encodings_are_told_without_a_look_at_weights() {
+    for (name, dir, _) in checkpoints() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let file = Counted(fs::read(dir.join("model.safetensors")).unwrap(), Arc::clone(&asked));
+        let config = ModelConfig::open(&dir, None).unwrap();
+        let files = [("model.safetensors", SharedBytes::new(Arc::new(file)))];
+        let checkpoint = Checkpoint::embedded("memory", config, GenerationConfig::default(), &files).unwrap();
+        let at_open = asked.load(Ordering::Relaxed);
+        for tp in [1, 2] {
+            let parts = checkpoint.split(Parallelism { tp, ep: 1 }).unwrap();
+            assert!(parts.iter().all(|part| checkpoint.part_bytes(part).unwrap() > 0));
+        }
+        assert!(StepCost::of(&checkpoint, KvFormat::BF16).is_ok() && checkpoint.weight_bytes() > 0);
+        checkpoint.network().tensors().iter().for_each(|tensor| drop(checkpoint.weights().formats(tensor)));
+        assert_eq!(asked.load(Ordering::Relaxed), at_open, "{name}");
     }
 }
 

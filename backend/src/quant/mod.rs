@@ -433,11 +433,16 @@ impl PackedMatrix {
     pub fn num_bytes(&self) -> usize {
         let rows = self.rows * self.format.row_bytes(self.cols);
         let Some(scales) = &self.scales else { return rows };
-        let blocks = |first: usize, len: usize, block: usize| match len {
-            0 => 0,
-            _ => (first + len).div_ceil(block) - first / block,
+        let places = [scales.row..scales.row + self.rows, scales.col..scales.col + self.cols];
+        rows + Self::num_scales(&places, scales.block_rows) * size_of::<f32>()
+    }
+
+    /// Scales of an fp8 matrix, `block_rows` rows of which share one, that hold for some of these rows and columns.
+    pub fn num_scales([rows, cols]: &[Range<usize>; 2], block_rows: usize) -> usize {
+        let blocks = |of: &Range<usize>, block: usize| match of.is_empty() {
+            true => 0,
+            false => of.end.div_ceil(block) - of.start / block,
         };
-        let along = blocks(scales.col, self.cols, QuantFormat::FP8_BLOCK);
-        rows + blocks(scales.row, self.rows, scales.block_rows) * along * size_of::<f32>()
+        blocks(rows, block_rows) * blocks(cols, QuantFormat::FP8_BLOCK)
     }
 }

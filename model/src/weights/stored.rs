@@ -70,12 +70,24 @@ impl StoredMatrix<'_> {
         }
     }
 
-    /// Bytes of its rows in that encoding, with the scales beside them.
+    /// Bytes of all of it in the encoding that it is computed with.
     pub(super) fn num_bytes(&self) -> u64 {
-        let rows = self.rows as u64 * self.format().row_bytes(self.cols) as u64;
+        self.part_bytes(&(0..self.rows), &(0..self.cols))
+    }
+
+    /// Bytes of these rows and columns in that encoding, with the scales beside them. Nothing stored is read.
+    pub(super) fn part_bytes(&self, rows: &Range<usize>, cols: &Range<usize>) -> u64 {
+        let bytes = rows.len() as u64 * self.format().row_bytes(cols.len()) as u64;
+        let scales = self.scale_rows().map(|block| PackedMatrix::num_scales(&[rows.clone(), cols.clone()], block));
+        bytes + scales.map_or(0, |scales| 4 * scales as u64)
+    }
+
+    /// Rows that share a scale of an FP8 matrix as it is held.
+    fn scale_rows(&self) -> Option<usize> {
         match self.encoding {
-            StoredEncoding::Fp8 { .. } => rows + 4 * self.fp8_scales() as u64,
-            _ => rows,
+            StoredEncoding::Fp8 { scales, .. } if has_a_scale_a_row(self.rows, scales) => Some(1),
+            StoredEncoding::Fp8 { .. } => Some(QuantFormat::FP8_BLOCK),
+            StoredEncoding::Plain(..) | StoredEncoding::Ints(_) | StoredEncoding::Mxfp4(_) => None,
         }
     }
 
@@ -87,11 +99,15 @@ impl StoredMatrix<'_> {
                 Some(PackedMatrix::plain(format, rows, cols, tensor.bytes.clone()))
             }
             StoredEncoding::Fp8 { codes, scales } => {
-                let (bytes, of_rows, scales) = (codes.bytes.clone(), has_a_scale_a_row(rows, scales), floats(scales));
-                Some(match scales.as_slice() {
-                    &[scale] => PackedMatrix::fp8(rows, cols, bytes, vec![scale; self.fp8_scales()].into()),
-                    scales if of_rows => PackedMatrix::fp8_rows(rows, cols, bytes, scales),
-                    _ => PackedMatrix::fp8(rows, cols, bytes, scales.into()),
+                let (bytes, scales) = (codes.bytes.clone(), floats(scales));
+                Some(match (scales.as_slice(), self.scale_rows()) {
+                    // One number stands in each block.
+                    (&[scale], _) => {
+                        let count = PackedMatrix::num_scales(&[0..rows, 0..cols], QuantFormat::FP8_BLOCK);
+                        PackedMatrix::fp8(rows, cols, bytes, vec![scale; count].into())
+                    }
+                    (scales, Some(1)) => PackedMatrix::fp8_rows(rows, cols, bytes, scales),
+                    (scales, _) => PackedMatrix::fp8(rows, cols, bytes, scales.into()),
                 })
             }
             StoredEncoding::Ints(_) | StoredEncoding::Mxfp4(_) => None,
@@ -111,14 +127,6 @@ impl StoredMatrix<'_> {
         }
     }
 
-    /// Bytes of these rows and columns in the encoding that they are computed with.
-    pub(super) fn part_bytes(&self, rows: &Range<usize>, cols: &Range<usize>) -> u64 {
-        match self.mapped() {
-            Some(matrix) => matrix.part(rows.clone(), cols.clone()).num_bytes() as u64,
-            None => rows.len() as u64 * self.format().row_bytes(cols.len()) as u64,
-        }
-    }
-
     /// What it was written anew from will hardly be read again.
     pub(super) fn release(&self) {
         match &self.encoding {
@@ -126,14 +134,6 @@ impl StoredMatrix<'_> {
             StoredEncoding::Mxfp4(mxfp4) => mxfp4.codes.bytes.release(),
             StoredEncoding::Plain(..) | StoredEncoding::Fp8 { .. } => {}
         }
-    }
-
-    /// Scales of an FP8 matrix as it is held: one number stands in each block, that of a row for each 128 columns.
-    fn fp8_scales(&self) -> usize {
-        let of_rows =
-            matches!(self.encoding, StoredEncoding::Fp8 { scales, .. } if has_a_scale_a_row(self.rows, scales));
-        let blocks = [self.rows, self.cols].map(|n| n.div_ceil(QuantFormat::FP8_BLOCK));
-        if of_rows { self.rows * blocks[1] } else { blocks[0] * blocks[1] }
     }
 }
 
