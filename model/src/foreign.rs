@@ -132,13 +132,12 @@ impl Foreign {
         Self::encoding(known, format!("quantization_config.quant_method = {method}"))
     }
 
-    /// The `group` of modules of compressed-tensors that is not served.
-    pub(crate) fn compressed_tensors(quantization: &Map<String, Value>, group: &Value) -> Self {
+    /// The `group` of modules of compressed-tensors, stored in this `format`, that is not served.
+    pub(crate) fn compressed_tensors(format: Option<&str>, group: &Value) -> Self {
         let weights = group.get("weights");
         let text = |field: &str| weights.and_then(|weights| weights.get(field)?.as_str());
         let bits = weights.and_then(|weights| weights.get("num_bits")?.as_u64());
         let bits = bits.map_or_else(String::new, |bits| format!(" of {bits} bits"));
-        let format = group.get("format").or(quantization.get("format")).and_then(Value::as_str);
         let lopsided = weights.and_then(|weights| weights.get("symmetric")) == Some(&Value::Bool(false));
         let what = format!(
             "compressed-tensors, {} ({}{}{bits}, a scale a {})",

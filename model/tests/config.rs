@@ -249,6 +249,11 @@ fn quantised_checkpoints_of_others_are_named_with_what_works() {
             "weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}}}}),
             ["nvfp4-pack-quantized", "float of 4 bits"],
         ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups": {"group_0": {
+            "format": null, "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}}}}),
+            ["marlin-24", "int of 4 bits"],
+        ),
         (json!({"quant_method": "compressed-tensors", "config_groups": {}}), ["compressed-tensors", "quant_method"]),
     ] {
         let error = parse(&with("quantization_config", quantization.clone())).expect_err("refused").to_string();
@@ -330,6 +335,9 @@ fn what_is_announced_of_quantised_weights_is_known() {
         "group_1": {"format": "float-quantized", "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
     }});
     assert_eq!(read(mixed).groups, [Some(32), None]);
+    let mut nothing_of_its_own = weights(4, "float", "group", json!({"group_size": 32}));
+    nothing_of_its_own["format"] = Value::Null;
+    assert_eq!(read(compressed("mxfp4-pack-quantized", &nothing_of_its_own)).format, QuantFormat::Mxfp4);
 }
 
 #[test]

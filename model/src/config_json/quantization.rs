@@ -78,15 +78,21 @@ fn compressed_tensors(config: &Map<String, Value>) -> Result<Quantization, Confi
     let groups = config.get("config_groups").and_then(Value::as_object).filter(|groups| !groups.is_empty());
     let mut quantization: Option<Quantization> = None;
     for group in groups.into_iter().flat_map(Map::values) {
-        let format = group.get("format").or(config.get("format")).and_then(Value::as_str);
+        let format = group_format(config, group);
         let weights = group.get("weights").and_then(Value::as_object);
         let Some(kind) = weights.and_then(|weights| compressed(weights, format)) else {
-            return Err(Foreign::compressed_tensors(config, group).into());
+            return Err(Foreign::compressed_tensors(format, group).into());
         };
         let found = quantization.get_or_insert_with(|| Quantization::of(TensorLayout::CompressedTensors, kind));
         found.groups.push(weights.and_then(group_size));
     }
     quantization.ok_or_else(|| Foreign::method(config).into())
+}
+
+/// The `format` of a `group` of modules: its own, or that of all groups, which a null leaves as it is.
+fn group_format<'a>(config: &'a Map<String, Value>, group: &'a Value) -> Option<&'a str> {
+    let format = |of: Option<&'a Value>| of.filter(|format| !format.is_null());
+    format(group.get("format")).or(format(config.get("format"))).and_then(Value::as_str)
 }
 
 /// The encoding that matrices of a group of compressed-tensors are computed with, if it is one that is served.
