@@ -254,6 +254,12 @@ fn quantised_checkpoints_of_others_are_named_with_what_works() {
             "format": null, "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}}}}),
             ["marlin-24", "int of 4 bits"],
         ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {
+            "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}}},
+            "transform_config": {"config_groups": {"u": {"type": "hadamard", "apply": [{"location": "weight_output"}]}}}}),
+            ["behind transforms (u)", "transform_config"],
+        ),
         (json!({"quant_method": "compressed-tensors", "config_groups": {}}), ["compressed-tensors", "quant_method"]),
     ] {
         let error = parse(&with("quantization_config", quantization.clone())).expect_err("refused").to_string();
@@ -335,6 +341,11 @@ fn what_is_announced_of_quantised_weights_is_known() {
         "group_1": {"format": "float-quantized", "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
     }});
     assert_eq!(read(mixed).groups, [Some(32), None]);
+    for nothing in [Value::Null, json!({}), json!({"config_groups": {}})] {
+        let mut plain = compressed("pack-quantized", &weights(4, "int", "group", json!({"group_size": 32})));
+        plain["transform_config"] = nothing;
+        assert_eq!(read(plain).format, QuantFormat::Q4_0);
+    }
     let mut nothing_of_its_own = weights(4, "float", "group", json!({"group_size": 32}));
     nothing_of_its_own["format"] = Value::Null;
     assert_eq!(read(compressed("mxfp4-pack-quantized", &nothing_of_its_own)).format, QuantFormat::Mxfp4);

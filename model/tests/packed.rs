@@ -385,6 +385,49 @@ fn columns_in_another_order_are_refused_by_name() {
 }
 
 #[test]
+fn columns_whose_order_nothing_tells_are_refused() {
+    let gptq = |group: i64| {
+        let quantization =
+            json!({"quant_method": "gptq", "bits": 4, "group_size": group, "sym": true, "desc_act": true});
+        let groups = if group < 0 { 1 } else { 64 / group as usize };
+        let scales = (0..groups * ROWS).flat_map(|_| f16::from_f32(0.1).to_le_bytes()).collect();
+        let tensors = vec![
+            ("qweight", ("I32", vec![8, ROWS], vec![0; 32 * ROWS])),
+            ("scales", ("F16", vec![groups, ROWS], scales)),
+        ];
+        checkpoint(64, &quantization, tensors)
+    };
+    let error = refusal(gptq(32));
+    for part in ["q_proj.scales", "q_proj.g_idx", "order of activations", "desc_act false"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    // The columns of one group have one scale in any order.
+    assert!(gptq(-1).is_ok() && gptq(64).is_ok());
+    for (order, is_known) in [
+        (json!("group"), false),
+        (json!("dynamic"), false),
+        (json!(true), false),
+        (json!("weight"), true),
+        (json!(false), true),
+        (Value::Null, true),
+    ] {
+        let mut quantization = compressed(4, 32, true);
+        quantization["config_groups"]["group_0"]["weights"]["actorder"] = order.clone();
+        let scales = ("BF16", vec![ROWS, 2], halves((0..2 * ROWS).map(|_| 0.5)));
+        let codes = || ("I32", vec![ROWS, 8], vec![0; ROWS * 32]);
+        let opened = checkpoint(64, &quantization, vec![("weight_packed", codes()), ("weight_scale", scales.clone())]);
+        assert_eq!(opened.is_ok(), is_known, "{order}");
+        if let Err(error) = opened {
+            let error = error.to_string();
+            assert!(error.contains("q_proj.weight_g_idx") && error.contains("actorder"), "{order}: {error}");
+        }
+        let index = ("I32", vec![64], words((0..64).map(|col| col / 32)));
+        let tensors = vec![("weight_packed", codes()), ("weight_scale", scales), ("weight_g_idx", index)];
+        assert!(checkpoint(64, &quantization, tensors).is_ok(), "{order}");
+    }
+}
+
+#[test]
 fn exponents_that_are_no_numbers_are_named() {
     let quantization = json!({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized",
         "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32}}}});

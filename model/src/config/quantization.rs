@@ -33,6 +33,9 @@ pub struct Quantization {
     pub format: QuantFormat,
     /// Columns that share a scale, each size that occurs; `None`: all of a row.
     pub groups: Vec<Option<usize>>,
+    /// Columns were quantised in the order of activations (`desc_act`, `actorder: group`): where a row has several
+    /// groups, only an index that is stored says which columns belong to which.
+    pub act_order: bool,
     /// Modules that stay unquantised, by their whole names.
     pub modules_to_not_convert: Vec<String>,
 }
@@ -40,7 +43,7 @@ pub struct Quantization {
 impl Quantization {
     /// Matrices of this layout and encoding, whose groups and exceptions are not known yet.
     pub(crate) fn of(layout: TensorLayout, format: QuantFormat) -> Self {
-        Self { layout, format, groups: Vec::new(), modules_to_not_convert: Vec::new() }
+        Self { layout, format, groups: Vec::new(), act_order: false, modules_to_not_convert: Vec::new() }
     }
 
     /// Columns of a group where a row of `cols` has `count` of them, if a size that is announced fits.

@@ -75,6 +75,12 @@ fn fp8(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
 
 /// Every group of modules must be of a kind that is served; the first says how most are computed with.
 fn compressed_tensors(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+    if let Some(transforms) = config.get("transform_config").filter(|transforms| !is_empty(transforms)) {
+        let named = transforms.get("config_groups").unwrap_or(transforms).as_object().into_iter().flat_map(Map::keys);
+        let named = named.map(String::as_str).collect::<Vec<_>>().join(", ");
+        let seen = "quantization_config.transform_config; only weights without transforms are served";
+        return Err(other(format!("compressed-tensors behind transforms ({named})"), seen));
+    }
     let groups = config.get("config_groups").and_then(Value::as_object).filter(|groups| !groups.is_empty());
     let mut quantization: Option<Quantization> = None;
     for group in groups.into_iter().flat_map(Map::values) {
@@ -85,8 +91,22 @@ fn compressed_tensors(config: &Map<String, Value>) -> Result<Quantization, Confi
         };
         let found = quantization.get_or_insert_with(|| Quantization::of(TensorLayout::CompressedTensors, kind));
         found.groups.push(weights.and_then(group_size));
+        let order = weights.and_then(|weights| weights.get("actorder"));
+        found.act_order |= order.is_some_and(|order| {
+            *order == json!(true) || order.as_str().is_some_and(|order| ["group", "dynamic"].contains(&order))
+        });
     }
     quantization.ok_or_else(|| Foreign::method(config).into())
+}
+
+/// Whether a value says nothing: null, or objects and lists of such.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.values().all(is_empty),
+        Value::Array(values) => values.iter().all(is_empty),
+        _ => false,
+    }
 }
 
 /// The `format` of a `group` of modules: its own, or that of all groups, which a null leaves as it is.
@@ -169,7 +189,8 @@ fn gptq_layout(config: &Map<String, Value>, method: &str, zero_offset: u8) -> Re
         }
     };
     let layout = TensorLayout::Gptq { symmetric, zero_offset };
-    Ok(Quantization { groups: group_sizes(config), ..Quantization::of(layout, format) })
+    let act_order = config.get("desc_act") == Some(&json!(true));
+    Ok(Quantization { groups: group_sizes(config), act_order, ..Quantization::of(layout, format) })
 }
 
 /// AutoRound writes the layouts of the others, and says which.

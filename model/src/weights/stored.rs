@@ -10,7 +10,7 @@ use quern_backend::{DType, PackedMatrix, QuantFormat};
 
 use super::{
     TensorProblem,
-    contents::ContentCheck,
+    contents::{ACT_ORDER, ContentCheck},
     int_groups::{BLOCK, IntGroups, Offset, Order, PerGroup, Zeros},
     mxfp4::Mxfp4,
     tensor::{Named, Tensor, floats, wrong},
@@ -304,7 +304,7 @@ impl<'a> ModuleParts<'_, 'a> {
             names.push(name);
             checks.push(ContentCheck::Sizes { stored: (name, shape), sizes: [self.rows, self.cols] });
         }
-        if let Some(index) = self.group_index("weight_g_idx")? {
+        if let Some(index) = self.group_index("weight_g_idx", scales, groups)? {
             names.push(index.0);
             checks.push(self.in_order(index, groups));
         }
@@ -350,7 +350,7 @@ impl<'a> ModuleParts<'_, 'a> {
                 Offset::Middle
             }
         };
-        if let Some(index) = self.group_index("g_idx")? {
+        if let Some(index) = self.group_index("g_idx", scales, groups)? {
             names.push(index.0);
             checks.push(self.in_order(index, groups));
         }
@@ -457,10 +457,23 @@ impl<'a> ModuleParts<'_, 'a> {
         Err(vec![wrong(scales, format!("F16, BF16 or F32 [{}, {}]", dims[0], dims[1]))])
     }
 
-    /// The group of each column, if it is stored.
-    fn group_index(&self, suffix: &str) -> Result<Option<Named<'a>>, Vec<TensorProblem>> {
+    /// The group of each column, if it is stored, as it is where they are not simply one behind the other.
+    fn group_index(
+        &self,
+        suffix: &str,
+        scales: Named<'_>,
+        groups: usize,
+    ) -> Result<Option<Named<'a>>, Vec<TensorProblem>> {
         let index = self.part(suffix);
-        index.map_or(Ok(()), |index| expect(index, &[self.cols], "I32"))?;
+        match index {
+            Some(index) => expect(index, &[self.cols], "I32")?,
+            None if groups > 1 && self.lookup.config.quantization.as_ref().is_some_and(|q| q.act_order) => {
+                let expected =
+                    format!("`{}.{suffix}` beside it, since columns are in the order of activations", self.module);
+                return Err(vec![wrong(scales, expected).mended_by(ACT_ORDER)]);
+            }
+            None => {}
+        }
         Ok(index)
     }
 
