@@ -341,6 +341,8 @@ fn what_is_announced_of_quantised_weights_is_known() {
         "group_1": {"format": "float-quantized", "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
     }});
     assert_eq!(read(mixed).groups, [Some(32), None]);
+    let first_names = json!({"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "version": "GEMM"});
+    assert_eq!(read(first_names).groups, [Some(64)]);
     for nothing in [Value::Null, json!({}), json!({"config_groups": {}})] {
         let mut plain = compressed("pack-quantized", &weights(4, "int", "group", json!({"group_size": 32})));
         plain["transform_config"] = nothing;

@@ -149,7 +149,7 @@ fn compressed(weights: &Map<String, Value>, format: Option<&str>) -> Option<Quan
 
 fn awq(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
     let version = config.get("version").and_then(Value::as_str).unwrap_or("gemm").to_ascii_lowercase();
-    let bits = config.get("bits").or(config.get("w_bit")).and_then(Value::as_u64);
+    let bits = either(config, ["bits", "w_bit"]).and_then(Value::as_u64);
     let has_zeros = config.get("zero_point").and_then(Value::as_bool) != Some(false);
     if bits != Some(4) || version != "gemm" || !has_zeros {
         let bits = bits.map_or_else(|| "?".to_owned(), |bits| bits.to_string());
@@ -229,9 +229,15 @@ fn mlx(config: &Map<String, Value>, seen: &str) -> Result<Quantization, ConfigEr
     Ok(Quantization { groups: group_sizes(config), ..Quantization::of(TensorLayout::Mlx, format) })
 }
 
-/// The `group_size` of `weights`; none or -1 is all of a row.
+/// The `group_size` of `weights`, or `q_group_size`, as AutoAWQ called it beside `w_bit`; none or -1 is all of a row.
 fn group_size(weights: &Map<String, Value>) -> Option<usize> {
-    weights.get("group_size").and_then(Value::as_u64).map(|size| usize::try_from(size).unwrap_or(usize::MAX))
+    let size = either(weights, ["group_size", "q_group_size"]).and_then(Value::as_u64);
+    size.map(|size| usize::try_from(size).unwrap_or(usize::MAX))
+}
+
+/// The first of two fields that says something.
+fn either<'a>(of: &'a Map<String, Value>, fields: [&str; 2]) -> Option<&'a Value> {
+    fields.into_iter().find_map(|field| of.get(field).filter(|value| !value.is_null()))
 }
 
 /// Every `group_size` of `config`, also of single modules.
