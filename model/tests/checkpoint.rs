@@ -464,6 +464,15 @@ fn experts_in_one_tensor_a_layer_are_those_of_single_tensors() {
     }
     let error = open(fuse(true).path()).err().unwrap().to_string();
     assert!(error.contains("gate_up_proj") && error.contains("shape"), "{error}");
+    // One of them is stored by itself as well.
+    let single = format!("model.layers.{sparse}.mlp.experts.1.up_proj.weight");
+    let twice = fuse(false);
+    let mut stored = tensors(twice.path());
+    stored.insert(single.clone(), tensors(&fixture("tiny-mixed"))[&single].clone());
+    fs::write(twice.path().join("model.safetensors"), file(&stored)).unwrap();
+    let (_, tensor, expected, found) = problem(twice.path());
+    assert!(tensor == single && expected.contains("once, in model.safetensors"), "{tensor}: {expected}");
+    assert!(found.contains(&format!("model.layers.{sparse}.mlp.experts.gate_up_proj")), "{found}");
 }
 
 #[test]

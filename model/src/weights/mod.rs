@@ -12,6 +12,7 @@ pub mod quantised;
 pub mod recipe;
 pub mod safetensors;
 pub mod scan;
+mod stacked;
 mod stored;
 mod tensor;
 mod transcoded;

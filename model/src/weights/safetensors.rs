@@ -16,6 +16,7 @@ use super::{
     contents::ContentCheck,
     files::Files,
     mapping,
+    stacked::{Tensors, cut_experts, insert},
     stored::{Lookup, SCALES, StoredMatrix},
     tensor::{floats, read_file},
     transcoded,
@@ -38,7 +39,7 @@ const SET_ASIDE: [(&[&str], &str); 3] = [
 #[derive(Debug)]
 pub struct Safetensors {
     place: String,
-    tensors: BTreeMap<String, Tensor>,
+    tensors: Tensors,
     notes: Vec<String>,
     /// What the tensors of quantised matrices are called.
     config: ModelConfig,
@@ -97,7 +98,7 @@ impl Safetensors {
         mut problems: Vec<TensorProblem>,
         (config, describe): (&mut ModelConfig, Describe),
     ) -> Result<Self, LoadError> {
-        let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+        let mut tensors = Tensors::new();
         for file in &files.names {
             for (name, tensor) in read_file(file, bytes(file), &mut problems) {
                 if let Some(declared) = files.index.get(&name).filter(|declared| *declared != file) {
@@ -108,11 +109,7 @@ impl Safetensors {
                         "it here",
                     ));
                 }
-                if let Some(earlier) = tensors.get(&name) {
-                    problems.push(TensorProblem::tensor(file, &name, format!("once, in {}", earlier.file), "it again"));
-                } else {
-                    tensors.insert(name, tensor);
-                }
+                insert(&mut tensors, (name, tensor), "it again", &mut problems);
             }
         }
         for (name, file) in &files.index {
@@ -133,8 +130,7 @@ impl Safetensors {
         if problems.is_empty() {
             opened.untie(config);
             opened.set_aside();
-            opened.part_experts(config, &mut problems);
-            opened.part_stacks(config, &mut problems);
+            cut_experts(&mut opened.tensors, config, &mut problems);
         }
         if problems.is_empty() {
             let unexpected = opened.verify(config, &describe(config), &mut problems);
@@ -169,70 +165,6 @@ impl Safetensors {
             "{HEAD} is stored and differs from the embedding although config.json says tie_word_embeddings: the stored \
              head is used, as transformers 5 does."
         ));
-    }
-
-    /// Cut tensors that hold all experts of a layer, as transformers 5 stores them, into those of each expert. They are
-    /// parts of the same mapped bytes.
-    fn part_experts(&mut self, config: &ModelConfig, problems: &mut Vec<TensorProblem>) {
-        let Some(moe) = &config.moe else { return };
-        let (inner, hidden) = (moe.inner as u64, config.hidden as u64);
-        // Behind the layer's name: the tensor, and the matrices of one expert in it from the first row on.
-        let fused: [(&str, &[&str], [u64; 2]); 2] = [
-            ("gate_up_proj", &["gate_proj", "up_proj"], [inner, hidden]),
-            ("down_proj", &["down_proj"], [hidden, inner]),
-        ];
-        for layer in 0..config.num_layers {
-            for (name, matrices, [rows, cols]) in fused {
-                let experts = format!("model.layers.{layer}.mlp.experts");
-                let whole = format!("{experts}.{name}");
-                let Some(tensor) = self.tensors.remove(&whole) else { continue };
-                let shape = [moe.num_experts as u64, rows * matrices.len() as u64, cols];
-                if tensor.shape != shape {
-                    problems.push(TensorProblem::tensor(
-                        &tensor.file,
-                        &whole,
-                        format!("shape {shape:?}"),
-                        tensor.found(),
-                    ));
-                    continue;
-                }
-                // The header's check made the bytes as many as the shape says.
-                let bytes = tensor.bytes.len() / (moe.num_experts * matrices.len());
-                let parts = (0..moe.num_experts).flat_map(|expert| matrices.iter().map(move |part| (expert, part)));
-                for (index, (expert, part)) in parts.enumerate() {
-                    let slice = tensor.bytes.slice(index * bytes..(index + 1) * bytes).expect("a part of the whole");
-                    let part_of = Tensor { shape: vec![rows, cols], bytes: slice, ..tensor.clone() };
-                    self.tensors.insert(format!("{experts}.{expert}.{part}.weight"), part_of);
-                }
-            }
-        }
-    }
-
-    /// Cut tensors that hold one matrix of all experts of a layer, as MLX stores them, into those of each expert.
-    fn part_stacks(&mut self, config: &ModelConfig, problems: &mut Vec<TensorProblem>) {
-        let Some(moe) = &config.moe else { return };
-        for layer in 0..config.num_layers {
-            let mlp = format!("model.layers.{layer}.mlp");
-            for part in ["gate_proj", "up_proj", "down_proj"] {
-                for kind in ["weight", "scales", "biases"] {
-                    let whole = format!("{mlp}.switch_mlp.{part}.{kind}");
-                    let Some(tensor) = self.tensors.remove(&whole) else { continue };
-                    let Some((_, shape)) = tensor.shape.split_first().filter(|(n, _)| **n == moe.num_experts as u64)
-                    else {
-                        let expected = format!("{} experts", moe.num_experts);
-                        problems.push(TensorProblem::tensor(&tensor.file, &whole, expected, tensor.found()));
-                        continue;
-                    };
-                    let bytes = tensor.bytes.len() / moe.num_experts;
-                    for expert in 0..moe.num_experts {
-                        let slice = tensor.bytes.slice(expert * bytes..(expert + 1) * bytes);
-                        let bytes = slice.expect("a part of the whole");
-                        let part_of = Tensor { shape: shape.to_vec(), bytes, ..tensor.clone() };
-                        self.tensors.insert(format!("{mlp}.experts.{expert}.{part}.{kind}"), part_of);
-                    }
-                }
-            }
-        }
     }
 
     /// Take out tensors that some programs store and that change nothing here.
