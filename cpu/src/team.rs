@@ -21,6 +21,7 @@ use std::{
 };
 
 use quern_backend::{Collective, Lost, Rank, collective};
+use smallvec::SmallVec;
 
 use crate::pool::spin_until;
 
@@ -30,10 +31,16 @@ const SPIN: Duration = Duration::from_micros(200);
 /// Floats from which on each rank adds up a share of them and takes the others' shares, instead of adding up all.
 const LARGE: usize = 64 << 10;
 
+/// Ranks up to which an exchange allocates nothing, once slots are as long as what is exchanged.
+const FEW: usize = 16;
+
+/// What a rank shows the others.
+type Slot = RwLock<Vec<f32>>;
+
 /// What the ranks of one process have in common.
 pub(crate) struct Team {
     ranks: usize,
-    slots: [Vec<RwLock<Vec<f32>>>; 2],
+    slots: [Vec<Slot>; 2],
     meeting: Meeting,
 }
 
@@ -47,6 +54,7 @@ impl Team {
             rank: Rank { index, count: ranks },
             team: Arc::clone(&team),
             exchanges: AtomicUsize::new(0),
+            sum: Mutex::default(),
         };
         (0..ranks).map(member).collect()
     }
@@ -58,11 +66,13 @@ pub(crate) struct TeamMember {
     team: Arc<Team>,
     /// How many it has taken part in.
     exchanges: AtomicUsize,
+    /// Its share of a large sum, kept from one to the next. Only its own thread locks it.
+    sum: Mutex<Vec<f32>>,
 }
 
 impl TeamMember {
-    /// Show `own` to the others, then `read` what all ranks show, by rank.
-    fn exchange(&self, own: &[f32], read: impl FnOnce(&[&[f32]])) -> Result<(), Lost> {
+    /// Show `own` to the others, and wait until all have shown theirs: the slots to [`read`] them from.
+    fn show(&self, own: &[f32]) -> Result<&[Slot], Lost> {
         let turn = self.exchanges.fetch_add(1, Ordering::Relaxed);
         let slots = &self.team.slots[turn % 2];
         {
@@ -71,10 +81,15 @@ impl TeamMember {
             slot.extend_from_slice(own);
         }
         self.team.meeting.meet()?;
-        let slots: Vec<_> = slots.iter().map(|slot| slot.read().unwrap_or_else(PoisonError::into_inner)).collect();
-        read(&slots.iter().map(|slot| slot.as_slice()).collect::<Vec<_>>());
-        Ok(())
+        Ok(slots)
     }
+}
+
+/// Call `f` with what all ranks show, by rank.
+fn read(slots: &[Slot], f: impl FnOnce(&[&[f32]])) {
+    let slots = slots.iter().map(|slot| slot.read().unwrap_or_else(PoisonError::into_inner));
+    let slots: SmallVec<[_; FEW]> = slots.collect();
+    f(&slots.iter().map(|slot| slot.as_slice()).collect::<SmallVec<[_; FEW]>>());
 }
 
 impl Collective for TeamMember {
@@ -83,30 +98,33 @@ impl Collective for TeamMember {
     }
 
     fn all_reduce(&self, values: &mut [f32]) -> Result<(), Lost> {
-        let own = values.to_vec();
         if values.len() < LARGE {
-            return self.exchange(&own, |parts| collective::tree(parts, values));
+            read(self.show(values)?, |parts| collective::tree(parts, values));
+            return Ok(());
         }
-        let share = |index| Rank { index, count: self.team.ranks }.share(own.len());
+        let (count, len) = (self.team.ranks, values.len());
+        let share = |index| Rank { index, count }.share(len);
         let here: Range<usize> = share(self.rank.index);
-        let mut sum = vec![0.0; here.len()];
-        self.exchange(&own, |parts| {
-            let parts: Vec<&[f32]> = parts.iter().map(|part| &part[here.clone()]).collect();
+        let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.resize(here.len(), 0.0);
+        read(self.show(values)?, |parts| {
+            let parts: SmallVec<[&[f32]; FEW]> = parts.iter().map(|part| &part[here.clone()]).collect();
             collective::tree(&parts, &mut sum);
-        })?;
-        self.exchange(&sum, |sums| {
+        });
+        read(self.show(&sum)?, |sums| {
             for (index, sum) in sums.iter().enumerate() {
                 values[share(index)].copy_from_slice(sum);
             }
-        })
+        });
+        Ok(())
     }
 
     fn gather(&self, own: &[f32], widths: &[usize], all: &mut [f32]) -> Result<(), Lost> {
-        self.exchange(own, |parts| {
-            if self.rank.index == 0 {
-                collective::side_by_side(parts, widths, all);
-            }
-        })
+        let slots = self.show(own)?;
+        if self.rank.index == 0 {
+            read(slots, |parts| collective::side_by_side(parts, widths, all));
+        }
+        Ok(())
     }
 
     fn poison(&self, cause: &str) {
@@ -205,11 +223,66 @@ impl Meeting {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{
+        alloc::{GlobalAlloc, Layout, System},
+        cell::Cell,
+        thread,
+    };
 
     use quern_backend::conformance::Rng;
 
     use super::*;
+
+    thread_local! {
+        /// Allocations of this thread.
+        static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// The system's allocator, counted.
+    struct CountingAllocator;
+
+    // SAFETY: all is the system allocator's; counting allocates nothing and cannot panic.
+    unsafe impl GlobalAlloc for CountingAllocator {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            // A thread that ends has no count any more, and nobody asks for it.
+            let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+            // SAFETY: the caller's promise is passed on.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            // SAFETY: as above.
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static COUNTED: CountingAllocator = CountingAllocator;
+
+    #[test]
+    fn exchanges_of_known_lengths_allocate_nothing() {
+        let members = Team::members(4, false);
+        let allocations = together(&members, |member| {
+            let (mut short, mut long) = (vec![1.0; 2048], vec![1.0; LARGE + 13]);
+            let own = [2.0; 8];
+            let mut all = vec![0.0; if member.rank().index == 0 { 32 } else { 0 }];
+            let mut round = || {
+                short.fill(1.0);
+                long.fill(1.0);
+                for values in [&mut short, &mut long] {
+                    member.all_reduce(values).expect("nobody is lost");
+                    assert!(values.iter().all(|value| *value == 4.0));
+                }
+                member.gather(&own, &[8; 4], &mut all).expect("nobody is lost");
+            };
+            // The first rounds make both sets of slots as long as they get.
+            (0..4).for_each(|_| round());
+            let before = ALLOCATIONS.get();
+            (0..4).for_each(|_| round());
+            ALLOCATIONS.get() - before
+        });
+        assert_eq!(allocations, [0; 4]);
+    }
 
     /// Call `f` on a thread for each member; what each returns.
     fn together<T: Send>(members: &[TeamMember], f: impl Fn(&TeamMember) -> T + Sync) -> Vec<T> {
