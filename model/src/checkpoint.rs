@@ -186,7 +186,7 @@ impl Checkpoint {
 
     /// The weights as they are to be held, if that is not as they are stored.
     pub fn quantised_weights(&self) -> Option<Quantised<'_>> {
-        self.recipe.map(|recipe| Quantised::new(self.weights(), recipe, &self.network, &self.config))
+        self.recipe.map(|recipe| Quantised::new(self.weights(), recipe, &self.network))
     }
 
     /// What each rank holds if the network is divided like this.

@@ -24,6 +24,7 @@ use quern_model::{
     network::{Role, Shape, module},
     shard::Shard,
     split::Parallelism,
+    weights::{QuantRecipe, WeightSource},
 };
 use serde_json::{Map, Value, json};
 use support::{Driver, full_row, limits};
@@ -136,6 +137,18 @@ fn a_checkpoint_counts_as_what_it_is_computed_with() {
             assert!((0.01..0.1).contains(&largest), "{name}: {module}: {largest}");
         }
     }
+}
+
+#[test]
+fn what_a_recipe_leaves_counts_as_it_is_stored() {
+    // Its router is held as F32, whatever config.json says of types.
+    let checkpoint = open(&golden().0.join("mlx")).quantised(Some(QuantRecipe::Q8_0));
+    let weights = checkpoint.quantised_weights().unwrap();
+    assert_eq!(checkpoint.formats(), [QuantFormat::Q8_0, QuantFormat::F32]);
+    let held = |tensor| weights.matrices(tensor).unwrap().iter().map(|matrix| matrix.num_bytes() as u64).sum::<u64>();
+    let network = checkpoint.network().tensors().iter();
+    let held: u64 = network.filter(|tensor| matches!(tensor.shape, Shape::Matrix(..))).map(held).sum();
+    assert_eq!(checkpoint.weight_bytes(), held + 4 * (3 * 64 + 2 * 32));
 }
 
 /// A file's bytes, and how often somebody asked for some of them.

@@ -6,7 +6,6 @@ use quern_backend::{PackedMatrix, QuantFormat, SharedBytes};
 
 use super::{LoadError, QuantRecipe, WeightSource, fill::filled};
 use crate::{
-    config::ModelConfig,
     network::{NetworkSpec, Shape, TensorSpec},
     shard::Shard,
 };
@@ -22,21 +21,23 @@ pub struct Quantised<'a> {
 }
 
 impl<'a> Quantised<'a> {
-    /// `source` holds the tensors of `network`, which `config` describes.
-    pub fn new(source: &'a dyn WeightSource, recipe: QuantRecipe, network: &NetworkSpec, config: &ModelConfig) -> Self {
+    /// `source` holds the tensors of `network`.
+    pub fn new(source: &'a dyn WeightSource, recipe: QuantRecipe, network: &NetworkSpec) -> Self {
         let num_layers = network.num_layers();
         let mut quantised = Self { source, recipe, num_layers, num_bytes: 0, formats: Vec::new() };
         for tensor in network.tensors() {
             quantised.num_bytes += match tensor.shape {
-                Shape::Matrix(rows, cols) => {
-                    let format = quantised.format(tensor).unwrap_or_else(|| QuantFormat::plain(config.dtype));
+                // What cannot be counted cannot be loaded either, which says why.
+                Shape::Matrix(..) => quantised.part_bytes(tensor, &Shard::whole(tensor)).unwrap_or_default(),
+                Shape::Vector(len) => 4 * len as u64,
+            };
+            if let Shape::Matrix(..) = tensor.shape {
+                for format in quantised.formats(tensor) {
                     if !quantised.formats.contains(&format) {
                         quantised.formats.push(format);
                     }
-                    (tensor.count * rows) as u64 * format.row_bytes(cols) as u64
                 }
-                Shape::Vector(len) => 4 * len as u64,
-            };
+            }
         }
         quantised
     }
