@@ -172,7 +172,7 @@ impl ModelConfig {
 
     /// Whether the module `name` (without `.weight`) is said to stay unquantised in a quantised checkpoint.
     pub fn keeps_unquantised(&self, name: &str) -> bool {
-        self.quantization.iter().any(|quantization| quantization.modules_to_not_convert.iter().any(|m| m == name))
+        self.quantization.as_ref().is_some_and(|quantization| quantization.leaves(name))
     }
 }
 

@@ -46,6 +46,11 @@ impl Quantization {
         Self { layout, format, groups: Vec::new(), act_order: false, modules_to_not_convert: Vec::new() }
     }
 
+    /// Whether the module `name` (without `.weight`) is said to stay unquantised.
+    pub(crate) fn leaves(&self, name: &str) -> bool {
+        self.modules_to_not_convert.iter().any(|module| module == name)
+    }
+
     /// Columns of a group where a row of `cols` has `count` of them, if a size that is announced fits.
     pub(crate) fn group(&self, cols: usize, count: usize) -> Option<usize> {
         let sizes = self.groups.iter().map(|size| size.unwrap_or(cols));

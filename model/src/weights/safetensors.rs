@@ -22,7 +22,7 @@ use super::{
     transcoded,
 };
 use crate::{
-    config::ModelConfig,
+    config::{ModelConfig, Quantization},
     foreign::Foreign,
     network::{Describe, EMBEDDING, HEAD, NetworkSpec, Shape, TensorSpec},
     shard::Shard,
@@ -41,8 +41,8 @@ pub struct Safetensors {
     place: String,
     tensors: Tensors,
     notes: Vec<String>,
-    /// What the tensors of quantised matrices are called.
-    config: ModelConfig,
+    /// How quantised matrices are stored.
+    quantization: Option<Quantization>,
     /// Matrices of integers that are held as F32: blocks would not hold the same numbers.
     widened: BTreeSet<String>,
     formats: Vec<QuantFormat>,
@@ -121,7 +121,7 @@ impl Safetensors {
             place: place.to_owned(),
             tensors,
             notes: files.notes.clone(),
-            config: config.clone(),
+            quantization: config.quantization.clone(),
             widened: BTreeSet::new(),
             formats: Vec::new(),
             num_bytes: 0,
@@ -197,7 +197,7 @@ impl Safetensors {
     }
 
     fn lookup(&self) -> Lookup<'_> {
-        Lookup { tensors: &self.tensors, config: &self.config, widened: &self.widened }
+        Lookup { tensors: &self.tensors, quantization: self.quantization.as_ref(), widened: &self.widened }
     }
 
     /// Check names, types and shapes, and count what is to be held. Returns the names that the network does not have.
@@ -207,7 +207,6 @@ impl Safetensors {
         network: &NetworkSpec,
         problems: &mut Vec<TensorProblem>,
     ) -> Vec<String> {
-        self.config = config.clone();
         let mut wanted = BTreeSet::new();
         let mut held: Vec<(QuantFormat, u64)> = Vec::new();
         let mut widened = Vec::new();

@@ -16,7 +16,7 @@ use super::{
     tensor::{Named, Tensor, floats, wrong},
 };
 use crate::{
-    config::{ModelConfig, TensorLayout},
+    config::{Quantization, TensorLayout},
     network::{Role, module},
 };
 
@@ -146,7 +146,8 @@ fn has_a_scale_a_row(rows: usize, scales: &Tensor) -> bool {
 /// Looks matrices up among the tensors of a checkpoint.
 pub(super) struct Lookup<'a> {
     pub(super) tensors: &'a BTreeMap<String, Tensor>,
-    pub(super) config: &'a ModelConfig,
+    /// What config.json says of quantised matrices.
+    pub(super) quantization: Option<&'a Quantization>,
     /// Names of the matrices of integers that are to be F32, since blocks would not hold the same numbers.
     pub(super) widened: &'a BTreeSet<String>,
 }
@@ -159,7 +160,7 @@ impl<'a> Lookup<'a> {
 
     /// The names that the tensors of the matrix `weight` may have in the layout that is announced.
     pub(super) fn parts(&self, weight: &str) -> impl Iterator<Item = String> {
-        let parts: &[&str] = match self.config.quantization.as_ref().map(|quantization| quantization.layout) {
+        let parts: &[&str] = match self.quantization.map(|quantization| quantization.layout) {
             None | Some(TensorLayout::Fp8) => &[],
             Some(TensorLayout::CompressedTensors) => {
                 &["weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"]
@@ -173,7 +174,7 @@ impl<'a> Lookup<'a> {
     /// The matrix `weight`, whose `role` decides how finely it is computed with.
     pub(super) fn matrix(&self, role: Role, weight: &str, (rows, cols): (usize, usize)) -> LookupResult<'a> {
         let one = |problem| Err(vec![problem]);
-        let layout = self.config.quantization.as_ref().map(|quantization| quantization.layout);
+        let layout = self.quantization.map(|quantization| quantization.layout);
         let found = self.get(weight);
         let shape = ModuleParts { lookup: self, role, module: module(weight), rows, cols };
         match (layout, found) {
@@ -210,7 +211,7 @@ impl<'a> Lookup<'a> {
             problem(second, format!("the matrix's scales once, as `{first}`"));
         }
         let quantised = tensor.element() == Some(DType::F8E4M3);
-        if quantised && (self.config.quantization.is_none() || self.config.keeps_unquantised(module(weight))) {
+        if quantised && self.quantization.is_none_or(|quantization| quantization.leaves(module(weight))) {
             problem((weight, tensor), "an unquantised weight, as config.json says".into());
         }
         let mut names = vec![weight];
@@ -402,7 +403,7 @@ impl<'a> ModuleParts<'_, 'a> {
         if matches!(order, Order::InterleavedColumns | Order::ColumnWords) && !self.rows.is_multiple_of(8) {
             return Err(vec![wrong((names[0], codes), "a multiple of 8 rows")]);
         }
-        let announced = self.lookup.config.quantization.as_ref().and_then(|q| q.group(self.cols, groups));
+        let announced = self.lookup.quantization.and_then(|q| q.group(self.cols, groups));
         let Some(group) = announced else {
             return Err(vec![wrong(
                 (scales.name, scales.tensor),
@@ -467,7 +468,7 @@ impl<'a> ModuleParts<'_, 'a> {
         let index = self.part(suffix);
         match index {
             Some(index) => expect(index, &[self.cols], "I32")?,
-            None if groups > 1 && self.lookup.config.quantization.as_ref().is_some_and(|q| q.act_order) => {
+            None if groups > 1 && self.lookup.quantization.is_some_and(|q| q.act_order) => {
                 let expected =
                     format!("`{}.{suffix}` beside it, since columns are in the order of activations", self.module);
                 return Err(vec![wrong(scales, expected).mended_by(ACT_ORDER)]);
@@ -479,7 +480,7 @@ impl<'a> ModuleParts<'_, 'a> {
 
     /// That the groups which `index` says follow one another.
     fn in_order(&self, index: Named<'a>, groups: usize) -> ContentCheck<'a> {
-        let group = self.lookup.config.quantization.as_ref().and_then(|q| q.group(self.cols, groups));
+        let group = self.lookup.quantization.and_then(|q| q.group(self.cols, groups));
         ContentCheck::InOrder { index, group: group.unwrap_or(self.cols).max(1) }
     }
 }
