@@ -1,13 +1,13 @@
 //! A JSON file as Python writes it, with `NaN` and `Infinity` and perhaps a byte-order mark.
 
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 
 use serde_json::{Map, Value};
 
 use crate::lfs;
 
 /// Largest `config.json` that is read.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Why a file is no JSON object.
 #[derive(Debug, thiserror::Error)]
@@ -20,13 +20,15 @@ pub enum JsonFileError {
         /// The operating system's words.
         cause: std::io::Error,
     },
-    /// The file is larger than any config.
-    #[error("{file} has {bytes} bytes; at most {MAX_FILE_BYTES} are read")]
+    /// The file is larger than any of its kind.
+    #[error("{file} has {bytes} bytes; at most {limit} are read")]
     TooLarge {
         /// Path.
         file: String,
         /// Its size.
         bytes: u64,
+        /// The largest that is read.
+        limit: u64,
     },
     /// Not JSON, or not an object.
     #[error("{file} is not a JSON object: {cause}")]
@@ -38,15 +40,22 @@ pub enum JsonFileError {
     },
 }
 
-/// A bounded read of a JSON object.
+/// The JSON object in a file of at most [`MAX_CONFIG_BYTES`].
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, JsonFileError> {
+    read_object_up_to(path, MAX_CONFIG_BYTES)
+}
+
+/// The JSON object in a file of at most `limit` bytes.
+pub(crate) fn read_object_up_to(path: &Path, limit: u64) -> Result<Map<String, Value>, JsonFileError> {
     let file = path.display().to_string();
     let io = |cause| JsonFileError::Io { file: file.clone(), cause };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(JsonFileError::TooLarge { file, bytes });
+    let opened = File::open(path).map_err(io)?;
+    let bytes = opened.metadata().map_err(io)?.len();
+    if bytes > limit {
+        return Err(JsonFileError::TooLarge { file, bytes, limit });
     }
-    let text = std::fs::read(path).map_err(io)?;
+    let mut text = Vec::new();
+    opened.take(limit).read_to_end(&mut text).map_err(io)?;
     match parse(&text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(JsonFileError::Json { file, cause: "the top level is no object".into() }),

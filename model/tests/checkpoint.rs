@@ -276,6 +276,15 @@ fn shards_and_their_index_must_agree() {
     let garbage = copy("tiny-dense");
     fs::write(garbage.path().join("model.safetensors.index.json"), "{\"weight_map\": [").unwrap();
     assert_eq!(problem(garbage.path()).0, "model.safetensors.index.json");
+    // A sparse file: what is not read costs nothing.
+    fs::File::options()
+        .write(true)
+        .open(garbage.path().join("model.safetensors.index.json"))
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    let found = problem(garbage.path()).3;
+    assert!(found.contains("1073741824 bytes; at most 100000000"), "{found}");
     let empty = tempfile::tempdir().unwrap();
     fs::copy(fixture("tiny-dense").join("config.json"), empty.path().join("config.json")).unwrap();
     assert_eq!(problem(empty.path()).3, "no such file");

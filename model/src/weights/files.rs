@@ -5,9 +5,8 @@ use std::{
     path::Path,
 };
 
-use serde::Deserialize;
-
 use super::TensorProblem;
+use crate::json_file::read_object_up_to;
 
 /// The files of a checkpoint and, if it has an index, the file of each tensor.
 #[derive(Debug, Default)]
@@ -18,10 +17,8 @@ pub(super) struct Files {
     pub(super) notes: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: HashMap<String, String>,
-}
+/// Largest index that is read: it names each tensor once, as the headers do that it stands for.
+const MAX_INDEX_BYTES: u64 = 100_000_000;
 
 const INDEX: &str = "model.safetensors.index.json";
 const WHOLE: &str = "model.safetensors";
@@ -57,16 +54,14 @@ impl Files {
     }
 
     fn indexed(dir: &Path, present: &BTreeSet<String>, problems: &mut Vec<TensorProblem>) -> Self {
-        let read = std::fs::read(dir.join(INDEX)).map_err(|cause| cause.to_string());
-        let parse = |text: Vec<u8>| serde_json::from_slice(&text).map_err(|cause| cause.to_string());
-        let index: Index = match read.and_then(parse) {
+        let index = match read_index(&dir.join(INDEX)) {
             Ok(index) => index,
             Err(cause) => {
                 problems.push(TensorProblem::file(INDEX, "a JSON object with a `weight_map`", cause).broken());
                 return Self::default();
             }
         };
-        let names: BTreeSet<String> = index.weight_map.values().cloned().collect();
+        let names: BTreeSet<String> = index.values().cloned().collect();
         for name in &names {
             if name.contains(['/', '\\', '\0']) || !name.ends_with(".safetensors") {
                 let expected = "names of .safetensors files in the same folder";
@@ -75,7 +70,7 @@ impl Files {
                 problems.push(TensorProblem::file(name, "a shard that the index names", "no such file").broken());
             }
         }
-        Self { names: names.intersection(present).cloned().collect(), index: index.weight_map, notes: Vec::new() }
+        Self { names: names.intersection(present).cloned().collect(), index, notes: Vec::new() }
     }
 
     fn unindexed(present: &BTreeSet<String>, problems: &mut Vec<TensorProblem>) -> Self {
@@ -104,6 +99,13 @@ impl Files {
         }
         Self { names, ..Self::default() }
     }
+}
+
+/// The file of each tensor, by an index, or why it does not say.
+fn read_index(path: &Path) -> Result<HashMap<String, String>, String> {
+    let mut object = read_object_up_to(path, MAX_INDEX_BYTES).map_err(|cause| cause.to_string())?;
+    let map = object.remove("weight_map").ok_or("none")?;
+    serde_json::from_value(map).map_err(|cause| format!("`weight_map` of another kind: {cause}"))
 }
 
 /// Number and count of `…-00001-of-00004.safetensors`.
