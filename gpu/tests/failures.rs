@@ -247,6 +247,7 @@ fn what_has_no_kernel_is_refused_by_name() {
 /// the formats define.
 #[test]
 fn pages_hold_what_their_format_defines() {
+    let Some(_alone) = failing() else { return };
     for target in Target::ALL {
         let Some(config) = config(target) else { return };
         let b = GpuBackend::open(&config).unwrap_or_else(|error| panic!("{error}"));
