@@ -60,11 +60,6 @@ impl GpuBackend {
         self.device.arch()
     }
 
-    /// What the device's maker calls it.
-    pub fn device_name(&self) -> &str {
-        self.device.name()
-    }
-
     /// Whether the kernels were compiled at this start, and not at an earlier one.
     pub fn is_compiled_now(&self) -> bool {
         self.compiled_now

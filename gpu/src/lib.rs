@@ -4,14 +4,14 @@
 //! hipRTC at the first start. Drivers and compilers are opened at run time through one table of functions: HIP's module
 //! API has the signatures of CUDA's driver API under other names. Nothing of either vendor is needed to build.
 //!
-//! All calls of a driver, and all `unsafe` with them, are in [`driver`]. An operation that fails is remembered and
-//! reported by [`finish`](quern_backend::Backend::finish); nothing panics on what a driver says.
+//! All calls of a driver, and all `unsafe` with them, are in the module `driver`. An operation that fails is remembered
+//! and reported by [`finish`](quern_backend::Backend::finish); nothing panics on what a driver says.
 
 mod arch;
 mod backend;
 mod buffer;
 mod device;
-pub mod driver;
+mod driver;
 mod error;
 mod fault;
 mod gpu_info;

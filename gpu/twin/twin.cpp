@@ -46,7 +46,6 @@ struct Module { void* handle; };
 struct Function { std::string name; void (*launch)(const unsigned*, unsigned, void*); unsigned size; };
 struct Stream { std::deque<std::function<void()>> queue; };
 std::vector<Stream*> streams;
-unsigned long launches;
 unsigned compilations;
 
 // The n-th call of a kind fails, once; a lost device fails every call.
@@ -92,7 +91,6 @@ EXPORTED void quern_twin_fail(const char* kind, long n, int code) {
 EXPORTED void quern_twin_lose(int code) { LOCK; lost = code; }
 EXPORTED void quern_twin_capacity(size_t bytes) { LOCK; capacity = bytes; }
 EXPORTED size_t quern_twin_used() { LOCK; return used; }
-EXPORTED unsigned long quern_twin_launches() { LOCK; return launches; }
 EXPORTED unsigned quern_twin_compilations() { LOCK; return compilations; }
 
 // The driver.
@@ -220,7 +218,6 @@ API(cuLaunchKernel, hipModuleLaunchKernel)(void* f, unsigned gx, unsigned gy, un
   Function& k = *(Function*)f;
   if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || ty != 1 || tz != 1 || !tx || tx > 1024) return INVALID;
   auto bytes = std::make_shared<std::vector<char>>((char*)params[0], (char*)params[0] + k.size);
-  launches++;
   ((Stream*)s)->queue.push_back([=, &k] {
     unsigned grid[3] = {gx, gy, gz};
     // What a kernel does wrong is a lost device, which shows at the next call that waits.

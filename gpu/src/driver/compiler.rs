@@ -10,7 +10,7 @@ use super::table::{Opaque, RuntimeCompiler};
 use crate::{Arch, GpuError, Vendor};
 
 /// NVRTC or hipRTC.
-pub struct Compiler {
+pub(crate) struct Compiler {
     vendor: Vendor,
     functions: RuntimeCompiler,
 }
@@ -26,7 +26,7 @@ impl Compiler {
     ///
     /// # Errors
     /// If it is not there or too old.
-    pub fn open(vendor: Vendor, folder: Option<&Path>) -> Result<Self, GpuError> {
+    pub(crate) fn open(vendor: Vendor, folder: Option<&Path>) -> Result<Self, GpuError> {
         Ok(Self { vendor, functions: RuntimeCompiler::open(vendor, folder)? })
     }
 
@@ -34,7 +34,7 @@ impl Compiler {
     ///
     /// # Errors
     /// If it does not say.
-    pub fn version(&self) -> Result<(i32, i32), GpuError> {
+    pub(crate) fn version(&self) -> Result<(i32, i32), GpuError> {
         let (mut major, mut minor) = (0, 0);
         // SAFETY: both live through the call.
         unsafe { self.functions.version(&mut major, &mut minor)? };
@@ -54,7 +54,7 @@ impl Compiler {
     ///
     /// # Errors
     /// [`GpuError::Compile`] with the compiler's log, if it refuses.
-    pub fn compile(&self, source: &str, arch: &Arch) -> Result<Vec<u8>, GpuError> {
+    pub(crate) fn compile(&self, source: &str, arch: &Arch) -> Result<Vec<u8>, GpuError> {
         let source = CString::new(source).expect("the kernels' text has no NUL");
         let arch_option =
             CString::new(format!("--gpu-architecture={arch}")).expect("names of architectures have no NUL");

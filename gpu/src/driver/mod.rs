@@ -7,7 +7,7 @@ mod kernels;
 mod memory;
 mod table;
 
-pub use compiler::Compiler;
+pub(crate) use compiler::Compiler;
 pub(crate) use device::{GpuDevice, Kernel, KernelArgs};
 pub(crate) use kernels::*;
 pub(crate) use memory::{Allocation, Pinned};

@@ -44,12 +44,6 @@ impl Twin {
         unsafe { self.0.get::<unsafe extern "C" fn() -> usize>(b"quern_twin_used").unwrap()() }
     }
 
-    /// Kernels launched so far.
-    pub fn launches(&self) -> u64 {
-        // SAFETY: as above.
-        unsafe { self.0.get::<unsafe extern "C" fn() -> u64>(b"quern_twin_launches").unwrap()() }
-    }
-
     /// Runs of the compiler so far.
     pub fn compilations(&self) -> u32 {
         // SAFETY: as above.
