@@ -7,10 +7,13 @@
 //! All calls of a driver, and all `unsafe` with them, are in the module `driver`. An operation that fails is remembered
 //! and reported by [`finish`](quern_backend::Backend::finish); nothing panics on what a driver says.
 
+#![deny(unsafe_code)]
+
 mod arch;
 mod backend;
 mod buffer;
 mod device;
+#[allow(unsafe_code, reason = "every call of a library that was opened at run time is unsafe")]
 mod driver;
 mod error;
 mod fault;
