@@ -54,12 +54,20 @@ pub enum GpuError {
         /// As the driver says.
         minor: i32,
     },
-    /// A call failed.
+    /// A call of the driver failed.
     #[error("{call} failed with error {code}{}", meaning(*code))]
     Call {
         /// The driver's function.
         call: &'static str,
         /// The driver's number; both vendors have the same.
+        code: i32,
+    },
+    /// A call of the run-time compiler failed.
+    #[error("{call} failed with error {code}")]
+    CompilerCall {
+        /// The compiler's function.
+        call: &'static str,
+        /// The compiler's number, which is none of the driver's.
         code: i32,
     },
     /// Memory ran out.
@@ -69,10 +77,12 @@ pub enum GpuError {
         bytes: usize,
     },
     /// The compiler refused the kernels.
-    #[error("the kernels do not compile for {arch}:\n{log}")]
+    #[error("the kernels do not compile for {arch} (error {code}):\n{log}")]
     Compile {
         /// The architecture.
         arch: String,
+        /// The compiler's number.
+        code: i32,
         /// The compiler's words.
         log: String,
     },
@@ -86,7 +96,7 @@ pub enum GpuError {
     },
 }
 
-/// The numbers that operators meet.
+/// The driver's numbers that operators meet.
 fn meaning(code: i32) -> &'static str {
     match code {
         1 => " (invalid value)",

@@ -40,7 +40,7 @@ impl Failing {
 impl Drop for Failing {
     fn drop(&mut self) {
         self.twin.lose(0);
-        for kind in ["alloc", "host_alloc", "copy", "launch", "execute", "wait"] {
+        for kind in twin::KINDS {
             self.twin.fail(kind, 0, 0);
         }
         self.twin.set_capacity(4 << 30);
@@ -137,6 +137,20 @@ fn kernels_are_compiled_once() {
     std::fs::write(&file, b"short").unwrap();
     assert!(GpuBackend::open(&config).unwrap().is_compiled_now());
     assert_eq!(failing.twin.compilations() - before, 2);
+}
+
+#[test]
+fn what_a_compiler_refuses_is_not_taken_for_an_error_of_the_driver() {
+    let Some(failing) = failing() else { return };
+    let config = GpuConfig { cache: None, ..failing.config.clone() };
+    let refused = |kind, code| {
+        failing.twin.fail(kind, 1, code);
+        GpuBackend::open(&config).err().expect("the compiler has refused").to_string()
+    };
+    // To NVRTC these are memory that ran out and a program that could not be created; the driver has other words for both.
+    assert_eq!(refused("program", 1), "nvrtcCreateProgram failed with error 1");
+    let refusal = "the kernels do not compile for sm_90a (error 2):\nrefused, as it was told";
+    assert_eq!(refused("compile", 2), refusal);
 }
 
 #[test]

@@ -52,14 +52,14 @@ unsigned compilations;
 struct Failure { long countdown = 0; int code = 0; };
 std::map<std::string, Failure> failures;
 int lost;
-int failing(const char* kind) {
-  if (lost) return lost;
+int injected(const char* kind) {
   auto it = failures.find(kind);
   if (it == failures.end() || --it->second.countdown > 0) return OK;
   int code = it->second.code;
   failures.erase(it);
   return code;
 }
+int failing(const char* kind) { return lost ? lost : injected(kind); }
 
 void drain(Stream& s) {
   while (!s.queue.empty()) {
@@ -81,7 +81,8 @@ std::string read_file(const std::string& path) {
 
 // What tests ask of the twin itself.
 
-// Let the n-th call from now of `kind` (alloc, launch, execute, copy, wait) fail with `code`; 0: forget it.
+// Let the n-th call from now of `kind` (alloc, host_alloc, copy, launch, execute, wait; program and compile of the
+// run-time compiler) fail with `code`; 0: forget it.
 EXPORTED void quern_twin_fail(const char* kind, long n, int code) {
   LOCK;
   if (n) failures[kind] = {n, code};
@@ -232,13 +233,19 @@ API(cuLaunchKernel, hipModuleLaunchKernel)(void* f, unsigned gx, unsigned gy, un
 namespace { struct Program { std::string source, log, code; }; }
 API(nvrtcVersion, hiprtcVersion)(int* major, int* minor) { *major = 0; *minor = Q_VERSION; return OK; }
 API(nvrtcCreateProgram, hiprtcCreateProgram)(void** p, const char* source, const char*, int, const char**, const char**) {
+  LOCK;
+  if (int code = injected("program")) return code;
   *p = new Program{source, "", ""};
   return OK;
 }
 API(nvrtcDestroyProgram, hiprtcDestroyProgram)(void** p) { delete (Program*)*p; *p = nullptr; return OK; }
 API(nvrtcCompileProgram, hiprtcCompileProgram)(void* program, int, const char**) {
   Program& p = *(Program*)program;
-  { LOCK; compilations++; }
+  {
+    LOCK;
+    compilations++;
+    if (int code = injected("compile")) { p.log = "refused, as it was told"; return code; }
+  }
   auto image = [&](const std::string& object) {
     size_t size = object.size();
     p.code = std::string("QUERNEMU") + std::string((char*)&size, 8) + object;

@@ -62,25 +62,37 @@ impl Compiler {
         options.extend(Self::options(self.vendor).iter().map(|option| option.as_ptr()));
 
         let mut program = Program { functions: &self.functions, handle: ptr::null_mut() };
-        // SAFETY: strings and lists live through the calls; buffers have the sizes that the compiler names.
+        // SAFETY: strings and lists live through the calls; the buffer has the size that the compiler names.
         unsafe {
             let f = &self.functions;
             f.create(&mut program.handle, source.as_ptr(), c"quern.cu".as_ptr(), 0, ptr::null(), ptr::null())?;
-            let compiled = f.compile(program.handle, options.len() as c_int, options.as_ptr());
-            if compiled.is_err() {
-                let mut bytes = 0;
-                f.log_bytes(program.handle, &mut bytes)?;
-                let mut log = vec![0u8; bytes.max(1)];
-                f.log(program.handle, log.as_mut_ptr().cast())?;
-                let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
-                return Err(GpuError::Compile { arch: arch.to_string(), log });
-            }
+            f.compile(program.handle, options.len() as c_int, options.as_ptr()).map_err(|error| match error {
+                GpuError::CompilerCall { code, .. } => {
+                    GpuError::Compile { arch: arch.to_string(), code, log: program.log().unwrap_or_default() }
+                }
+                error => error,
+            })?;
             let mut bytes = 0;
             f.code_bytes(program.handle, &mut bytes)?;
             let mut code = vec![0u8; bytes];
             f.code(program.handle, code.as_mut_ptr().cast())?;
             Ok(code)
         }
+    }
+}
+
+impl Program<'_> {
+    /// What the compiler has said of it.
+    fn log(&self) -> Result<String, GpuError> {
+        let mut bytes = 0;
+        // SAFETY: the size lives through the call, and the buffer is as long as it says.
+        let log = unsafe {
+            self.functions.log_bytes(self.handle, &mut bytes)?;
+            let mut log = vec![0u8; bytes.max(1)];
+            self.functions.log(self.handle, log.as_mut_ptr().cast())?;
+            log
+        };
+        Ok(String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned())
     }
 }
 

@@ -13,9 +13,12 @@ use crate::{GpuError, Vendor};
 /// An opaque pointer of a driver: a context, a stream, a module.
 pub(super) type Opaque = *mut c_void;
 
-/// A table of functions of one library: the name here, CUDA's symbol, HIP's, and the arguments, which are the same.
+/// A table of functions of one library: the name here, CUDA's symbol, HIP's, and the arguments, which are the same. What
+/// they refuse is the error behind the arrow.
 macro_rules! table {
-    ($(#[$doc:meta])* $name:ident { $($function:ident: $cuda:literal $hip:literal ($($arg:ident: $type:ty),*);)* }) => {
+    ($(#[$doc:meta])* $name:ident -> $error:ident {
+        $($function:ident: $cuda:literal $hip:literal ($($arg:ident: $type:ty),*);)*
+    }) => {
         $(#[$doc])*
         pub(super) struct $name {
             vendor: Vendor,
@@ -43,7 +46,7 @@ macro_rules! table {
 
             $(
                 /// # Safety
-                /// The pointers are what the driver's documentation asks for.
+                /// The pointers are what the vendor's documentation asks for.
                 #[allow(clippy::too_many_arguments, reason = "as many as the driver's function has")]
                 pub(super) unsafe fn $function(&self, $($arg: $type),*) -> Result<(), GpuError> {
                     // SAFETY: this function's contract.
@@ -51,7 +54,7 @@ macro_rules! table {
                         0 => Ok(()),
                         code => {
                             let call = match self.vendor { Vendor::Nvidia => $cuda, Vendor::Amd => $hip };
-                            Err(GpuError::Call { call, code })
+                            Err(GpuError::$error { call, code })
                         }
                     }
                 }
@@ -62,7 +65,7 @@ macro_rules! table {
 
 table!(
     /// The driver.
-    Driver {
+    Driver -> Call {
         init: "cuInit" "hipInit" (flags: c_uint);
         device_count: "cuDeviceGetCount" "hipGetDeviceCount" (count: *mut c_int);
         device_get: "cuDeviceGet" "hipDeviceGet" (device: *mut c_int, index: c_int);
@@ -94,7 +97,7 @@ table!(
 
 table!(
     /// The run-time compiler.
-    RuntimeCompiler {
+    RuntimeCompiler -> CompilerCall {
         version: "nvrtcVersion" "hiprtcVersion" (major: *mut c_int, minor: *mut c_int);
         create: "nvrtcCreateProgram" "hiprtcCreateProgram"
             (program: *mut Opaque, source: *const c_char, name: *const c_char, headers: c_int,

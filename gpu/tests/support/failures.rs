@@ -5,6 +5,9 @@ use std::{ffi::CString, path::Path};
 
 use libloading::Library;
 
+/// The calls that can be made to fail: of the driver, and two of the run-time compiler.
+pub const KINDS: [&str; 8] = ["alloc", "host_alloc", "copy", "launch", "execute", "wait", "program", "compile"];
+
 /// The functions `quern_twin_*` of a twin that is loaded.
 pub struct Twin(Library);
 
@@ -15,8 +18,7 @@ impl Twin {
         Self(unsafe { Library::new(folder.join(file)) }.expect("the twin has been built"))
     }
 
-    /// Let the `n`-th call of `kind` (alloc, host_alloc, copy, launch, execute, wait) from now on fail with `code`; 0
-    /// takes it back.
+    /// Let the `n`-th call of `kind` ([`KINDS`]) from now on fail with `code`; 0 takes it back.
     pub fn fail(&self, kind: &str, n: i64, code: i32) {
         let kind = CString::new(kind).unwrap();
         // SAFETY: the signature is that of twin.cpp.
