@@ -257,6 +257,23 @@ fn what_has_no_kernel_is_refused_by_name() {
     assert!(matches!(b.alloc_kv(&huge), Err(UploadError::OutOfMemory { what: "KV pages", .. })));
 }
 
+#[test]
+fn what_finds_no_memory_beside_the_pages_is_named_with_its_own_size() {
+    let Some(failing) = failing() else { return };
+    let b = failing.open();
+    let heads = quern_backend::HeadLayout { num_heads: 2, num_kv_heads: 1, head_dim: 128 };
+    let spec = KvSpec { num_layers: 3, heads, page_size: 16, num_pages: 64, format: KvFormat::BF16 };
+    let pages = 3 * 64 * 16 * 2 * 128 * size_of::<u16>();
+    let refused = || match b.alloc_kv(&spec).err().expect("refused") {
+        UploadError::OutOfMemory { what, bytes, .. } => (what, bytes),
+        error => panic!("{error}"),
+    };
+    failing.twin.set_capacity(failing.twin.used() + pages - 1);
+    assert_eq!(refused(), ("KV pages", pages));
+    failing.twin.set_capacity(failing.twin.used() + pages);
+    assert_eq!(refused(), ("partial results of attention", 32 << 20));
+}
+
 /// A value attended to alone comes back as its encoding holds it, bit by bit: what the kernels write and read is what
 /// the formats define.
 #[test]

@@ -53,17 +53,16 @@ impl Backend for GpuBackend {
 
     fn alloc_kv(&self, spec: &KvSpec) -> Result<KvCache, UploadError> {
         kv_cache::check(spec, self.name())?;
-        let bytes = kv_cache::layer_bytes(spec).unwrap_or(usize::MAX);
-        let allocate = |device: &GpuDevice| {
-            attention::reserve(device, &mut self.scratch(), spec)?;
-            (0..spec.num_layers).map(|_| device.alloc(bytes)).collect::<Result<_, _>>()
-        };
-        let layers = allocate(self.device()).map_err(|error| match upload_error("KV pages", self.name(), error) {
+        let (device, bytes) = (self.device(), kv_cache::layer_bytes(spec).unwrap_or(usize::MAX));
+        let pages = (0..spec.num_layers).map(|_| device.alloc(bytes)).collect::<Result<_, _>>();
+        let layers = pages.map_err(|error| match upload_error("KV pages", self.name(), error) {
             UploadError::OutOfMemory { what, bytes, backend } => {
                 UploadError::OutOfMemory { what, bytes: bytes.saturating_mul(spec.num_layers), backend }
             }
             error => error,
         })?;
+        attention::reserve(device, &mut self.scratch(), spec)
+            .map_err(|error| upload_error("partial results of attention", self.name(), error))?;
         Ok(KvCache::new(spec, layers))
     }
 
