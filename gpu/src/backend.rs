@@ -3,6 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use crate::{
@@ -35,6 +36,8 @@ pub struct GpuBackend {
     device: Arc<GpuDevice>,
     pub(crate) faults: Faults,
     scratch: Mutex<Scratch>,
+    /// Threads that pack weights and sample rows, as many as the host has.
+    host_threads: usize,
     compiled_now: bool,
     /// Why the kernels that were compiled now could not be kept.
     not_kept: Option<GpuError>,
@@ -51,8 +54,14 @@ impl GpuBackend {
         let compiler = Compiler::open(config.vendor, folder)?;
         let loaded = load(&mut device, &compiler, config)?;
         let LoadedKernels { compiled_now, not_kept } = loaded;
-        let device = Arc::new(device);
-        Ok(Self { device, faults: Faults::default(), scratch: Mutex::default(), compiled_now, not_kept })
+        Ok(Self {
+            device: Arc::new(device),
+            faults: Faults::default(),
+            scratch: Mutex::default(),
+            host_threads: thread::available_parallelism().map_or(1, usize::from),
+            compiled_now,
+            not_kept,
+        })
     }
 
     /// The architecture of the device.
@@ -77,6 +86,10 @@ impl GpuBackend {
 
     pub(crate) fn device(&self) -> &Arc<GpuDevice> {
         &self.device
+    }
+
+    pub(crate) fn host_threads(&self) -> usize {
+        self.host_threads
     }
 
     /// Held while an operation is queued. A panic leaves nothing in it that a later operation relies on.

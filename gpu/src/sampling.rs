@@ -113,8 +113,8 @@ impl Round {
     }
 }
 
-/// The outputs of all `rounds`, which the device has been waited for, by as many threads as help.
-pub(crate) fn outputs(rounds: &[Round], tasks: &[LogitTask]) -> Vec<RowOutput> {
+/// The outputs of all `rounds`, which the device has been waited for, by at most `threads` threads.
+pub(crate) fn outputs(rounds: &[Round], tasks: &[LogitTask], threads: usize) -> Vec<RowOutput> {
     let rows: Vec<(&Round, usize)> =
         rounds.iter().flat_map(|round| round.rows().clone().map(move |row| (round, row))).collect();
     let whole = rows.iter().filter(|(_, row)| !tasks[*row].is_plain_argmax()).count();
@@ -122,9 +122,7 @@ pub(crate) fn outputs(rounds: &[Round], tasks: &[LogitTask]) -> Vec<RowOutput> {
     // Below that, one thread is done before a second has started.
     const SMALL_VOCABULARY: usize = 8192;
     let threads = match rounds.first() {
-        Some(round) if round.vocab > SMALL_VOCABULARY => {
-            thread::available_parallelism().map_or(1, usize::from).min(whole)
-        }
+        Some(round) if round.vocab > SMALL_VOCABULARY => threads.min(whole),
         _ => 1,
     };
     if threads <= 1 {

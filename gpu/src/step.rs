@@ -18,7 +18,7 @@ pub struct Step {
     pub(crate) samples: SampleBatch,
     pub(crate) tables: Tables,
     /// Tiles of queries, which depend on the heads: those of the layers are the same, so they are made once.
-    pub(crate) query_tiles: Mutex<Option<QueryTiles>>,
+    pub(crate) query_tiles: Mutex<Option<Arc<QueryTiles>>>,
     pub(crate) rounds: Vec<Round>,
 }
 
@@ -38,7 +38,6 @@ pub(crate) struct Tables {
 }
 
 /// The tiles of 16 queries (rows of a sequence times heads of a group) of a step.
-#[derive(Clone, Debug)]
 pub(crate) struct QueryTiles {
     /// Query heads of a KV head.
     pub(crate) group: usize,

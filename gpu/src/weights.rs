@@ -181,7 +181,7 @@ impl GpuUploader<'_> {
         let mut staged = vec![0u8; group.min(tiles.len()) * tile_bytes];
         for (index, tiles) in tiles.chunks(group).enumerate() {
             let staged = &mut staged[..tiles.len() * tile_bytes];
-            pack(&layout, tiles, tile_bytes, fnuz, staged);
+            pack(&layout, tiles, tile_bytes, fnuz, self.0.host_threads(), staged);
             device.write(&memory, index * group * tile_bytes, staged)?;
         }
 
@@ -217,7 +217,15 @@ const STAGED_BYTES: usize = 32 << 20;
 /// Bytes from which on it pays to pack with several threads.
 const PARALLEL_BYTES: usize = 1 << 20;
 
-fn pack(layout: &TileLayout, tiles: &[WeightTile<'_>], tile_bytes: usize, fnuz: bool, staged: &mut [u8]) {
+/// Store `tiles` in `staged`, by at most `threads` threads.
+fn pack(
+    layout: &TileLayout,
+    tiles: &[WeightTile<'_>],
+    tile_bytes: usize,
+    fnuz: bool,
+    threads: usize,
+    staged: &mut [u8],
+) {
     let pack_some = |tiles: &[WeightTile<'_>], staged: &mut [u8]| {
         for (tile, to) in tiles.iter().zip(staged.chunks_exact_mut(tile_bytes)) {
             layout.store((tile.first..tile.first + tile.rows()).map(|row| tile.matrix.row(row)), to);
@@ -227,8 +235,7 @@ fn pack(layout: &TileLayout, tiles: &[WeightTile<'_>], tile_bytes: usize, fnuz: 
             }
         }
     };
-    let threads =
-        if staged.len() < PARALLEL_BYTES { 1 } else { thread::available_parallelism().map_or(1, usize::from) };
+    let threads = if staged.len() < PARALLEL_BYTES { 1 } else { threads };
     let each = tiles.len().div_ceil(threads);
     thread::scope(|scope| {
         let mut parts = tiles.chunks(each).zip(staged.chunks_mut(each * tile_bytes));

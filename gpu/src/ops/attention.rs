@@ -1,6 +1,6 @@
 //! Attention over pages, in as many rounds as its partial results need.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use quern_backend::{AttentionSpec, KvSpec};
 
@@ -116,10 +116,11 @@ pub(super) fn attention(
 const QUERY_TILE_BYTES: usize = 2 * size_of::<u32>();
 
 /// The step's tiles for groups of `group` heads, copied to the device by the first layer.
-fn query_tiles(b: &GpuBackend, group: usize, step: &Step) -> Option<QueryTiles> {
+fn query_tiles(b: &GpuBackend, group: usize, step: &Step) -> Option<Arc<QueryTiles>> {
     let mut kept = step.query_tiles.lock().unwrap_or_else(PoisonError::into_inner);
     if kept.as_ref().is_none_or(|tiles| tiles.group != group) {
-        *kept = b.attempt(|device| QueryTiles::copy(device, &mut b.scratch(), &step.batch, group));
+        let tiles = b.attempt(|device| QueryTiles::copy(device, &mut b.scratch(), &step.batch, group));
+        *kept = tiles.map(Arc::new);
     }
     kept.clone()
 }

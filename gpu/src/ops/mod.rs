@@ -260,7 +260,7 @@ impl Backend for GpuBackend {
     fn finish(&self, step: Step) -> Result<Vec<RowOutput>, DeviceFault> {
         self.attempt(GpuDevice::wait);
         self.faults.of_step(self.device(), self.name())?;
-        let outputs = sampling::outputs(&step.rounds, &step.samples.tasks);
+        let outputs = sampling::outputs(&step.rounds, &step.samples.tasks, self.host_threads());
         self.scratch().pinned.extend(step.into_pinned());
         Ok(outputs)
     }
