@@ -38,51 +38,45 @@ enum LogitSource {
 const GREEDY_BYTES: usize = 2 * size_of::<u32>();
 
 impl Round {
-    /// Queue what `tasks` need of `logits`, a row each. `rows`: which of the step's they are.
-    pub(crate) fn queue(
-        device: &GpuDevice,
-        scratch: &mut Scratch,
-        logits: &Buffer,
-        tasks: &[LogitTask],
-        rows: Range<usize>,
-    ) -> Result<Self, GpuError> {
-        let (vocab, stride) = (logits.cols(), logits.stride());
-        let mut whole_rows = Vec::new();
-        let sources: Vec<LogitSource> = tasks
-            .iter()
-            .enumerate()
-            .map(|(row, task)| {
-                if task.is_plain_argmax() {
-                    return LogitSource::Greedy(row);
-                }
-                whole_rows.push(row);
-                LogitSource::Logits(whole_rows.len() - 1)
-            })
-            .collect();
-        let mut round = Self { rows, vocab, sources, greedy: None, logits: None };
-        if whole_rows.len() < tasks.len() {
+    /// One of `rows` of a step with a task each, of which nothing has been queued.
+    pub(crate) fn new(rows: Range<usize>, vocab: usize, tasks: &[LogitTask]) -> Self {
+        let mut whole_rows = 0;
+        let sources = tasks.iter().enumerate().map(|(row, task)| {
+            if task.is_plain_argmax() {
+                return LogitSource::Greedy(row);
+            }
+            whole_rows += 1;
+            LogitSource::Logits(whole_rows - 1)
+        });
+        Self { sources: sources.collect(), rows, vocab, greedy: None, logits: None }
+    }
+
+    /// Queue what its rows need of `logits`.
+    ///
+    /// The step has this round already: what was queued before a failure still writes to its memory, for which the step
+    /// waits before it lets go.
+    pub(crate) fn queue(&mut self, device: &GpuDevice, scratch: &mut Scratch, logits: &Buffer) -> Result<(), GpuError> {
+        let (vocab, stride) = (self.vocab, logits.stride());
+        let is_whole = |row: &usize| matches!(self.sources[*row], LogitSource::Logits(_));
+        let whole_rows: Vec<usize> = (0..self.sources.len()).filter(is_whole).collect();
+        if whole_rows.len() < self.sources.len() {
             // Of all rows: finding the largest costs less than telling the kernel which rows want it.
-            let bytes = tasks.len() * GREEDY_BYTES;
+            let bytes = self.sources.len() * GREEDY_BYTES;
             let out = scratch.greedy.reserve(device, bytes)?;
             let args = ArgmaxArgs { logits: logits.address(), out, vocab: vocab as u32, stride: stride as u32 };
-            device.launch(ARGMAX, [tasks.len(), 1, 1], args)?;
-            let to = round.greedy.insert(scratch.take_pinned(device, bytes)?);
+            device.launch(ARGMAX, [self.sources.len(), 1, 1], args)?;
+            let to = self.greedy.insert(scratch.take_pinned(device, bytes)?);
             device.read_pinned(out, bytes, to, 0)?;
         }
         if !whole_rows.is_empty() {
             let row_bytes = vocab * size_of::<f32>();
-            let to = round.logits.insert(scratch.take_pinned(device, whole_rows.len() * row_bytes)?);
+            let to = self.logits.insert(scratch.take_pinned(device, whole_rows.len() * row_bytes)?);
             for (index, row) in whole_rows.into_iter().enumerate() {
                 let from = logits.address() + (row * stride * size_of::<f32>()) as u64;
                 device.read_pinned(from, row_bytes, to, index * row_bytes)?;
             }
         }
-        Ok(round)
-    }
-
-    /// One that could not be queued: its step fails.
-    pub(crate) fn failed(rows: Range<usize>) -> Self {
-        Self { rows, vocab: 0, sources: Vec::new(), greedy: None, logits: None }
+        Ok(())
     }
 
     /// Which rows of the step.

@@ -15,7 +15,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <vector>
 #include <dlfcn.h>
@@ -40,11 +39,13 @@ std::recursive_mutex mutex;
 
 struct Allocation { size_t size, mapped; char* base; };
 std::map<uintptr_t, Allocation> allocations;
-std::set<void*> host_allocations;
+std::map<void*, size_t> host_allocations;
 size_t used, capacity = (size_t)4 << 30;
 struct Module { void* handle; };
 struct Function { std::string name; void (*launch)(const unsigned*, unsigned, void*); unsigned size; };
-struct Stream { std::deque<std::function<void()>> queue; };
+// Work that has not been done. Of a copy to the host, where it will write.
+struct Work { std::function<void()> run; char* to = nullptr; size_t bytes = 0; };
+struct Stream { std::deque<Work> queue; };
 std::vector<Stream*> streams;
 unsigned compilations;
 
@@ -63,7 +64,7 @@ int failing(const char* kind) { return lost ? lost : injected(kind); }
 
 void drain(Stream& s) {
   while (!s.queue.empty()) {
-    if (!lost) s.queue.front()();
+    if (!lost) s.queue.front().run();
     s.queue.pop_front();
   }
 }
@@ -88,8 +89,12 @@ EXPORTED void quern_twin_fail(const char* kind, long n, int code) {
   if (n) failures[kind] = {n, code};
   else failures.erase(kind);
 }
-// Every later call fails with `code`; 0: the device is back.
-EXPORTED void quern_twin_lose(int code) { LOCK; lost = code; }
+// Every later call fails with `code`; 0: the device is back. What it has not done it never does.
+EXPORTED void quern_twin_lose(int code) {
+  LOCK;
+  lost = code;
+  for (Stream* s : streams) s->queue.clear();
+}
 EXPORTED void quern_twin_capacity(size_t bytes) { LOCK; capacity = bytes; }
 EXPORTED size_t quern_twin_used() { LOCK; return used; }
 EXPORTED unsigned quern_twin_compilations() { LOCK; return compilations; }
@@ -144,13 +149,22 @@ API(cuMemHostAlloc, hipHostMalloc)(void** p, size_t n, unsigned) {
   if (int code = failing("host_alloc")) return code;
   *p = malloc(n);
   memset(*p, 0xff, n);
-  host_allocations.insert(*p);
+  host_allocations[*p] = n;
   return OK;
 }
 API(cuMemFreeHost, hipHostFree)(void* p) {
   LOCK;
-  if (!host_allocations.erase(p)) return INVALID;
-  for (Stream* s : streams) drain(*s);
+  auto it = host_allocations.find(p);
+  if (it == host_allocations.end()) return INVALID;
+  // Neither driver promises to wait here; a lost device writes no more.
+  char *begin = (char*)p, *end = begin + it->second;
+  for (Stream* s : streams)
+    for (const Work& work : s->queue)
+      if (!lost && work.to < end && work.to + work.bytes > begin) {
+        fprintf(stderr, "host memory is freed while a copy of %zu bytes to it is queued\n", work.bytes);
+        abort();
+      }
+  host_allocations.erase(it);
   free(p);
   return lost;
 }
@@ -160,21 +174,21 @@ API(cuMemcpyHtoDAsync_v2, hipMemcpyHtoDAsync)(uintptr_t d, const void* h, size_t
   if (!inside(d, n)) return INVALID;
   // From pageable memory both drivers stage the bytes before they return.
   auto bytes = std::make_shared<std::vector<char>>((const char*)h, (const char*)h + n);
-  ((Stream*)s)->queue.push_back([=] { memcpy((void*)d, bytes->data(), n); });
+  ((Stream*)s)->queue.push_back({[=] { memcpy((void*)d, bytes->data(), n); }});
   return OK;
 }
 API(cuMemcpyDtoHAsync_v2, hipMemcpyDtoHAsync)(void* h, uintptr_t d, size_t n, void* s) {
   LOCK;
   if (int code = failing("copy")) return code;
   if (!inside(d, n)) return INVALID;
-  ((Stream*)s)->queue.push_back([=] { memcpy(h, (void*)d, n); });
+  ((Stream*)s)->queue.push_back({[=] { memcpy(h, (void*)d, n); }, (char*)h, n});
   return OK;
 }
 API(cuMemsetD8Async, hipMemsetD8Async)(uintptr_t d, unsigned char v, size_t n, void* s) {
   LOCK;
   if (lost) return lost;
   if (!inside(d, n)) return INVALID;
-  ((Stream*)s)->queue.push_back([=] { memset((void*)d, v, n); });
+  ((Stream*)s)->queue.push_back({[=] { memset((void*)d, v, n); }});
   return OK;
 }
 API(cuStreamCreate, hipStreamCreateWithFlags)(void** s, unsigned) {
@@ -219,12 +233,12 @@ API(cuLaunchKernel, hipModuleLaunchKernel)(void* f, unsigned gx, unsigned gy, un
   Function& k = *(Function*)f;
   if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || ty != 1 || tz != 1 || !tx || tx > 1024) return INVALID;
   auto bytes = std::make_shared<std::vector<char>>((char*)params[0], (char*)params[0] + k.size);
-  ((Stream*)s)->queue.push_back([=, &k] {
+  ((Stream*)s)->queue.push_back({[=, &k] {
     unsigned grid[3] = {gx, gy, gz};
     // What a kernel does wrong is a lost device, which shows at the next call that waits.
     if (int code = failing("execute")) lost = code;
     else k.launch(grid, tx, bytes->data());
-  });
+  }});
   return OK;
 }
 

@@ -249,9 +249,9 @@ impl Backend for GpuBackend {
         }
         assert_eq!(logits.rows(), rows.len(), "rows of logits and tasks");
         assert_eq!(step.sampled(), rows.start, "rows of a step are sampled in order");
-        let tasks = &step.samples.tasks[rows.clone()];
-        let round = self.attempt(|device| Round::queue(device, &mut self.scratch(), logits, tasks, rows.clone()));
-        step.rounds.push(round.unwrap_or_else(|| Round::failed(rows)));
+        let round = Round::new(rows.clone(), logits.cols(), &step.samples.tasks[rows]);
+        let round = step.rounds.push_mut(round);
+        self.attempt(|device| round.queue(device, &mut self.scratch(), logits));
     }
 
     /// Everything is queued when it is called; the device has begun.
