@@ -198,6 +198,23 @@ fn each_call_of_a_step_may_fail_and_the_next_step_is_computed() {
 }
 
 #[test]
+fn memory_of_the_host_may_run_out_in_the_first_step() {
+    let Some(failing) = failing() else { return };
+    // Later steps use that of the first again, so each failure gets a backend of its own.
+    for n in 1..=2 {
+        let b = failing.open();
+        let mut tiny = Tiny::load(&b).unwrap();
+        failing.twin.fail("host_alloc", n, 2);
+        let fault = tiny.step(&b, &[3, 1]).expect_err("no memory for the greedy token, or for the other's logits");
+        let DeviceFault::Step { backend: "cuda", cause } = &fault else { panic!("{n}: {fault}") };
+        assert_eq!(cause, "cuMemHostAlloc failed with error 2 (out of memory)", "{n}");
+        failing.twin.fail("host_alloc", 3, 2);
+        let want = tiny.step(&b, &[3, 1]).unwrap();
+        assert_eq!(tiny.step(&b, &[3, 1]).unwrap(), want, "a third allocation would have failed");
+    }
+}
+
+#[test]
 fn tables_that_grow_may_find_no_memory() {
     let Some(failing) = failing() else { return };
     let b = failing.open();
