@@ -12,7 +12,7 @@ use quern_backend::{
     conformance::{Rng, matrix},
     quant::fp8,
 };
-use quern_gpu::{GpuBackend, GpuConfig, GpuError, Vendor};
+use quern_gpu::{GpuBackend, GpuConfig, GpuError, GpuInfo, Vendor};
 use support::{Target, config};
 use twin::Twin;
 
@@ -118,6 +118,50 @@ fn a_device_that_is_not_there_is_named() {
     let Some(failing) = failing() else { return };
     let error = GpuBackend::open(&GpuConfig { index: 3, ..failing.config.clone() }).err().expect("there is one device");
     assert_eq!(error.to_string(), "there is no cuda device 3; the driver knows 1");
+}
+
+#[test]
+fn a_device_gives_back_what_it_took() {
+    let Some(failing) = failing() else { return };
+    let nothing_is_held = |after: &str| {
+        assert_eq!((failing.twin.held(), failing.twin.used()), (0, 0), "after {after}: something is still held");
+    };
+    nothing_is_held("the tests before this one");
+    let libraries = failing.config.libraries.as_deref().unwrap();
+    GpuInfo::probe(Vendor::Nvidia, 0, Some(libraries)).unwrap();
+    nothing_is_held("a device was asked what it is");
+
+    // The same driver, without a compiler beside it.
+    let driver_alone = tempfile::tempdir().unwrap();
+    let file = Target::Sm90.driver_file();
+    std::os::unix::fs::symlink(libraries.join(file), driver_alone.path().join(file)).unwrap();
+    let error = GpuInfo::probe(Vendor::Nvidia, 0, Some(driver_alone.path())).expect_err("there is no compiler");
+    assert!(matches!(error, GpuError::NoCompiler { .. }), "{error}");
+    nothing_is_held("a device had no compiler");
+
+    for (kind, call) in [("context", "cuDevicePrimaryCtxRetain"), ("stream", "cuStreamCreate")] {
+        failing.twin.fail(kind, 1, 2);
+        let error = GpuInfo::probe(Vendor::Nvidia, 0, Some(libraries)).expect_err("a call has failed");
+        assert_eq!(error.to_string(), format!("{call} failed with error 2 (out of memory)"));
+        nothing_is_held(call);
+    }
+
+    // Neither the kept kernels can be loaded nor new ones compiled.
+    drop(failing.open());
+    failing.twin.fail("module", 1, 200);
+    failing.twin.fail("compile", 1, 1);
+    let error = GpuBackend::open(&failing.config).err().expect("there are no kernels");
+    assert!(matches!(error, GpuError::Compile { code: 1, .. }), "{error}");
+    nothing_is_held("a device had no kernels");
+
+    let b = failing.open();
+    let mut tiny = Tiny::load(&b).unwrap();
+    tiny.step(&b, &[1, 2]).unwrap();
+    assert!(failing.twin.held() > 0 && failing.twin.used() > 0);
+    // A network may outlive its backend.
+    drop(b);
+    drop(tiny);
+    nothing_is_held("a network ran");
 }
 
 #[test]
@@ -245,6 +289,8 @@ fn a_lost_device_stays_lost() {
     assert!(cause.contains("700 (illegal address)"), "{cause}");
     assert_eq!(tiny.step(&b, &[1, 2]).expect_err("still lost"), fault);
     let DeviceMemory::Own { available_bytes: 0, .. } = b.memory() else { panic!("a lost device has no memory") };
+    drop((b, tiny));
+    assert_eq!((failing.twin.held(), failing.twin.used()), (0, 0), "its context has been released");
 }
 
 #[test]

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 #include <dlfcn.h>
@@ -31,7 +32,8 @@
 #define API(cuda, hip) EXPORTED int hip
 #endif
 // The numbers of both vendors; 6 is that of their compilers.
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, COMPILATION_FAILED = 6, NO_DEVICE = 101, BAD_IMAGE = 209, NOT_FOUND = 500 };
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, COMPILATION_FAILED = 6, NO_DEVICE = 101, NO_CONTEXT = 201, BAD_IMAGE = 209,
+       BAD_HANDLE = 400, NOT_FOUND = 500 };
 
 namespace {
 std::recursive_mutex mutex;
@@ -42,11 +44,13 @@ std::map<uintptr_t, Allocation> allocations;
 std::map<void*, size_t> host_allocations;
 size_t used, capacity = (size_t)4 << 30;
 struct Module { void* handle; };
-struct Function { std::string name; void (*launch)(const unsigned*, unsigned, void*); unsigned size; };
+struct Function { Module* module; void (*launch)(const unsigned*, unsigned, void*); unsigned size; };
 // Work that has not been done. Of a copy to the host, where it will write.
 struct Work { std::function<void()> run; char* to = nullptr; size_t bytes = 0; };
 struct Stream { std::deque<Work> queue; };
-std::vector<Stream*> streams;
+std::set<Stream*> streams;
+std::set<Module*> modules;
+unsigned contexts;  // retained and not released
 unsigned compilations;
 
 // The n-th call of a kind fails, once; a lost device fails every call.
@@ -68,6 +72,13 @@ void drain(Stream& s) {
     s.queue.pop_front();
   }
 }
+void forget_all() {
+  for (auto& entry : allocations) munmap(entry.second.base, entry.second.mapped);
+  for (auto& entry : host_allocations) free(entry.first);
+  for (Stream* s : streams) delete s;
+  allocations.clear(), host_allocations.clear(), streams.clear(), modules.clear();
+  used = 0;
+}
 bool inside(uintptr_t p, size_t n) {
   auto it = allocations.upper_bound(p);
   if (it == allocations.begin()) return false;
@@ -82,8 +93,8 @@ std::string read_file(const std::string& path) {
 
 // What tests ask of the twin itself.
 
-// Let the n-th call from now of `kind` (alloc, host_alloc, copy, launch, execute, wait; program and compile of the
-// run-time compiler) fail with `code`; 0: forget it.
+// Let the n-th call from now of `kind` (context, stream, module, alloc, host_alloc, copy, launch, execute, wait; program
+// and compile of the run-time compiler) fail with `code`; 0: forget it.
 EXPORTED void quern_twin_fail(const char* kind, long n, int code) {
   LOCK;
   if (n) failures[kind] = {n, code};
@@ -97,6 +108,11 @@ EXPORTED void quern_twin_lose(int code) {
 }
 EXPORTED void quern_twin_capacity(size_t bytes) { LOCK; capacity = bytes; }
 EXPORTED size_t quern_twin_used() { LOCK; return used; }
+// Contexts, streams, modules and memory of the host that have not been given back.
+EXPORTED size_t quern_twin_held() {
+  LOCK;
+  return contexts + streams.size() + modules.size() + host_allocations.size();
+}
 EXPORTED unsigned quern_twin_compilations() { LOCK; return compilations; }
 
 // The driver.
@@ -110,8 +126,24 @@ API(cuDeviceComputeCapability, hipDeviceComputeCapability)(int* major, int* mino
   *minor = Q_TARGET == 90 ? 0 : Q_TARGET == 942 ? 4 : 5;
   return OK;
 }
-API(cuDevicePrimaryCtxRetain, hipDevicePrimaryCtxRetain)(void** c, int) { *c = (void*)1; return OK; }
-API(cuCtxSetCurrent, hipCtxSetCurrent)(void* c) { return lost ? lost : c ? OK : INVALID; }
+API(cuDevicePrimaryCtxRetain, hipDevicePrimaryCtxRetain)(void** c, int) {
+  LOCK;
+  if (int code = failing("context")) return code;
+  contexts++;
+  *c = (void*)1;
+  return OK;
+}
+API(cuDevicePrimaryCtxRelease_v2, hipDevicePrimaryCtxRelease)(int) {
+  LOCK;
+  if (!contexts) return NO_CONTEXT;
+  // With a lost context goes what it had. Of one that works, quern_twin_held would say what was forgotten.
+  if (!--contexts && lost) forget_all();
+  return lost;
+}
+API(cuCtxSetCurrent, hipCtxSetCurrent)(void* c) {
+  LOCK;
+  return lost ? lost : !c ? INVALID : contexts ? OK : NO_CONTEXT;
+}
 API(cuMemGetInfo_v2, hipMemGetInfo)(size_t* f, size_t* t) {
   LOCK;
   *t = capacity;
@@ -193,8 +225,17 @@ API(cuMemsetD8Async, hipMemsetD8Async)(uintptr_t d, unsigned char v, size_t n, v
 }
 API(cuStreamCreate, hipStreamCreateWithFlags)(void** s, unsigned) {
   LOCK;
-  streams.push_back(new Stream);
-  *s = streams.back();
+  if (int code = failing("stream")) return code;
+  auto stream = new Stream;
+  streams.insert(stream);
+  *s = stream;
+  return OK;
+}
+API(cuStreamDestroy_v2, hipStreamDestroy)(void* s) {
+  LOCK;
+  if (!streams.erase((Stream*)s)) return BAD_HANDLE;
+  drain(*(Stream*)s);  // both drivers let the work end
+  delete (Stream*)s;
   return lost;
 }
 API(cuStreamSynchronize, hipStreamSynchronize)(void* s) {
@@ -204,6 +245,8 @@ API(cuStreamSynchronize, hipStreamSynchronize)(void* s) {
   return lost;
 }
 API(cuModuleLoadData, hipModuleLoadData)(void** m, const void* image) {
+  LOCK;
+  if (int code = failing("module")) return code;
   // The image: "QUERNEMU", the length, a shared object.
   if (memcmp(image, "QUERNEMU", 8)) return BAD_IMAGE;
   size_t n;
@@ -215,15 +258,22 @@ API(cuModuleLoadData, hipModuleLoadData)(void** m, const void* image) {
   // The loader knows objects by their paths: the file stays open, so that no other module gets this one's.
   void* h = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!h) { fprintf(stderr, "%s\n", dlerror()); return BAD_IMAGE; }
-  *m = new Module{h};
+  auto module = new Module{h};
+  modules.insert(module);
+  *m = module;
   return OK;
+}
+// The code stays, and with it its functions: one that is launched later is refused, not jumped to.
+API(cuModuleUnload, hipModuleUnload)(void* m) {
+  LOCK;
+  return modules.erase((Module*)m) ? lost : BAD_HANDLE;
 }
 API(cuModuleGetFunction, hipModuleGetFunction)(void** f, void* m, const char* name) {
   void* h = ((Module*)m)->handle;
   auto launch = dlsym(h, (std::string(name) + "__launch").c_str());
   auto size = (unsigned (*)())dlsym(h, (std::string(name) + "__size").c_str());
   if (!launch || !size) return NOT_FOUND;
-  *f = new Function{name, (void (*)(const unsigned*, unsigned, void*))launch, size()};
+  *f = new Function{(Module*)m, (void (*)(const unsigned*, unsigned, void*))launch, size()};
   return OK;
 }
 API(cuLaunchKernel, hipModuleLaunchKernel)(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned tx, unsigned ty,
@@ -231,6 +281,7 @@ API(cuLaunchKernel, hipModuleLaunchKernel)(void* f, unsigned gx, unsigned gy, un
   LOCK;
   if (int code = failing("launch")) return code;
   Function& k = *(Function*)f;
+  if (!modules.count(k.module)) return BAD_HANDLE;
   if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || ty != 1 || tz != 1 || !tx || tx > 1024) return INVALID;
   auto bytes = std::make_shared<std::vector<char>>((char*)params[0], (char*)params[0] + k.size);
   ((Stream*)s)->queue.push_back({[=, &k] {

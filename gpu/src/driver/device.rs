@@ -34,9 +34,10 @@ impl<A> Clone for Kernel<A> {
 
 impl<A> Copy for Kernel<A> {}
 
-/// A driver and the context of one of its devices.
+/// A driver and the context of one of its devices, released when dropped: when nothing of the device is left.
 pub(super) struct Context {
     driver: Driver,
+    device: c_int,
     handle: Opaque,
 }
 
@@ -46,24 +47,55 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 impl Context {
+    /// That of `device`, whose driver has been initialised.
+    fn retain(driver: Driver, device: c_int) -> Result<Self, GpuError> {
+        let mut handle = ptr::null_mut();
+        // SAFETY: `handle` lives through the call.
+        unsafe { driver.context_retain(&mut handle, device)? };
+        Ok(Self { driver, device, handle })
+    }
+
     /// The driver, with this context current for the calling thread.
     pub(super) fn enter(&self) -> Result<&Driver, GpuError> {
-        // SAFETY: the context was retained at start and is never released.
+        // SAFETY: the context is retained until this is dropped.
         unsafe { self.driver.context_set(self.handle)? };
         Ok(&self.driver)
     }
 }
 
-/// A device. Everything that is queued runs in the order of the calls.
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once, released once; what belongs to it holds it. A failure to release leaks it.
+        let _ = unsafe { self.driver.context_release(self.device) };
+    }
+}
+
+/// The kernels in the device's memory, unloaded when dropped.
+struct Module {
+    context: Arc<Context>,
+    handle: Opaque,
+    /// In the order of [`Kernel`]s' indices.
+    functions: Vec<Opaque>,
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: loaded in this context, unloaded once; the device has waited for its kernels.
+        let _ = self.context.enter().and_then(|driver| unsafe { driver.module_unload(self.handle) });
+    }
+}
+
+/// A device. Everything that is queued runs in the order of the calls. What it has of its driver it gives back when it
+/// is dropped.
 pub(crate) struct GpuDevice {
     context: Arc<Context>,
     stream: Opaque,
     arch: Arch,
     name: String,
-    functions: Vec<Opaque>,
+    module: Option<Module>,
 }
 
-// SAFETY: as for the context; streams and functions belong to it.
+// SAFETY: as for the context; streams, modules and functions belong to it.
 unsafe impl Send for GpuDevice {}
 // SAFETY: as above.
 unsafe impl Sync for GpuDevice {}
@@ -74,7 +106,6 @@ impl GpuDevice {
         let driver = Driver::open(vendor, folder)?;
         let (mut count, mut device, mut major, mut minor) = (0, 0, 0, 0);
         let mut name = [0u8; 256];
-        let (mut handle, mut stream): (Opaque, Opaque) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: every pointer lives through its call, and `name` is as long as is said.
         let arch = unsafe {
             driver.init(0)?;
@@ -86,34 +117,33 @@ impl GpuDevice {
             driver.device_get(&mut device, index as c_int)?;
             driver.device_name(name.as_mut_ptr().cast(), name.len() as c_int - 1, device)?;
             driver.compute_capability(&mut major, &mut minor, device)?;
-            let arch = Arch::of(vendor, major, minor)?;
-            driver.context_retain(&mut handle, device)?;
-            driver.context_set(handle)?;
-            // Not ordered with the default stream, which nothing here uses.
-            const NON_BLOCKING: c_uint = 1;
-            driver.stream_create(&mut stream, NON_BLOCKING)?;
-            arch
+            Arch::of(vendor, major, minor)?
         };
         let name = String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned();
-        Ok(Self { context: Arc::new(Context { driver, handle }), stream, arch, name, functions: Vec::new() })
+        let context = Arc::new(Context::retain(driver, device)?);
+        // Not ordered with the default stream, which nothing here uses.
+        const NON_BLOCKING: c_uint = 1;
+        let mut stream = ptr::null_mut();
+        // SAFETY: `stream` lives through the call.
+        unsafe { context.enter()?.stream_create(&mut stream, NON_BLOCKING)? };
+        Ok(Self { context, stream, arch, name, module: None })
     }
 
     /// Load `image` and find the kernels `names` in it, whose places are the indices of [`Kernel`]s.
     pub(crate) fn load(&mut self, image: &[u8], names: &[&str]) -> Result<(), GpuError> {
         let driver = self.context.enter()?;
-        let mut module = ptr::null_mut();
+        let mut handle = ptr::null_mut();
         // SAFETY: a whole image, which the driver copies.
-        unsafe { driver.module_load(&mut module, image.as_ptr().cast())? };
-        self.functions = names
-            .iter()
-            .map(|name| {
-                let name = CString::new(*name).expect("names of kernels have no NUL");
-                let mut function = ptr::null_mut();
-                // SAFETY: the module is loaded and stays so.
-                unsafe { driver.module_function(&mut function, module, name.as_ptr())? };
-                Ok(function)
-            })
-            .collect::<Result<_, GpuError>>()?;
+        unsafe { driver.module_load(&mut handle, image.as_ptr().cast())? };
+        let mut module = Module { context: Arc::clone(&self.context), handle, functions: Vec::new() };
+        for name in names {
+            let name = CString::new(*name).expect("names of kernels have no NUL");
+            let mut function = ptr::null_mut();
+            // SAFETY: the module is loaded, and stays so while its functions are kept.
+            unsafe { driver.module_function(&mut function, handle, name.as_ptr())? };
+            module.functions.push(function);
+        }
+        self.module = Some(module);
         Ok(())
     }
 
@@ -228,9 +258,10 @@ impl GpuDevice {
         let mut args = args;
         let mut arguments = [(&raw mut args).cast::<c_void>()];
         let threads = self.arch.threads() as c_uint;
+        let module = self.module.as_ref().expect("kernels are loaded before the first is launched");
         // SAFETY: `A` is the kernel's one argument by the contract of `KernelArgs`, and the driver copies it.
         unsafe {
-            let (function, none) = (self.functions[kernel.index], ptr::null_mut());
+            let (function, none) = (module.functions[kernel.index], ptr::null_mut());
             let driver = self.context.enter()?;
             driver.launch(function, x, y, z, threads, 1, 1, 0, self.stream, arguments.as_mut_ptr(), none)
         }
@@ -238,12 +269,21 @@ impl GpuDevice {
 
     /// Wait for everything that is queued.
     pub(crate) fn wait(&self) -> Result<(), GpuError> {
-        // SAFETY: the stream lives as long as the context.
+        // SAFETY: the stream lives as long as the device.
         unsafe { self.context.enter()?.stream_wait(self.stream) }
     }
 
     /// Whether it still does what it is told: a context that has met a failed kernel refuses everything.
     pub(crate) fn works(&self) -> bool {
         self.alloc(1).and_then(|memory| self.read::<u8>(&memory, 1)).is_ok()
+    }
+}
+
+impl Drop for GpuDevice {
+    fn drop(&mut self) {
+        // Kernels that run must not lose their code. A device that cannot wait runs none.
+        let _ = self.wait();
+        // SAFETY: created in this context, destroyed once.
+        let _ = self.context.enter().and_then(|driver| unsafe { driver.stream_destroy(self.stream) });
     }
 }

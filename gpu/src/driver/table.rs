@@ -73,6 +73,7 @@ table!(
         compute_capability: "cuDeviceComputeCapability" "hipDeviceComputeCapability"
             (major: *mut c_int, minor: *mut c_int, device: c_int);
         context_retain: "cuDevicePrimaryCtxRetain" "hipDevicePrimaryCtxRetain" (context: *mut Opaque, device: c_int);
+        context_release: "cuDevicePrimaryCtxRelease_v2" "hipDevicePrimaryCtxRelease" (device: c_int);
         context_set: "cuCtxSetCurrent" "hipCtxSetCurrent" (context: Opaque);
         mem_info: "cuMemGetInfo_v2" "hipMemGetInfo" (free: *mut usize, total: *mut usize);
         alloc: "cuMemAlloc_v2" "hipMalloc" (address: *mut u64, bytes: usize);
@@ -85,8 +86,10 @@ table!(
             (to: *mut c_void, from: u64, bytes: usize, stream: Opaque);
         fill: "cuMemsetD8Async" "hipMemsetD8Async" (address: u64, value: u8, bytes: usize, stream: Opaque);
         stream_create: "cuStreamCreate" "hipStreamCreateWithFlags" (stream: *mut Opaque, flags: c_uint);
+        stream_destroy: "cuStreamDestroy_v2" "hipStreamDestroy" (stream: Opaque);
         stream_wait: "cuStreamSynchronize" "hipStreamSynchronize" (stream: Opaque);
         module_load: "cuModuleLoadData" "hipModuleLoadData" (module: *mut Opaque, image: *const c_void);
+        module_unload: "cuModuleUnload" "hipModuleUnload" (module: Opaque);
         module_function: "cuModuleGetFunction" "hipModuleGetFunction"
             (function: *mut Opaque, module: Opaque, name: *const c_char);
         launch: "cuLaunchKernel" "hipModuleLaunchKernel"

@@ -6,7 +6,8 @@ use std::{ffi::CString, path::Path};
 use libloading::Library;
 
 /// The calls that can be made to fail: of the driver, and two of the run-time compiler.
-pub const KINDS: [&str; 8] = ["alloc", "host_alloc", "copy", "launch", "execute", "wait", "program", "compile"];
+pub const KINDS: [&str; 11] =
+    ["context", "stream", "module", "alloc", "host_alloc", "copy", "launch", "execute", "wait", "program", "compile"];
 
 /// The functions `quern_twin_*` of a twin that is loaded.
 pub struct Twin(Library);
@@ -44,6 +45,12 @@ impl Twin {
     pub fn used(&self) -> usize {
         // SAFETY: as above.
         unsafe { self.0.get::<unsafe extern "C" fn() -> usize>(b"quern_twin_used").unwrap()() }
+    }
+
+    /// Contexts, streams, modules and memory of the host that have not been given back.
+    pub fn held(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { self.0.get::<unsafe extern "C" fn() -> usize>(b"quern_twin_held").unwrap()() }
     }
 
     /// Runs of the compiler so far.
