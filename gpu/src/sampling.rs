@@ -35,7 +35,7 @@ enum LogitSource {
 }
 
 /// Bytes of what the device says of a greedy row: `Greedy` in kernels/sample.cu.
-const GREEDY_BYTES: usize = 2 * size_of::<u32>();
+pub(crate) const GREEDY_BYTES: usize = 2 * size_of::<u32>();
 
 impl Round {
     /// One of `rows` of a step with a task each, of which nothing has been queued.

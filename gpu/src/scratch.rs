@@ -5,10 +5,13 @@ use crate::{
     driver::{Allocation, GpuDevice, Pinned},
 };
 
-/// Working space. What can be is made as large as it will ever be while a network is loaded; the tables of a step, some
-/// kilobytes, grow with the steps.
+/// Working space, made as large as any step needs it while a network is loaded: for a step's tables by
+/// [`Step::reserve`](crate::step::Step::reserve), by others for attention and for experts. Page tables alone may become
+/// longer, where sequences share pages.
 #[derive(Default)]
 pub(crate) struct Scratch {
+    /// What is known of the largest step so far.
+    pub(crate) largest: LargestStep,
     /// Tokens, pages and sequences of the step.
     pub(crate) tables: Space,
     /// Its tiles of queries.
@@ -25,6 +28,17 @@ pub(crate) struct Scratch {
     pub(crate) expert_cols: (usize, usize),
     /// Memory of the host for outputs, not in use.
     pub(crate) pinned: Vec<Pinned>,
+}
+
+/// Sizes that no step exceeds, as far as buffers and pages were asked for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LargestStep {
+    /// Rows of the largest buffer: tokens, sequences, rows of logits.
+    pub(crate) rows: usize,
+    /// Pages of the pool.
+    pub(crate) pages: usize,
+    /// Query heads of a KV head.
+    pub(crate) group: usize,
 }
 
 /// Memory that only grows.

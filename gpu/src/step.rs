@@ -7,8 +7,8 @@ use quern_backend::{ForwardBatch, SampleBatch};
 use crate::{
     GpuError,
     driver::{GpuDevice, Pinned},
-    sampling::Round,
-    scratch::Scratch,
+    sampling::{GREEDY_BYTES, Round},
+    scratch::{LargestStep, Scratch},
 };
 
 /// What the step was begun with. Operations are queued when they are called; the tables that they read have been copied.
@@ -37,6 +37,9 @@ pub(crate) struct Tables {
     pub(crate) pages: u64,
 }
 
+/// Bytes of `QueryTile` in kernels/attention.cu.
+pub(crate) const QUERY_TILE_BYTES: usize = 2 * size_of::<u32>();
+
 /// The tiles of 16 queries (rows of a sequence times heads of a group) of a step.
 pub(crate) struct QueryTiles {
     /// Query heads of a KV head.
@@ -48,6 +51,14 @@ pub(crate) struct QueryTiles {
 }
 
 impl Step {
+    /// Make room for the tables of the largest step, and for what the device says of greedy rows.
+    pub(crate) fn reserve(device: &GpuDevice, scratch: &mut Scratch) -> Result<(), GpuError> {
+        let LargestStep { rows, pages, group } = scratch.largest;
+        scratch.tables.reserve(device, Tables::bytes(rows, pages))?;
+        scratch.query_tiles.reserve(device, QueryTiles::bytes(rows, group))?;
+        scratch.greedy.reserve(device, rows.saturating_mul(GREEDY_BYTES)).map(|_| ())
+    }
+
     pub(crate) fn new(device: &Arc<GpuDevice>, batch: &ForwardBatch, samples: &SampleBatch, tables: Tables) -> Self {
         Self {
             device: Arc::clone(device),
@@ -80,6 +91,12 @@ impl Drop for Step {
 }
 
 impl Tables {
+    /// Bytes of the tables of `rows` tokens with a row of logits each, in as many sequences with `pages` in all.
+    pub(crate) fn bytes(rows: usize, pages: usize) -> usize {
+        // A token has its number and its sequence, and a sequence four numbers.
+        rows.saturating_mul(2 + 1 + 4).saturating_add(pages).saturating_mul(size_of::<u32>())
+    }
+
     /// Copy everything that `batch` says to the device, at once.
     pub(crate) fn copy(device: &GpuDevice, scratch: &mut Scratch, batch: &ForwardBatch) -> Result<Self, GpuError> {
         let paged = &batch.paged;
@@ -110,6 +127,11 @@ impl Tables {
 }
 
 impl QueryTiles {
+    /// Bytes of the tiles of `rows` tokens: most, if each is a sequence of its own.
+    pub(crate) fn bytes(rows: usize, group: usize) -> usize {
+        rows.saturating_mul(group.div_ceil(16)).saturating_mul(QUERY_TILE_BYTES)
+    }
+
     /// Cut the sequences of `batch` for groups of `group` heads, and copy the tiles to the device.
     pub(crate) fn copy(
         device: &GpuDevice,

@@ -217,7 +217,8 @@ fn each_allocation_of_a_load_may_fail() {
             }
         }
     }
-    assert_eq!(refused, 5, "bytes, scales and places of the weight, two activations");
+    let what = "bytes, scales and places of the weight; an activation, three tables of a step; a second activation";
+    assert_eq!(refused, 8, "{what}");
 }
 
 #[test]
@@ -256,6 +257,35 @@ fn memory_of_the_host_may_run_out_in_the_first_step() {
         let want = tiny.step(&b, &[3, 1]).unwrap();
         assert_eq!(tiny.step(&b, &[3, 1]).unwrap(), want, "a third allocation would have failed");
     }
+}
+
+#[test]
+fn a_step_allocates_no_memory_of_the_device() {
+    let Some(failing) = failing() else { return };
+    let b = failing.open();
+    // 32 heads of queries a head of keys: two tiles a row, the most that tables are made for.
+    let heads = quern_backend::HeadLayout { num_heads: 32, num_kv_heads: 1, head_dim: 16 };
+    let (rows, num_pages) = (9000, 40_000);
+    let spec = KvSpec { num_layers: 1, heads, page_size: 1, num_pages, format: KvFormat::BF16 };
+    let mut kv = b.alloc_kv(&spec).unwrap();
+    let (qkv, mut out) = (b.alloc(rows, heads.qkv_dim()), b.alloc(rows, heads.q_dim()));
+    b.uploader().finish().unwrap();
+    failing.twin.fail("alloc", 1, 2);
+    // A row is a sequence with a row of logits, and the sequences have all pages.
+    let span = |row| {
+        let first = row * 4;
+        let end = if row + 1 == rows { num_pages } else { first + 4 };
+        quern_backend::Span { q_start: row, q_len: 1, kv_len: 1, pages: first..end }
+    };
+    let paged =
+        quern_backend::PagedBatch { spans: (0..rows).map(span).collect(), pages: (0..num_pages as u32).collect() };
+    let batch =
+        ForwardBatch { token_ids: vec![0; rows], positions: vec![0; rows], logit_rows: (0..rows).collect(), paged };
+    let mut step = b.begin(&batch, &SampleBatch { tasks: (0..rows).map(|_| task(true)).collect() });
+    b.attention(&qkv, &quern_backend::AttentionSpec::causal(0, heads), &mut kv, &step, &mut out);
+    b.sample(&mut out, &mut step, 0..rows);
+    b.launch(&mut step);
+    assert_eq!(b.finish(step).unwrap().len(), rows);
 }
 
 #[test]

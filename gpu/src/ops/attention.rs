@@ -13,7 +13,7 @@ use crate::{
     },
     kv_cache::{self, KvCache},
     scratch::Scratch,
-    step::{QueryTiles, Step},
+    step::{QUERY_TILE_BYTES, QueryTiles, Step},
 };
 
 /// Bytes of partial results that a step may have at once: thousands of blocks, enough to keep a device busy. Those of one
@@ -111,9 +111,6 @@ pub(super) fn attention(
         first += count;
     }
 }
-
-/// Bytes of `QueryTile` in kernels/attention.cu.
-const QUERY_TILE_BYTES: usize = 2 * size_of::<u32>();
 
 /// The step's tiles for groups of `group` heads, copied to the device by the first layer.
 fn query_tiles(b: &GpuBackend, group: usize, step: &Step) -> Option<Arc<QueryTiles>> {

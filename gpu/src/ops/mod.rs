@@ -36,6 +36,11 @@ impl Backend for GpuBackend {
     /// Where there is no memory for it, [`Uploader::finish`] says so, or the first step.
     fn alloc(&self, capacity: usize, cols: usize) -> Buffer {
         let memory = self.attempt(|device| device.alloc(Buffer::bytes(capacity, cols)));
+        self.attempt(|device| {
+            let scratch = &mut *self.scratch();
+            scratch.largest.rows = scratch.largest.rows.max(capacity);
+            Step::reserve(device, scratch)
+        });
         Buffer::new(memory, capacity, cols)
     }
 
@@ -63,6 +68,10 @@ impl Backend for GpuBackend {
         })?;
         attention::reserve(device, &mut self.scratch(), spec)
             .map_err(|error| upload_error("partial results of attention", self.name(), error))?;
+        let mut scratch = self.scratch();
+        scratch.largest.pages = scratch.largest.pages.max(spec.num_pages);
+        scratch.largest.group = scratch.largest.group.max(spec.heads.num_heads / spec.heads.num_kv_heads);
+        Step::reserve(device, &mut scratch).map_err(|error| upload_error("tables of a step", self.name(), error))?;
         Ok(KvCache::new(spec, layers))
     }
 
