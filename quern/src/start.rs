@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
-use quern_backend::{Backend, Device, DeviceMemory, KvFormat, Precision};
+use quern_backend::{Backend, Device, KvFormat, Precision};
 use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PackedWeightCache};
 use quern_engine::{EngineHandle, FailureObserver};
 use quern_gpu::GpuBackend;
@@ -107,10 +107,7 @@ impl Prepared {
         let Self { config, checkpoint, tokenizer, template, .. } = self;
         let begin = Instant::now();
         let device = chosen.device();
-        let available = || match device.memory() {
-            DeviceMemory::Host => Machine::probe().available_bytes,
-            DeviceMemory::Own { available_bytes, .. } => Some(available_bytes),
-        };
+        let available = || machine::available_bytes(&*device);
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
         if config.model.load_format != LoadFormat::Dummy && !chosen.has_weights() {
