@@ -92,7 +92,7 @@ impl Prepared {
         };
         let Decision { config, mut notes } = resolve::resolve(args, facts, notes)?;
         notes.extend_from_slice(checkpoint.notes());
-        notes.extend(args.device.parallel.advice(machine::memory_nodes(), &checkpoint));
+        notes.extend(config.device.advice(machine::memory_nodes(), &checkpoint));
         if template.is_none() {
             notes.push("The model has no chat template; chat requests are refused (--chat-template gives one).".into());
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, builder::TypedValueParser};
+use quern_model::Checkpoint;
 use serde::Serialize;
 
 use super::{
@@ -146,6 +147,32 @@ impl DeviceFlags {
             parallel: self.parallel,
             pp_size: 1,
             dp_size: 1,
+        }
+    }
+}
+
+impl DeviceSettings {
+    /// A line on what would suit a machine of `nodes` memory nodes better; none where a GPU computes.
+    pub fn advice(&self, nodes: usize, checkpoint: &Checkpoint) -> Option<String> {
+        if self.device == Compute::Cpu { self.parallel.advice(nodes, checkpoint) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::*;
+    use crate::{config::LoadFormat, model_files::ModelFiles, resolve::tests::decide};
+
+    #[test]
+    fn ranks_for_memory_nodes_are_recommended_where_the_cpu_computes() {
+        let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Safetensors, &Map::new()).unwrap();
+        let on_cpu = decide("").unwrap().config.device;
+        assert!(on_cpu.advice(2, &checkpoint).is_some_and(|line| line.contains("--tp-size 2")));
+        assert_eq!(on_cpu.advice(1, &checkpoint), None);
+        for device in [Compute::Cuda, Compute::Hip] {
+            assert_eq!(DeviceSettings { device, ..on_cpu.clone() }.advice(2, &checkpoint), None);
         }
     }
 }
