@@ -1,11 +1,12 @@
 //! The GPUs of this machine: which one is to compute, and opening it.
 
-use std::{env, path::PathBuf};
+use std::env;
 
 use quern_gpu::{GpuBackend, GpuConfig, GpuError, GpuInfo, KV_FORMATS, Vendor, WEIGHT_FORMATS};
 
 use crate::{
     config::{Compute, DeviceFlags, DeviceSettings},
+    environment,
     memory::gib,
     resolve::GpuHost,
     start_error::StartError,
@@ -58,7 +59,8 @@ pub fn find(flags: &DeviceFlags, notes: &mut Vec<String>) -> Result<Option<GpuHo
 /// If it does not open, or its kernels do not compile.
 pub fn open(device: &DeviceSettings) -> Result<Option<GpuBackend>, StartError> {
     let Some(vendor) = vendor(device.device) else { return Ok(None) };
-    let cache = kernel_cache(|name| env::var_os(name).map(PathBuf::from));
+    // None where there is no cache: kernels out of a folder that others may write to would run as this program.
+    let cache = environment::caches(|name| env::var_os(name)).map(|caches| caches.join("quern").join("kernels"));
     let config = GpuConfig { vendor, index: device.base_gpu_id, libraries: None, cache };
     tracing::info!("Kernels for the {} device are loaded; the first start compiles them.", device.device.name());
     let backend = GpuBackend::open(&config)
@@ -67,13 +69,6 @@ pub fn open(device: &DeviceSettings) -> Result<Option<GpuBackend>, StartError> {
         tracing::warn!("the compiled kernels cannot be kept, so that the next start compiles them again: {cause}");
     }
     Ok(Some(backend))
-}
-
-/// Where compiled kernels are kept: beside the hub's cache.
-fn kernel_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    let variable = |name| variable(name).filter(|path| !path.as_os_str().is_empty());
-    let caches = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    caches.map(|caches| caches.join("quern").join("kernels"))
 }
 
 fn vendor(compute: Compute) -> Option<Vendor> {
@@ -87,16 +82,6 @@ fn vendor(compute: Compute) -> Option<Vendor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn compiled_kernels_are_kept_with_other_caches() {
-        let cache = |variables: &[(&str, &str)]| {
-            kernel_cache(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
-        };
-        assert_eq!(cache(&[("HOME", "/h")]), Some("/h/.cache/quern/kernels".into()));
-        assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Some("/x/quern/kernels".into()));
-        assert_eq!(cache(&[("XDG_CACHE_HOME", "")]), None);
-    }
 
     #[test]
     fn the_cpu_asks_no_driver() {

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use crate::environment;
+
 /// Where the hub and its cache are.
 #[derive(Clone)]
 pub struct HubOptions {
@@ -30,11 +32,9 @@ impl HubOptions {
     pub fn from_env(download_dir: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Self {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let is_set = |name: &str| variable(name).is_some_and(|v| is_true(&v));
-        let home = variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            let caches = variable("XDG_CACHE_HOME").map(PathBuf::from);
-            let caches = caches.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cache")));
-            caches.unwrap_or_else(std::env::temp_dir).join("huggingface")
-        });
+        let home = variable("HF_HOME")
+            .map(PathBuf::from)
+            .unwrap_or_else(|| environment::caches(variable).unwrap_or_else(std::env::temp_dir).join("huggingface"));
         let cache_dir = download_dir.map(PathBuf::from).unwrap_or_else(|| {
             let cache = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE"));
             cache.map_or_else(|| home.join("hub"), PathBuf::from)
