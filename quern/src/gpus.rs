@@ -82,13 +82,22 @@ fn vendor(compute: Compute) -> Option<Vendor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Job};
 
     #[test]
     fn the_cpu_asks_no_driver() {
-        assert_eq!(vendor(Compute::Cpu), None);
-        assert_eq!(
-            [Compute::Cuda, Compute::Hip].map(|gpu| vendor(gpu).map(Vendor::backend)),
-            [Some("cuda"), Some("hip")]
-        );
+        for line in ["", " --device cpu", " --device cpu --base-gpu-id 7"] {
+            let line = format!("quern serve{line}");
+            let parsed = Cli::from_arguments(line.split_whitespace().map(Into::into)).unwrap();
+            let Job::Serve(args) = parsed.command else { panic!("not `serve`") };
+            let mut notes = Vec::new();
+            assert!(find(&args.device, &mut notes).unwrap().is_none(), "{line}");
+            assert_eq!(notes, Vec::<String>::new(), "{line}");
+        }
+    }
+
+    #[test]
+    fn each_gpu_has_the_drivers_of_its_maker() {
+        assert_eq!(Compute::ALL.map(|compute| vendor(compute).map(Vendor::backend)), [None, Some("cuda"), Some("hip")]);
     }
 }

@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 #[path = "../../../tests/skip.rs"]
-mod skip;
+pub mod skip;
 
 use std::{
     collections::hash_map::DefaultHasher,
