@@ -156,12 +156,11 @@ impl EngineFlags {
         Ok(())
     }
 
-    /// What is decided; `notes` gets lines about what is not quite what was asked for.
+    /// What is decided for pages that were [checked](Self::check_page); `notes` gets lines about what is not quite what was asked for.
     ///
     /// # Errors
     /// If the weights and a pool do not fit into the memory, or the pool does not hold what was asked for.
     pub fn settings(&self, facts: &PoolFacts, notes: &mut Vec<String>) -> Result<EngineSettings, ResolveError> {
-        self.check_page(facts.context_length)?;
         let MemoryOptions { mem_fraction_static, page_size } = self.memory;
         let pool = PoolDemand {
             available_bytes: facts.available_bytes,
