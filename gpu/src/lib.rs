@@ -31,3 +31,4 @@ pub use arch::{Arch, Vendor};
 pub use backend::{GpuBackend, GpuConfig, KV_FORMATS, WEIGHT_FORMATS};
 pub use error::GpuError;
 pub use gpu_info::GpuInfo;
+pub use kv_cache::kv_bytes_per_token;

@@ -41,6 +41,7 @@ pub fn find(flags: &DeviceFlags, notes: &mut Vec<String>) -> Result<Option<GpuHo
                     available_bytes: found.available_bytes,
                     weights: &WEIGHT_FORMATS,
                     pages: &KV_FORMATS,
+                    kv_bytes_per_token: quern_gpu::kv_bytes_per_token,
                 }));
             }
             Err(cause) if asked => return Err(StartError::Gpu { compute: compute.name(), cause: cause.into() }),

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use quern_api::config::ToolCallParser;
-use quern_backend::{KvFormat, Precision, QuantFormat};
+use quern_backend::{KvFormat, KvSpec, Precision, QuantFormat};
 use quern_model::ModelConfig;
 
 use crate::{
@@ -62,6 +62,8 @@ pub struct GpuHost {
     pub weights: &'static [QuantFormat],
     /// Encodings of keys and values that it attends to.
     pub pages: &'static [KvFormat],
+    /// Bytes of keys and values of one token over all layers, as its pages hold them.
+    pub kv_bytes_per_token: fn(&KvSpec) -> u64,
 }
 
 impl Host {
@@ -92,6 +94,15 @@ impl Host {
             }
         }
         Ok(self)
+    }
+
+    /// Bytes of one token's keys and values where they are computed, on all ranks together.
+    fn kv_bytes_per_token(&self, network: &ModelConfig, format: KvFormat, parallel: ParallelOptions) -> u64 {
+        let (num_layers, heads) = (network.num_layers, network.heads);
+        match self.gpu {
+            None => parallel.kv_bytes_per_token(network, format),
+            Some(gpu) => (gpu.kv_bytes_per_token)(&KvSpec { num_layers, heads, page_size: 1, num_pages: 1, format }),
+        }
     }
 }
 
@@ -158,7 +169,7 @@ pub fn engine(
 ) -> Result<EngineSettings, ResolveError> {
     let facts = PoolFacts {
         context_length: numbers.context_length,
-        kv_bytes_per_token: args.device.parallel.kv_bytes_per_token(network, numbers.kv_cache_dtype),
+        kv_bytes_per_token: host.kv_bytes_per_token(network, numbers.kv_cache_dtype, args.device.parallel),
         weight_bytes,
         available_bytes: host.machine.available_bytes,
     };
@@ -230,7 +241,14 @@ pub(crate) mod tests {
     /// A GPU with 2 GiB of memory.
     fn gpu(is_asked_for: bool) -> GpuHost {
         let (weights, pages) = (&[QuantFormat::BF16, QuantFormat::F16][..], &[KvFormat::BF16, KvFormat::F8E4M3][..]);
-        GpuHost { compute: Compute::Hip, is_asked_for, available_bytes: 2 << 30, weights, pages }
+        GpuHost {
+            compute: Compute::Hip,
+            is_asked_for,
+            available_bytes: 2 << 30,
+            weights,
+            pages,
+            kv_bytes_per_token: quern_gpu::kv_bytes_per_token,
+        }
     }
 
     fn decide_for(
@@ -426,6 +444,20 @@ pub(crate) mod tests {
         let odd = GpuHost { weights: &[QuantFormat::F16], ..gpu(true) };
         let refused = decide_on("", &network, Some(1 << 30), false, Some(odd)).unwrap_err();
         assert_eq!(refused, "--device hip: it has no kernels for bf16 weights; it has for f16");
+    }
+
+    #[test]
+    fn the_pool_of_a_gpu_counts_what_its_pages_hold() {
+        // Heads of 16 features; pages hold 128 of each, in two layers of two KV heads.
+        let network = model("bfloat16", "");
+        for (line, bytes) in [("", 2 * 2 * 2 * 128 * 2), ("--kv-cache-dtype fp8_e4m3", 2 * 2 * 2 * 128)] {
+            let gpu = GpuHost { available_bytes: 100 << 20, ..gpu(true) };
+            let engine = decide_on(line, &network, Some(1 << 30), false, Some(gpu)).unwrap().config.engine;
+            assert_eq!(engine.kv_bytes_per_token, bytes, "{line}");
+            // The weights are a MiB.
+            assert_eq!(engine.num_pages as u64, (79 << 20) / bytes / 32, "{line}");
+        }
+        assert_eq!(decide("").unwrap().config.engine.kv_bytes_per_token, 2 * 2 * 2 * 16 * 2);
     }
 
     #[test]

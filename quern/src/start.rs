@@ -121,8 +121,7 @@ impl Prepared {
             begin.elapsed().as_secs_f64(),
             shown(available())
         );
-        let kv_bytes_per_token = config.device.parallel.kv_bytes_per_token(checkpoint.config(), kv_format);
-        tracing::info!("{}", summary::pool_line(&config.engine, kv_format, kv_bytes_per_token));
+        tracing::info!("{}", summary::pool_line(&config.engine, kv_format));
         tracing::info!("Memory pool end. avail mem={}", shown(available()));
         tracing::info!("{}", summary::limits_line(&config.engine, config.api.context_length, available()));
         Ok(Service {

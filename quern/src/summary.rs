@@ -95,7 +95,8 @@ pub fn rank_lines(
 }
 
 /// The line about the pool, in SGLang's form.
-pub fn pool_line(engine: &EngineSettings, kv_format: KvFormat, kv_bytes_per_token: u64) -> String {
+pub fn pool_line(engine: &EngineSettings, kv_format: KvFormat) -> String {
+    let kv_bytes_per_token = engine.kv_bytes_per_token;
     let half = gib(engine.max_total_num_tokens as u64 * kv_bytes_per_token / 2);
     format!(
         "KV Cache is allocated. dtype: {kv_format}, #tokens: {}, K size: {half}, V size: {half} ({} pages of {} tokens, \
@@ -139,7 +140,8 @@ mod tests {
     fn limits_have_sglangs_form() {
         let config = decide("--max-total-tokens 8192").unwrap().config;
         assert_snapshot!(limits_line(&config.engine, 4096, Some(13_249_974_108)), @"max_total_num_tokens=8192, chunked_prefill_size=512, max_prefill_tokens=16384, max_running_requests=256, context_len=4096, available_gpu_mem=12.34 GB");
-        assert_snapshot!(pool_line(&config.engine, KvFormat::BF16, 98_304), @"KV Cache is allocated. dtype: bfloat16, #tokens: 8192, K size: 384.0 MB, V size: 384.0 MB (256 pages of 32 tokens, 98304 bytes per token)");
+        let engine = EngineSettings { kv_bytes_per_token: 98_304, ..config.engine };
+        assert_snapshot!(pool_line(&engine, KvFormat::BF16), @"KV Cache is allocated. dtype: bfloat16, #tokens: 8192, K size: 384.0 MB, V size: 384.0 MB (256 pages of 32 tokens, 98304 bytes per token)");
     }
 
     #[test]

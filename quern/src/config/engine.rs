@@ -115,6 +115,9 @@ pub struct EngineSettings {
     pub memory: MemoryOptions,
     /// Pages of the KV pool.
     pub num_pages: usize,
+    /// Bytes of one token's keys and values over all layers, as what computes stores them.
+    #[serde(skip)]
+    pub kv_bytes_per_token: u64,
     /// Tokens of the KV pool: `num_pages × page_size`.
     pub max_total_num_tokens: usize,
     /// Most requests computed together.
@@ -179,6 +182,7 @@ impl EngineFlags {
         Ok(EngineSettings {
             memory: self.memory.clone(),
             num_pages: pool.num_pages,
+            kv_bytes_per_token: facts.kv_bytes_per_token,
             max_total_num_tokens,
             // Every running request holds at least two tokens.
             max_running_requests: self.max_running_requests.min(max_total_num_tokens / 2).max(1),
