@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use quern_api::config::ToolCallParser;
 use quern_backend::{KvFormat, KvSpec, Precision, QuantFormat};
-use quern_model::ModelConfig;
+use quern_model::{Checkpoint, ModelConfig};
 
 use crate::{
     cli::ServeArgs,
@@ -17,6 +17,7 @@ use crate::{
     },
     environment::longer_context_is_allowed,
     machine::Machine,
+    memory::PoolError,
 };
 
 /// What the decisions depend on beside the command line.
@@ -24,10 +25,8 @@ use crate::{
 pub struct Facts<'a> {
     /// The network's numbers.
     pub network: &'a ModelConfig,
-    /// Bytes of its weights on all ranks together.
-    pub weight_bytes: u64,
-    /// Their encodings.
-    pub formats: Vec<QuantFormat>,
+    /// Its weights.
+    pub weights: WeightFacts,
     /// Where they come from.
     pub load_format: LoadFormat,
     /// Where the files are.
@@ -38,6 +37,25 @@ pub struct Facts<'a> {
     pub host: Host,
 }
 
+/// What the place of weights depends on.
+#[derive(Clone, Debug)]
+pub struct WeightFacts {
+    /// Bytes of them on all ranks together.
+    pub bytes: u64,
+    /// Their encodings.
+    pub formats: Vec<QuantFormat>,
+}
+
+impl WeightFacts {
+    /// Those of `checkpoint` as it is held, divided as `parallel` says.
+    ///
+    /// # Errors
+    /// If it cannot be divided like that, or a tensor is missing.
+    pub fn of(checkpoint: &Checkpoint, parallel: ParallelOptions) -> Result<Self, ResolveError> {
+        Ok(Self { bytes: parallel.weight_bytes(checkpoint)?, formats: checkpoint.formats() })
+    }
+}
+
 /// What the computer has and allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
@@ -45,7 +63,7 @@ pub struct Host {
     pub machine: Machine,
     /// `SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1` is set.
     pub allow_longer_context: bool,
-    /// The GPU that is to compute, where it can hold the model.
+    /// The GPU that is to compute if it can hold the model.
     pub gpu: Option<GpuHost>,
 }
 
@@ -70,30 +88,6 @@ impl Host {
     /// This one, now, without its GPUs.
     pub fn probe() -> Self {
         Self { machine: Machine::probe(), allow_longer_context: longer_context_is_allowed(), gpu: None }
-    }
-
-    /// Where a network of these encodings and `numbers` is computed, divided as `parallel` says: without the GPU, if it
-    /// cannot hold it. The memory is that of what computes.
-    ///
-    /// # Errors
-    /// If the GPU was asked for and cannot hold it.
-    pub fn placing(
-        mut self,
-        formats: &[QuantFormat],
-        numbers: &Numbers,
-        parallel: ParallelOptions,
-        notes: &mut Vec<String>,
-    ) -> Result<Self, RefusedFlag> {
-        let Some(gpu) = self.gpu else { return Ok(self) };
-        match gpu.unfit(formats, numbers, parallel) {
-            None => self.machine.available_bytes = Some(gpu.available_bytes),
-            Some(reason) if gpu.is_asked_for => return Err(RefusedFlag::new("device", gpu.compute.name(), reason)),
-            Some(reason) => {
-                notes.push(format!("The CPU computes, not the {} device: {reason}.", gpu.compute.name()));
-                self.gpu = None;
-            }
-        }
-        Ok(self)
     }
 
     /// Bytes of one token's keys and values where they are computed, on all ranks together.
@@ -155,25 +149,45 @@ pub fn numbers(
     Ok(numbers)
 }
 
-/// What the engine gets, once the size of the weights is known.
+/// What computes and with what pool, once the weights are known: the GPU of `host` if it can hold both, else its CPU,
+/// unless the GPU was asked for. The host that is returned is without a GPU where the CPU computes.
 ///
 /// # Errors
-/// If they and a pool do not fit into the memory.
-pub fn engine(
+/// If the GPU was asked for and cannot hold them, or weights and a pool do not fit into the CPU's memory.
+pub fn place(
     args: &ServeArgs,
     numbers: Numbers,
     network: &ModelConfig,
-    weight_bytes: u64,
-    host: &Host,
+    weights: &WeightFacts,
+    host: Host,
     notes: &mut Vec<String>,
-) -> Result<EngineSettings, ResolveError> {
-    let facts = PoolFacts {
-        context_length: numbers.context_length,
-        kv_bytes_per_token: host.kv_bytes_per_token(network, numbers.kv_cache_dtype, args.device.parallel),
-        weight_bytes,
-        available_bytes: host.machine.available_bytes,
+) -> Result<(Host, EngineSettings), ResolveError> {
+    let mut engine = |host: &Host, available_bytes| {
+        let facts = PoolFacts {
+            context_length: numbers.context_length,
+            kv_bytes_per_token: host.kv_bytes_per_token(network, numbers.kv_cache_dtype, args.device.parallel),
+            weight_bytes: weights.bytes,
+            available_bytes,
+        };
+        args.engine.settings(&facts, notes)
     };
-    args.engine.settings(&facts, notes)
+    let Some(gpu) = host.gpu else { return Ok((host, engine(&host, host.machine.available_bytes)?)) };
+    let reason = match gpu.unfit(&weights.formats, &numbers, args.device.parallel) {
+        Some(reason) => reason,
+        None => match engine(&host, Some(gpu.available_bytes)) {
+            Ok(engine) => return Ok((host, engine)),
+            // No other memory would change that.
+            Err(error @ PoolError::Page { .. }) => return Err(error.into()),
+            Err(error) => error.to_string(),
+        },
+    };
+    if gpu.is_asked_for {
+        return Err(RefusedFlag::new("device", gpu.compute.name(), reason).into());
+    }
+    let on_cpu = Host { gpu: None, ..host };
+    let engine = engine(&on_cpu, host.machine.available_bytes)?;
+    notes.push(format!("The CPU computes, not the {} device: {reason}.", gpu.compute.name()));
+    Ok((on_cpu, engine))
 }
 
 /// Decide everything. `notes`: what the [check](ServeArgs::check) of the command line left to say.
@@ -181,10 +195,9 @@ pub fn engine(
 /// # Errors
 /// If what is asked for is wrong by itself, or for this model or machine.
 pub fn resolve(args: &ServeArgs, facts: Facts<'_>, mut notes: Vec<String>) -> Result<Decision, ResolveError> {
-    let Facts { network, weight_bytes, formats, load_format, places, template_parser, host } = facts;
+    let Facts { network, weights, load_format, places, template_parser, host } = facts;
     let numbers = numbers(args, network, &host, &mut notes)?;
-    let host = host.placing(&formats, &numbers, args.device.parallel, &mut notes)?;
-    let engine = engine(args, numbers, network, weight_bytes, &host, &mut notes)?;
+    let (host, engine) = place(args, numbers, network, &weights, host, &mut notes)?;
     let model_path = args.model.path();
     let api_facts = ApiFacts {
         model_path: &model_path,
@@ -277,8 +290,7 @@ pub(crate) mod tests {
         let dir = args.model.model_path.is_some().then(|| PathBuf::from("/models/m"));
         let facts = Facts {
             network,
-            weight_bytes: 1 << 20,
-            formats: vec![QuantFormat::BF16],
+            weights: WeightFacts { bytes: 1 << 20, formats: vec![QuantFormat::BF16] },
             load_format,
             places: ModelPaths { model: dir.clone(), tokenizer: dir },
             template_parser: None,
@@ -444,6 +456,30 @@ pub(crate) mod tests {
         let odd = GpuHost { weights: &[QuantFormat::F16], ..gpu(true) };
         let refused = decide_on("", &network, Some(1 << 30), false, Some(odd)).unwrap_err();
         assert_eq!(refused, "--device hip: it has no kernels for bf16 weights; it has for f16");
+    }
+
+    #[test]
+    fn what_does_not_fit_the_memory_of_a_gpu_is_left_to_the_cpu() {
+        let network = model("bfloat16", "");
+        let placed = |line: &str, available_bytes, asked| {
+            let gpu = GpuHost { available_bytes, ..gpu(asked) };
+            decide_on(line, &network, Some(1 << 30), false, Some(gpu))
+        };
+        // Less than the weights, and less than a request of full length beside them.
+        for available_bytes in [1 << 20, 2 << 20] {
+            let left = placed("", available_bytes, false).unwrap();
+            assert_eq!(left.config.device.device, Compute::Cpu);
+            assert_eq!(left.config.engine, decide("").unwrap().config.engine, "the pool is in this machine's memory");
+            let notes: Vec<_> = left.notes.iter().filter(|note| note.contains("The CPU computes")).collect();
+            assert!(matches!(notes.as_slice(), [note] if note.contains("not the hip device: ")), "{:?}", left.notes);
+            let refused = placed("", available_bytes, true).unwrap_err();
+            assert!(refused.starts_with("--device hip: ") && refused.contains("--mem-fraction-static"), "{refused}");
+        }
+        assert_eq!(placed("--max-total-tokens 32", 2 << 20, false).unwrap().config.device.device, Compute::Hip);
+        for asked in [false, true] {
+            let refused = placed("--max-total-tokens 31", 2 << 30, asked).unwrap_err();
+            assert!(refused.starts_with("--max-total-tokens 31"), "{refused}");
+        }
     }
 
     #[test]

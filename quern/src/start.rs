@@ -22,7 +22,7 @@ use crate::{
     memory::gib,
     model_files::{ModelFiles, Source},
     progress::ByteProgress,
-    resolve::{self, Decision, Facts, Host},
+    resolve::{self, Decision, Facts, Host, WeightFacts},
     start_error::StartError,
     summary,
     weight_cache::{self, Found, WeightFile},
@@ -81,8 +81,7 @@ impl Prepared {
 
         let facts = Facts {
             network: checkpoint.config(),
-            weight_bytes: args.device.parallel.weight_bytes(&checkpoint)?,
-            formats: checkpoint.formats(),
+            weights: WeightFacts::of(&checkpoint, args.device.parallel)?,
             load_format,
             places: ModelPaths { model: files.dir().map(Into::into), tokenizer: tokenizer_files.dir().map(Into::into) },
             template_parser: template.as_ref().and_then(|template| {
@@ -162,9 +161,8 @@ pub fn judge(args: &ServeArgs, host: Host, small: &ModelFiles, is_gguf: bool) ->
     args.device.parallel.split(&checkpoint)?;
     if !is_gguf {
         // How large a GGUF model is, and in what encodings, depends on its file, which is not here yet.
-        let host = host.placing(&checkpoint.formats(), &numbers, args.device.parallel, &mut notes)?;
-        let weight_bytes = args.device.parallel.weight_bytes(&checkpoint)?;
-        resolve::engine(args, numbers, network, weight_bytes, &host, &mut notes)?;
+        let weights = WeightFacts::of(&checkpoint, args.device.parallel)?;
+        resolve::place(args, numbers, network, &weights, host, &mut notes)?;
     }
     Ok(())
 }

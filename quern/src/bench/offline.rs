@@ -15,7 +15,7 @@ use crate::{
     config::{Config, model::ModelPaths},
     configure::network::Network,
     model_files::ModelFiles,
-    resolve::{self, Decision, Facts, Host},
+    resolve::{self, Decision, Facts, Host, WeightFacts},
     roofline::{self, Roofline},
     start::{self, Chosen},
     start_error::StartError,
@@ -112,8 +112,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
     let checkpoint = checkpoint.quantised(recipe);
     let facts = Facts {
         network: checkpoint.config(),
-        weight_bytes: serve.device.parallel.weight_bytes(&checkpoint)?,
-        formats: checkpoint.formats(),
+        weights: WeightFacts::of(&checkpoint, serve.device.parallel)?,
         load_format,
         places,
         template_parser: None,

@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::{
     names::Names,
-    refused::{RefusedFlag, ResolveError},
+    refused::RefusedFlag,
     values::{factor, parse_count, positive_size, share, size},
 };
 use crate::{
     defaults::{MAX_RUNNING_REQUESTS, MEM_FRACTION},
-    memory::PoolDemand,
+    memory::{PoolDemand, PoolError},
 };
 
 /// Tokens of a step: enough for matrix products to be bound by arithmetic, and little enough that the
@@ -163,7 +163,7 @@ impl EngineFlags {
     ///
     /// # Errors
     /// If the weights and a pool do not fit into the memory, or the pool does not hold what was asked for.
-    pub fn settings(&self, facts: &PoolFacts, notes: &mut Vec<String>) -> Result<EngineSettings, ResolveError> {
+    pub fn settings(&self, facts: &PoolFacts, notes: &mut Vec<String>) -> Result<EngineSettings, PoolError> {
         let MemoryOptions { mem_fraction_static, page_size } = self.memory;
         let pool = PoolDemand {
             available_bytes: facts.available_bytes,
