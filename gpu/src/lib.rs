@@ -29,6 +29,8 @@ mod weights;
 
 pub use arch::{Arch, Vendor};
 pub use backend::{GpuBackend, GpuConfig, KV_FORMATS, WEIGHT_FORMATS};
+pub use driver::{HEAD as MAX_HEAD_DIM, MAX_EXPERTS};
 pub use error::GpuError;
 pub use gpu_info::GpuInfo;
 pub use kv_cache::kv_bytes_per_token;
+pub use weights::MIN_SCALE_ROWS;

@@ -15,6 +15,9 @@ use crate::{
 pub const WEIGHT_FORMATS: [QuantFormat; 4] =
     [QuantFormat::F32, QuantFormat::F16, QuantFormat::BF16, QuantFormat::Fp8Block128];
 
+/// Least rows that share a scale of an FP8 matrix: a tile has one for each 128 columns.
+pub const MIN_SCALE_ROWS: usize = TILE_ROWS;
+
 /// How a matrix is stored.
 pub(crate) enum Storage {
     /// Row by row: F32, or F16.
@@ -140,8 +143,7 @@ impl GpuUploader<'_> {
             QuantFormat::F32 => self.plain(matrices, false),
             QuantFormat::F16 => self.plain(matrices, true),
             QuantFormat::BF16 => self.tiles(matrices, column, false),
-            // A tile of 16 rows has one scale for each 128 columns.
-            QuantFormat::Fp8Block128 if matrices.iter().any(|matrix| matrix.scale_rows() < TILE_ROWS) => {
+            QuantFormat::Fp8Block128 if matrices.iter().any(|matrix| matrix.scale_rows() < MIN_SCALE_ROWS) => {
                 let what = "FP8 with a scale for each row (FP8 in blocks of 128 × 128 is supported)".to_owned();
                 return Err(UploadError::Unsupported { what, backend });
             }

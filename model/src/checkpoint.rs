@@ -184,6 +184,16 @@ impl Checkpoint {
         }
     }
 
+    /// Whether a matrix is stored in FP8 with a scale for each row; of random weights, whether those that they stand for
+    /// are said to be.
+    pub fn has_row_scales(&self) -> bool {
+        match &self.source {
+            TensorSource::Files(files) => files.has_row_scales(),
+            TensorSource::Gguf(_) => false,
+            TensorSource::Dummy(_) => self.config.quantization.as_ref().is_some_and(|stored| stored.has_row_scales),
+        }
+    }
+
     /// The weights as they are to be held, if that is not as they are stored.
     pub fn quantised_weights(&self) -> Option<Quantised<'_>> {
         self.recipe.map(|recipe| Quantised::new(self.weights(), recipe, &self.network))

@@ -70,6 +70,11 @@ impl Foreign {
         ["fp8", "fp8_pb_wo", "fp8_per_channel_per_token"].iter().any(|served| algorithm.eq_ignore_ascii_case(served))
     }
 
+    /// Whether a scale for each row goes with `algorithm`, one that is served.
+    pub(crate) fn modelopt_has_row_scales(algorithm: &str) -> bool {
+        algorithm.eq_ignore_ascii_case("fp8_per_channel_per_token")
+    }
+
     fn adapter(dir: &Path) -> Self {
         let config = read_object(&dir.join("adapter_config.json")).unwrap_or_default();
         let base = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("its base model");

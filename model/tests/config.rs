@@ -340,7 +340,8 @@ fn what_is_announced_of_quantised_weights_is_known() {
         "group_0": {"format": "pack-quantized", "weights": {"num_bits": 4, "type": "int", "group_size": 32}},
         "group_1": {"format": "float-quantized", "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
     }});
-    assert_eq!(read(mixed).groups, [Some(32), None]);
+    let mixed = read(mixed);
+    assert_eq!((mixed.groups, mixed.has_row_scales), (vec![Some(32), None], true));
     let first_names = json!({"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "version": "GEMM"});
     assert_eq!(read(first_names).groups, [Some(64)]);
     for nothing in [Value::Null, json!({}), json!({"config_groups": {}})] {
@@ -351,6 +352,19 @@ fn what_is_announced_of_quantised_weights_is_known() {
     let mut nothing_of_its_own = weights(4, "float", "group", json!({"group_size": 32}));
     nothing_of_its_own["format"] = Value::Null;
     assert_eq!(read(compressed("mxfp4-pack-quantized", &nothing_of_its_own)).format, QuantFormat::Mxfp4);
+    let modelopt = |algorithm: &str| json!({"quant_method": "modelopt", "quant_algo": algorithm});
+    for (quantization, has_row_scales) in [
+        (json!({"quant_method": "fbgemm_fp8"}), true),
+        (modelopt("FP8_PER_CHANNEL_PER_TOKEN"), true),
+        (modelopt("FP8"), false),
+        (modelopt("FP8_PB_WO"), false),
+        (compressed("float-quantized", &weights(8, "float", "channel", json!({}))), true),
+        (compressed("float-quantized", &weights(8, "float", "tensor", json!({}))), false),
+        (compressed("int-quantized", &weights(8, "int", "channel", json!({}))), false),
+        (json!({"quant_method": "fp8", "weight_block_size": [128, 128]}), false),
+    ] {
+        assert_eq!(read(quantization.clone()).has_row_scales, has_row_scales, "{quantization}");
+    }
 }
 
 #[test]

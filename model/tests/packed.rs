@@ -126,6 +126,9 @@ fn a_checkpoint_counts_as_what_it_is_computed_with() {
         let held: u64 = matrices.iter().map(|(_, _, matrix)| matrix.num_bytes() as u64).sum();
         let vectors = 2 * (3 * 64 + 2 * 32);
         assert_eq!(checkpoint.weight_bytes(), held + vectors, "{name}");
+        let in_fp8 = matrices.iter().filter(|(_, _, matrix)| matrix.format() == QuantFormat::Fp8Block128);
+        let has_row_scales = in_fp8.map(|(_, _, matrix)| matrix.scale_rows()).min() == Some(1);
+        assert_eq!(checkpoint.has_row_scales(), has_row_scales, "{name}");
         assert!(StepCost::of(&checkpoint, KvFormat::BF16).is_ok());
         // What is judged before weights are fetched is about as large.
         let config = checkpoint.config().clone();

@@ -2,7 +2,10 @@
 
 use std::env;
 
-use quern_gpu::{GpuBackend, GpuConfig, GpuError, GpuInfo, KV_FORMATS, Vendor, WEIGHT_FORMATS};
+use quern_gpu::{
+    GpuBackend, GpuConfig, GpuError, GpuInfo, KV_FORMATS, MAX_EXPERTS, MAX_HEAD_DIM, MIN_SCALE_ROWS, Vendor,
+    WEIGHT_FORMATS,
+};
 
 use crate::{
     config::{Compute, DeviceFlags, DeviceSettings},
@@ -41,6 +44,9 @@ pub fn find(flags: &DeviceFlags, notes: &mut Vec<String>) -> Result<Option<GpuHo
                     available_bytes: found.available_bytes,
                     weights: &WEIGHT_FORMATS,
                     pages: &KV_FORMATS,
+                    min_scale_rows: MIN_SCALE_ROWS,
+                    max_experts: MAX_EXPERTS,
+                    max_head_dim: MAX_HEAD_DIM,
                     kv_bytes_per_token: quern_gpu::kv_bytes_per_token,
                 }));
             }

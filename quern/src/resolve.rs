@@ -44,6 +44,8 @@ pub struct WeightFacts {
     pub bytes: u64,
     /// Their encodings.
     pub formats: Vec<QuantFormat>,
+    /// Whether some are in FP8 with a scale for each row.
+    pub has_row_scales: bool,
 }
 
 impl WeightFacts {
@@ -52,7 +54,11 @@ impl WeightFacts {
     /// # Errors
     /// If it cannot be divided like that, or a tensor is missing.
     pub fn of(checkpoint: &Checkpoint, parallel: ParallelOptions) -> Result<Self, ResolveError> {
-        Ok(Self { bytes: parallel.weight_bytes(checkpoint)?, formats: checkpoint.formats() })
+        Ok(Self {
+            bytes: parallel.weight_bytes(checkpoint)?,
+            formats: checkpoint.formats(),
+            has_row_scales: checkpoint.has_row_scales(),
+        })
     }
 }
 
@@ -80,6 +86,12 @@ pub struct GpuHost {
     pub weights: &'static [QuantFormat],
     /// Encodings of keys and values that it attends to.
     pub pages: &'static [KvFormat],
+    /// Least rows that share a scale of FP8 weights.
+    pub min_scale_rows: usize,
+    /// Most experts of a layer.
+    pub max_experts: usize,
+    /// Most features of a head.
+    pub max_head_dim: usize,
     /// Bytes of keys and values of one token over all layers, as its pages hold them.
     pub kv_bytes_per_token: fn(&KvSpec) -> u64,
 }
@@ -101,15 +113,39 @@ impl Host {
 }
 
 impl GpuHost {
-    /// Why it cannot compute a network of these encodings and `numbers`.
-    fn unfit(&self, formats: &[QuantFormat], numbers: &Numbers, parallel: ParallelOptions) -> Option<String> {
+    /// Why it cannot compute `network` with these `weights` and `numbers`, whatever its memory.
+    fn unfit(
+        &self,
+        network: &ModelConfig,
+        weights: &WeightFacts,
+        numbers: &Numbers,
+        parallel: ParallelOptions,
+    ) -> Option<String> {
         if parallel.is_divided() {
             return Some(format!("it is one rank, and --tp-size {} divides over those of a CPU", parallel.tp_size));
         }
         let listed = |names: Vec<String>| names.join(", ");
-        if let Some(format) = formats.iter().find(|format| !self.weights.contains(format)) {
+        if let Some(format) = weights.formats.iter().find(|format| !self.weights.contains(format)) {
             let known = listed(self.weights.iter().map(ToString::to_string).collect());
             return Some(format!("it has no kernels for {format} weights; it has for {known}"));
+        }
+        if weights.has_row_scales && self.min_scale_rows > 1 {
+            return Some(
+                "it has no kernels for FP8 weights with a scale for each row; it has for FP8 with a scale for each block \
+                 of 128 × 128 or for each matrix"
+                    .into(),
+            );
+        }
+        let most = self.max_experts;
+        if let Some(moe) = network.moe.filter(|moe| moe.num_experts > most) {
+            return Some(format!(
+                "it computes at most {most} experts in a layer, and the model has {}",
+                moe.num_experts
+            ));
+        }
+        let (most, head_dim) = (self.max_head_dim, network.heads.head_dim);
+        if head_dim > most {
+            return Some(format!("it computes heads of at most {most} features, and the model's have {head_dim}"));
         }
         if numbers.dtype != Precision::Bf16 {
             return Some(format!(
@@ -172,7 +208,7 @@ pub fn place(
         args.engine.settings(&facts, notes)
     };
     let Some(gpu) = host.gpu else { return Ok((host, engine(&host, host.machine.available_bytes)?)) };
-    let reason = match gpu.unfit(&weights.formats, &numbers, args.device.parallel) {
+    let reason = match gpu.unfit(network, weights, &numbers, args.device.parallel) {
         Some(reason) => reason,
         None => match engine(&host, Some(gpu.available_bytes)) {
             Ok(engine) => return Ok((host, engine)),
@@ -260,6 +296,9 @@ pub(crate) mod tests {
             available_bytes: 2 << 30,
             weights,
             pages,
+            min_scale_rows: quern_gpu::MIN_SCALE_ROWS,
+            max_experts: quern_gpu::MAX_EXPERTS,
+            max_head_dim: quern_gpu::MAX_HEAD_DIM,
             kv_bytes_per_token: quern_gpu::kv_bytes_per_token,
         }
     }
@@ -290,7 +329,11 @@ pub(crate) mod tests {
         let dir = args.model.model_path.is_some().then(|| PathBuf::from("/models/m"));
         let facts = Facts {
             network,
-            weights: WeightFacts { bytes: 1 << 20, formats: vec![QuantFormat::BF16] },
+            weights: WeightFacts {
+                bytes: 1 << 20,
+                formats: vec![QuantFormat::BF16],
+                has_row_scales: network.quantization.as_ref().is_some_and(|stored| stored.has_row_scales),
+            },
             load_format,
             places: ModelPaths { model: dir.clone(), tokenizer: dir },
             template_parser: None,
@@ -456,6 +499,40 @@ pub(crate) mod tests {
         let odd = GpuHost { weights: &[QuantFormat::F16], ..gpu(true) };
         let refused = decide_on("", &network, Some(1 << 30), false, Some(odd)).unwrap_err();
         assert_eq!(refused, "--device hip: it has no kernels for bf16 weights; it has for f16");
+    }
+
+    #[test]
+    fn what_no_kernel_of_a_gpu_computes_is_refused_or_left_to_the_cpu() {
+        let moe = |experts: usize| {
+            let json = json!({
+                "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 64, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 2, "intermediate_size": 128,
+                "moe_intermediate_size": 32, "num_experts": experts, "num_experts_per_tok": 2, "norm_topk_prob": true,
+                "vocab_size": 512, "max_position_embeddings": 4096, "hidden_act": "silu", "torch_dtype": "bfloat16",
+            });
+            ModelConfig::from_json(json.as_object().unwrap()).unwrap()
+        };
+        let wide = |head_dim: usize| {
+            let mut network = model("bfloat16", "");
+            network.heads.head_dim = head_dim;
+            network
+        };
+        let by_rows = model("bfloat16", r#", "quantization_config": {"quant_method": "fbgemm_fp8"}"#);
+        let of_blocks = r#", "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}"#;
+        for network in [&model("bfloat16", of_blocks), &wide(128), &moe(512)] {
+            let placed = decide_on("", network, Some(1 << 30), false, Some(gpu(true))).unwrap();
+            assert_eq!(placed.config.device.device, Compute::Hip);
+        }
+        for (network, limit, value) in
+            [(&by_rows, "128 × 128", "each row"), (&wide(129), "at most 128", "129"), (&moe(513), "at most 512", "513")]
+        {
+            let refused = decide_on("", network, Some(1 << 30), false, Some(gpu(true))).unwrap_err();
+            assert!(refused.starts_with("--device hip: it "), "{refused}");
+            assert!(refused.contains(limit) && refused.contains(value), "{refused}");
+            let left = decide_on("", network, Some(1 << 30), false, Some(gpu(false))).unwrap();
+            assert_eq!(left.config.device.device, Compute::Cpu);
+            assert!(left.notes.iter().any(|note| note.contains(limit) && note.contains(value)), "{:?}", left.notes);
+        }
     }
 
     #[test]

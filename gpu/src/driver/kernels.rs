@@ -131,10 +131,10 @@ arguments! {
 }
 
 /// Most experts of a layer: `MAX_EXPERTS` in kernels/moe.cu.
-pub(crate) const MAX_EXPERTS: usize = 512;
+pub const MAX_EXPERTS: usize = 512;
 
-/// Features of a head in the pages: `HEAD` in kernels/pages.cu.
-pub(crate) const HEAD: usize = 128;
+/// Features of a head in the pages, and so the most that a head can have: `HEAD` in kernels/pages.cu.
+pub const HEAD: usize = 128;
 
 /// Positions of a partition of attention: `PARTITION` in kernels/attention.cu.
 pub(crate) const PARTITION: usize = 512;

@@ -10,4 +10,5 @@ mod table;
 pub(crate) use compiler::Compiler;
 pub(crate) use device::{GpuDevice, Kernel, KernelArgs};
 pub(crate) use kernels::*;
+pub use kernels::{HEAD, MAX_EXPERTS};
 pub(crate) use memory::{Allocation, Pinned};

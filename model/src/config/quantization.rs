@@ -36,6 +36,8 @@ pub struct Quantization {
     /// Columns were quantised in the order of activations (`desc_act`, `actorder: group`): where a row has several
     /// groups, only an index that is stored says which columns belong to which.
     pub act_order: bool,
+    /// Whether matrices in FP8 have a scale for each row, as far as the config says.
+    pub has_row_scales: bool,
     /// Modules that stay unquantised, by their whole names.
     pub modules_to_not_convert: Vec<String>,
 }
@@ -43,7 +45,14 @@ pub struct Quantization {
 impl Quantization {
     /// Matrices of this layout and encoding, whose groups and exceptions are not known yet.
     pub(crate) fn of(layout: TensorLayout, format: QuantFormat) -> Self {
-        Self { layout, format, groups: Vec::new(), act_order: false, modules_to_not_convert: Vec::new() }
+        Self {
+            layout,
+            format,
+            groups: Vec::new(),
+            act_order: false,
+            has_row_scales: false,
+            modules_to_not_convert: Vec::new(),
+        }
     }
 
     /// Whether the module `name` (without `.weight`) is said to stay unquantised.

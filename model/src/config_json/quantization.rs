@@ -21,10 +21,13 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Option<Quantization>, ConfigEr
     let named = |field: &str| config.get(field).and_then(Value::as_str);
     let mut quantization = match named("quant_method") {
         Some("fp8") => fp8(config)?,
-        Some("fbgemm_fp8") => Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128),
-        Some("modelopt") if named("quant_algo").is_some_and(Foreign::serves_modelopt) => {
-            Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128)
+        Some("fbgemm_fp8") => {
+            Quantization { has_row_scales: true, ..Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128) }
         }
+        Some("modelopt") if named("quant_algo").is_some_and(Foreign::serves_modelopt) => Quantization {
+            has_row_scales: named("quant_algo").is_some_and(Foreign::modelopt_has_row_scales),
+            ..Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128)
+        },
         Some("compressed-tensors") => compressed_tensors(config)?,
         Some("awq") => awq(config)?,
         Some("gptq") => gptq(config)?,
@@ -95,6 +98,8 @@ fn compressed_tensors(config: &Map<String, Value>) -> Result<Quantization, Confi
         found.act_order |= order.is_some_and(|order| {
             *order == json!(true) || order.as_str().is_some_and(|order| ["group", "dynamic"].contains(&order))
         });
+        let strategy = weights.and_then(|weights| weights.get("strategy")).and_then(Value::as_str);
+        found.has_row_scales |= kind == QuantFormat::Fp8Block128 && strategy == Some("channel");
     }
     quantization.ok_or_else(|| Foreign::method(config).into())
 }

@@ -46,6 +46,7 @@ pub struct Safetensors {
     /// Matrices of integers that are held as F32: blocks would not hold the same numbers.
     widened: BTreeSet<String>,
     formats: Vec<QuantFormat>,
+    has_row_scales: bool,
     num_bytes: u64,
 }
 
@@ -124,6 +125,7 @@ impl Safetensors {
             quantization: config.quantization.clone(),
             widened: BTreeSet::new(),
             formats: Vec::new(),
+            has_row_scales: false,
             num_bytes: 0,
         };
         let dir = place.to_owned();
@@ -191,6 +193,11 @@ impl Safetensors {
         &self.formats
     }
 
+    /// Whether a matrix is in FP8 with a scale for each row.
+    pub fn has_row_scales(&self) -> bool {
+        self.has_row_scales
+    }
+
     /// Bytes of the tensors that a scan looks at.
     pub fn scanned_bytes(&self) -> u64 {
         self.tensors.iter().filter_map(|(name, tensor)| tensor.scanned(name)).map(|t| t.bytes.len() as u64).sum()
@@ -210,7 +217,7 @@ impl Safetensors {
         let mut wanted = BTreeSet::new();
         let mut held: Vec<(QuantFormat, u64)> = Vec::new();
         let mut widened = Vec::new();
-        let mut vector_bytes = 0;
+        let (mut vector_bytes, mut has_row_scales) = (0, false);
         for spec in network.tensors() {
             for name in spec.names() {
                 match spec.shape {
@@ -220,6 +227,7 @@ impl Safetensors {
                     }
                     Shape::Matrix(rows, cols) => match self.lookup().matrix(spec.role, &name, (rows, cols)) {
                         Ok(matrix) => {
+                            has_row_scales |= matrix.has_row_scales();
                             wanted.extend(matrix.names.iter().map(|name| (*name).to_owned()));
                             problems.extend(matrix.checks.iter().filter_map(ContentCheck::problem));
                             match matrix.inexact() {
@@ -250,6 +258,7 @@ impl Safetensors {
             problems.push(TensorProblem::tensor(&tensor.file, name, expected, tensor.found()));
         }
         let unexpected = unexpected.map(|(name, _)| name.clone()).collect();
+        self.has_row_scales = has_row_scales;
         self.count(&held, vector_bytes);
         self.widen(widened, problems);
         unexpected

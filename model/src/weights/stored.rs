@@ -91,6 +91,11 @@ impl StoredMatrix<'_> {
         }
     }
 
+    /// Whether it is in FP8 with a scale for each row.
+    pub(super) fn has_row_scales(&self) -> bool {
+        self.scale_rows() == Some(1)
+    }
+
     /// The matrix where it is computed with as it lies; `None` where it is to be written anew.
     pub(super) fn mapped(&self) -> Option<PackedMatrix> {
         let (rows, cols) = (self.rows, self.cols);
