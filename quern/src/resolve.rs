@@ -211,7 +211,10 @@ pub fn place(
     let reason = match gpu.unfit(network, weights, &numbers, args.device.parallel) {
         Some(reason) => reason,
         None => match engine(&host, Some(gpu.available_bytes)) {
-            Ok(engine) => return Ok((host, engine)),
+            Ok(engine) => {
+                notes.extend(args.device.ignored_by(gpu.compute));
+                return Ok((host, engine));
+            }
             // No other memory would change that.
             Err(error @ PoolError::Page { .. }) => return Err(error.into()),
             Err(error) => error.to_string(),
@@ -533,6 +536,30 @@ pub(crate) mod tests {
             assert_eq!(left.config.device.device, Compute::Cpu);
             assert!(left.notes.iter().any(|note| note.contains(limit) && note.contains(value)), "{:?}", left.notes);
         }
+    }
+
+    #[test]
+    fn what_only_the_other_device_heeds_is_refused_or_said() {
+        let network = model("bfloat16", "");
+        let flags = [("--cpu-isa avx2", "avx2"), ("--weight-cache /w", "/w")];
+        for (line, value) in flags {
+            for device in ["cuda", "hip"] {
+                let refused = decide(&format!("{line} --device {device}")).unwrap_err();
+                assert!(refused.starts_with(line) && refused.contains(&format!("--device {device}")), "{refused}");
+            }
+            let on_auto =
+                |gpu| decide_on(&format!("{line} --device auto"), &network, Some(1 << 30), false, gpu).unwrap();
+            let on_gpu = on_auto(Some(gpu(false)));
+            let said: Vec<_> = on_gpu.notes.iter().filter(|note| note.contains(value)).collect();
+            assert_eq!(said, [&format!("{line} changes nothing: the hip device computes.")]);
+            for on_cpu in [on_auto(None), decide(line).unwrap()] {
+                assert!(on_cpu.notes.iter().all(|note| !note.contains("changes nothing")), "{:?}", on_cpu.notes);
+            }
+        }
+        let said =
+            |line: &str| decide(line).unwrap().notes.iter().any(|note| note.starts_with("--base-gpu-id 2 changes"));
+        assert!(said("--base-gpu-id 2") && said("--base-gpu-id 2 --device cpu"));
+        assert!(!said("--base-gpu-id 2 --device auto") && !said("--base-gpu-id 0 --device cpu"));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl ServeArgs {
         let mut notes = self.compat.judge()?;
         self.api.check()?;
         self.metrics.check()?;
-        self.device.parallel.check()?;
+        notes.extend(self.device.check()?);
         notes.extend(environment::ignored());
         Ok(notes)
     }

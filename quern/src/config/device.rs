@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     names::{Auto, Names},
     parallel::ParallelOptions,
+    refused::RefusedFlag,
 };
 use crate::machine::Machine;
 
@@ -136,6 +137,44 @@ impl CpuFlags {
 }
 
 impl DeviceFlags {
+    /// A line about what changes nothing, whatever the model is.
+    ///
+    /// # Errors
+    /// For the flag that asks for what the device that is named does not do, or for ranks that no network has.
+    pub fn check(&self) -> Result<Option<String>, RefusedFlag> {
+        self.parallel.check()?;
+        match self.device {
+            None => Ok(None),
+            Some(Compute::Cpu) => Ok((self.base_gpu_id != 0).then(|| {
+                let id = self.base_gpu_id;
+                format!("--base-gpu-id {id} changes nothing: the CPU computes (--device cuda or hip takes a GPU).")
+            })),
+            Some(gpu) => match self.of_cpu().into_iter().next() {
+                None => Ok(None),
+                Some((flag, value)) => {
+                    let reason = format!("--device {} does without; leave it out, or take --device cpu", gpu.name());
+                    Err(RefusedFlag::new(flag, value, reason))
+                }
+            },
+        }
+    }
+
+    /// Lines about what changes nothing where `gpu` computes.
+    pub fn ignored_by(&self, gpu: Compute) -> Vec<String> {
+        let ignored = self.of_cpu().into_iter();
+        ignored
+            .map(|(flag, value)| format!("--{flag} {value} changes nothing: the {} device computes.", gpu.name()))
+            .collect()
+    }
+
+    /// What was typed that only a CPU heeds: flags and values.
+    fn of_cpu(&self) -> Vec<(&'static str, String)> {
+        let isa = self.cpu.cpu_isa.and_then(|isa| isa.to_possible_value());
+        let isa = isa.map(|isa| ("cpu-isa", isa.get_name().to_owned()));
+        let cache = self.weight_cache.as_ref().map(|dir| ("weight-cache", dir.display().to_string()));
+        isa.into_iter().chain(cache).collect()
+    }
+
     /// What computes on `machine`: its CPU, or the GPU that was found.
     pub fn settings(&self, machine: &Machine, gpu: Option<Compute>) -> DeviceSettings {
         DeviceSettings {
