@@ -21,8 +21,11 @@ pub trait Device: Send + Sync {
     /// Which kernel runs each operation on each encoding.
     fn kernels(&self) -> Vec<KernelChoice>;
 
+    /// Whether [`measure`](Self::measure) ever says anything.
+    fn can_be_measured(&self) -> bool;
+
     /// Measure what the machine can do at best, in pieces of some milliseconds, between which `go_on` is asked. `None`
-    /// where it says no, or memory cannot be had.
+    /// where it says no, memory cannot be had, or the device [cannot be measured](Self::can_be_measured).
     fn measure(&self, go_on: &dyn Fn() -> bool) -> Option<MachinePeaks>;
 
     /// Bytes of memory that [`measure`](Self::measure) takes for as long as it runs.

@@ -29,6 +29,10 @@ impl Device for CpuBackend {
         self.kernels.choices()
     }
 
+    fn can_be_measured(&self) -> bool {
+        true
+    }
+
     fn measure(&self, go_on: &dyn Fn() -> bool) -> Option<MachinePeaks> {
         machine_peaks::measure(self, go_on)
     }

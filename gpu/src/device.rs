@@ -49,6 +49,10 @@ impl Device for GpuBackend {
     }
 
     /// There is no measurement for GPUs yet.
+    fn can_be_measured(&self) -> bool {
+        false
+    }
+
     fn measure(&self, _: &dyn Fn() -> bool) -> Option<MachinePeaks> {
         None
     }

@@ -114,6 +114,14 @@ fn a_machine_without_a_driver_says_which_file_is_missing() {
 }
 
 #[test]
+fn a_device_says_that_it_is_not_measured() {
+    let Some(failing) = failing() else { return };
+    let backend = failing.open();
+    assert!(!backend.can_be_measured());
+    assert_eq!(backend.measure(&|| true), None);
+}
+
+#[test]
 fn a_device_that_is_not_there_is_named() {
     let Some(failing) = failing() else { return };
     let error = GpuBackend::open(&GpuConfig { index: 3, ..failing.config.clone() }).err().expect("there is one device");

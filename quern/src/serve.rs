@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     cli::ServeArgs,
-    config::{Compute, LogSettings},
+    config::LogSettings,
     crash_dump::CrashDumps,
     logging,
     machine::{self, Machine},
@@ -168,13 +168,10 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
         tracing::info!("{line}");
     }
     let skip_warmup = config.listen.skip_server_warmup;
-    // There is no measurement for GPUs yet.
-    let measures = config.device.device == Compute::Cpu && !config.api.no_ui && !config.listen.skip_peak_measurement;
-    let unmeasured = measures.then(|| Unmeasured {
-        device: chosen.device(),
-        formats: prepared.checkpoint.formats(),
-        precision: config.model.dtype,
-    });
+    let device = chosen.device();
+    let measures = device.can_be_measured() && !config.api.no_ui && !config.listen.skip_peak_measurement;
+    let unmeasured =
+        measures.then(|| Unmeasured { device, formats: prepared.checkpoint.formats(), precision: config.model.dtype });
     let crash_dumps = crash_dumps(&prepared)?;
     let observer = crash_dumps.as_ref().map_or_else(|| Box::new(|_| {}) as FailureObserver, CrashDumps::observer);
     let state = Arc::new(AppState::new(prepared.start(chosen, observer)?, began));

@@ -107,6 +107,8 @@ fn chats(target: Target, device: &str, found: &str) {
     let server = Server::start(&folder, caches.path(), &["--device", device]);
     server.said(found);
     server.said("kernels, ");
+    let measured = server.log.iter().find(|line| line.contains("peaks are measured"));
+    assert_eq!(measured, None, "a GPU cannot be measured");
     let whole = json_of(&server.chat(""));
     assert_eq!(whole["usage"]["completion_tokens"], 8, "{whole}");
     let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
