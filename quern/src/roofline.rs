@@ -7,7 +7,10 @@ use quern_backend::{Device, MachinePeaks, Precision, QuantFormat};
 use quern_engine::EngineHandle;
 use quern_model::{StepCost, StepShape, Work};
 
-use crate::machine::{self, CpuTicks};
+use crate::{
+    machine::{self, CpuTicks},
+    start::OpenWhole,
+};
 
 /// Memory that must be available beside what a measurement takes.
 const SPARE_BYTES: u64 = 1 << 30;
@@ -65,8 +68,8 @@ fn memory_suffices(device: &dyn Device) -> bool {
 
 /// A machine that is yet to be measured, and the model that its figures are for.
 pub struct Unmeasured {
-    /// What computes the model.
-    pub device: Arc<dyn Device>,
+    /// Starts what computes the model, for as long as it is measured.
+    pub open: OpenWhole,
     /// The encodings of its matrices.
     pub formats: Vec<QuantFormat>,
     /// What their inputs are rounded to.
@@ -81,7 +84,7 @@ pub struct Unmeasured {
 pub fn measure_beside(state: Arc<AppState>, machine: Unmeasured) -> std::io::Result<()> {
     tracing::info!("This machine's peaks are measured when no request runs (--skip-peak-measurement leaves it out).");
     let work = move || {
-        let Unmeasured { device, formats, precision } = machine;
+        let Unmeasured { open, formats, precision } = machine;
         let idle = || state.engine.num_alive() == 0;
         loop {
             let before = CpuTicks::now();
@@ -89,6 +92,10 @@ pub fn measure_beside(state: Arc<AppState>, machine: Unmeasured) -> std::io::Res
                 continue;
             }
             let others = before.zip(CpuTicks::now()).map(|(before, after)| after.busy_since(before));
+            let device = match open() {
+                Ok(device) => device,
+                Err(cause) => return tracing::warn!("this machine's peaks are not measured: {cause}"),
+            };
             if !memory_suffices(&*device) {
                 return tracing::info!("This machine's peaks are not measured: that takes 1.5 GB of free memory.");
             }

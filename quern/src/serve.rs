@@ -161,17 +161,19 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
     let address = BoundAddress::bind(&config.listen.host, config.listen.port)?;
     // The only place that chooses a backend.
     let chosen = Chosen::new(&config.device, config.model.dtype, &prepared.checkpoint)?;
-    for line in summary::kernel_lines(&*chosen.device(), &prepared.checkpoint, &config.model) {
+    for line in summary::kernel_lines(&*chosen.device(), &prepared.checkpoint, config) {
         tracing::info!("{line}");
     }
     for line in summary::rank_lines(&config.device, &prepared.checkpoint, config.model.kv_cache_dtype)? {
         tracing::info!("{line}");
     }
     let skip_warmup = config.listen.skip_server_warmup;
-    let device = chosen.device();
-    let measures = device.can_be_measured() && !config.api.no_ui && !config.listen.skip_peak_measurement;
-    let unmeasured =
-        measures.then(|| Unmeasured { device, formats: prepared.checkpoint.formats(), precision: config.model.dtype });
+    let measures = chosen.device().can_be_measured() && !config.api.no_ui && !config.listen.skip_peak_measurement;
+    let unmeasured = measures.then(|| Unmeasured {
+        open: chosen.whole(),
+        formats: prepared.checkpoint.formats(),
+        precision: config.model.dtype,
+    });
     let crash_dumps = crash_dumps(&prepared)?;
     let observer = crash_dumps.as_ref().map_or_else(|| Box::new(|_| {}) as FailureObserver, CrashDumps::observer);
     let state = Arc::new(AppState::new(prepared.start(chosen, observer)?, began));

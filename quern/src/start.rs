@@ -177,12 +177,15 @@ pub enum Chosen {
 
 /// The CPU, divided over ranks or not.
 pub struct CpuRanks {
-    /// All threads of the machine.
-    device: Arc<CpuBackend>,
-    /// What each rank computes with; the device itself where there is one rank.
+    /// That of all ranks together.
+    config: CpuConfig,
+    /// What each rank computes with; at least one.
     ranks: Vec<RankBackend>,
     ep: usize,
 }
+
+/// Starts the device that is to be measured, as a whole.
+pub type OpenWhole = Box<dyn Fn() -> Result<Arc<dyn Device>, StartError> + Send>;
 
 /// What one rank computes with.
 struct RankBackend {
@@ -208,19 +211,29 @@ impl Chosen {
             let panels = device.weight_cache.as_ref().map(|dir| panels(dir, checkpoint, &part)).transpose()?;
             ranks.push(RankBackend { backend: Arc::new(backend), panels: panels.flatten() });
         }
-        let device = match ranks.as_slice() {
-            [rank] => Arc::clone(&rank.backend),
-            // What is measured of the machine is not what one of its ranks can do.
-            _ => Arc::new(cpu(config)?),
-        };
-        Ok(Self::Cpu(CpuRanks { device, ranks, ep: ep_size }))
+        Ok(Self::Cpu(CpuRanks { config, ranks, ep: ep_size }))
     }
 
-    /// What computes, as the rest of the program sees it.
+    /// What computes, as the rest of the program sees it; of several ranks the first, which has its share of the threads.
     pub fn device(&self) -> Arc<dyn Device> {
         match self {
-            Self::Cpu(CpuRanks { device, .. }) => Arc::clone(device) as Arc<dyn Device>,
+            Self::Cpu(CpuRanks { ranks, .. }) => Arc::clone(&ranks[0].backend) as Arc<dyn Device>,
             Self::Gpu(gpu) => Arc::clone(gpu) as Arc<dyn Device>,
+        }
+    }
+
+    /// What computes, with all of its threads: what the machine can do is not what one of several ranks can. Their threads
+    /// are started when that is called for, and end with the device.
+    pub fn whole(&self) -> OpenWhole {
+        match self {
+            Self::Cpu(CpuRanks { config, ranks, .. }) if ranks.len() > 1 => {
+                let config = *config;
+                Box::new(move || Ok(Arc::new(cpu(config)?)))
+            }
+            _ => {
+                let device = self.device();
+                Box::new(move || Ok(Arc::clone(&device)))
+            }
         }
     }
 
@@ -369,8 +382,23 @@ pub fn model_card(config: &Config, checkpoint: &Checkpoint) -> ModelCard {
 #[cfg(test)]
 mod tests {
     use clap::ValueEnum;
+    use serde_json::Map;
 
     use super::*;
+    use crate::resolve::tests::decide;
+
+    #[test]
+    fn ranks_have_no_second_team_of_all_threads_until_the_machine_is_measured() {
+        let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
+        for (line, of_rank) in [("--cpu-threads 4", 4), ("--cpu-threads 4 --tp-size 2", 2)] {
+            let config = decide(line).unwrap().config;
+            let chosen = Chosen::new(&config.device, config.model.dtype, &checkpoint).unwrap();
+            assert_eq!(chosen.device().threads(), of_rank, "{line}");
+            let whole = chosen.whole()().unwrap();
+            assert!(whole.can_be_measured());
+            assert_eq!((whole.threads(), Arc::ptr_eq(&whole, &chosen.device())), (4, of_rank == 4), "{line}");
+        }
+    }
 
     #[test]
     fn every_instruction_set_can_be_asked_for_by_its_name() {

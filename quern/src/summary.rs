@@ -4,7 +4,7 @@ use quern_backend::{Device, DeviceMemory, KvFormat};
 use quern_model::Checkpoint;
 
 use crate::{
-    config::{DeviceSettings, EngineSettings, ModelSettings, ParallelOptions},
+    config::{Config, DeviceSettings, EngineSettings, ModelSettings, ParallelOptions},
     memory::gib,
     start_error::StartError,
 };
@@ -43,23 +43,23 @@ pub fn model_lines(settings: &ModelSettings, checkpoint: &Checkpoint) -> Vec<Str
 }
 
 /// The lines about threads and kernels: the kernel of each operation, for the encodings that this model
-/// uses.
-pub fn kernel_lines(device: &dyn Device, checkpoint: &Checkpoint, settings: &ModelSettings) -> Vec<String> {
+/// uses. Where there are several ranks, `device` is one of them.
+pub fn kernel_lines(device: &dyn Device, checkpoint: &Checkpoint, config: &Config) -> Vec<String> {
     let mut used: Vec<String> = checkpoint.formats().iter().map(ToString::to_string).collect();
-    used.push(settings.kv_cache_dtype.to_string());
+    used.push(config.model.kv_cache_dtype.to_string());
     let kernels = device.kernels().into_iter().filter_map(|choice| match choice.format {
         None => Some(format!("{} [{}]", choice.op, choice.kernel)),
         Some(format) if used.contains(&format) => Some(format!("{} {format} [{}]", choice.op, choice.kernel)),
         Some(_) => None,
     });
     let computes = match device.memory() {
-        DeviceMemory::Host => format!("CPU: {} threads, {} kernels", device.threads(), device.isa()),
+        DeviceMemory::Host => format!("CPU: {} threads, {} kernels", config.device.cpu_threads, device.isa()),
         DeviceMemory::Own { available_bytes, .. } => {
             format!("GPU: {}, {} kernels, {} free", device.name(), device.isa(), gib(available_bytes))
         }
     };
     vec![
-        format!("{computes}, inputs of products in {}.", settings.dtype),
+        format!("{computes}, inputs of products in {}.", config.model.dtype),
         format!("Kernels: {}.", kernels.collect::<Vec<_>>().join(", ")),
     ]
 }

@@ -45,7 +45,8 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     args.prompt_lens.iter().try_for_each(|&tokens| check(&config, tokens.min(1), tokens + 1))?;
 
     let chosen = Chosen::new(&config.device, config.model.dtype, &checkpoint)?;
-    let device = chosen.device();
+    // Its threads end before the engine's are at work.
+    let device = chosen.whole()()?;
     let peaks = roofline::measure(&*device).ok_or(MeasureError::Memory)?;
     let roofline = Roofline::of(&peaks, &checkpoint.formats(), config.model.dtype);
     let mut lines = notes;
@@ -56,6 +57,7 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
             "These weights may fit into caches, which are quicker than the memory whose bandwidth is the peak.".into(),
         );
     }
+    drop(device);
     let (kv_format, log_interval) = (config.model.kv_cache_dtype, config.log.decode_log_interval);
     let engine = chosen.engine(&config.engine, kv_format, log_interval, &checkpoint, Box::new(|_| {}))?;
     let vocab = checkpoint.config().vocab_size;
