@@ -38,17 +38,7 @@ pub fn find(flags: &DeviceFlags, notes: &mut Vec<String>) -> Result<Option<GpuHo
                     gib(found.available_bytes),
                     gib(found.total_bytes)
                 ));
-                return Ok(Some(GpuHost {
-                    compute,
-                    is_asked_for: asked,
-                    available_bytes: found.available_bytes,
-                    weights: &WEIGHT_FORMATS,
-                    pages: &KV_FORMATS,
-                    min_scale_rows: MIN_SCALE_ROWS,
-                    max_experts: MAX_EXPERTS,
-                    max_head_dim: MAX_HEAD_DIM,
-                    kv_bytes_per_token: quern_gpu::kv_bytes_per_token,
-                }));
+                return Ok(Some(host(compute, asked, found.available_bytes)));
             }
             Err(cause) if asked => return Err(StartError::Gpu { compute: compute.name(), cause: cause.into() }),
             Err(GpuError::NoDriver { .. }) => {}
@@ -58,6 +48,21 @@ pub fn find(flags: &DeviceFlags, notes: &mut Vec<String>) -> Result<Option<GpuHo
     }
     notes.push("The CPU computes: neither NVIDIA's driver (libcuda) nor AMD's (libamdhip64) offers a GPU.".to_owned());
     Ok(None)
+}
+
+/// What a GPU with so many free bytes allows, where this program's kernels compute on it.
+pub fn host(compute: Compute, is_asked_for: bool, available_bytes: u64) -> GpuHost {
+    GpuHost {
+        compute,
+        is_asked_for,
+        available_bytes,
+        weights: &WEIGHT_FORMATS,
+        pages: &KV_FORMATS,
+        min_scale_rows: MIN_SCALE_ROWS,
+        max_experts: MAX_EXPERTS,
+        max_head_dim: MAX_HEAD_DIM,
+        kv_bytes_per_token: quern_gpu::kv_bytes_per_token,
+    }
 }
 
 /// The GPU that was decided on, with its kernels; `None` where the CPU computes.

@@ -273,6 +273,7 @@ pub(crate) mod tests {
     use crate::{
         cli::{Cli, Job},
         environment::LONGER_CONTEXT,
+        gpus,
     };
 
     fn model(dtype: &str, extra: &str) -> ModelConfig {
@@ -292,18 +293,7 @@ pub(crate) mod tests {
 
     /// A GPU with 2 GiB of memory.
     fn gpu(is_asked_for: bool) -> GpuHost {
-        let (weights, pages) = (&[QuantFormat::BF16, QuantFormat::F16][..], &[KvFormat::BF16, KvFormat::F8E4M3][..]);
-        GpuHost {
-            compute: Compute::Hip,
-            is_asked_for,
-            available_bytes: 2 << 30,
-            weights,
-            pages,
-            min_scale_rows: quern_gpu::MIN_SCALE_ROWS,
-            max_experts: quern_gpu::MAX_EXPERTS,
-            max_head_dim: quern_gpu::MAX_HEAD_DIM,
-            kv_bytes_per_token: quern_gpu::kv_bytes_per_token,
-        }
+        gpus::host(Compute::Hip, is_asked_for, 2 << 30)
     }
 
     fn decide_for(
