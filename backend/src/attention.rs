@@ -86,10 +86,3 @@ pub struct KvSpec {
     /// How a head's key or value is stored.
     pub format: KvFormat,
 }
-
-impl KvSpec {
-    /// Bytes of keys and values of one token over all layers.
-    pub fn bytes_per_token(&self) -> usize {
-        self.num_layers * 2 * self.heads.num_kv_heads * self.format.head_bytes(self.heads.head_dim)
-    }
-}

@@ -41,7 +41,7 @@ pub struct CheckpointOptions {
     pub config_overrides: Option<Map<String, Value>>,
 }
 
-/// A verified checkpoint; its weights are mapped, not read.
+/// A verified checkpoint. Its weights are mapped; read are only the small tensors that say how others are stored.
 pub struct Checkpoint {
     dir: PathBuf,
     config: ModelConfig,

@@ -61,8 +61,7 @@ fn matrices(checkpoint: &Checkpoint) -> Vec<(String, Role, PackedMatrix)> {
             let matrices = checkpoint.weights().matrices(tensor).unwrap();
             let bytes: u64 = matrices.iter().map(|matrix| matrix.num_bytes() as u64).sum();
             let counted = checkpoint.weights().part_bytes(tensor, &Shard::whole(tensor)).unwrap();
-            // Random weights do not count the scales beside FP8.
-            assert!(counted == bytes || checkpoint.is_dummy(), "{:?}: {counted} of {bytes}", tensor.role);
+            assert_eq!(counted, bytes, "{:?}", tensor.role);
             let named = tensor.names().zip(matrices);
             all.extend(named.map(|(name, matrix)| (module(&name).to_owned(), tensor.role, matrix)));
         }

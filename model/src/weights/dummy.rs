@@ -54,7 +54,7 @@ impl DummyWeights {
         let mut weights = Self { formats: matrices.map(formats).collect(), all_formats, num_bytes: 0 };
         let bytes = |tensor: &TensorSpec| match tensor.shape {
             Shape::Matrix(rows, cols) => {
-                let one = |index| weights.format(tensor, index).row_bytes(cols).saturating_mul(rows) as u64;
+                let one = |index| bytes_of(weights.format(tensor, index), rows, cols);
                 (0..tensor.count).map(one).fold(0, u64::saturating_add)
             }
             Shape::Vector(len) => 2 * len as u64,
@@ -105,8 +105,8 @@ impl WeightSource for DummyWeights {
         });
         let packed = |((_, format), bytes)| match format {
             QuantFormat::Fp8Block128 => {
-                let blocks = rows.div_ceil(QuantFormat::FP8_BLOCK) * cols.div_ceil(QuantFormat::FP8_BLOCK);
-                PackedMatrix::fp8(rows, cols, SharedBytes::new(Arc::new(bytes)), vec![FP8_SCALE; blocks].into())
+                let scales = vec![FP8_SCALE; PackedMatrix::num_scales(&[0..rows, 0..cols], QuantFormat::FP8_BLOCK)];
+                PackedMatrix::fp8(rows, cols, SharedBytes::new(Arc::new(bytes)), scales.into())
             }
             format => PackedMatrix::plain(format, rows, cols, SharedBytes::new(Arc::new(bytes))),
         };
@@ -124,7 +124,7 @@ impl WeightSource for DummyWeights {
     }
 
     fn part_bytes(&self, tensor: &TensorSpec, shard: &Shard) -> Result<u64, LoadError> {
-        let bytes = |format: QuantFormat| (shard.rows.len() * format.row_bytes(shard.cols.len())) as u64;
+        let bytes = |format: QuantFormat| bytes_of(format, shard.rows.len(), shard.cols.len());
         match self.known_formats(tensor) {
             [format] => Ok(shard.experts.len() as u64 * bytes(*format)),
             _ => Ok(shard.experts.clone().map(|index| bytes(self.format(tensor, index))).sum()),
@@ -144,6 +144,15 @@ impl WeightSource for DummyWeights {
     fn num_bytes(&self) -> u64 {
         self.num_bytes
     }
+}
+
+/// Bytes of a matrix, with the scales beside it.
+fn bytes_of(format: QuantFormat, rows: usize, cols: usize) -> u64 {
+    let scales = match format {
+        QuantFormat::Fp8Block128 => PackedMatrix::num_scales(&[0..rows, 0..cols], QuantFormat::FP8_BLOCK),
+        _ => 0,
+    };
+    (format.row_bytes(cols) as u64).saturating_mul(rows as u64).saturating_add(4 * scales as u64)
 }
 
 /// Blocks whose elements begin with number `from`: codes drawn as they come, scales that spread them over the width.

@@ -132,7 +132,7 @@ impl StoredMatrix<'_> {
         }
     }
 
-    /// What it was written anew from will hardly be read again.
+    /// What it was written anew from is hardly read again: at most by another rank, which finds it in the page cache.
     pub(super) fn release(&self) {
         match &self.encoding {
             StoredEncoding::Ints(ints) => ints.codes.bytes.release(),
