@@ -30,19 +30,19 @@ impl Scheduler {
                 continue;
             }
             if !self.try_admit(key, plan) {
-                self.short_of_pages.get_or_insert_with(|| tenant.clone());
+                // One that was short before it has more places, or this one would have yielded.
+                self.short_of_pages = Some(tenant.clone());
                 break;
             }
-            self.waiting.remove(tenant, key);
-            self.waiting_tokens -= self.sequences[&key].tokens.len();
             self.plan_chunk(key, plan, budget);
         }
     }
 
-    /// Whether what fits into the pool is for a tenant before this one, which has more already.
+    /// Whether what fits into the pool is for another tenant, which has no more places than this one. Of those with as
+    /// many none may pass: together they could keep the pool full for ever.
     fn must_yield(&self, tenant: &Tenant) -> bool {
         let short = self.short_of_pages.as_ref().filter(|short| *short != tenant);
-        short.is_some_and(|short| self.num_places(tenant) > self.num_places(short))
+        short.is_some_and(|short| self.shares.places(tenant) >= self.shares.places(short))
     }
 
     fn order_queue(&mut self, tenant: &Tenant) {
@@ -82,9 +82,9 @@ impl Scheduler {
         })
     }
 
-    /// Lock the request's cached prefix and let it run, if its pages and those that the running ones
+    /// Lock the cached prefix of a request that waits and let it run, if its pages and those that the running ones
     /// are expected to need fit.
-    fn try_admit(&mut self, key: SequenceKey, plan: &mut StepPlan) -> bool {
+    pub(crate) fn try_admit(&mut self, key: SequenceKey, plan: &mut StepPlan) -> bool {
         let page_size = self.config.page_size;
         let promised: usize = self.running.iter().map(|key| self.expected_pages(&self.sequences[key])).sum();
         let sequence = self.sequences.get_mut(&key).expect("waiting sequences are alive");
@@ -113,13 +113,17 @@ impl Scheduler {
         if !sequence.admitted {
             sequence.admitted = true;
             sequence.sink.admitted();
-            sequence.prompt_report.cached_tokens = cached;
             sequence.cached_tokens = cached;
             self.stats.prompt_tokens += sequence.prompt_len as u64;
             self.stats.cached_tokens += cached as u64;
         }
         plan.mix.new_sequences += 1;
         plan.mix.cached_tokens += cached;
+        let (tenant, tokens) = (&sequence.tenant, sequence.tokens.len());
+        self.shares.take_place(tenant);
+        self.short_of_pages.take_if(|short| short == tenant);
+        self.waiting.remove(tenant, key);
+        self.waiting_tokens -= tokens;
         self.running.push(key);
         true
     }

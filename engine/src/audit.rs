@@ -53,6 +53,7 @@ impl Scheduler {
         let queued = self.waiting.len() + self.running.len();
         assert_eq!(queued, self.sequences.len(), "waiting and running sequences, of all");
         assert_eq!(self.shares.num_alive(), self.sequences.len(), "sequences of all tenants");
+        assert_eq!(self.shares.num_running(), self.running.len(), "places of all tenants");
     }
 }
 

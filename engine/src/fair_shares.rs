@@ -12,7 +12,7 @@ use crate::tenant::Tenant;
 /// Idle tenants that are remembered; what they were charged matters only until the others have had as much.
 const MAX_IDLE: usize = 1024;
 
-/// Tokens charged to tenants, and how many requests of theirs are alive.
+/// Tokens charged to tenants, and how many requests of theirs are alive and run.
 #[derive(Debug)]
 pub(crate) struct FairShares {
     credit: u64,
@@ -22,6 +22,8 @@ pub(crate) struct FairShares {
 #[derive(Clone, Copy, Debug, Default)]
 struct TenantShare {
     alive: usize,
+    /// Those of them that run.
+    places: usize,
     charged: u64,
 }
 
@@ -56,6 +58,21 @@ impl FairShares {
         share.alive -= 1;
     }
 
+    /// One begins to run.
+    pub(crate) fn take_place(&mut self, tenant: &Tenant) {
+        self.tenants.get_mut(tenant).expect("a tenant that has begun is known").places += 1;
+    }
+
+    /// One runs no more.
+    pub(crate) fn leave_place(&mut self, tenant: &Tenant) {
+        self.tenants.get_mut(tenant).expect("a tenant that has begun is known").places -= 1;
+    }
+
+    /// Requests of the tenant that run.
+    pub(crate) fn places(&self, tenant: &Tenant) -> usize {
+        self.tenants.get(tenant).map_or(0, |share| share.places)
+    }
+
     /// So many tokens are computed for the tenant.
     pub(crate) fn charge(&mut self, tenant: &Tenant, tokens: usize) {
         let share = self.tenants.get_mut(tenant).expect("a tenant that is served is known");
@@ -73,6 +90,11 @@ impl FairShares {
     /// Requests that are alive, of all tenants.
     pub(crate) fn num_alive(&self) -> usize {
         self.tenants.values().map(|share| share.alive).sum()
+    }
+
+    /// Requests that run, of all tenants.
+    pub(crate) fn num_running(&self) -> usize {
+        self.tenants.values().map(|share| share.places).sum()
     }
 }
 

@@ -2,16 +2,16 @@
 //!
 //! A pure state machine (invariant I4): no clock, no thread, no channel, no randomness. There is no
 //! prefill phase and no decode phase: every running sequence is some tokens behind. A step takes first
-//! those that are one token behind (each sees a token every step), then fills its budget with chunks of
-//! prompts, most of it for the oldest, the rest for those behind it and in the queue.
+//! those that are one token behind (each gets a token every step, unless several tenants share it: `turns.rs`), then
+//! fills its budget with chunks of prompts, most of it for the oldest, the rest for those behind it and in the queue.
 //!
 //! Pages: a sequence gets pages as it computes. When the pool is empty, unlocked prefixes are evicted;
-//! when there are none, the youngest running sequence is retracted: its private pages are freed, it
-//! returns to the head of the queue with its output so far, and is computed again later (to the same
-//! bits, invariant I7). The oldest sequence is never retracted for another, so the system as a whole
+//! when there are none, the youngest running sequence of the tenant that has most of them is retracted: its private
+//! pages are freed, it returns to the head of its tenant's queue with its output so far, and is computed again later
+//! (to the same bits, invariant I7). The oldest sequence is never retracted for another, so the system as a whole
 //! always moves.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use quern_backend::LogitFault;
 use quern_model::StepOutput;
@@ -24,7 +24,7 @@ use crate::{
     kv_pool::KvPool,
     new_token_ratio::NewTokenRatio,
     radix_cache::{InsertOutcome, RadixCache},
-    request::{EventSink, FailCause, FinishReason, GenerateRequest, TokenEvent},
+    request::{EventSink, FailCause, FinishReason, GenerateRequest, PromptReport, TokenEvent},
     sequence::{Sequence, SequenceKey, SequenceReport},
     stats::SchedulerStats,
     step_plan::{SequencePart, StepPlan},
@@ -50,7 +50,8 @@ pub struct Scheduler {
     /// In order of admission: the front is the oldest.
     pub(crate) running: Vec<SequenceKey>,
     pub(crate) shares: FairShares,
-    /// A tenant whose next request did not fit into the pool in the last step, while others had more than it.
+    /// A tenant whose next request did not fit into the pool, of those the one with fewest places. Others with as many
+    /// places or more yield to it until it is admitted.
     pub(crate) short_of_pages: Option<Tenant>,
     pub(crate) stats: SchedulerStats,
     /// Internal errors of single sequences that nobody has asked for yet.
@@ -209,7 +210,7 @@ impl Scheduler {
     pub fn schedule(&mut self) -> Option<StepPlan> {
         loop {
             let mut plan = StepPlan::default();
-            let turn = self.next_turn();
+            let turn = self.next_turn(&mut plan);
             self.plan_decodes(&turn, &mut plan);
             let decodes = plan.mix.decodes;
             let tokens = self.config.chunk_tokens.saturating_sub(decodes).min(self.config.max_prefill_tokens);
@@ -229,9 +230,10 @@ impl Scheduler {
             if room_was_made {
                 continue;
             }
-            // Nothing fits. With sequences running, none of them can get a page: make room by
-            // retracting the youngest. With none running, the head of the queue fits nowhere.
-            let head = turn.order.first().and_then(|tenant| self.waiting.get(tenant, 0));
+            // Nothing fits. With several sequences running, none of them can get a page: make room. With none running,
+            // a request fits nowhere: the one that was tried, where others only yielded to its tenant.
+            let tried = self.short_of_pages.as_ref().or(turn.order.first());
+            let head = tried.and_then(|tenant| self.waiting.get(tenant, 0));
             match (self.running.len(), head) {
                 (0, None) => return None,
                 (0, Some(head)) => self.fail_oversized(head),
@@ -301,14 +303,15 @@ impl Scheduler {
         }
     }
 
-    /// Chunks of a tenant's prompts. The oldest has most of the budget; a part is for those behind it, the ones with
+    /// Chunks of a tenant's prompts, which run already, the oldest first, and of those that are admitted. The oldest has most of the budget; a part is for those behind it, the ones with
     /// the least to compute first, so that a long prompt does not hold up the short ones that come later.
-    pub(crate) fn plan_prompts(&mut self, tenant: &Tenant, plan: &mut StepPlan, budget: &mut Budget) {
-        let is_prompt = |key: &SequenceKey| {
-            let sequence = &self.sequences[key];
-            sequence.tenant == *tenant && !sequence.is_decoding()
-        };
-        let mut prompts: Vec<_> = self.running.iter().copied().filter(is_prompt).collect();
+    pub(crate) fn plan_prompts(
+        &mut self,
+        tenant: &Tenant,
+        mut prompts: Vec<SequenceKey>,
+        plan: &mut StepPlan,
+        budget: &mut Budget,
+    ) {
         if !prompts.is_empty() {
             let oldest = prompts.remove(0);
             let sequence = &self.sequences[&oldest];
@@ -369,14 +372,8 @@ impl Scheduler {
     /// Retract a sequence for want of pages, of those that run from `first` on: the youngest of the tenant that has
     /// most of them.
     fn retract_one(&mut self, first: usize) {
-        let mut counts: BTreeMap<&Tenant, usize> = BTreeMap::new();
-        for key in &self.running[first..] {
-            *counts.entry(&self.sequences[key].tenant).or_default() += 1;
-        }
-        let youngest_of = |tenant: &Tenant| self.running.iter().rposition(|key| self.sequences[key].tenant == *tenant);
-        let most = counts.iter().map(|(tenant, count)| (*count, youngest_of(tenant))).max();
-        let (_, youngest) = most.expect("only called while sequences run");
-        self.retract(youngest.expect("a tenant that is counted has one"));
+        let (youngest, _) = self.youngest_of_most(first).expect("only called while such sequences run");
+        self.retract(youngest);
         let running = || self.running.iter().map(|key| &self.sequences[key]);
         let decoded = running().map(Sequence::num_output).sum();
         let allowed = running().map(|s| s.max_new_tokens).fold(0, usize::saturating_add);
@@ -393,10 +390,11 @@ impl Scheduler {
         let sequence = self.sequences.get_mut(&key).expect("running sequences are alive");
         sequence.num_computed = 0;
         if !sequence.prefilled {
-            sequence.prompt_report.logprobs.clear();
+            sequence.prompt_logprobs.clear();
         }
         sequence.sink.send(TokenEvent::Retracted);
         self.waiting_tokens += sequence.tokens.len();
+        self.shares.leave_place(&sequence.tenant);
         self.waiting.push_front(&sequence.tenant, key);
         self.stats.retractions += 1;
     }
@@ -436,14 +434,15 @@ impl Scheduler {
         let num_scores = rows.len() - usize::from(caught_up && sequence.max_new_tokens > 0);
         for score in rows.by_ref().take(num_scores) {
             let logprobs = sequence.logprobs_of(score);
-            sequence.prompt_report.logprobs.extend(logprobs);
+            sequence.prompt_logprobs.extend(logprobs);
         }
         if !caught_up {
             return;
         }
         if !sequence.prefilled {
             sequence.prefilled = true;
-            let report = std::mem::take(&mut sequence.prompt_report);
+            let (cached_tokens, logprobs) = (sequence.cached_tokens, std::mem::take(&mut sequence.prompt_logprobs));
+            let report = PromptReport { cached_tokens, logprobs };
             sequence.sink.send(TokenEvent::Prefilled(report));
         }
         let Some(sampled) = rows.next() else {
@@ -521,6 +520,7 @@ impl Scheduler {
         match self.running.iter().position(|&k| k == key) {
             Some(index) => {
                 self.running.remove(index);
+                self.shares.leave_place(&sequence.tenant);
             }
             None => {
                 self.waiting.remove(&sequence.tenant, key);

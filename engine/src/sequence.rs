@@ -10,9 +10,7 @@ use quern_backend::{LogitTask, RowTask, SamplingParams, TokenCounts};
 
 use crate::{
     radix_cache::PrefixLock,
-    request::{
-        EventSink, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, PromptReport, TokenLogprobs,
-    },
+    request::{EventSink, FinishReason, GenerateRequest, Grammar, GrammarError, LogprobRequest, TokenLogprobs},
     tenant::Tenant,
 };
 
@@ -60,8 +58,8 @@ pub struct Sequence {
     pub outlived_restart: bool,
     /// Whether `Prefilled` has been sent.
     pub prefilled: bool,
-    /// Facts about the prompt, gathered until `Prefilled`.
-    pub prompt_report: PromptReport,
+    /// Scores of the prompt's tokens, gathered until `Prefilled`.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
     /// Where its events go.
     pub sink: Box<dyn EventSink>,
     min_new_tokens: usize,
@@ -125,7 +123,7 @@ impl Sequence {
             cached_tokens: 0,
             outlived_restart: false,
             prefilled: false,
-            prompt_report: PromptReport::default(),
+            prompt_logprobs: Vec::new(),
             sink,
             min_new_tokens: request.min_new_tokens,
             stop_token_ids: request.stop_token_ids.into(),

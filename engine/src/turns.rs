@@ -1,14 +1,17 @@
 //! Turns: how it is decided whose work a step does, where several tenants want it.
 //!
 //! The least served tenant that has prompts to compute leads: it has seven eighths of the step, less if it wants less,
-//! and the others what is left, their decoding sequences taking turns where that is less than all of them. Places
-//! and pages are shared as well: where a tenant cannot be admitted while another holds at least two places more, the
-//! youngest of that other's sequences is retracted, one a step.
+//! and the others what is left, their decoding sequences taking turns where that is less than all of them.
+//!
+//! Places and pages are shared as well. Where a tenant's next request finds no pages, tenants with as many places as it
+//! or more admit none until it is admitted, however many of them there are. Where a tenant cannot be admitted while
+//! another holds at least two places more, the youngest of that other's sequences is retracted, one a step.
 
 use std::collections::BTreeMap;
 
 use crate::{
-    budget::Budget, scheduler::Scheduler, sequence::Sequence, step_plan::StepPlan, step_turn::StepTurn, tenant::Tenant,
+    budget::Budget, scheduler::Scheduler, sequence::SequenceKey, step_plan::StepPlan, step_turn::StepTurn,
+    tenant::Tenant,
 };
 
 /// This part of a step is for those that do not lead, if they want it.
@@ -16,89 +19,127 @@ const OTHERS_PART: usize = 8;
 
 impl Scheduler {
     /// Whose work the next step does. With one tenant it is all that one's.
-    pub(crate) fn next_turn(&mut self) -> StepTurn {
-        let mut order = self.shares.in_order();
-        let mut short_of_pages = self.short_of_pages.take();
+    pub(crate) fn next_turn(&mut self, plan: &mut StepPlan) -> StepTurn {
+        let order = self.shares.in_order();
         if order.len() < 2 {
+            self.short_of_pages = None;
             return StepTurn { order, ..StepTurn::default() };
         }
-        if self.make_room(&order, short_of_pages.as_ref()) {
-            short_of_pages = None;
+        self.admit_short_of_pages(plan);
+        if self.make_room(&order) {
+            self.admit_short_of_pages(plan);
         }
-        let demands: Vec<_> =
-            order.iter().map(|tenant| self.prompt_demand(tenant, short_of_pages.as_ref() == Some(tenant))).collect();
-        let Some(lead) = demands.iter().position(|&demand| demand > 0) else {
-            return StepTurn { order, ..StepTurn::default() };
-        };
-        let is_others = |sequence: &Sequence| sequence.is_decoding() && sequence.tenant != order[lead];
-        let running = self.running.iter().map(|key| (key, &self.sequences[key]));
-        let others = running.filter(|(_, sequence)| is_others(sequence));
-        let mut decodes: Vec<_> = others.map(|(&key, sequence)| (sequence.last_step, key)).collect();
+        let (mut prompts, mut decodes) = (BTreeMap::<Tenant, Vec<SequenceKey>>::new(), Vec::new());
+        for &key in &self.running {
+            let sequence = &self.sequences[&key];
+            if sequence.is_decoding() {
+                decodes.push((sequence.last_step, key));
+            } else if let Some(own) = prompts.get_mut(&sequence.tenant) {
+                own.push(key);
+            } else {
+                prompts.insert(sequence.tenant.clone(), vec![key]);
+            }
+        }
+        let mut turn = StepTurn { order, prompts, ..StepTurn::default() };
+        let demand = |tenant: &Tenant| self.prompt_demand(tenant, turn.prompts_of(tenant));
+        let demands: Vec<_> = turn.order.iter().map(demand).collect();
+        let Some(lead) = demands.iter().position(|&demand| demand > 0) else { return turn };
+        let leader = turn.order.remove(lead);
+        decodes.retain(|(_, key)| self.sequences[key].tenant != leader);
 
         let chunk = self.config.chunk_tokens;
         let wanted_by_others = decodes.len() + demands.iter().sum::<usize>() - demands[lead];
-        let reserved = chunk - wanted_by_others.min((chunk / OTHERS_PART).max(1));
-        let most_decodes = (chunk - demands[lead].min(reserved)).max(1);
+        turn.reserved = chunk - wanted_by_others.min((chunk / OTHERS_PART).max(1));
+        let most_decodes = (chunk - demands[lead].min(turn.reserved)).max(1);
         // Those that were part of a step longest ago are part of this one.
         decodes.sort_unstable();
-        let paused = decodes.into_iter().skip(most_decodes).map(|(_, key)| key).collect();
-        let leader = order.remove(lead);
-        order.insert(0, leader);
-        StepTurn { order, reserved, paused }
+        turn.paused = decodes.into_iter().skip(most_decodes).map(|(_, key)| key).collect();
+        turn.order.insert(0, leader);
+        turn
     }
 
     /// Chunks of prompts, those of the tenant that leads first.
     pub(crate) fn plan_tenants(&mut self, turn: &StepTurn, plan: &mut StepPlan, mut budget: Budget) {
         let Some((leader, others)) = turn.order.split_first() else { return };
         if others.is_empty() {
-            return self.plan_prompts(leader, plan, &mut budget);
+            let is_prompt = |key: &SequenceKey| !self.sequences[key].is_decoding();
+            let prompts = self.running.iter().copied().filter(is_prompt).collect();
+            return self.plan_prompts(leader, prompts, plan, &mut budget);
         }
         let mut own = budget.part(turn.reserved);
-        self.plan_prompts(leader, plan, &mut own);
+        self.plan_prompts(leader, self.still_running(turn.prompts_of(leader)), plan, &mut own);
         budget.join(own);
         for tenant in others {
-            self.plan_prompts(tenant, plan, &mut budget);
+            if budget.is_spent() {
+                break;
+            }
+            self.plan_prompts(tenant, self.still_running(turn.prompts_of(tenant)), plan, &mut budget);
         }
     }
 
-    /// Sequences of the tenant that run.
-    pub(crate) fn num_places(&self, tenant: &Tenant) -> usize {
-        self.running.iter().filter(|key| self.sequences[key].tenant == *tenant).count()
+    /// Those that were not retracted for a sequence that decodes.
+    fn still_running(&self, prompts: &[SequenceKey]) -> Vec<SequenceKey> {
+        prompts.iter().copied().filter(|key| self.sequences[key].lock.is_some()).collect()
+    }
+
+    /// Admit the next request of the tenant that is short of pages once they are there, before the step is shared out:
+    /// by then another may have led, and have spent it.
+    fn admit_short_of_pages(&mut self, plan: &mut StepPlan) {
+        let Some(tenant) = self.short_of_pages.clone() else { return };
+        let Some(head) = self.waiting.get(&tenant, 0) else {
+            // It was aborted.
+            self.short_of_pages = None;
+            return;
+        };
+        if self.running.len() < self.config.max_running && !self.is_held_back(head) {
+            self.try_admit(head, plan);
+        }
     }
 
     /// Retract a sequence for a tenant that finds no place, or no pages, while another has at least two places more;
     /// says whether one was.
-    fn make_room(&mut self, order: &[Tenant], short_of_pages: Option<&Tenant>) -> bool {
+    fn make_room(&mut self, order: &[Tenant]) -> bool {
         let is_full = self.running.len() >= self.config.max_running;
-        let wants_room = |tenant: &&Tenant| {
-            let Some(head) = self.waiting.get(tenant, 0) else { return false };
-            (is_full || short_of_pages == Some(*tenant)) && !self.is_held_back(head)
-        };
-        let mut places: BTreeMap<&Tenant, usize> = BTreeMap::new();
-        for key in &self.running {
-            *places.entry(&self.sequences[key].tenant).or_default() += 1;
-        }
-        let Some((richest, most)) = places.iter().max_by_key(|(_, count)| **count) else { return false };
-        let poor = |tenant: &&Tenant| places.get(*tenant).map_or(0, |count| *count) + 1 < *most;
-        if !order.iter().filter(wants_room).any(|tenant| poor(&tenant)) {
+        if !is_full && self.short_of_pages.is_none() {
             return false;
         }
-        let youngest = self.running.iter().rposition(|key| self.sequences[key].tenant == **richest);
-        self.retract(youngest.expect("a tenant with places has a sequence that runs"));
-        true
+        let Some((youngest, most)) = self.youngest_of_most(0) else { return false };
+        let wants_room = |tenant: &Tenant| {
+            let Some(head) = self.waiting.get(tenant, 0) else { return false };
+            // What costs most last.
+            (is_full || self.short_of_pages.as_ref() == Some(tenant))
+                && self.shares.places(tenant) + 1 < most
+                && !self.is_held_back(head)
+        };
+        let is_wanted = order.iter().any(wants_room);
+        if is_wanted {
+            self.retract(youngest);
+        }
+        is_wanted
+    }
+
+    /// Of the sequences that run from `first` on: the index of the youngest one of the tenant that has most of them, and
+    /// how many those are. Of tenants with equally many the one whose youngest is younger.
+    pub(crate) fn youngest_of_most(&self, first: usize) -> Option<(usize, usize)> {
+        let mut tenants: BTreeMap<&Tenant, (usize, usize)> = BTreeMap::new();
+        for (index, key) in self.running.iter().enumerate().skip(first) {
+            let (count, youngest) = tenants.entry(&self.sequences[key].tenant).or_default();
+            (*count, *youngest) = (*count + 1, index);
+        }
+        tenants.into_values().max().map(|(count, youngest)| (youngest, count))
     }
 
     /// Tokens that the tenant's prompts want of a step, those that wait included where they may be admitted; no more than
     /// a step has.
-    fn prompt_demand(&self, tenant: &Tenant, is_short_of_pages: bool) -> usize {
-        let running = self.running.iter().map(|key| &self.sequences[key]);
-        let behind = running.filter(|s| s.tenant == *tenant && !s.is_decoding()).map(Sequence::behind).sum();
+    fn prompt_demand(&self, tenant: &Tenant, prompts: &[SequenceKey]) -> usize {
+        let is_short_of_pages = self.short_of_pages.as_ref() == Some(tenant);
         let free = if is_short_of_pages { 0 } else { self.config.max_running - self.running.len() };
+        let running = prompts.iter().map(|key| self.sequences[key].behind());
         let waiting = self.waiting.of(tenant).take(free).map(|key| self.sequences[&key].tokens.len());
         let chunk = self.config.chunk_tokens;
         // Enough is known once a step is full.
-        let mut demand: usize = behind;
-        for tokens in waiting {
+        let mut demand = 0;
+        for tokens in running.chain(waiting) {
             if demand >= chunk {
                 break;
             }

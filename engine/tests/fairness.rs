@@ -3,7 +3,7 @@
 use std::sync::mpsc::{self, Receiver};
 
 use quern_engine::{
-    EngineConfig, GenerateRequest, Tenant, TokenEvent,
+    EngineConfig, FailCause, GenerateRequest, Tenant, TokenEvent,
     fake::{self, FakeModel},
     scheduler::Scheduler,
     sequence::SequenceKey,
@@ -209,9 +209,9 @@ fn a_pool_that_is_full_of_one_tenants_pages_has_room_for_another() {
 fn tenants_that_want_all_they_can_get_have_equal_shares() {
     let mut world = World::with(served());
     let tenants = ["many", "few"].map(Tenant::new);
-    let heard = [(200, 50), (40, 400)].map(|(count, prompt_len)| (count, prompt_len));
+    let floods = [(200, 50), (40, 400)];
     let mut streams = Vec::new();
-    for (tenant, (count, prompt_len)) in tenants.iter().zip(heard) {
+    for (tenant, (count, prompt_len)) in tenants.iter().zip(floods) {
         let own: Vec<_> = (0..count).map(|_| world.submit_for(tenant.clone(), prompt_len, 500)).collect();
         streams.push(own);
     }
@@ -222,4 +222,75 @@ fn tenants_that_want_all_they_can_get_have_equal_shares() {
     println!("{many} and {few} tokens");
     assert!((0.6..1.7).contains(&(many / few)), "{many} and {few} tokens");
     world.scheduler.check();
+}
+
+/// Whether a request has ended, by what is new of its events.
+fn has_ended(heard: &Receiver<TokenEvent>) -> bool {
+    heard.try_iter().any(|event| event.is_terminal())
+}
+
+#[test]
+fn tenants_that_fill_the_pool_together_leave_room_for_a_large_prompt() {
+    // Ten requests of 25 pages each, all the time; each is one of its tenant's own.
+    const OUTPUT: usize = 200;
+    let mut world = World::with(EngineConfig { num_pages: 300, ..served() });
+    let tenants: Vec<_> = (0..10).map(|index| Tenant::new(format!("small {index}"))).collect();
+    let mut streams: Vec<_> = tenants
+        .iter()
+        .enumerate()
+        // Not all at once, so that there is never room for more than one at a time.
+        .map(|(index, tenant)| world.submit_for(tenant.clone(), 200, OUTPUT * (10 + index) / 20))
+        .collect();
+    let mut ended = 0;
+    let mut step = |world: &mut World| {
+        world.step();
+        for (tenant, stream) in tenants.iter().zip(&mut streams) {
+            if has_ended(stream) {
+                *stream = world.submit_for(tenant.clone(), 200, OUTPUT);
+                ended += 1;
+            }
+        }
+    };
+    for _ in 0..3 * OUTPUT {
+        step(&mut world);
+    }
+    // 60 % of the pool.
+    let heard = world.submit_for(Tenant::new("large"), 180 * 16, 8);
+    let mut steps = 0;
+    while tokens(&heard) == 0 {
+        step(&mut world);
+        steps += 1;
+        assert!(steps < 2 * OUTPUT, "the prompt waits while others are admitted");
+    }
+    println!("{steps} steps to the first token");
+    while !has_ended(&heard) {
+        step(&mut world);
+    }
+    for _ in 0..2 * OUTPUT {
+        step(&mut world);
+    }
+    assert!(ended > 50, "{ended} requests of the others");
+    world.scheduler.check();
+}
+
+#[test]
+fn a_request_that_only_yields_to_one_that_fits_nowhere_is_served() {
+    let mut world = World::with(EngineConfig { num_pages: 20, ..served() });
+    let [small, large] = ["small", "large"].map(Tenant::new);
+    // The one whose prompt fits nowhere has had more of the engine than the other.
+    let first = world.submit_for(large.clone(), 100, 1);
+    let beside = world.submit_for(small.clone(), 8, 3);
+    world.step();
+    assert!(has_ended(&first));
+    let oversized = world.submit_for(large, 400, 1);
+    while !has_ended(&beside) {
+        world.step();
+    }
+    let next = world.submit_for(small, 8, 3);
+    while !world.scheduler.is_idle() {
+        world.step();
+    }
+    let failed: Vec<_> = oversized.try_iter().collect();
+    assert!(matches!(failed[..], [TokenEvent::Failed(FailCause::OutOfPages { .. })]), "{failed:?}");
+    assert_eq!(tokens(&next), 3);
 }
