@@ -37,7 +37,7 @@ const LONG_STOPS: usize = 64 << 10;
 /// One output to generate.
 #[derive(Clone, Debug)]
 pub struct GenerationSpec {
-    /// Its id; aborts match it by prefix.
+    /// Its id; its caller may abort it by this.
     pub id: String,
     /// The prompt; at least one token.
     pub prompt: Vec<u32>,
