@@ -351,7 +351,12 @@ impl Engine {
     fn run(mut self) {
         // A panic here is an error of ours in the scheduler: the model's are caught where it is called.
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
-            self.restart(&format!("the scheduler panicked: {}", panic_message(&*panic)));
+            let cause = format!("the scheduler panicked: {}", panic_message(&*panic));
+            if catch_unwind(AssertUnwindSafe(|| self.restart(&cause))).is_err() {
+                // Nothing is left to be relied on. What is alive hears of its end as its sink is dropped.
+                self.stay_down(&cause);
+                break;
+            }
         }
         self.shared.accepting.store(false, Ordering::Release);
     }
@@ -465,11 +470,11 @@ impl Engine {
             tracing::error!("no later step can succeed: the engine takes no more requests");
         }
         if stays_down {
-            self.shared.metrics.set_state(EngineState::Down);
+            self.stay_down(&cause);
         }
         self.scheduler.fail_step(plan, &cause);
         if stays_down {
-            self.stay_down(cause);
+            self.scheduler.fail_all(&FailCause::Engine(cause));
         }
     }
 
@@ -477,8 +482,16 @@ impl Engine {
     /// on. The model is whole: it is called nowhere that the panic can come from.
     fn restart(&mut self, cause: &str) {
         let stays_down = self.count_failure();
-        self.shared.metrics.set_state(if stays_down { EngineState::Down } else { EngineState::Restarting });
-        let lost = self.scheduler.restart();
+        if stays_down {
+            self.stay_down(cause);
+        } else {
+            self.shared.metrics.set_state(EngineState::Restarting);
+        }
+        let mut lost = self.scheduler.restart();
+        if stays_down {
+            // Those that would wait on end as well.
+            lost.extend(self.scheduler.restart());
+        }
         self.report(FailureReport {
             kind: FailureKind::Scheduler,
             step: self.step,
@@ -492,9 +505,7 @@ impl Engine {
             // What hears the events may be what panicked.
             let _ = catch_unwind(AssertUnwindSafe(move || sequence.sink.send(end)));
         }
-        if stays_down {
-            self.stay_down(cause.to_owned());
-        } else {
+        if !stays_down {
             let waiting = self.scheduler.stats().waiting;
             tracing::warn!("the engine has restarted with an empty prefix cache; {waiting} requests wait on");
             self.shared.metrics.set_state(EngineState::Serving);
@@ -502,10 +513,10 @@ impl Engine {
         self.publish();
     }
 
-    /// End all requests, and those on their way here.
-    fn stay_down(&mut self, cause: String) {
-        self.scheduler.fail_all(&FailCause::Engine(cause.clone()));
-        self.broken = Some(cause);
+    /// Try no step any more, whatever happens while requests are told: a panic then begins nothing anew.
+    fn stay_down(&mut self, cause: &str) {
+        self.shared.metrics.set_state(EngineState::Down);
+        self.broken.get_or_insert_with(|| cause.to_owned());
     }
 
     /// Count a failure; says whether it is one too many.
@@ -532,7 +543,8 @@ impl Engine {
 
     fn report(&self, report: FailureReport) {
         tracing::error!("{}", report.line());
-        (self.observer)(report);
+        // An observer that fails keeps no request from its end.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.observer)(report)));
     }
 
     fn publish(&mut self) {

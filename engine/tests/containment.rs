@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use quern_backend::LogitFault;
+use quern_backend::{DeviceFault, LogitFault};
 use quern_engine::{
     EngineConfig, EngineHandle, EngineState, FailCause, FailureReport, FinishReason, ForwardBatch, ForwardError,
     GenerateRequest, Model, PromptReport, RequestHandle, SampleBatch, SamplingParams, StepOutput, SubmitError,
@@ -225,4 +225,30 @@ fn a_request_waits_through_one_restart_and_is_told_at_the_second() {
     assert_eq!(lost, ["a"]);
     assert_eq!(scheduler.stats().waiting, 1);
     scheduler.check();
+}
+
+#[test]
+fn a_lost_device_stays_lost_though_telling_of_it_panics() {
+    let lost: StepHook = Box::new(|_| Err(DeviceFault::Lost { backend: "fake", cause: "it is gone".into() }.into()));
+    let (engine, _) = engine_over(Box::new(fake(config()).with_hook(lost)), config());
+    let sink = |event: TokenEvent| assert!(!event.is_terminal(), "a panic of the scheduler, as the test wants it");
+    let _handle = engine.submit(request("a", 8, 1), Box::new(sink)).expect("accepted");
+    assert!(engine.wait_idle(PATIENCE));
+    // Its thread answers once it is past what came of the panic.
+    assert!(engine.flush_cache());
+    assert_eq!((engine.metrics().state(), engine.metrics().num_restarts()), (EngineState::Down, 0));
+    assert_eq!(engine.submit(request("b", 8, 1), Box::new(|_| {})).err(), Some(SubmitError::Unhealthy));
+}
+
+#[test]
+fn an_observer_that_panics_keeps_nobody_from_an_end() {
+    let (open, model) = gated();
+    let observer = Box::new(|_| panic!("an observer's panic, as the test wants it"));
+    let engine = start_observed(model, EngineConfig { max_running: 1, ..config() }, observer).expect("a thread");
+    let _a = engine.submit(request("a", 8, 5), Box::new(broken_sink)).expect("accepted");
+    let (_handle, heard) = submit(&engine, request("b", 8, 5));
+    drop(open);
+    let events: Vec<_> = heard.iter().collect();
+    assert_eq!(events.last(), Some(&TokenEvent::Finished(FinishReason::Length)), "{events:?}");
+    assert_eq!(engine.metrics().state(), EngineState::Serving);
 }
