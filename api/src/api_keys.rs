@@ -94,6 +94,14 @@ impl ApiKeys {
         self.file.as_deref()
     }
 
+    /// Whom the only key stands for, if there is just one.
+    pub fn only_caller(&self) -> Option<Caller> {
+        match &**self.known.read().unwrap_or_else(PoisonError::into_inner) {
+            [only] => Some(only.caller.clone()),
+            _ => None,
+        }
+    }
+
     /// Whom the key `given` stands for. Every known key is compared with, whichever it is.
     pub fn caller(&self, given: &[u8]) -> Option<Caller> {
         let digest = Sha256::digest(given);
@@ -157,6 +165,9 @@ mod tests {
             assert_eq!(keys.caller(wrong.as_bytes()), None, "{wrong}");
         }
         assert_eq!(keys.reload().unwrap(), 2);
+        assert_eq!(keys.only_caller(), None);
+        let red = self::keys(&["red", "red"], None);
+        assert_eq!((red.only_caller(), self::keys(&[], None).only_caller()), (red.caller(b"red"), None));
     }
 
     #[test]

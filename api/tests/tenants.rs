@@ -43,6 +43,10 @@ async fn until(what: &str, comes_true: impl Fn() -> bool) {
 
 /// A server of one place whose steps wait while `held` is set.
 async fn held_server(api: ApiConfig, max_queued: Option<usize>) -> (Server, Arc<AtomicBool>) {
+    held_over(Setup { api, engine: EngineConfig { max_queued, ..small_engine() } }).await
+}
+
+async fn held_over(setup: Setup) -> (Server, Arc<AtomicBool>) {
     let held = Arc::new(AtomicBool::new(true));
     let gate = Arc::clone(&held);
     let hook = Box::new(move |_| {
@@ -51,8 +55,8 @@ async fn held_server(api: ApiConfig, max_queued: Option<usize>) -> (Server, Arc<
         }
         Ok(())
     });
-    let engine = EngineConfig { max_queued, max_running: 1, ..small_engine() };
-    (Server::with(Setup { api, engine }, Some(hook)).await, held)
+    let engine = EngineConfig { max_running: 1, ..setup.engine };
+    (Server::with(Setup { engine, ..setup }, Some(hook)).await, held)
 }
 
 fn cached(answer: &Value) -> u64 {
@@ -187,6 +191,40 @@ async fn who_floods_the_queue_hears_429_once_others_are_there_and_they_are_serve
         assert_eq!(answer.await.unwrap().0, 200);
     }
     server.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_server_is_ready_for_others_while_one_key_floods_its_queue() {
+    let by_number = EngineConfig { max_queued: Some(2), ..small_engine() };
+    let by_tokens = EngineConfig { max_queued_tokens: Some(20), ..small_engine() };
+    let body = json!({"input_ids": vec![1; 10], "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
+    for limits in [by_number, by_tokens] {
+        for (api, others_are_served) in
+            [(keys(), true), (ApiConfig { api_key: vec![Secret::new("red")], ..keys() }, false)]
+        {
+            let (server, held) = held_over(Setup { api, engine: limits }).await;
+            let server = Arc::new(server);
+            let send = || {
+                let (server, body) = (Arc::clone(&server), body.clone());
+                tokio::spawn(async move { ask(&server, "red", "POST", "/generate", body).await.0 })
+            };
+            let mut accepted = vec![send()];
+            until("the first runs", || server.engine().num_alive() == 1 && server.engine().num_queued() == 0).await;
+            accepted.extend([send(), send()]);
+            until("two wait", || server.engine().num_queued() == 2).await;
+            assert_eq!(ask(&server, "red", "GET", "/ready", Value::Null).await.0, 503, "for who floods it");
+            let probe = server.get("/ready").await;
+            assert_eq!(probe.0, if others_are_served { 200 } else { 503 }, "a probe without a key: {probe:?}");
+            if others_are_served {
+                assert_eq!(ask(&server, "blue", "GET", "/ready", Value::Null).await.0, 200);
+            }
+            held.store(false, Ordering::Release);
+            for status in accepted {
+                assert_eq!(status.await.unwrap(), 200);
+            }
+            server.is_clean().await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -253,6 +253,14 @@ impl EngineHandle {
         self.shared.requests().num_waiting()
     }
 
+    /// Whether the queue has room for a short request of the tenant.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), where the queue is full.
+    pub fn check_queue(&self, tenant: &Tenant) -> Result<(), SubmitError> {
+        self.shared.requests().check(tenant, 1, &self.shared.config)
+    }
+
     /// Requests submitted that have not ended.
     pub fn num_alive(&self) -> usize {
         self.shared.requests().num_alive()

@@ -36,6 +36,20 @@ impl RequestBook {
     /// If the queue is full and the tenant has its share of it. One that has less is let in, up to twice the limit, so
     /// that a flood does not keep others out.
     pub(crate) fn begin(&mut self, tenant: &Tenant, tokens: usize, config: &EngineConfig) -> Result<(), SubmitError> {
+        self.check(tenant, tokens, config)?;
+        for counts in [&mut self.total, self.tenants.entry(tenant.clone()).or_default()] {
+            counts.alive += 1;
+            counts.waiting += 1;
+            counts.waiting_tokens += tokens;
+        }
+        Ok(())
+    }
+
+    /// Whether a request of `tokens` prompt tokens may begin to wait.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(crate) fn check(&self, tenant: &Tenant, tokens: usize, config: &EngineConfig) -> Result<(), SubmitError> {
         let own = self.tenants.get(tenant).copied().unwrap_or_default();
         let tenants = self.tenants.len() + usize::from(own.alive == 0);
         let limit = |limit: Option<usize>| limit.unwrap_or(usize::MAX);
@@ -45,17 +59,11 @@ impl RequestBook {
         let tokens_wanted = if self.total.waiting == 0 { 0 } else { tokens };
         let by_tokens = judge(self.total.waiting_tokens, own.waiting_tokens, tokens_wanted, prompt_tokens, tenants);
         match by_requests.and(by_tokens) {
-            Ok(()) => {}
-            Err(FullQueue::Whole) if by_requests.is_err() => return Err(SubmitError::QueueFull { limit: requests }),
-            Err(FullQueue::Whole) => return Err(SubmitError::QueueFullOfTokens { limit: prompt_tokens }),
-            Err(FullQueue::Share) => return Err(SubmitError::ShareExceeded { waiting: own.waiting, tenants }),
+            Ok(()) => Ok(()),
+            Err(FullQueue::Whole) if by_requests.is_err() => Err(SubmitError::QueueFull { limit: requests }),
+            Err(FullQueue::Whole) => Err(SubmitError::QueueFullOfTokens { limit: prompt_tokens }),
+            Err(FullQueue::Share) => Err(SubmitError::ShareExceeded { waiting: own.waiting, tenants }),
         }
-        for counts in [&mut self.total, self.tenants.entry(tenant.clone()).or_default()] {
-            counts.alive += 1;
-            counts.waiting += 1;
-            counts.waiting_tokens += tokens;
-        }
-        Ok(())
     }
 
     /// One that waited is admitted, or has ended.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -13,7 +13,7 @@ use axum::{
 use quern_engine::EngineState;
 use serde_json::json;
 
-use crate::state::AppState;
+use crate::{caller::Caller, state::AppState};
 
 /// A step that takes longer than this is no progress: the longest, a full chunk of a large model at a
 /// depth of 256K tokens, takes seconds.
@@ -49,10 +49,11 @@ fn obstacle(state: &AppState) -> Option<&'static str> {
     }
 }
 
-/// Whether requests are welcome: warmed up, not draining, the engine whole, the queue not full.
-async fn ready(State(state): State<Arc<AppState>>) -> Response {
-    let engine = &state.engine;
-    let is_full = engine.config().max_queued.is_some_and(|limit| engine.num_queued() >= limit);
+/// Whether requests are welcome: warmed up, not draining, the engine whole, room in the queue for one of the caller. A
+/// probe that brings no key asks for a client that has no requests yet, or for the only key's where there is one.
+async fn ready(State(state): State<Arc<AppState>>, Extension(caller): Extension<Caller>) -> Response {
+    let caller = state.keys.only_caller().unwrap_or(caller);
+    let is_full = state.engine.check_queue(caller.tenant()).is_err();
     verdict(obstacle(&state).or(is_full.then_some("The request queue is full.")))
 }
 
