@@ -207,13 +207,20 @@ impl ToolUse {
     /// markup, so they are constrained only where `parser` reads it.
     ///
     /// # Errors
-    /// If both constraints cannot hold, or calls must be made and `parser` cannot read them.
+    /// If both constraints cannot hold, or calls must be made, or obey a grammar, and `parser` cannot read them.
     pub fn constraint(
         &self,
         other: Option<GrammarSpec>,
         parser: Option<ToolCallParser>,
     ) -> Result<Option<GrammarSpec>, ApiError> {
         let reads_markup = parser.is_some_and(|parser| parser.format() == ToolFormat::Qwen3Coder);
+        let bound = self.tools.iter().find(|tool| tool.get(INPUT_GRAMMAR).is_some());
+        if let (Some(tool), false) = (bound, reads_markup) {
+            let name = tool["function"]["name"].as_str().unwrap_or_default();
+            let message =
+                format!("tools: the grammar of {name:?}'s input (format) needs --tool-call-parser qwen3_coder.");
+            return Err(ApiError::unsupported("tools", message));
+        }
         let needs_markup =
             |what: &str| ApiError::unsupported("tool_choice", format!("{what} needs --tool-call-parser qwen3_coder."));
         let calls = |choice, parallel| GrammarSpec::ToolCalls { tools: self.tools.clone(), choice, parallel };
@@ -350,6 +357,25 @@ mod tests {
         assert_eq!(of(&tools, json!("auto"), regex(), None).unwrap(), (2, regex()), "nothing is taken for a call");
         for (choice, other) in [(json!("auto"), regex()), (named, None), (json!("required"), None)] {
             assert_eq!(of(&tools, choice, other, hermes).unwrap_err().param.as_deref(), Some("tool_choice"));
+        }
+    }
+
+    #[test]
+    fn a_grammar_of_a_tools_input_is_obeyed_or_refused() {
+        let grammar = json!({"syntax": "regex", "definition": "[0-9]+"});
+        let tools = [json!({"function": {"name": "f"}}), json!({"function": {"name": "sum"}, INPUT_GRAMMAR: grammar})];
+        let constraint = |choice: &str, parser: &str| {
+            let found = ToolUse::new(&tools, Some(&choice.into()), true)?;
+            found.constraint(None, ToolCallParser::from_name(parser))
+        };
+        assert!(constraint("auto", "qwen3_coder").unwrap().is_some());
+        assert_eq!(constraint("none", "hermes").unwrap(), None);
+        for parser in ["hermes", "no parser"] {
+            for choice in ["auto", "required"] {
+                let error = constraint(choice, parser).unwrap_err();
+                assert_eq!(error.param.as_deref(), Some("tools"), "{error}");
+                assert!(error.message.contains("\"sum\"") && error.message.contains("qwen3_coder"), "{error}");
+            }
         }
     }
 }
