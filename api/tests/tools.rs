@@ -50,6 +50,20 @@ fn fold(frames: &[Value]) -> (String, Vec<(String, String, String)>, Value) {
     (content, calls, finish)
 }
 
+/// The one call of the form before tools, as clients add it up, and the finish reason of a stream.
+fn fold_function_call(frames: &[Value]) -> (Value, Value) {
+    let (mut folded, mut finish) = (json!({"name": "", "arguments": ""}), Value::Null);
+    for choice in frames.iter().map(|frame| &frame["choices"][0]) {
+        for key in ["name", "arguments"] {
+            let more = choice["delta"]["function_call"][key].as_str().unwrap_or_default();
+            folded[key] = format!("{}{more}", folded[key].as_str().unwrap()).into();
+        }
+        assert!(choice["delta"].get("tool_calls").is_none(), "{choice}");
+        finish = if choice["finish_reason"].is_null() { finish } else { choice["finish_reason"].clone() };
+    }
+    (folded, finish)
+}
+
 #[tokio::test]
 async fn a_call_is_parsed_whole_and_streamed() {
     let server = Server::saying(CALL, parsing()).await;
@@ -258,16 +272,7 @@ async fn functions_of_the_time_before_tools_are_called_in_their_form() {
     assert_eq!((&choice["message"]["function_call"], &choice["finish_reason"]), (&call, &json!("function_call")));
     assert_eq!((&choice["message"]["content"], choice["message"].get("tool_calls")), (&json!("Let me look.\n"), None));
     let frames = server.frames("/v1/chat/completions", with(&body, json!({"stream": true}))).await;
-    let (mut folded, mut finish) = (json!({"name": "", "arguments": ""}), Value::Null);
-    for choice in frames.iter().map(|frame| &frame["choices"][0]) {
-        for key in ["name", "arguments"] {
-            let more = choice["delta"]["function_call"][key].as_str().unwrap_or_default();
-            folded[key] = format!("{}{more}", folded[key].as_str().unwrap()).into();
-        }
-        assert!(choice["delta"].get("tool_calls").is_none(), "{choice}");
-        finish = if choice["finish_reason"].is_null() { finish } else { choice["finish_reason"].clone() };
-    }
-    assert_eq!((folded, finish), (call.clone(), json!("function_call")));
+    assert_eq!(fold_function_call(&frames), (call.clone(), json!("function_call")));
     for (choice, calls) in [(json!("none"), false), (json!("auto"), true), (json!({"name": "read_file"}), true)] {
         let whole = server.ok("/v1/chat/completions", with(&body, json!({"function_call": choice}))).await;
         assert_eq!(whole["choices"][0]["message"].get("function_call").is_some(), calls, "{choice}");
@@ -277,5 +282,22 @@ async fn functions_of_the_time_before_tools_are_called_in_their_form() {
     // Tools, where a request has both, are what counts.
     let both = server.ok("/v1/chat/completions", with(&body, json!({"tools": tools()}))).await;
     assert!(both["choices"][0]["message"]["tool_calls"].is_array(), "{both}");
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn of_two_calls_the_old_form_has_the_first() {
+    let said = "<tool_call>\n<function=ls>\n</function>\n</tool_call>\n<tool_call>\n<function=read_file>\n<parameter=path>\nx\n</parameter>\n</function>\n</tool_call>";
+    let server = Server::saying(said, parsing()).await;
+    let functions: Vec<Value> = tools().as_array().unwrap().iter().map(|tool| tool["function"].clone()).collect();
+    let body = json!({"messages": user("Read it"), "functions": functions, "temperature": 0, "logprobs": true});
+    let call = json!({"name": "ls", "arguments": "{}"});
+    let whole = server.ok("/v1/chat/completions", body.clone()).await;
+    assert_eq!(whole["choices"][0]["message"]["function_call"], call);
+    let frames = server.frames("/v1/chat/completions", with(&body, json!({"stream": true}))).await;
+    assert_eq!(fold_function_call(&frames), (call, json!("function_call")));
+    let scores = |choice: &Value| choice["logprobs"]["content"].as_array().map_or(0, Vec::len);
+    let streamed: usize = frames.iter().map(|frame| scores(&frame["choices"][0])).sum();
+    assert_eq!(streamed, scores(&whole["choices"][0]), "the scores of what is left out are there all the same");
     server.is_clean().await;
 }

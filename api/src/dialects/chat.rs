@@ -69,28 +69,29 @@ impl Chat {
                 if is_custom {
                     self.inputs.insert((output, index), Freeform::default());
                 }
-                Some(self.call(index, is_custom, Some(name), String::new()))
+                self.call(index, is_custom, Some(name), String::new())
             }
             ToolEvent::Arguments { index, json } => {
                 let Some(input) = self.inputs.get_mut(&(output, index)) else {
-                    return Some(self.call(index, false, None, json));
+                    return self.call(index, false, None, json);
                 };
                 let piece = input.push(&json);
-                (!piece.is_empty()).then(|| self.call(index, true, None, piece))
+                if piece.is_empty() { None } else { self.call(index, true, None, piece) }
             }
             ToolEvent::CallEnd { index } => {
                 let (_, rest) = self.inputs.remove(&(output, index))?.finish();
-                (!rest.is_empty()).then(|| self.call(index, true, None, rest))
+                if rest.is_empty() { None } else { self.call(index, true, None, rest) }
             }
             ToolEvent::CallCut { .. } => None,
         }
     }
 
-    /// More of a call; with its name, its beginning.
-    fn call(&self, index: usize, is_custom: bool, name: Option<String>, more: String) -> Delta {
+    /// More of a call; with its name, its beginning. The old form has room for one, and clients would add the words of
+    /// a second to the first's.
+    fn call(&self, index: usize, is_custom: bool, name: Option<String>, more: String) -> Option<Delta> {
         if self.calls == CallForm::Function {
-            let function_call = Some(FunctionDelta { name, arguments: more });
-            return Delta { function_call, ..Delta::default() };
+            let function_call = (index == 0).then_some(FunctionDelta { name, arguments: more })?;
+            return Some(Delta { function_call: Some(function_call), ..Delta::default() });
         }
         let id = name.is_some().then(call_id);
         let kind = id.is_some().then_some(if is_custom { "custom" } else { "function" });
@@ -98,7 +99,7 @@ impl Chat {
             true => (None, Some(CustomDelta { name, input: more })),
             false => (Some(FunctionDelta { name, arguments: more }), None),
         };
-        Delta { tool_calls: vec![ToolCallDelta { index, id, kind, function, custom }], ..Delta::default() }
+        Some(Delta { tool_calls: vec![ToolCallDelta { index, id, kind, function, custom }], ..Delta::default() })
     }
 
     /// What the assistant said, in one piece.
