@@ -301,3 +301,20 @@ async fn of_two_calls_the_old_form_has_the_first() {
     assert_eq!(streamed, scores(&whole["choices"][0]), "the scores of what is left out are there all the same");
     server.is_clean().await;
 }
+
+#[tokio::test]
+async fn a_key_of_the_clients_own_is_no_grammar() {
+    let server = Server::saying(CALL, parsing()).await;
+    let keyed = |tool: &Value| with(tool, json!({"input_grammar": {"syntax": "regex", "definition": "("}}));
+    let keyed: Vec<Value> = tools().as_array().unwrap().iter().map(keyed).collect();
+    let body = with(&ask(), json!({ "tools": keyed }));
+    for (path, call) in [
+        ("/v1/chat/completions", "/choices/0/message/tool_calls/0/function/name"),
+        ("/api/chat", "/message/tool_calls/0/function/name"),
+    ] {
+        let answer = server.ok(path, with(&body, json!({"model": "m", "stream": false}))).await;
+        assert_eq!(answer.pointer(call), Some(&json!("read_file")), "{path}: {answer}");
+    }
+    let hermes = ApiConfig { tool_call_parser: ToolCallParser::from_name("hermes"), ..config() };
+    Server::saying("ok", hermes).await.ok("/v1/chat/completions", body).await;
+}

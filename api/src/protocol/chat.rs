@@ -83,13 +83,15 @@ impl ChatFields {
             return Ok(ChatTools { tools: tools.collect(), choice, calls: CallForm::Function });
         }
         let (mut tools, mut custom) = (Vec::new(), Vec::new());
-        for (index, mut tool) in given.into_iter().enumerate() {
-            if tool["type"] == "custom" {
-                let offered = custom_tool::as_function(&tool, &format!("tools[{index}]"))?;
-                custom.push(offered.name.clone());
-                tool = offered.into_chat_tool();
-            }
-            tools.push(tool);
+        for (index, tool) in given.into_iter().enumerate() {
+            tools.push(match tool["type"] == "custom" {
+                false => custom_tool::without_grammar(tool),
+                true => {
+                    let offered = custom_tool::as_function(&tool, &format!("tools[{index}]"))?;
+                    custom.push(offered.name.clone());
+                    offered.into_chat_tool()
+                }
+            });
         }
         let calls = CallForm::Tools { custom };
         let Some(choice) = said(&mut self.tool_choice) else { return Ok(ChatTools { tools, choice: None, calls }) };

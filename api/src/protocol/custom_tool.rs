@@ -28,6 +28,14 @@ impl OfferedFunction {
     }
 }
 
+/// A client's function without a grammar: only custom tools have one, and the key that carries it is not the clients'.
+pub fn without_grammar(mut tool: Value) -> Value {
+    if let Some(fields) = tool.as_object_mut() {
+        fields.remove(INPUT_GRAMMAR);
+    }
+    tool
+}
+
 /// The function that a custom tool is, `{type: custom, custom: {name, …}}` or flat. What form its input has, the model
 /// is told in words, too. `path` names it in errors.
 ///

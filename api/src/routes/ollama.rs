@@ -20,6 +20,7 @@ use crate::{
         ApiError, Body,
         body::ContentType,
         completions::Prompt,
+        custom_tool::without_grammar,
         ollama::{OllamaError, OllamaFields, without_pictures},
     },
     request_id::new_id,
@@ -52,7 +53,7 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
     let request = ChatRequest {
         caller,
         prompt: PromptSource::Messages(Conversation::of_messages(messages)),
-        tools: fields.tools.clone().unwrap_or_default(),
+        tools: fields.tools.iter().flatten().cloned().map(without_grammar).collect(),
         response_format: fields.chat_response_format()?,
         sampling: fields.sampling()?,
         ..ChatRequest::default()
