@@ -279,9 +279,28 @@ async fn functions_of_the_time_before_tools_are_called_in_their_form() {
     }
     let (status, _) = server.post("/v1/chat/completions", with(&body, json!({"function_call": {"name": "x"}}))).await;
     assert_eq!(status, 400);
-    // Tools, where a request has both, are what counts.
-    let both = server.ok("/v1/chat/completions", with(&body, json!({"tools": tools()}))).await;
-    assert!(both["choices"][0]["message"]["tool_calls"].is_array(), "{both}");
+    // An answer is written in one form, so that a request cannot mix them.
+    let named = json!({"type": "function", "function": {"name": "ls"}});
+    for (base, more, names) in [
+        (&body, json!({"tools": tools()}), ["tools", "functions"]),
+        (&body, json!({"tool_choice": "none"}), ["tool_choice", "functions"]),
+        (&body, json!({"tool_choice": named}), ["tool_choice", "functions"]),
+        (&ask(), json!({"function_call": "none"}), ["function_call", "tools"]),
+        (&ask(), json!({"function_call": {"name": "ls"}}), ["function_call", "tools"]),
+    ] {
+        for path in ["/v1/chat/completions", "/tokenize"] {
+            let (status, answer) = server.post(path, with(base, more.clone())).await;
+            let message = answer["error"]["message"].as_str().unwrap_or_else(|| panic!("{answer}"));
+            assert!(status == 400 && names.iter().all(|name| message.contains(name)), "{path} {more}: {message}");
+        }
+    }
+    for (base, more) in [
+        (&body, json!({"tools": [], "tool_choice": "auto"})),
+        (&body, json!({"tools": null, "tool_choice": null})),
+        (&ask(), json!({"functions": [], "function_call": "auto"})),
+    ] {
+        server.ok("/v1/chat/completions", with(base, more)).await;
+    }
     server.is_clean().await;
 }
 

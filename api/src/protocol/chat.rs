@@ -69,12 +69,25 @@ impl ChatFields {
     /// tool, and one that allows some tools only; and `functions` with `function_call`, which `tools` have replaced.
     ///
     /// # Errors
-    /// If a custom tool is malformed.
+    /// If a custom tool is malformed, or the request mixes the two forms: an answer is written in one of them.
     pub fn take_tools(&mut self) -> Result<ChatTools, ApiError> {
         let said = |value: &mut Option<Value>| value.take().filter(|value| !value.is_null());
         let (functions, function_call) = (self.functions.take().unwrap_or_default(), said(&mut self.function_call));
-        let given = self.tools.take().unwrap_or_default();
-        if given.is_empty() && !functions.is_empty() {
+        let (given, tool_choice) = (self.tools.take().unwrap_or_default(), said(&mut self.tool_choice));
+        // What is the default anyway may be said in either form.
+        let chooses = |choice: &Option<Value>| choice.as_ref().is_some_and(|choice| choice != "auto");
+        let mixed = [
+            ("functions", "tools", !given.is_empty() && !functions.is_empty()),
+            ("function_call", "tools", !given.is_empty() && chooses(&function_call)),
+            ("tool_choice", "functions", !functions.is_empty() && chooses(&tool_choice)),
+        ];
+        if let Some((field, other, _)) = mixed.into_iter().find(|(.., is_mixed)| *is_mixed) {
+            let message = format!(
+                "{field} and {other} cannot be used together: functions go with function_call, tools with tool_choice."
+            );
+            return Err(ApiError::invalid(message).about(field));
+        }
+        if !functions.is_empty() {
             let tools = functions.into_iter().map(|function| json!({ "type": "function", "function": function }));
             let choice = function_call.map(|choice| match choice.get("name") {
                 Some(name) => json!({ "type": "function", "function": { "name": name } }),
@@ -94,7 +107,7 @@ impl ChatFields {
             });
         }
         let calls = CallForm::Tools { custom };
-        let Some(choice) = said(&mut self.tool_choice) else { return Ok(ChatTools { tools, choice: None, calls }) };
+        let Some(choice) = tool_choice else { return Ok(ChatTools { tools, choice: None, calls }) };
         let inner = |value: &Value| {
             let inner = value.pointer("/function/name").or_else(|| value.pointer("/custom/name"));
             inner.or_else(|| value.get("name")).cloned()
