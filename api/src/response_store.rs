@@ -1,9 +1,10 @@
 //! [`ResponseStore`]: answers of `/v1/responses` that later requests may go on from.
 //!
-//! In memory and bounded, by number and by bytes; the oldest go first. A client that wants more patience
-//! sends its history itself.
+//! In memory and bounded, by number and by bytes. Where there is no room, the oldest answer of the owner that has most
+//! goes first, so that no key pushes out what others have. A client that wants more patience sends its history itself.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -32,6 +33,15 @@ struct Kept {
     by_id: HashMap<OwnedId, (Arc<StoredResponse>, usize)>,
     oldest_first: VecDeque<OwnedId>,
     bytes: usize,
+    /// Of those owners that have any.
+    owners: HashMap<Owner, OwnerShare>,
+}
+
+/// What an owner has in the store.
+#[derive(Clone, Copy, Debug, Default)]
+struct OwnerShare {
+    entries: usize,
+    bytes: usize,
 }
 
 /// An answer and what led to it.
@@ -54,7 +64,8 @@ impl ResponseStore {
         Self { max_entries, max_bytes, kept: Mutex::default(), under_way: Mutex::default() }
     }
 
-    /// Keep an answer. One that is larger than the whole store is not kept.
+    /// Keep an answer. One that is larger than the whole store is not kept, nor is one for which only answers of others
+    /// could make room, who have less than its owner would.
     pub fn insert(&self, owner: &Owner, id: String, response: StoredResponse) {
         let bytes = response.bytes();
         if self.max_entries == 0 || bytes > self.max_bytes {
@@ -65,10 +76,17 @@ impl ResponseStore {
         let mut kept = self.lock();
         kept.remove(&id);
         while kept.by_id.len() >= self.max_entries || kept.bytes + bytes > self.max_bytes {
-            let oldest = kept.oldest_first.front().cloned().expect("what is over a limit is not empty");
+            let has_too_many = kept.by_id.len() >= self.max_entries;
+            let size = |share: OwnerShare| if has_too_many { share.entries } else { share.bytes };
+            let Some(oldest) = kept.oldest_of_most(owner, OwnerShare { entries: 1, bytes }, size) else {
+                tracing::debug!("{} is not stored: the other owners have less", id.1);
+                return;
+            };
             kept.remove(&oldest);
         }
         kept.bytes += bytes;
+        let share = kept.owners.entry(owner.clone()).or_default();
+        *share = share.with(OwnerShare { entries: 1, bytes });
         kept.oldest_first.push_back(id.clone());
         kept.by_id.insert(id, (Arc::new(response), bytes));
     }
@@ -121,7 +139,29 @@ impl Kept {
         let Some((_, bytes)) = self.by_id.remove(id) else { return false };
         self.bytes -= bytes;
         self.oldest_first.retain(|other| other != id);
+        let share = self.owners.get_mut(&id.0).expect("an owner of an answer has a share");
+        *share = OwnerShare { entries: share.entries - 1, bytes: share.bytes - bytes };
+        if share.entries == 0 {
+            self.owners.remove(&id.0);
+        }
         true
+    }
+
+    /// The oldest answer of the owner that has most by `size`, `owner` with `more` than it has; of several such owners the
+    /// oldest of all. None if `owner` alone has most and has no answer here.
+    fn oldest_of_most(&self, owner: &Owner, more: OwnerShare, size: impl Fn(OwnerShare) -> usize) -> Option<OwnedId> {
+        let of = |whose: &Owner| {
+            let share = self.owners.get(whose).copied().unwrap_or_default();
+            size(if whose == owner { share.with(more) } else { share })
+        };
+        let oldest = self.oldest_first.iter().min_by_key(|(whose, _)| Reverse(of(whose)))?;
+        (of(&oldest.0) >= of(owner)).then(|| oldest.clone())
+    }
+}
+
+impl OwnerShare {
+    fn with(self, more: Self) -> Self {
+        Self { entries: self.entries + more.entries, bytes: self.bytes + more.bytes }
     }
 }
 
@@ -168,6 +208,37 @@ mod tests {
         store.insert(&None, "d".into(), response(20));
         assert_eq!((ids(&store).as_str(), store.lock().bytes), ("d", 20), "an id is kept once");
         ResponseStore::new(0, 100).insert(&None, "a".into(), response(10));
+    }
+
+    #[test]
+    fn no_owner_pushes_out_what_others_have() {
+        let [red, blue] = ["red", "blue"].map(|name| Some(name.into()));
+        let ids = |store: &ResponseStore, owner: &Owner| {
+            ('a'..='z').filter(|id| store.get(owner, &id.to_string()).is_some()).collect::<String>()
+        };
+        for (store, bytes) in [(ResponseStore::new(4, 1000), 10), (ResponseStore::new(100, 40), 10)] {
+            store.insert(&blue, "a".into(), response(bytes));
+            for id in ["a", "b", "c", "d", "e"] {
+                store.insert(&red, id.into(), response(bytes));
+            }
+            assert_eq!((ids(&store, &red).as_str(), ids(&store, &blue).as_str()), ("cde", "a"));
+            for id in ["b", "c", "d"] {
+                store.insert(&blue, id.into(), response(bytes));
+            }
+            assert_eq!((ids(&store, &red).as_str(), ids(&store, &blue).as_str()), ("de", "cd"), "each has a half");
+        }
+        // One large answer takes no more than its owner may have beside others, either.
+        let store = ResponseStore::new(100, 100);
+        store.insert(&blue, "a".into(), response(30));
+        store.insert(&red, "a".into(), response(80));
+        assert_eq!((ids(&store, &red).as_str(), ids(&store, &blue).as_str()), ("", "a"));
+        store.insert(&red, "b".into(), response(70));
+        store.insert(&blue, "b".into(), response(31));
+        assert_eq!((ids(&store, &red).as_str(), ids(&store, &blue).as_str()), ("", "ab"));
+        store.remove(&blue, "a");
+        store.remove(&blue, "b");
+        let kept = store.lock();
+        assert!(kept.owners.is_empty() && kept.bytes == 0 && kept.oldest_first.is_empty());
     }
 
     #[test]
