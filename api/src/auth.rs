@@ -39,17 +39,22 @@ pub(crate) const ADMIN: &[&str] = &[
     "/set_trace_level",
 ];
 
+/// The live view, of which the administrator sees more than others: it opens by either key.
+const LIVE_VIEW: &str = "/dashboard/events";
+
 /// Let a request through if its key opens its path, and say who has sent it: [`Caller`].
 pub(crate) async fn require_key(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
     let config = &state.config;
-    let (path, method) = (request.uri().path(), request.method());
+    let (path, method, headers) = (request.uri().path(), request.method(), request.headers());
     let keys = &state.keys;
-    let caller = match config.admin_api_key.as_ref().filter(|_| ADMIN.contains(&path)) {
-        Some(admin) => given(request.headers()).any(|key| is_same(key, admin)).then(Caller::default),
-        None if keys.are_required() => given(request.headers()).find_map(|key| keys.caller(key)),
-        None => Some(Caller::at_peer(request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()))),
+    let is_admin = |admin: &Secret| given(headers).any(|key| is_same(key, admin));
+    let caller = match &config.admin_api_key {
+        Some(admin) if ADMIN.contains(&path) => is_admin(admin).then(Caller::administrator),
+        Some(admin) if path == LIVE_VIEW && is_admin(admin) => Some(Caller::administrator()),
+        _ if keys.are_required() => given(headers).find_map(|key| keys.caller(key)),
+        _ => Some(Caller::at_peer(request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()))),
     };
-    let is_page = !config.no_ui && page::is_open(method, path, request.headers());
+    let is_page = !config.no_ui && page::is_open(method, path, headers);
     let open = *method == Method::OPTIONS || OPEN.contains(&path) || is_page;
     match caller {
         None if !open => refused(path),

@@ -15,6 +15,7 @@ pub struct Caller {
     tenant: Tenant,
     /// The holder of a key. Without keys everything is shared.
     owner: Owner,
+    is_admin: bool,
 }
 
 /// Whose stored answers, ids and cached prefixes are meant: a key's holder's, or everybody's where there are no keys.
@@ -25,7 +26,12 @@ impl Caller {
     pub fn of_key(digest: &[u8; 32]) -> Self {
         let name: String = digest[..DIGITS / 2].iter().map(|byte| format!("{byte:02x}")).collect();
         let name: Arc<str> = format!("key:{name}").into();
-        Self { tenant: Tenant::new(Arc::clone(&name)), owner: Some(name) }
+        Self { tenant: Tenant::new(Arc::clone(&name)), owner: Some(name), is_admin: false }
+    }
+
+    /// The holder of `--admin-api-key`.
+    pub fn administrator() -> Self {
+        Self { is_admin: true, ..Self::default() }
     }
 
     /// The client at this address. Of IPv6, the network of 64 bits that one subscriber has.
@@ -37,7 +43,7 @@ impl Caller {
                 format!("address:{a:x}:{b:x}:{c:x}:{d:x}::/64")
             }
         };
-        Self { tenant: Tenant::new(name), owner: None }
+        Self { tenant: Tenant::new(name), ..Self::default() }
     }
 
     /// The client at the other end of a connection, where that is known.
@@ -58,6 +64,11 @@ impl Caller {
     /// Whose things it may see.
     pub fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// Whether it has brought the administrator's key.
+    pub fn is_admin(&self) -> bool {
+        self.is_admin
     }
 
     /// The namespace of its prefixes, of which `salted` is what the request asked for itself. `shared`: one cache for

@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     fs,
+    io::Write,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use quern_api::{ApiConfig, config::Secret};
+use quern_api::{ApiConfig, config::Secret, log_queue::LogLine};
 use quern_engine::EngineConfig;
 use serde_json::{Value, json};
 use support::{Server, Setup, config, small_engine, with};
@@ -226,6 +227,40 @@ async fn a_server_is_ready_for_others_while_one_key_floods_its_queue() {
             }
             server.is_clean().await;
         }
+    }
+}
+
+#[tokio::test]
+async fn the_log_is_shown_to_the_administrator_or_to_who_is_alone() {
+    LogLine.write_all(b"10.0.0.1 - \"GET /v1/responses/resp_of_red\"\n").unwrap();
+    let boss = Some(Secret::new("boss"));
+    let one = ApiConfig { api_key: vec![Secret::new("red")], ..config() };
+    for (api, key, shown) in [
+        (config(), None, true),
+        (one.clone(), Some("red"), true),
+        (keys(), Some("red"), false),
+        (ApiConfig { admin_api_key: boss.clone(), ..keys() }, Some("red"), false),
+        (ApiConfig { admin_api_key: boss.clone(), ..keys() }, Some("boss"), true),
+        (ApiConfig { admin_api_key: boss.clone(), ..one }, Some("red"), false),
+        (ApiConfig { admin_api_key: boss.clone(), ..config() }, None, false),
+        (ApiConfig { admin_api_key: boss, ..config() }, Some("boss"), true),
+    ] {
+        let server = Server::with(api, None).await;
+        let mut request = server.client.get(server.url("/dashboard/events"));
+        if let Some(key) = key {
+            request = request.bearer_auth(key);
+        }
+        let mut stream = request.send().await.unwrap();
+        assert_eq!(stream.status(), 200);
+        let mut text = String::new();
+        while !text.contains("\n\n") {
+            text += std::str::from_utf8(&stream.chunk().await.unwrap().expect("a sample")).unwrap();
+        }
+        let sample: Value = serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
+        let log: Vec<_> = sample["log"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+        assert_eq!(log.iter().any(|line| line.contains("resp_of_red")), shown, "{key:?}: {log:?}");
+        assert_eq!(log.iter().any(|line| line.contains("--admin-api-key")), !shown, "why it is empty: {log:?}");
+        assert!(sample["pool_tokens"].is_u64(), "the figures are for all");
     }
 }
 

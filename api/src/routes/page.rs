@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -16,8 +16,8 @@ use quern_engine::{EngineHandle, MetricsSnapshot, Work};
 use serde::Serialize;
 
 use crate::{
-    clock::since_1970, latency::Counts, metrics::used_tokens, page, protocol::error::detail, recent_log::RECENT,
-    state::AppState, stream,
+    caller::Caller, clock::since_1970, latency::Counts, metrics::used_tokens, page, protocol::error::detail,
+    recent_log::RECENT, state::AppState, stream,
 };
 
 /// Its routes.
@@ -113,12 +113,22 @@ struct Reading {
     work: Work,
 }
 
+/// What stands in place of the log where it is not for the viewer.
+const LOG_WITHHELD: &str = "The log tells of the requests of all keys: it is shown to the one of --admin-api-key.";
+
+/// Whether the log is for `caller`: it tells of everybody's requests, with addresses and paths. Where there is no
+/// administrator's key, it is for everybody if there is no key at all, and for the only one's holder.
+fn may_read_log(state: &AppState, caller: &Caller) -> bool {
+    let is_alone = !state.keys.are_required() || state.keys.only_caller().is_some();
+    caller.is_admin() || state.config.admin_api_key.is_none() && is_alone
+}
+
 /// One stream a viewer; a sample reads the same figures as `/metrics`, once a second.
-async fn events(State(state): State<Arc<AppState>>) -> Response {
+async fn events(State(state): State<Arc<AppState>>, Extension(caller): Extension<Caller>) -> Response {
     stream::response(stream::EVENTS, move |sender| async move {
         let mut frames = stream::Frames::default();
         let mut before = Reading::of(&state);
-        let (mut was_ready, mut line) = (false, 0);
+        let (mut was_ready, mut line, mut withheld) = (false, 0, Some(LOG_WITHHELD.to_owned()));
         let mut clock = tokio::time::interval(EVERY);
         loop {
             clock.tick().await;
@@ -128,10 +138,17 @@ async fn events(State(state): State<Arc<AppState>>) -> Response {
             }
             was_ready |= state.is_ready();
             let now = Reading::of(&state);
-            let (lines, next_line) = RECENT.since(line);
+            let lines = match may_read_log(&state, &caller) {
+                false => withheld.take().into_iter().collect(),
+                true => {
+                    let (lines, next_line) = RECENT.since(line);
+                    line = next_line;
+                    lines
+                }
+            };
             frames.data(&sample(&state, &before, &now, lines));
             sender.send(&mut frames).await;
-            (before, line) = (now, next_line);
+            before = now;
         }
     })
 }
