@@ -37,7 +37,7 @@ const LONG_STOPS: usize = 64 << 10;
 /// One output to generate.
 #[derive(Clone, Debug)]
 pub struct GenerationSpec {
-    /// Its id; its caller may abort it by this.
+    /// Its id. `/abort_request` takes it: from an ordinary key whole and for its own requests, else by its beginning.
     pub id: String,
     /// The prompt; at least one token.
     pub prompt: Vec<u32>,

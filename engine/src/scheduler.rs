@@ -303,8 +303,9 @@ impl Scheduler {
         }
     }
 
-    /// Chunks of a tenant's prompts, which run already, the oldest first, and of those that are admitted. The oldest has most of the budget; a part is for those behind it, the ones with
-    /// the least to compute first, so that a long prompt does not hold up the short ones that come later.
+    /// Chunks of a tenant's prompts: of `prompts`, which run already, the oldest first, and of those that are admitted. The
+    /// oldest has most of the budget; a part is for those behind it, the ones with the least to compute first, so that a
+    /// long prompt does not hold up the short ones that come later.
     pub(crate) fn plan_prompts(
         &mut self,
         tenant: &Tenant,
