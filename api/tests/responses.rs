@@ -10,7 +10,7 @@ use std::sync::{
 use futures_util::StreamExt;
 use quern_api::ApiConfig;
 use serde_json::{Value, json};
-use support::{CALL, Server, arguments, config, functions, parsing, with};
+use support::{CALL, Server, arguments, config, functions, parsing, user, with};
 
 const PATH: &str = "/v1/responses";
 
@@ -395,6 +395,7 @@ async fn a_conversation_is_compacted_and_goes_on_from_its_summary() {
     };
     let compacted = server.ok("/v1/responses/compact", json!({"input": input, "temperature": 0})).await;
     assert_eq!(compacted["object"], "response.compaction");
+    assert_eq!((&compacted["status"], &compacted["incomplete_details"]), (&json!("completed"), &Value::Null));
     assert!(compacted["usage"]["output_tokens"].as_u64().unwrap() > 0, "{compacted}");
     let output = compacted["output"].as_array().unwrap();
     let kinds: Vec<_> = output.iter().map(|item| item["type"].as_str().unwrap()).collect();
@@ -412,5 +413,37 @@ async fn a_conversation_is_compacted_and_goes_on_from_its_summary() {
     let long = json!([{"role": "user", "content": "x ".repeat(20_000)}, {"role": "user", "content": "y"}]);
     let short = server.ok("/v1/responses/compact", json!({"input": long, "temperature": 0})).await;
     assert_eq!(short["output"][2]["encrypted_content"], output[2]["encrypted_content"]);
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_summary_that_was_cut_says_so_and_what_would_bind_it_is_refused() {
+    let server = Server::saying("Tests fail in a.rs.", parsing()).await;
+    let body = json!({"input": user("Mend the tests"), "temperature": 0});
+    let cut = server.ok("/v1/responses/compact", with(&body, json!({"max_output_tokens": 5}))).await;
+    assert_eq!(cut["status"], "incomplete", "{cut}");
+    assert_eq!(cut["incomplete_details"], json!({"reason": "max_output_tokens"}));
+    assert_eq!(cut["usage"]["output_tokens"], 5);
+    let form = json!({"type": "json_schema", "name": "n", "schema": {"type": "integer"}});
+    for (field, value) in [
+        ("stream", json!(true)),
+        ("response_format", json!({"type": "json_object"})),
+        ("json_schema", json!({"type": "integer"})),
+        ("regex", json!("[0-9]+")),
+        ("ebnf", json!("root ::= \"a\"")),
+        ("grammar", json!("root ::= \"a\"")),
+        ("guided_choice", json!(["yes"])),
+        ("guided_json", json!({"type": "integer"})),
+        ("structured_outputs", json!({"regex": "[0-9]+"})),
+        ("stop", json!("fail")),
+        ("stop_token_ids", json!([97])),
+    ] {
+        let (status, answer) = server.post("/v1/responses/compact", with(&body, json!({ field: value }))).await;
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!(field)), "{answer}");
+    }
+    // What agents send with everything is no obstacle.
+    let agents = json!({"stream": false, "text": {"format": form}, "tools": tools(), "include": [], "stop": null});
+    let whole = server.ok("/v1/responses/compact", with(&body, agents)).await;
+    assert_eq!((&whole["status"], whole["output"].as_array().unwrap().len()), (&json!("completed"), 2));
     server.is_clean().await;
 }

@@ -121,7 +121,7 @@ impl Responses {
             tool_choice: fields.tool_choice.clone().unwrap_or_else(|| "auto".into()),
             tools: fields.tools.as_deref().unwrap_or_default(),
             error,
-            incomplete_details: (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" })),
+            incomplete_details: incomplete_details(status),
             instructions: fields.instructions.as_deref(),
             max_output_tokens: fields.max_output_tokens.map(|most| most.0),
             previous_response_id: fields.previous_response_id.as_deref(),
@@ -207,6 +207,11 @@ impl Dialect for Responses {
         self.keep(&object);
         Json(object).into_response()
     }
+}
+
+/// Why an answer of this status is not complete: the only reason there is.
+pub fn incomplete_details(status: &str) -> Option<Value> {
+    (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" }))
 }
 
 /// Tokens of an answer's prompt and output.

@@ -19,7 +19,7 @@ use crate::{
     chat_generation::ChatGeneration,
     chat_request::ChatRequest,
     clock::unix_seconds,
-    dialects::responses::{ResponseContext, Responses, usage},
+    dialects::responses::{ResponseContext, Responses, incomplete_details, usage},
     generate::namespace,
     logprobs,
     prompt::{Conversation, PromptSource},
@@ -44,6 +44,30 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("conversation", "conversations are not kept; previous_response_id goes on from an answer"),
     ("prompt", "prompts are not kept; send the text"),
 ];
+
+/// Fields that a summary cannot obey. Those that agents send with every request, whatever it is for (`text`, `tools`,
+/// `include`), are read over.
+const UNSUPPORTED_IN_SUMMARIES: &[(&str, &str)] = &[
+    ("stream", "a summary comes in one piece"),
+    ("response_format", FREE_FORM),
+    ("json_schema", FREE_FORM),
+    ("regex", FREE_FORM),
+    ("ebnf", FREE_FORM),
+    ("structural_tag", FREE_FORM),
+    ("guided_json", FREE_FORM),
+    ("guided_json_object", FREE_FORM),
+    ("guided_regex", FREE_FORM),
+    ("guided_choice", FREE_FORM),
+    ("guided_grammar", FREE_FORM),
+    ("structured_outputs", FREE_FORM),
+    ("grammar", FREE_FORM),
+    ("stop", UNCUT),
+    ("stop_regex", UNCUT),
+    ("stop_token_ids", UNCUT),
+];
+
+const FREE_FORM: &str = "a summary is plain text; /v1/responses binds an answer";
+const UNCUT: &str = "a summary ends by itself or at max_output_tokens";
 
 /// What `include` says for log-probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
@@ -76,12 +100,18 @@ struct ParsedRequest {
     truncates: bool,
 }
 
-async fn read(state: &AppState, request: Request) -> Result<ParsedRequest, ResponsesError> {
+/// Read a request; of the fields that would be obeyed, `refused` are not supported at this endpoint.
+async fn read(
+    state: &AppState,
+    request: Request,
+    refused: &[(&'static str, &'static str)],
+) -> Result<ParsedRequest, ResponsesError> {
     let caller = Caller::of(&request);
     let body = Body::receive(request, &state.config, ContentType::Json).await?;
     let fields: ResponsesFields = body.read()?;
     body.refuse(UNSUPPORTED_FIELDS)?;
     body.refuse(UNSUPPORTED)?;
+    body.refuse(refused)?;
     let mut sampling: SamplingFields = body.read()?;
     drop(body);
     match fields.max_output_tokens {
@@ -139,7 +169,7 @@ async fn read(state: &AppState, request: Request) -> Result<ParsedRequest, Respo
 }
 
 async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ResponsesError> {
-    let ParsedRequest { fields, functions, context, request, truncates } = read(&state, request).await?;
+    let ParsedRequest { fields, functions, context, request, truncates } = read(&state, request, &[]).await?;
     let named = |error: ApiError| {
         error.renamed("max_new_tokens", "max_output_tokens").renamed("response_format", "text.format")
     };
@@ -154,16 +184,16 @@ async fn create(State(state): State<Arc<AppState>>, request: Request) -> Result<
 }
 
 async fn input_tokens(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ResponsesError> {
-    let tokens = read(&state, request).await?.request.count_tokens(&state).await?;
+    let tokens = read(&state, request, &[]).await?.request.count_tokens(&state).await?;
     Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": tokens })))
 }
 
 /// Write a summary from which the conversation can go on, and what stays beside it: the user's own messages.
 async fn compact(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ResponsesError> {
-    let ParsedRequest { mut request, context, .. } = read(&state, request).await?;
+    let ParsedRequest { mut request, context, .. } = read(&state, request, UNSUPPORTED_IN_SUMMARIES).await?;
     request.id = format!("resp_{}", new_id());
     request.tools.clear();
-    (request.tool_choice, request.response_format, request.streams) = (None, None, false);
+    (request.tool_choice, request.response_format) = (None, None);
     let most = MOST_OF_SUMMARY.min(state.config.context_length / 4).max(1);
     request.sampling.max_new_tokens.get_or_insert(Int(most as i64));
     if let PromptSource::Messages(conversation) = &mut request.prompt {
@@ -171,10 +201,13 @@ async fn compact(State(state): State<Arc<AppState>>, request: Request) -> Result
     }
     let id = request.id.clone();
     let mut generation = begin(request, &state, true).await?;
-    let mut summary = String::new();
+    let (mut summary, mut status) = (String::new(), "");
     while let Some(delta) = generation.next().await {
-        if let Some(error) = delta.outcome.as_ref().and_then(|outcome| outcome.error(&Responses::WORDS)) {
-            return Err(error.into());
+        if let Some(outcome) = &delta.outcome {
+            if let Some(error) = outcome.error(&Responses::WORDS) {
+                return Err(error.into());
+            }
+            status = outcome.reason(&Responses::WORDS);
         }
         summary.push_str(&delta.text());
     }
@@ -185,6 +218,8 @@ async fn compact(State(state): State<Arc<AppState>>, request: Request) -> Result
         "id": id,
         "object": "response.compaction",
         "created_at": unix_seconds(),
+        "status": status,
+        "incomplete_details": incomplete_details(status),
         "output": output,
         "usage": usage(&generation),
     })))
