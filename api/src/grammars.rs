@@ -25,7 +25,7 @@ use quern_engine::{Grammar, GrammarError, TokenMask};
 use quern_text::{GrammarFactory, GrammarSpec, JsonBlanks, Tokenizer};
 use tokio::{
     sync::{Semaphore, oneshot},
-    time::timeout,
+    time::sleep,
 };
 
 use crate::protocol::ApiError;
@@ -94,6 +94,15 @@ impl Grammars {
     /// # Errors
     /// If grammars are disabled, one does not compile, or compiling all of them takes too long.
     pub async fn begin_each(&self, specs: &[Option<&GrammarSpec>]) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
+        self.begin_each_before(sleep(COMPILE_TIMEOUT), specs).await
+    }
+
+    /// The same, given up once `deadline` has come: one for all of them, however many schemas a batch has.
+    async fn begin_each_before(
+        &self,
+        deadline: impl Future<Output = ()>,
+        specs: &[Option<&GrammarSpec>],
+    ) -> Result<Vec<Option<Box<dyn Grammar>>>, ApiError> {
         let Some(works) = &self.works else {
             return Err(ApiError::invalid(
                 "Grammar-based generation (json_schema, regex, ebnf, structural_tag, constrained tool calls) is not \
@@ -101,8 +110,11 @@ impl Grammars {
             ));
         };
         let late = || ApiError::invalid(format!("Grammar preprocessing timed out: {COMPILE_TIMEOUT:?}"));
-        // One time for all of them, however many schemas a batch has.
-        timeout(COMPILE_TIMEOUT, works.begin_each(specs)).await.map_err(|_| late())?
+        tokio::select! {
+            biased;
+            begun = works.begin_each(specs) => begun,
+            () = deadline => Err(late()),
+        }
     }
 }
 
@@ -298,6 +310,31 @@ mod tests {
         assert!(one.mask().is_err() && one.accept(c).is_err());
         assert!(other.accept(c).is_err(), "a token that the mask forbids");
         assert!(other.mask().is_err());
+    }
+
+    #[tokio::test]
+    async fn one_deadline_ends_the_wait_for_all_grammars_of_a_request() {
+        let grammars = grammars();
+        let compilers = Arc::clone(&grammars.works.as_ref().unwrap().compilers);
+        let all = || Arc::clone(&compilers).acquire_many_owned(COMPILERS as u32);
+        let specs = ["a+", "b+", "c+"].map(|expression| GrammarSpec::Regex(expression.into()));
+        let specs: Vec<_> = specs.iter().map(Some).collect();
+        let (deadline, has_come) = oneshot::channel();
+        let deadline_comes = async { has_come.await.unwrap() };
+        let busy = all().await.unwrap();
+        let between = async {
+            // The semaphore is fair: the first grammar is compiled, and before the second all compilers are ours again.
+            let (wait, _) = (all(), drop(busy));
+            let busy = wait.await.unwrap();
+            deadline.send(()).unwrap();
+            busy
+        };
+        let (begun, busy) = tokio::join!(grammars.begin_each_before(deadline_comes, &specs), between);
+        let error = begun.err().expect("the second is late, though the first was in time");
+        assert!(error.status == 400 && error.message.contains("timed out"), "{error}");
+        drop(busy);
+        let begun = grammars.begin_each_before(std::future::pending(), &specs).await.unwrap();
+        assert_eq!(begun.iter().filter(|grammar| grammar.is_some()).count(), 3, "nothing waits any more");
     }
 
     #[tokio::test]
