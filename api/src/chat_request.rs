@@ -14,10 +14,11 @@ use crate::{
     chat_generation::ChatGeneration,
     constraint::ToolUse,
     generate::{GenerationSpec, Generations},
-    limits::{check_prompt_tokens, open_length},
+    limits::check_prompt_tokens,
     prompt::PromptSource,
     protocol::{ApiError, sampling::SamplingFields, scalar::Int},
     sampling::Sampling,
+    score_limits::ScoreReport,
     state::AppState,
 };
 
@@ -77,9 +78,10 @@ impl ChatRequest {
         }
         let schemas = Arc::new(ToolSchemas::new(&tools));
         let mut prompt = self.prompt.tokenise(state, tools).await?;
+        let report = ScoreReport { with_text: true, repeated_every: None };
         let mut max_new_tokens = state.limits.admit_chat(&mut prompt, sampling.max_new_tokens)?;
         if sampling.max_new_tokens.is_none() {
-            max_new_tokens = max_new_tokens.min(open_length(sampling.n, self.logprobs.as_ref()));
+            max_new_tokens = max_new_tokens.min(report.open_length(sampling.n, prompt.len(), self.logprobs.as_ref()));
         }
         check_prompt_tokens("messages", prompt.len() * sampling.n)?;
         let n = sampling.n;
@@ -89,6 +91,7 @@ impl ChatRequest {
             sampling: Arc::new(sampling),
             max_new_tokens,
             logprobs: self.logprobs,
+            score_report: report,
             caller: self.caller,
             namespace: self.namespace,
             sample_index: 0,

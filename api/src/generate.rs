@@ -18,12 +18,13 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::{
     caller::Caller,
-    limits::{check_scores, check_stop_states, num_scores},
+    limits::check_stop_states,
     live_ids::ClaimedIds,
     outcome::{Matched, Outcome},
     prompt::off_thread,
     protocol::ApiError,
     sampling::Sampling,
+    score_limits::{ScoreBytes, ScoreReport},
     state::AppState,
 };
 
@@ -47,6 +48,8 @@ pub struct GenerationSpec {
     pub max_new_tokens: usize,
     /// Which log-probabilities to report.
     pub logprobs: Option<LogprobRequest>,
+    /// How the answer reports them.
+    pub score_report: ScoreReport,
     /// Who wants it.
     pub caller: Caller,
     /// Prefixes are shared only within it, and among the caller's own.
@@ -129,8 +132,10 @@ impl Generations {
     /// # Errors
     /// If a stop or grammar does not compile, the queue is full, or the engine takes no requests.
     pub async fn submit(state: &Arc<AppState>, specs: Vec<GenerationSpec>, streams: bool) -> Result<Self, ApiError> {
-        let scores = |spec: &GenerationSpec| num_scores(spec.prompt.len(), spec.max_new_tokens, spec.logprobs.as_ref());
-        check_scores(specs.len(), specs.iter().map(scores).fold(0, usize::saturating_add))?;
+        let scores = |spec: &GenerationSpec| {
+            spec.score_report.of_output(spec.prompt.len(), spec.max_new_tokens, spec.logprobs.as_ref())
+        };
+        ScoreBytes::sum(specs.iter().map(scores)).check(specs.len())?;
         let stops = stops(state, &specs).await?;
         let grammars = grammars(state, &specs).await?;
         let (events, inbox) = mpsc::unbounded_channel();
@@ -255,7 +260,8 @@ impl Generations {
 
 impl Output {
     fn of(state: &AppState, spec: GenerationSpec, stops: Arc<Stops>) -> Result<(Self, GenerateRequest), ApiError> {
-        let GenerationSpec { id, prompt, sampling, max_new_tokens, logprobs, caller, namespace, sample_index } = spec;
+        let GenerationSpec { id, prompt, sampling, max_new_tokens, logprobs, caller, namespace, sample_index, .. } =
+            spec;
         if prompt.is_empty() {
             return Err(ApiError::invalid("The prompt is empty."));
         }

@@ -39,6 +39,7 @@ pub mod respond;
 pub mod response_store;
 pub mod routes;
 pub mod sampling;
+pub mod score_limits;
 pub mod state;
 pub mod stopwatch;
 pub mod stream;

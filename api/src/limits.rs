@@ -1,9 +1,7 @@
-//! [`Limits`]: how many tokens a prompt and its output may have, and how many outputs and scores a request.
+//! [`Limits`]: how many tokens a prompt and its output may have, and how many outputs a request.
 //!
 //! Every field of a request is within its own limit; what is bounded here are their products: prompts times
 //! `n`, and each of those times what an output carries.
-
-use quern_engine::LogprobRequest;
 
 use crate::{config::ApiConfig, protocol::ApiError};
 
@@ -21,44 +19,6 @@ pub const MAX_PROMPT_TOKENS: usize = 16 << 20;
 /// Most states that a character of all outputs together may cost ([`Stops::num_states`](quern_text::Stops)):
 /// milliseconds.
 pub const MAX_STOP_STATES: usize = 1 << 20;
-
-/// Most log-probabilities of a request: places times tokens reported at each. Some hundred bytes each until
-/// the answer is sent.
-pub const MAX_SCORES: usize = 8 << 20;
-
-/// Tokens reported at each place.
-fn scores_of(logprobs: &LogprobRequest) -> usize {
-    1 + logprobs.top + logprobs.ids.len()
-}
-
-/// Most tokens of an output whose length the request leaves open, so that the scores of so many `outputs`
-/// stay within [`MAX_SCORES`].
-pub fn open_length(outputs: usize, logprobs: Option<&LogprobRequest>) -> usize {
-    logprobs.map_or(usize::MAX, |logprobs| MAX_SCORES / (outputs * scores_of(logprobs)))
-}
-
-/// Log-probabilities that an output may have at most: its own and its prompt's.
-pub fn num_scores(prompt_tokens: usize, max_new_tokens: usize, logprobs: Option<&LogprobRequest>) -> usize {
-    logprobs.map_or(0, |logprobs| {
-        let places = logprobs.prompt_from.map_or(0, |from| prompt_tokens - from.min(prompt_tokens)) + max_new_tokens;
-        places.saturating_mul(scores_of(logprobs))
-    })
-}
-
-/// Refuse more log-probabilities than a request may have, `scores` being the sum over its outputs.
-///
-/// # Errors
-/// If they are more than that.
-pub fn check_scores(outputs: usize, scores: usize) -> Result<(), ApiError> {
-    if scores <= MAX_SCORES {
-        return Ok(());
-    }
-    let message = format!(
-        "top_logprobs (top_logprobs_num, token_ids_logprob, logprobs), max_tokens (max_new_tokens) and n: {outputs} \
-         outputs may have {scores} log-probabilities together; at most {MAX_SCORES} are allowed in one request."
-    );
-    Err(ApiError::invalid(message).about("top_logprobs"))
-}
 
 /// Refuse more outputs than a request may have. `field` is what the endpoint calls its prompts.
 ///

@@ -7,12 +7,15 @@ use std::sync::mpsc;
 
 use futures_util::{StreamExt, stream};
 use quern_api::{
-    limits::{MAX_OUTPUTS, MAX_SCORES, MAX_STOP_STATES, num_scores, open_length},
+    ApiConfig,
+    limits::{MAX_OUTPUTS, MAX_STOP_STATES},
     protocol::body_memory::HeldMemory,
+    score_limits::{ScoreBytes, ScoreReport},
 };
+use quern_engine::EngineConfig;
 use quern_text::Stops;
 use serde_json::{Map, Value, json};
-use support::{Server, config, frames, user, with};
+use support::{Server, Setup, config, frames, small_engine, user, with};
 
 /// Patterns of some hundred states each.
 fn patterns() -> Vec<String> {
@@ -59,7 +62,8 @@ fn verdict(body: &Value) -> Option<Vec<&'static str>> {
     let top = number(&body["top_logprobs_num"], 0).min(269);
     let logprobs = quern_engine::LogprobRequest { prompt_from: None, top, ids: vec![7; ids] };
     let logprobs = (body["return_logprob"] == true).then_some(&logprobs);
-    if outputs * num_scores(1, number(&params["max_new_tokens"], 1), logprobs) > MAX_SCORES {
+    let scores = ScoreReport::default().of_output(1, number(&params["max_new_tokens"], 1), logprobs);
+    if ScoreBytes::sum((0..outputs).map(|_| scores)).check(outputs).is_err() {
         return Some(vec!["top_logprobs_num", "token_ids_logprob", "max_new_tokens", "n"]);
     }
     let texts = |value: &Value| -> Vec<String> {
@@ -111,10 +115,52 @@ async fn scores_of_all_outputs_are_bounded_together() {
     });
     let (status, answer) = server.post("/generate", body).await;
     let message = answer["error"]["message"].as_str().unwrap();
-    assert!(status == 400 && message.contains("8570880") && message.contains("8388608"), "{message}");
+    // 31 places of 270 scores for each of 1024.
+    let bytes = (31 * 270 * 1024 * 32).to_string();
+    assert!(status == 400 && message.contains(&bytes) && message.contains("268435456"), "{message}");
     // A length that is left open is what the scores leave room for.
     let top = quern_engine::LogprobRequest { top: 20, ..Default::default() };
-    assert_eq!((open_length(64, Some(&top)), open_length(64, None)), (6241, usize::MAX));
+    let ids = ScoreReport::default();
+    assert_eq!((ids.open_length(64, 9, Some(&top)), ids.open_length(64, 9, None)), (6241, usize::MAX));
+}
+
+#[tokio::test]
+async fn scores_that_every_frame_repeats_are_bounded_by_their_bytes() {
+    let roomy =
+        |incremental_streaming_output| ApiConfig { context_length: 16_384, incremental_streaming_output, ..config() };
+    let engine = EngineConfig { num_pages: 8192, ..small_engine() };
+    let server = Server::with(Setup { api: roomy(false), engine }, None).await;
+    let ask = |max_new_tokens: Value, more: Value| {
+        let params = with(&json!({"max_new_tokens": max_new_tokens, "ignore_eos": true}), more);
+        json!({"text": "x", "return_logprob": true, "stream": true, "sampling_params": params})
+    };
+    // 8192 frames with 4096 scores on average.
+    for (body, is_more) in [
+        (ask(json!(8300), json!({})), true),
+        (with(&ask(json!(4000), json!({})), json!({"top_logprobs_num": 5})), true),
+        (with(&ask(json!(6000), json!({})), json!({"return_text_in_logprobs": true})), true),
+        (with(&ask(json!(3000), json!({})), json!({"text": "x ".repeat(5000), "logprob_start_len": 0})), true),
+        (ask(json!(3000), json!({"n": 8})), true),
+        (ask(json!(8300), json!({"stream_interval": 100})), false),
+        (with(&ask(json!(8300), json!({})), json!({"stream": false})), false),
+        (with(&ask(json!(8300), json!({})), json!({"return_logprob": false})), false),
+    ] {
+        // Told by the head of the answer.
+        let answer = server.client.post(server.url("/generate")).json(&body).send().await.unwrap();
+        if !is_more {
+            assert_eq!(answer.status(), 200, "{}", body["sampling_params"]);
+            continue;
+        }
+        assert_eq!(answer.status(), 400, "{}", body["sampling_params"]);
+        let refused: Value = answer.json().await.unwrap();
+        let message = refused["error"]["message"].as_str().unwrap();
+        for words in ["max_new_tokens", "stream_interval", "--incremental-streaming-output", "1073741824"] {
+            assert!(message.contains(words), "{message}");
+        }
+    }
+    let server = Server::with(Setup { api: roomy(true), engine }, None).await;
+    let answer = server.client.post(server.url("/generate")).json(&ask(json!(8300), json!({}))).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "frames of what is new");
 }
 
 #[tokio::test]

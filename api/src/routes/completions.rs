@@ -16,7 +16,7 @@ use crate::{
     dialects::{OpenAiHead, completions::Completions},
     fim::FimPrompt,
     generate::{GenerationSpec, Generations, namespace},
-    limits::{check_outputs, check_prompt_tokens, open_length},
+    limits::{check_outputs, check_prompt_tokens},
     logprobs,
     prompt::{MAX_PROMPTS, off_thread, tokenise},
     protocol::{
@@ -30,6 +30,7 @@ use crate::{
     request_id::request_id,
     respond::respond,
     sampling::{Defaults, Sampling},
+    score_limits::ScoreReport,
     state::AppState,
 };
 
@@ -72,10 +73,11 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let namespace = namespace(fields.cache_salt.as_deref(), fields.extra_key.as_deref());
     let (mut specs, mut tokens) = (Vec::new(), 0);
     let outputs = prompts.len() * sampling.n;
+    let report = ScoreReport { with_text: true, repeated_every: None };
     for prompt in &mut prompts {
         let mut max_new_tokens = state.limits.admit(prompt, wanted)?;
         if wanted.is_none() {
-            max_new_tokens = max_new_tokens.min(open_length(outputs, logprobs.as_ref()));
+            max_new_tokens = max_new_tokens.min(report.open_length(outputs, prompt.len(), logprobs.as_ref()));
         }
         tokens += prompt.len() * sampling.n;
         check_prompt_tokens("prompt", tokens)?;
@@ -85,6 +87,7 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
             sampling: Arc::clone(&sampling),
             max_new_tokens,
             logprobs: logprobs.clone(),
+            score_report: report,
             caller: caller.clone(),
             namespace: namespace.clone(),
             sample_index: 0,

@@ -16,7 +16,7 @@ use crate::{
     chat_generation::ChatGeneration,
     dialects::generate::{Native, OutputScores},
     generate::{GenerationSpec, Generations, namespace},
-    limits::{check_outputs, check_prompt_tokens, open_length},
+    limits::{check_outputs, check_prompt_tokens},
     logprobs::{MAX_NATIVE_TOP_LOGPROBS, check_top},
     prompt::{MAX_PROMPTS, off_thread, tokenise},
     protocol::{
@@ -31,6 +31,7 @@ use crate::{
     request_id::{check_id, new_id},
     respond::respond,
     sampling::{Defaults, Sampling},
+    score_limits::ScoreReport,
     state::AppState,
 };
 
@@ -70,6 +71,9 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let outputs = samplings.iter().map(|sampling| sampling.n).sum();
     check_outputs("text or input_ids", count, outputs)?;
 
+    let (streams, with_text) = (fields.stream.unwrap_or(false), fields.return_text_in_logprobs.unwrap_or(false));
+    let repeats = streams && !state.config.incremental_streaming_output;
+
     let (mut specs, mut tokens) = (Vec::new(), 0);
     let mut scores = Vec::new();
     for (index, mut prompt) in tokenise(&state, prompts.list).await?.into_iter().enumerate() {
@@ -82,8 +86,10 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
         tokens += prompt.len() * sampling.n;
         check_prompt_tokens("text or input_ids", tokens)?;
         let logprobs = logprobs(&fields, index, prompt.len(), state.vocab_size())?;
+        let interval = sampling.stream_interval.unwrap_or(state.config.stream_interval);
+        let report = ScoreReport { with_text, repeated_every: repeats.then_some(interval) };
         if wanted.is_none() {
-            max_new_tokens = max_new_tokens.min(open_length(outputs, logprobs.as_ref()));
+            max_new_tokens = max_new_tokens.min(report.open_length(outputs, prompt.len(), logprobs.as_ref()));
         }
         scores.extend((0..sampling.n).map(|_| OutputScores::of(logprobs.as_ref(), prompt[0])));
         let spec = GenerationSpec {
@@ -92,16 +98,15 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
             sampling: Arc::clone(sampling),
             max_new_tokens,
             logprobs,
+            score_report: report,
             caller: caller.clone(),
             namespace: namespace(None, fields.extra_key.as_deref()),
             sample_index: 0,
         };
         specs.extend(spec.samples(sampling.n));
     }
-    let streams = fields.stream.unwrap_or(false);
     let is_list = is_batch || specs.len() > 1;
     let generation = ChatGeneration::of_text(Generations::submit(&state, specs, streams).await?);
-    let with_text = fields.return_text_in_logprobs.unwrap_or(false);
     Ok(respond(generation, Native::new(scores, with_text, is_list)).await?)
 }
 

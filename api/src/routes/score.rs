@@ -28,6 +28,7 @@ use crate::{
     },
     request_id::new_id,
     sampling::{Defaults, Sampling},
+    score_limits::ScoreReport,
     state::AppState,
 };
 
@@ -70,6 +71,7 @@ async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<R
             sampling: Arc::clone(&sampling),
             max_new_tokens,
             logprobs: Some(LogprobRequest { ids: labels.clone(), ..LogprobRequest::default() }),
+            score_report: ScoreReport::default(),
             caller: caller.clone(),
             namespace: None,
             sample_index: 0,
