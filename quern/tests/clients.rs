@@ -114,6 +114,14 @@ async fn an_agent_on_the_shipped_model() {
     assert!(text.contains("passed"), "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_behind_a_router() {
+    let Some(_) = installed("venv/bin/sglang-router") else { return };
+    let Some(python) = installed("venv/bin/python") else { return };
+    let text = run(Command::new(python).arg(script("router.py")).arg(env!("CARGO_BIN_EXE_quern"))).await;
+    assert!(text.contains("passed"), "{text}");
+}
+
 /// A call as the model writes it.
 fn call(name: &str, parameters: &[(&str, String)]) -> String {
     let parameter = |(name, value): &(&str, String)| format!("<parameter={name}>\n{value}\n</parameter>\n");

@@ -65,6 +65,8 @@ const fn alias(aliases: &'static [&'static str], flag: CompatFlag) -> CompatFlag
     CompatFlag { aliases, ..flag }
 }
 
+const ONE_REPLICA: &str = "one replica is supported: run that many servers, each with its own --port and its own cores \
+     (numactl --cpunodebind=K --membind=K), behind sglang-router (docs/deploy.md); or divide one over them by --tp-size";
 const ONE_RANK: &str = "--tp-size and --ep-size divide a network over the ranks of this process";
 const NO_RANKS: &str = "ranks are threads of one process and exchange in its memory";
 const ONE_KERNEL_SET: &str = "kernels are chosen for what computes; the summary at start names them";
@@ -174,12 +176,9 @@ pub const TABLE: &[CompatFlag] = &[
     alias(&["pipeline-parallel-size"], flag("pp-size", Int, &["1"], Refuse(ONE_RANK))),
     flag("pp-max-micro-batch-size", Int, &[], Refuse(ONE_RANK)),
     flag("pp-async-batch-depth", Int, &["0"], Refuse(ONE_RANK)),
-    alias(
-        &["data-parallel-size"],
-        flag("dp-size", Int, &["1"], Refuse("one replica is supported; run several servers behind a router")),
-    ),
+    alias(&["data-parallel-size"], flag("dp-size", Int, &["1"], Refuse(ONE_REPLICA))),
     alias(&["attention-data-parallel-size"], flag("attn-dp-size", Int, &["1"], Refuse(ONE_RANK))),
-    flag("enable-dp-attention", Nothing, &[], Refuse(ONE_RANK)),
+    flag("enable-dp-attention", Nothing, &[], Note("there is one replica, whose attention --tp-size divides")),
     alias(&["moe-data-parallel-size"], flag("moe-dp-size", Int, &["1"], Refuse(ONE_RANK))),
     alias(&["attention-context-parallel-size"], flag("attn-cp-size", Int, &["1"], Refuse(ONE_RANK))),
     flag("dcp-size", Int, &["1"], Refuse(ONE_RANK)),
