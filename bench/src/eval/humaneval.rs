@@ -11,7 +11,7 @@ use super::{
     RunEvalArgs,
     exam::{Target, sit},
     question::{Answer, Evaluation, Question, Verdict, chat_body},
-    sandbox::{Ending, Sandbox},
+    sandbox::{Ending, Sandbox, Trial},
 };
 use crate::{
     data_file::{HUMAN_EVAL, read_text},
@@ -63,7 +63,7 @@ impl Evaluation for HumanEval {
             let mut endings = Vec::with_capacity(answers.len());
             for answer in answers {
                 let _core = self.cores.acquire().await.expect("the semaphore is never closed");
-                let ending = self.sandbox.run(&problem.program(body(&answer.text))).await;
+                let ending = self.sandbox.run(&problem.trial(body(&answer.text))).await;
                 endings.push(match ending {
                     Ok(Ending::Passed) => json!("passed"),
                     Ok(Ending::Failed(problem)) => json!(problem),
@@ -78,9 +78,14 @@ impl Evaluation for HumanEval {
 }
 
 impl Problem {
-    /// The problem's head, the function's body, the tests and the call of them.
-    fn program(&self, body: &str) -> String {
-        format!("{}{body}\n{}\ncheck({})", self.prompt, self.test, self.entry_point)
+    /// The problem's head and a function's body, against its test.
+    fn trial(&self, body: &str) -> Trial {
+        Trial {
+            program: format!("{}{body}", self.prompt),
+            head: self.prompt.clone(),
+            entry_point: self.entry_point.clone(),
+            test: self.test.clone(),
+        }
     }
 }
 
@@ -121,6 +126,9 @@ pub async fn run(args: &RunEvalArgs) -> Result<ExitCode, BenchError> {
         problems = chosen.into_iter().map(|index| problems[index].clone()).collect();
     }
     let sandbox = Sandbox::new(SECONDS).await?;
+    for layer in sandbox.layers() {
+        output::note(format_args!("Generated code is locked up. {layer}"));
+    }
     let target = Target::new(&args.target).await?;
     let questions = problems.iter().map(|problem| Question {
         id: problem.task_id.clone(),
@@ -164,15 +172,15 @@ mod tests {
         // Longer than in earnest: the machine may be busy with other tests.
         let sandbox = match Sandbox::new(30.0).await {
             Ok(sandbox) => sandbox,
-            Err(error) => return crate::skip::skip(&error.to_string(), "allow unprivileged user namespaces"),
+            Err(error) => return crate::skip::skip(&error.to_string(), "a kernel with Landlock"),
         };
         let text = read_text(&path).expect("the file is right");
         let mut failed = Vec::new();
         // A quarter of them, for the time that they take.
         for line in text.lines().step_by(4) {
             let solved: Solved = serde_json::from_str(line).expect("the file is right");
-            let program = solved.problem.program(&solved.canonical_solution);
-            let ending = sandbox.run(&program).await.expect("it runs");
+            let trial = solved.problem.trial(&solved.canonical_solution);
+            let ending = sandbox.run(&trial).await.expect("it runs");
             if ending != Ending::Passed {
                 failed.push((solved.problem.task_id, ending));
             }
@@ -198,9 +206,8 @@ mod tests {
             entry_point: "f".into(),
             test: "def check(candidate):\n    assert candidate() == 1\n".into(),
         };
-        assert_eq!(
-            problem.program(body("```python\ndef f():\n    return 1\n```")),
-            "def f():\n    \"\"\"One.\"\"\"\n    return 1\n\ndef check(candidate):\n    assert candidate() == 1\n\ncheck(f)"
-        );
+        let trial = problem.trial(body("```python\ndef f():\n    return 1\n```"));
+        assert_eq!(trial.program, "def f():\n    \"\"\"One.\"\"\"\n    return 1\n");
+        assert_eq!((trial.head, trial.test, trial.entry_point), (problem.prompt, problem.test, "f".into()));
     }
 }
