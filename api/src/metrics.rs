@@ -1,6 +1,12 @@
 //! [`Metrics`]: what `/metrics` shows, under SGLang's names.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -79,6 +85,9 @@ pub struct Metrics {
     http_active: Gauge,
     grammar_queue: Gauge,
     log_lines_dropped: Counter,
+    weight_cache_failures: Counter,
+    /// Where they are counted.
+    counted_failures: Arc<AtomicU64>,
     engine: EngineFigures,
     /// For the live view, which wants percentiles of a second.
     first_tokens: Latencies,
@@ -96,8 +105,8 @@ type FloatGauge = Gauge<f64, std::sync::atomic::AtomicU64>;
 type ReadMetric<T> = fn(&EngineHandle) -> T;
 
 impl Metrics {
-    /// Register everything.
-    pub fn new(config: &ApiConfig) -> Self {
+    /// Register everything; `weight_cache_failures` are counted by the start.
+    pub fn new(config: &ApiConfig, weight_cache_failures: Arc<AtomicU64>) -> Self {
         let own = [("model_name", config.served_model_name.as_str()), ("engine_type", "unified")];
         let extra = config.extra_metric_labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let labels =
@@ -124,6 +133,8 @@ impl Metrics {
             http_active: Gauge::default(),
             grammar_queue: Gauge::default(),
             log_lines_dropped: Counter::default(),
+            weight_cache_failures: Counter::default(),
+            counted_failures: weight_cache_failures,
             engine: EngineFigures::register(&mut registry),
             registry: Registry::default(),
             first_tokens: Latencies::default(),
@@ -155,6 +166,11 @@ impl Metrics {
             "log_lines_dropped",
             "Lines of the log that could not be written",
             Box::new(this.log_lines_dropped.clone()),
+        );
+        add(
+            "weight_cache_failures",
+            "Times repacked weights could not be kept on disk, or were damaged there",
+            Box::new(this.weight_cache_failures.clone()),
         );
         Self { registry, ..this }
     }
@@ -227,6 +243,8 @@ impl Metrics {
     pub fn text(&self, engine: &EngineHandle) -> String {
         self.engine.read(engine);
         self.log_lines_dropped.inner().store(LOG.num_dropped(), Ordering::Relaxed);
+        let failures = self.counted_failures.load(Ordering::Relaxed);
+        self.weight_cache_failures.inner().store(failures, Ordering::Relaxed);
         let mut out = String::new();
         encode(&mut out, &self.registry).expect("writing to a string succeeds");
         out

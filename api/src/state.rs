@@ -42,6 +42,8 @@ pub struct Service {
     pub settings: Value,
     /// Makes the table of the command generator, as JSON; takes some tens of milliseconds.
     pub configure_table: fn() -> String,
+    /// How often repacked weights could not be kept on disk, or were damaged there.
+    pub weight_cache_failures: Arc<AtomicU64>,
 }
 
 /// What a machine can do at best.
@@ -109,7 +111,8 @@ pub struct AppState {
 impl AppState {
     /// Share `service`, whose start began at `began`; not ready yet.
     pub fn new(service: Service, began: Instant) -> Self {
-        let Service { config, model, engine, tokenizer, template, settings, configure_table } = service;
+        let Service { config, model, engine, tokenizer, template, settings, configure_table, weight_cache_failures } =
+            service;
         let mut eos_token_ids = model.eos_token_ids.clone();
         eos_token_ids.extend(tokenizer.eos_id().filter(|id| !eos_token_ids.contains(id)));
         let chat_defaults = match config.sampling_defaults {
@@ -126,7 +129,7 @@ impl AppState {
         };
         Self {
             limits: Limits::new(&config, engine.config().pool_tokens()),
-            metrics: Metrics::new(&config),
+            metrics: Metrics::new(&config, weight_cache_failures),
             grammars: Arc::new(grammars),
             tokenizer,
             template,

@@ -41,16 +41,6 @@ pub enum UploadError {
         /// Its words.
         cause: String,
     },
-    /// The file that keeps what was made of weights cannot be read or written.
-    #[error("{what} of {bytes} bytes cannot be kept in a file: {cause}")]
-    File {
-        /// What was to be kept.
-        what: &'static str,
-        /// Its size.
-        bytes: usize,
-        /// Why.
-        cause: std::io::Error,
-    },
 }
 
 /// A step that the device did not compute. What it wrote to the pages of the step's sequences means nothing.

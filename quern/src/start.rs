@@ -1,6 +1,10 @@
 //! The way from a command line to an engine that runs: [`Prepared`], then a [`Service`].
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
 
 use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
 use quern_backend::{Backend, Device, KvFormat, Precision};
@@ -25,7 +29,7 @@ use crate::{
     resolve::{self, Decision, Facts, Host, WeightFacts},
     start_error::StartError,
     summary,
-    weight_cache::{self, Found, WeightFile},
+    weight_cache::{Found, WeightFile},
 };
 
 /// Rows of logits computed at once: with 150,000 tokens of vocabulary 40 MB; steps with more rows take
@@ -114,6 +118,7 @@ impl Prepared {
             checkpoint.scan(config.device.cpu_threads, &mut |bytes| progress.advance(bytes))?;
         }
         let (kv_format, log_interval) = (config.model.kv_cache_dtype, config.log.decode_log_interval);
+        let weight_cache_failures = chosen.weight_cache_failures();
         let engine = chosen.engine(&config.engine, kv_format, log_interval, &checkpoint, observer)?;
         tracing::info!(
             "Load weight end. elapsed={:.2} s, avail mem={}",
@@ -131,6 +136,7 @@ impl Prepared {
             tokenizer,
             template,
             configure_table: Table::json,
+            weight_cache_failures,
         })
     }
 }
@@ -182,6 +188,8 @@ pub struct CpuRanks {
     /// What each rank computes with; at least one.
     ranks: Vec<RankBackend>,
     ep: usize,
+    /// Of `--weight-cache`.
+    failures: Arc<AtomicU64>,
 }
 
 /// Starts the device that is to be measured, as a whole.
@@ -207,11 +215,13 @@ impl Chosen {
         let ParallelOptions { tp_size, ep_size } = device.parallel;
         let backends = CpuBackend::ranks(config, tp_size).map_err(refused)?;
         let mut ranks = Vec::with_capacity(tp_size);
+        let failures = Arc::default();
         for (backend, part) in backends.into_iter().zip(device.parallel.split(checkpoint)?) {
-            let panels = device.weight_cache.as_ref().map(|dir| panels(dir, checkpoint, &part)).transpose()?;
+            let panels =
+                device.weight_cache.as_ref().map(|dir| panels(dir, checkpoint, &part, &failures)).transpose()?;
             ranks.push(RankBackend { backend: Arc::new(backend), panels: panels.flatten() });
         }
-        Ok(Self::Cpu(CpuRanks { config, ranks, ep: ep_size }))
+        Ok(Self::Cpu(CpuRanks { config, ranks, ep: ep_size, failures }))
     }
 
     /// What computes, as the rest of the program sees it; of several ranks the first, which has its share of the threads.
@@ -234,6 +244,14 @@ impl Chosen {
                 let device = self.device();
                 Box::new(move || Ok(Arc::clone(&device)))
             }
+        }
+    }
+
+    /// Counts what went wrong with `--weight-cache`, also after the start.
+    fn weight_cache_failures(&self) -> Arc<AtomicU64> {
+        match self {
+            Self::Cpu(CpuRanks { failures, .. }) => Arc::clone(failures),
+            Self::Gpu(_) => Arc::default(),
         }
     }
 
@@ -306,19 +324,25 @@ fn load(
 }
 
 /// The file of the repacked weights of a `part` of `checkpoint` in `dir`, and what to say once it is written; `None`
-/// while another process writes it.
+/// where this start does without.
 fn panels(
     dir: &Path,
     checkpoint: &Checkpoint,
     part: &Split,
+    failures: &Arc<AtomicU64>,
 ) -> Result<Option<(PackedWeightCache, OnSaved)>, StartError> {
-    let place = WeightFile::locate(dir, checkpoint, part)?;
-    let file =
-        PackedWeightCache::open(&place.path, &place.identity).map_err(|error| weight_cache::refused(dir, error))?;
+    let place = WeightFile::locate(dir, checkpoint, part, Arc::clone(failures))?;
+    let opened = place.make_dir().and_then(|()| PackedWeightCache::open(&place.path, &place.identity));
+    // A full disk is found out before there are panels in a part of the file.
+    let reserve = |file: PackedWeightCache| file.reserve(place.weight_bytes).map(|()| file);
+    let file = match opened.and_then(|file| file.map(reserve).transpose()) {
+        Ok(file) => file,
+        Err(error) => return place.do_without(&error).map(|()| None),
+    };
     place.announce(match &file {
         None => Found::Busy,
         Some(file) if file.is_whole() => Found::Whole,
-        Some(_) => Found::Nothing,
+        Some(file) => file.damage().map_or(Found::Nothing, Found::Damaged),
     });
     Ok(file.map(|file| (file, Box::new(move |result| place.announce_saved(result)) as OnSaved)))
 }

@@ -515,6 +515,42 @@ fn a_second_start_maps_what_the_first_repacked() {
 }
 
 #[test]
+fn damaged_panels_are_repacked_and_said_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (model, cache) = (path("demo.gguf"), path("cache"));
+    assert!(run(&["convert", "--outtype", "q8_0", "--outfile", &model]).status.success());
+    let flags = ["--model", &model, "--weight-cache", &cache, "--enable-metrics"];
+    // The server lives until the file is whole: one that is killed earlier keeps nothing.
+    let start = |is_whole: &dyn Fn() -> bool| {
+        let server = Server::start(&flags);
+        let begin = std::time::Instant::now();
+        while !is_whole() {
+            assert!(begin.elapsed().as_secs() < 60, "it is written");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let answer = server
+            .post("/generate", r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#);
+        let text = answer.split_once("\"text\"").unwrap().1.split_once("\"meta_info\"").unwrap().0.to_owned();
+        let failures = |line: &&str| line.starts_with("sglang:weight_cache_failures_total");
+        let metrics = server.get("/metrics");
+        let failures = metrics.lines().find(failures).unwrap_or_else(|| panic!("{metrics}")).to_owned();
+        (server.log.join("\n"), text, failures)
+    };
+    let (log, first, failures) = start(&|| std::fs::exists(&cache).unwrap() && !panel_files(&cache).is_empty());
+    assert!(log.contains("kept in") && failures.ends_with(" 0"), "{log}\n{failures}");
+    let panels = std::path::Path::new(&cache).join(&panel_files(&cache)[0]);
+    let whole = std::fs::read(&panels).unwrap();
+    let mut spoilt = whole.clone();
+    let middle = whole.len() / 2 / (2 << 20) * (2 << 20) + 77;
+    spoilt[middle] ^= 4;
+    std::fs::write(&panels, &spoilt).unwrap();
+    let (log, second, failures) = start(&|| std::fs::read(&panels).unwrap() == whole);
+    assert!(log.contains("is damaged: bytes ") && log.contains("repacked") && failures.ends_with(" 1"), "{log}");
+    assert_eq!(first, second);
+}
+
+#[test]
 fn a_hub_that_cannot_be_reached_is_named() {
     let cache = tempfile::tempdir().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

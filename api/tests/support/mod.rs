@@ -97,6 +97,7 @@ pub(crate) fn service(setup: Setup, model: Box<dyn Model>) -> Service {
         template,
         tokenizer,
         configure_table: || "{}".to_owned(),
+        weight_cache_failures: Arc::default(),
     }
 }
 

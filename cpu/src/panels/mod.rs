@@ -1,5 +1,6 @@
 //! Products with weights made of blocks: their layout, the repacking into it, the kernels that read it.
 
+mod checksum;
 pub(crate) mod direct;
 pub(crate) mod format;
 mod packed_weight_cache;

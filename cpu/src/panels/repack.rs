@@ -89,20 +89,15 @@ impl Panels {
                 place
             })
             .collect();
-        let region = match file {
-            None => {
-                let refused = UploadError::OutOfMemory { what: "repacked weights", bytes, backend: "cpu" };
-                PanelRegion::Empty(Region::zeroed(bytes).ok_or(refused)?)
-            }
-            Some(file) => file.region(&describe(matrices), bytes).map_err(|cause| UploadError::File {
-                what: "repacked weights",
-                bytes,
-                cause,
-            })?,
-        };
-        let region = Arc::new(match region {
+        let place = file.map_or(PanelRegion::Nowhere, |file| file.region(&describe(matrices), bytes));
+        let region = Arc::new(match place {
             PanelRegion::Packed(region) => region,
             PanelRegion::Empty(region) => pack_into(region, pool, matrices, &places, panels),
+            PanelRegion::Nowhere => {
+                let refused = UploadError::OutOfMemory { what: "repacked weights", bytes, backend: "cpu" };
+                let region = Region::zeroed(bytes).ok_or(refused)?;
+                pack_into(region, pool, matrices, &places, panels)
+            }
         });
         let panels = matrices.iter().zip(places).map(|(matrix, place)| Self {
             format: matrix.format(),
