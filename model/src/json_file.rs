@@ -1,13 +1,13 @@
 //! A JSON file as Python writes it, with `NaN` and `Infinity` and perhaps a byte-order mark.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{io::Read, path::Path};
 
 use serde_json::{Map, Value};
 
-use crate::lfs;
+use crate::{lfs, regular_file};
 
 /// Largest `config.json` that is read.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
+pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Why a file is no JSON object.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, JsonFileErr
 pub(crate) fn read_object_up_to(path: &Path, limit: u64) -> Result<Map<String, Value>, JsonFileError> {
     let file = path.display().to_string();
     let io = |cause| JsonFileError::Io { file: file.clone(), cause };
-    let opened = File::open(path).map_err(io)?;
+    let opened = regular_file::open(path).map_err(io)?;
     let bytes = opened.metadata().map_err(io)?.len();
     if bytes > limit {
         return Err(JsonFileError::TooLarge { file, bytes, limit });

@@ -24,6 +24,7 @@ pub mod network;
 mod qwen2;
 pub mod qwen3;
 pub mod ranks;
+pub mod regular_file;
 pub mod rope;
 pub mod shard;
 pub mod split;

@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs,
     io::Read,
     path::{Path, PathBuf},
 };
 
-use quern_model::gguf::general_type;
+use quern_model::{gguf::general_type, regular_file};
 
 use crate::{
     gguf_files::{GgufChoice, files, is_gguf, pieces, split},
@@ -44,7 +44,7 @@ fn at_file(path: &Path) -> Result<Fetched, HubError> {
 
 fn begins_as_gguf(path: &Path) -> bool {
     let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == b"GGUF"
+    regular_file::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == b"GGUF"
 }
 
 fn in_dir(dir: &Path) -> Result<Fetched, HubError> {

@@ -9,7 +9,8 @@ use quern_model::{
     Checkpoint, CheckpointOptions, GenerationConfig, LoadError, ModelConfig,
     config::ConfigError,
     gguf::{GgufModel, GgufValue},
-    json_file::JsonFileError,
+    json_file::{JsonFileError, MAX_CONFIG_BYTES},
+    regular_file,
 };
 use quern_text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError, Vocabulary, chat_template::read_source};
 use serde_json::{Map, Value};
@@ -138,7 +139,7 @@ impl ModelFiles {
 
     /// Whether `config.json` describes a network: beside GGUF files it may say little more than a name.
     fn has_whole_config(&self) -> bool {
-        let text = self.dir().and_then(|dir| std::fs::read(dir.join("config.json")).ok());
+        let text = self.dir().and_then(|dir| regular_file::read(&dir.join("config.json"), MAX_CONFIG_BYTES).ok());
         let config: Option<Map<String, Value>> = text.and_then(|text| serde_json::from_slice(&text).ok());
         config.is_some_and(|config| ["architectures", "hidden_size"].iter().all(|field| config.contains_key(*field)))
     }

@@ -550,6 +550,55 @@ fn damaged_panels_are_repacked_and_said_to_be() {
     assert_eq!(first, second);
 }
 
+/// A copy of the shipped model, whose weights are served as they lie in the file.
+fn a_copy_of_the_shipped_model(folder: &std::path::Path) {
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo");
+    for entry in std::fs::read_dir(&demo).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn files_without_an_end_are_refused_wherever_a_model_has_files() {
+    let folder = tempfile::tempdir().unwrap();
+    a_copy_of_the_shipped_model(folder.path());
+    let model = folder.path().display().to_string();
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let read = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
+    let read = |path: &std::path::Path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        read.contains(&name)
+            || name.ends_with(".safetensors")
+            || name.ends_with(".jinja")
+            || name.ends_with(".index.json")
+    };
+    let mut count = 0;
+    let refused = || {
+        let output = run(&["serve", "--port", "0", "--device", "cpu", "--model", &model]);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for path in names.iter().filter(|path| read(path)) {
+        let aside = path.with_extension("aside");
+        std::fs::rename(path, &aside).unwrap();
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+        let fifo = refused();
+        std::fs::remove_file(path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+        let device = refused();
+        std::fs::remove_file(path).unwrap();
+        std::fs::rename(&aside, path).unwrap();
+        for error in [fifo, device] {
+            assert!(
+                error.contains(path.file_name().unwrap().to_str().unwrap()) && error.contains("regular file"),
+                "{error}"
+            );
+        }
+        count += 1;
+    }
+    assert!(count >= 5, "{names:?}");
+}
+
 #[test]
 fn a_hub_that_cannot_be_reached_is_named() {
     let cache = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     json::{dumps, python_str, to_template},
+    regular_file,
     rendered::Rendered,
     tokenizer_config::TokenizerConfig,
 };
@@ -297,11 +298,12 @@ impl ChatTemplate {
 /// If it cannot be read, or is larger than any template.
 pub fn read_source(file: &Path) -> Result<String, TemplateError> {
     let name = file.display().to_string();
-    let bytes = std::fs::metadata(file).map_err(|cause| TemplateError::Io { file: name.clone(), cause })?.len();
+    let io = |cause| TemplateError::Io { file: name.clone(), cause };
+    let bytes = regular_file::length(file).map_err(io)?;
     if bytes > MAX_SOURCE_BYTES as u64 {
         return Err(TemplateError::Malformed(format!("{name} has {bytes} bytes; at most {MAX_SOURCE_BYTES} are read")));
     }
-    std::fs::read_to_string(file).map_err(|cause| TemplateError::Io { file: name, cause })
+    std::fs::read_to_string(file).map_err(io)
 }
 
 /// The folder's templates by name.

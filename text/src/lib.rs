@@ -13,6 +13,7 @@ pub mod fim;
 pub mod grammar;
 pub mod json;
 mod older_files;
+mod regular_file;
 pub mod rendered;
 pub mod stop;
 pub mod tokenizer;

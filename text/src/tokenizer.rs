@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     older_files::OlderFiles,
+    regular_file,
     rendered::Rendered,
     tokenizer_config::{MAX_FILE_BYTES, TokenizerConfig, TokenizerError, without_mark},
     tokenizer_json,
@@ -228,7 +229,7 @@ fn add_missing(tokenizer: &mut tokenizers::Tokenizer, config: &TokenizerConfig) 
 fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
     let file = path.display().to_string();
     let io = |cause| TokenizerError::Io { file: file.clone(), cause };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    let bytes = regular_file::length(path).map_err(io)?;
     if bytes > MAX_FILE_BYTES {
         return Err(TokenizerError::TooLarge { file, bytes });
     }

@@ -1,9 +1,11 @@
 //! [`map`]: a file's bytes where the operating system put them. The only `unsafe` of this crate.
 
-use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
+use std::{io, ops::Range, path::Path, sync::Arc};
 
 use memmap2::Mmap;
 use quern_backend::{ByteOwner, SharedBytes};
+
+use crate::regular_file;
 
 /// A mapping that lets go of pages whose bytes a backend has repacked, so that they are not held twice.
 struct FileMapping(Mmap);
@@ -27,7 +29,7 @@ impl ByteOwner for FileMapping {
 /// # Errors
 /// If the file cannot be opened or mapped.
 pub fn map(path: &Path) -> io::Result<SharedBytes> {
-    let file = File::open(path)?;
+    let file = regular_file::open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(SharedBytes::new(Arc::new(Vec::new())));
     }

@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use quern_model::{json_file::MAX_CONFIG_BYTES, regular_file};
 use serde_json::{Map, Value};
 
 use super::{HubError, Pick, RepoId, cache::RepoCache, weights};
@@ -149,7 +150,8 @@ fn kinds_of(dir: &Path) -> Vec<(StoredKind, Vec<String>)> {
 
 /// What a snapshot's config.json says of its numbers.
 fn numbers(dir: &Path) -> Option<String> {
-    let config: Map<String, Value> = serde_json::from_slice(&fs::read(dir.join("config.json")).ok()?).ok()?;
+    let config: Map<String, Value> =
+        serde_json::from_slice(&regular_file::read(&dir.join("config.json"), MAX_CONFIG_BYTES).ok()?).ok()?;
     let method = config.get("quantization_config").and_then(|of| of.get("quant_method"));
     let stored = method.or_else(|| config.get("torch_dtype")).or_else(|| config.get("dtype"));
     stored?.as_str().map(str::to_owned)
