@@ -9,13 +9,19 @@ use quern::{
     bench,
     cli::{Cli, CliError, Job, configure},
     convert, doctor, logging, models, serve,
+    start_error::FILE_CUT,
 };
+#[cfg(target_os = "linux")]
+use quern_model::weights::cut_file;
 
 /// Gives memory back to the system after a burst of large bodies, where glibc's keeps it.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    // Without the handler the signal itself ends the process, and nothing names the file.
+    #[cfg(target_os = "linux")]
+    let _ = cut_file::end_process_by("quern: error: ", FILE_CUT);
     let outcome = match Cli::from_arguments(env::args_os()) {
         Ok(Cli { command }) => run(command),
         Err(CliError::Usage(error)) => error.exit(), // with 2, or with 0 for help and version

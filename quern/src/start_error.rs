@@ -118,6 +118,10 @@ pub enum StartError {
 /// The exit status of a server whose engine has failed for good: `EX_TEMPFAIL` of sysexits.h, which no other end has.
 pub const ENGINE_DOWN: u8 = 75;
 
+/// The exit status of a process whose mapped weights were cut off under it: `EX_SOFTWARE` of sysexits.h, which no other
+/// end has.
+pub const FILE_CUT: u8 = 70;
+
 impl StartError {
     /// The exit status of the program.
     pub fn exit_status(&self) -> u8 {

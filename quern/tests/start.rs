@@ -559,6 +559,29 @@ fn a_copy_of_the_shipped_model(folder: &std::path::Path) {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn weights_that_are_cut_off_while_they_are_served_end_the_process_with_their_name() {
+    let folder = tempfile::tempdir().unwrap();
+    a_copy_of_the_shipped_model(folder.path());
+    let mut server = Server::start(&["--model", &folder.path().display().to_string(), "--skip-peak-measurement"]);
+    let weights = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let weights = weights.filter(|path| path.extension().is_some_and(|suffix| suffix == "safetensors"));
+    for file in weights {
+        std::fs::File::options().write(true).open(file).unwrap().set_len(4096).unwrap();
+    }
+    let mut socket = TcpStream::connect(server.address).unwrap();
+    let body = r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#;
+    let head = "host: x\r\ncontent-type: application/json";
+    write!(socket, "POST /generate HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let status = server.process.wait().unwrap();
+    let log: Vec<String> = server.later_log.iter().collect();
+    assert_eq!(status.code(), Some(70), "{log:#?}");
+    let named = format!("quern: error: {}", folder.path().join("model").display());
+    let said = |line: &String| line.contains(&named) && line.contains(".safetensors was cut off");
+    assert!(log.iter().any(said), "{log:#?}");
+}
+
+#[test]
 fn files_without_an_end_are_refused_wherever_a_model_has_files() {
     let folder = tempfile::tempdir().unwrap();
     a_copy_of_the_shipped_model(folder.path());

@@ -1,4 +1,4 @@
-//! [`map`]: a file's bytes where the operating system put them. The only `unsafe` of this crate.
+//! [`map`]: a file's bytes where the operating system put them. The only `unsafe` of this crate beside `cut_file`.
 
 use std::{io, ops::Range, path::Path, sync::Arc};
 
@@ -35,7 +35,8 @@ pub fn map(path: &Path) -> io::Result<SharedBytes> {
     }
     // SAFETY: the mapping is read-only and private to us; what remains is that another process may
     // truncate or rewrite the file while it is served. The README tells operators not to, as for every
-    // engine that maps its weights; lengths are compared with the header before any tensor is touched.
+    // engine that maps its weights; lengths are compared with the header before any tensor is touched, and a file
+    // that is cut off ends the process (`cut_file`).
     #[allow(unsafe_code)]
     let mapping = unsafe { Mmap::map(&file) }?;
     Ok(SharedBytes::new(Arc::new(FileMapping(mapping))))

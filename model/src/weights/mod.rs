@@ -1,6 +1,8 @@
 //! Where a network's weights come from: mapped checkpoint files, random numbers, or either of them quantised.
 
 mod contents;
+#[cfg(target_os = "linux")]
+pub mod cut_file;
 pub mod dummy;
 pub mod error;
 mod files;
