@@ -8,7 +8,7 @@ use mimalloc::MiMalloc;
 use quern::{
     bench,
     cli::{Cli, CliError, Job, configure},
-    convert, doctor, logging, models, serve,
+    convert, doctor, logging, models, serve, shutdown,
     start_error::FILE_CUT,
 };
 #[cfg(target_os = "linux")]
@@ -39,6 +39,7 @@ fn run(job: Job) -> Result<ExitCode, String> {
     if !matches!(&job, Job::Serve(args) if !args.print_config) {
         // Who reads a table through `head` has seen enough; a server outlives who reads its output.
         sigpipe::reset();
+        shutdown::end_first_process_by_signals().map_err(|error| error.to_string())?;
     }
     let done = match job {
         Job::Serve(args) => {

@@ -1,10 +1,11 @@
 //! The end: from the first signal to the last answer.
 
-use std::{sync::Arc, task::Poll, time::Duration};
+use std::{sync::Arc, task::Poll, thread, time::Duration};
 
 use quern_api::AppState;
 use quern_engine::EngineState;
 use tokio::{
+    runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -17,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Signals that end the server.
-pub struct Signals(Vec<(&'static str, Signal)>);
+pub struct Signals(Vec<(&'static str, SignalKind, Signal)>);
 
 impl Signals {
     /// Listen for SIGTERM, SIGINT, SIGQUIT and SIGHUP from now on. A SIGHUP that is ignored stays so: that is what
@@ -33,20 +34,45 @@ impl Signals {
             ("SIGHUP", SignalKind::hangup()),
         ];
         let heard = kinds.into_iter().filter(|(_, kind)| *kind != SignalKind::hangup() || !is_ignored(*kind));
-        heard.map(|(name, kind)| Ok((name, signal(kind)?))).collect::<std::io::Result<_>>().map(Self)
+        heard.map(|(name, kind)| Ok((name, kind, signal(kind)?))).collect::<std::io::Result<_>>().map(Self)
     }
 
     /// The next one's name.
     pub async fn next(&mut self) -> &'static str {
+        self.next_with_kind().await.0
+    }
+
+    async fn next_with_kind(&mut self) -> (&'static str, SignalKind) {
         std::future::poll_fn(|context| {
-            let mut heard = self.0.iter_mut().filter_map(|(name, signal)| match signal.poll_recv(context) {
-                Poll::Ready(_) => Some(*name),
+            let mut heard = self.0.iter_mut().filter_map(|(name, kind, signal)| match signal.poll_recv(context) {
+                Poll::Ready(_) => Some((*name, *kind)),
                 Poll::Pending => None,
             });
             heard.next().map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
+}
+
+/// Let the signals that end any other process end this one, too, if it is the first of a container: the system keeps
+/// from that one every signal that it does not listen for.
+///
+/// # Errors
+/// If there is no thread that could listen.
+pub fn end_first_process_by_signals() -> std::io::Result<()> {
+    if std::process::id() != 1 {
+        return Ok(());
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::listen()?
+    };
+    let listen = move || {
+        let (_, kind) = runtime.block_on(signals.next_with_kind());
+        std::process::exit(128 + kind.as_raw_value());
+    };
+    thread::Builder::new().name("signals".into()).spawn(listen).map(drop)
 }
 
 /// Whether this process was started with the signal ignored, as far as the system tells.

@@ -622,6 +622,64 @@ fn files_without_an_end_are_refused_wherever_a_model_has_files() {
     assert!(count >= 5, "{names:?}");
 }
 
+/// A hub that takes connections and never answers.
+fn silent_hub() -> (String, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let held = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let _ = socket.read_to_end(&mut Vec::new());
+    });
+    (url, held)
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn signals_end_whatever_runs_as_the_first_process_of_a_container() {
+    let namespaces = ["--user", "--map-root-user", "--pid", "--fork"];
+    let may = Command::new("unshare").args(namespaces).args(["true"]).output();
+    if !may.is_ok_and(|done| done.status.success()) {
+        return skip::skip("no namespaces of processes", "allow unprivileged user namespaces");
+    }
+    let cache = tempfile::tempdir().unwrap();
+    for (words, status) in [(&["pull", "owner/name"][..], 128), (&["serve", "--model", "owner/name", "--port", "0"], 0)]
+    {
+        for (name, number) in [("TERM", 15), ("INT", 2), ("HUP", 1), ("QUIT", 3)] {
+            let (hub, held) = silent_hub();
+            let program = env!("CARGO_BIN_EXE_quern");
+            let mut command = Command::new("unshare");
+            command.args(namespaces).arg(program).args(words);
+            command.env("HF_ENDPOINT", hub).env("HF_HOME", cache.path()).env_remove("HF_HUB_OFFLINE");
+            let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            // The hub has been asked as soon as the program is the only child of `unshare`, and waits for an answer.
+            let children = format!("/proc/{0}/task/{0}/children", process.id());
+            let child = loop {
+                let found = std::fs::read_to_string(&children).unwrap_or_default();
+                let is_program = |pid: &str| {
+                    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == std::path::Path::new(program))
+                };
+                match found.split_whitespace().find(|pid| is_program(pid) && listens(pid, number)) {
+                    Some(pid) => break pid.to_owned(),
+                    None => std::thread::yield_now(),
+                }
+            };
+            assert!(Command::new("kill").args([&format!("-{name}"), &child]).status().unwrap().success());
+            let ended = process.wait().unwrap().code();
+            let wanted = if status == 0 { 0 } else { status + number as i32 };
+            assert_eq!(ended, Some(wanted), "{words:?} after SIG{name}");
+            drop(held);
+        }
+    }
+}
+
+/// Whether process `pid` has a handler for the signal, without which a first process would not be sent it.
+#[cfg(target_os = "linux")]
+fn listens(pid: &str, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+    u64::from_str_radix(caught.trim(), 16).unwrap_or(0) >> (signal - 1) & 1 == 1
+}
+
 #[test]
 fn a_hub_that_cannot_be_reached_is_named() {
     let cache = tempfile::tempdir().unwrap();
