@@ -3,7 +3,7 @@
 //! Encoding is the `tokenizers` library's. Decoding is a table: a byte-level vocabulary spells bytes, so
 //! the bytes of a sequence are the bytes of its tokens one after the other.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, panic::catch_unwind, path::Path};
 
 use serde_json::Value;
 
@@ -25,6 +25,9 @@ pub enum Specials {
     /// control tokens (`<tool_call>`) are recognised all the same, as in training.
     AsText,
 }
+
+/// A text with something of everything: cases, digits, blanks, line ends, marks, other scripts, a byte of zero.
+const SAMPLE: &str = "def f(x):\n\treturn 'aaaaaaaa  12345 É漢🙂\0'\r\n\n";
 
 /// A byte-level tokenizer.
 ///
@@ -76,12 +79,31 @@ impl Tokenizer {
         Self::from_bytes(&json, config.as_deref())
     }
 
-    /// A tokenizer from the files' contents.
+    /// A tokenizer from the files' contents, tried once.
     ///
     /// # Errors
-    /// If they are malformed, or the vocabulary is not byte-level.
+    /// If they are malformed, the vocabulary is not byte-level, or texts cannot be encoded.
     pub fn from_bytes(tokenizer_json: &[u8], tokenizer_config_json: Option<&[u8]>) -> Result<Self, TokenizerError> {
-        let malformed = |cause: String| TokenizerError::Malformed { file: "tokenizer.json", cause };
+        // The library panics where it reads or uses some files that it should refuse.
+        let made = catch_unwind(|| Self::read(tokenizer_json, tokenizer_config_json)?.tried());
+        made.unwrap_or_else(|panic| {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+            Err(malformed(format!("it cannot be used: {words}")))
+        })
+    }
+
+    /// Refuse one that would fail on the first request.
+    fn tried(self) -> Result<Self, TokenizerError> {
+        for specials in [Specials::Parse, Specials::AsText] {
+            if self.encode(SAMPLE, specials).is_empty() {
+                return Err(malformed(format!("{SAMPLE:?} becomes no tokens; its vocabulary is empty or another's")));
+            }
+        }
+        Ok(self)
+    }
+
+    fn read(tokenizer_json: &[u8], tokenizer_config_json: Option<&[u8]>) -> Result<Self, TokenizerError> {
         let tokenizer_json = without_mark(tokenizer_json);
         let root: Value = serde_json::from_slice(tokenizer_json).map_err(|e| malformed(e.to_string()))?;
         require_byte_level(&root)?;
@@ -224,6 +246,10 @@ fn add_missing(tokenizer: &mut tokenizers::Tokenizer, config: &TokenizerConfig) 
         }
     }
     Ok(())
+}
+
+fn malformed(cause: String) -> TokenizerError {
+    TokenizerError::Malformed { file: "tokenizer.json", cause }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {

@@ -181,3 +181,37 @@ fn templates_are_told_the_date() {
     assert!(date.len() == 10 && date.as_str() > "2025", "{date}");
     assert!(render("%Q").unwrap_err().to_string().contains("strftime_now"));
 }
+
+#[test]
+fn tokenizers_that_the_library_panics_on_are_refused() {
+    let with = |field: &str, value: Value| {
+        let mut changed = shipped();
+        changed[field] = value;
+        changed
+    };
+    let replace = |pattern: Value| with("normalizer", json!({"type": "Replace", "pattern": pattern, "content": "x"}));
+    let mut empty = shipped();
+    empty["model"]["vocab"] = json!({});
+    empty["model"]["merges"] = json!([]);
+    for (what, file) in [
+        ("no vocabulary", empty),
+        ("an empty text that is replaced", replace(json!({"String": ""}))),
+        ("an empty pattern that is replaced", replace(json!({"Regex": ""}))),
+        ("an empty prefix", with("normalizer", json!({"type": "Prepend", "prepend": ""}))),
+        ("a broken map", with("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}))),
+        ("pieces of no length", with("pre_tokenizer", json!({"type": "FixedLength", "length": 0}))),
+        (
+            "a token that is not there",
+            with(
+                "post_processor",
+                json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "nope", "type_id": 0}}],
+                       "pair": [], "special_tokens": {}}),
+            ),
+        ),
+    ] {
+        match of(&file, None) {
+            Err(error) => assert!(error.starts_with("tokenizer.json: "), "{what}: {error}"),
+            Ok(tokenizer) => panic!("{what}: {:?}", tokenizer.encode("a text", Specials::Parse)),
+        }
+    }
+}
