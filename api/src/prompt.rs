@@ -88,6 +88,10 @@ impl Conversation {
     /// If a message is malformed.
     pub fn of_chat(fields: &mut ChatFields) -> Result<Self, ApiError> {
         let mut kwargs = fields.chat_template_kwargs.take().unwrap_or_default();
+        if let Some(name) = ["messages", "tools"].into_iter().find(|name| kwargs.contains_key(*name)) {
+            let message = format!("chat_template_kwargs: {name} is a field of its own; it cannot be replaced here.");
+            return Err(ApiError::invalid(message).about("chat_template_kwargs"));
+        }
         if let Some(effort) = fields.reasoning_effort.take() {
             kwargs.entry("reasoning_effort").or_insert(effort.into());
         }
@@ -274,4 +278,25 @@ pub async fn off_thread<T: Send + 'static>(
     let state = Arc::clone(state);
     let outcome = tokio::task::spawn_blocking(move || work(&state)).await;
     outcome.unwrap_or_else(|_| Err(ApiError::internal("the prompt could not be prepared")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::protocol::Body;
+
+    #[test]
+    fn template_variables_do_not_replace_the_conversation() {
+        let of = |kwargs: Value| {
+            let body = json!({"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": kwargs});
+            Conversation::of_chat(&mut Body::from_value(body)?.read()?)
+        };
+        assert_eq!(of(json!({"enable_thinking": false})).unwrap().kwargs.len(), 1);
+        for name in ["messages", "tools"] {
+            let error = of(json!({ name: [] })).unwrap_err();
+            assert!(error.message.contains("chat_template_kwargs") && error.message.contains(name), "{error}");
+        }
+    }
 }
