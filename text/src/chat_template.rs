@@ -13,7 +13,7 @@ use std::{
 };
 
 use minijinja::{
-    Environment, ErrorKind, UndefinedBehavior,
+    Environment, ErrorKind, State, UndefinedBehavior,
     syntax::SyntaxConfig,
     value::{Kwargs, Value},
 };
@@ -23,6 +23,7 @@ use crate::{
     json::{dumps, python_str, to_template},
     regular_file,
     rendered::Rendered,
+    template_source,
     tokenizer_config::TokenizerConfig,
 };
 
@@ -32,14 +33,23 @@ const MAX_SOURCE_BYTES: usize = 1 << 20;
 /// Longest prompt that a template may write.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
 
-/// Instructions a render may take: a conversation of a hundred thousand messages needs fewer.
-const FUEL: u64 = 20_000_000;
+/// Work that any render may take: an instruction, or 64 bytes of what is made and gone through, cost one.
+const LEAST_FUEL: u64 = 2_000_000;
+
+/// What each byte of the input adds, so that a small request cannot cost what a large one may.
+const FUEL_PER_BYTE: u64 = 16;
+
+/// The most: a conversation of a hundred thousand messages needs less.
+const MOST_FUEL: u64 = 20_000_000;
+
+/// Bytes of JSON, or of Python's way to write a value, that a unit of fuel pays for.
+const WRITTEN_PER_FUEL: u64 = 4;
+
+/// Widest field of `str.format`.
+const MAX_FIELD_WIDTH: usize = 4096;
 
 /// Calls within calls.
 const RECURSION_LIMIT: usize = 100;
-
-/// Deepest nesting of blocks and brackets in a source: the parser recurses.
-const MAX_SOURCE_NESTING: usize = 200;
 
 /// What a template is given.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +85,7 @@ pub enum TemplateError {
     #[error("the chat template wrote more than {MAX_OUTPUT_BYTES} bytes")]
     TooLong,
     /// The template ran too long.
-    #[error("the chat template took more than {FUEL} instructions")]
+    #[error("the chat template took more work than a request of its size may cost")]
     OutOfFuel,
 }
 
@@ -143,7 +153,7 @@ impl ChatTemplate {
             let bytes = source.len();
             return Err(TemplateError::Malformed(format!("{bytes} bytes; at most {MAX_SOURCE_BYTES} are read")));
         }
-        refuse_deep_nesting(source)?;
+        template_source::check(source).map_err(TemplateError::Malformed)?;
         let added = self.environment.add_template_owned(name, without_generation_tags(source));
         added.map_err(|e| TemplateError::Malformed(describe(&e)))
     }
@@ -242,8 +252,10 @@ impl ChatTemplate {
             variables.retain(|(name, _)| name != key);
             variables.push((key.clone(), to_template(&self.marked(value, marker))));
         }
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel(prompt)));
         let name = if self.tool_use.is_some() && prompt.tools.is_some() { TOOL_USE } else { USUAL };
-        let template = self.environment.get_template(name).expect("added when compiled");
+        let template = environment.get_template(name).expect("added when compiled");
         let mut output = Bounded::default();
         match template.render_captured_to(Value::from_pairs(variables), &mut output) {
             Ok(_) => {}
@@ -395,22 +407,30 @@ fn environment() -> Environment<'static> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.expect("the default delimiters are valid"));
     env.set_undefined_behavior(UndefinedBehavior::Lenient);
-    env.set_fuel(Some(FUEL));
     env.set_recursion_limit(RECURSION_LIMIT);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.set_formatter(|out, _state, value| {
+    env.set_unknown_method_callback(|state, value, method, args| {
+        if method == "format" && value.as_str().is_some_and(has_wide_field) {
+            let told = format!("format: fields of variable width, or wider than {MAX_FIELD_WIDTH}, are not written");
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, told));
+        }
+        match (method, value.as_str(), args) {
+            ("join", Some(separator), [list]) => joined(separator, list, writable(state)),
+            _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+        }
+    });
+    env.set_formatter(|out, state, value| {
         if !value.is_undefined() {
-            out.write_str(&python_str(value))?;
+            out.write_str(&python_str(value, writable(state))?)?;
         }
         Ok(())
     });
-    env.add_filter("tojson", |value: Value, kwargs: Kwargs| {
+    env.add_filter("tojson", |state: &State, value: Value, kwargs: Kwargs| {
         let indent = kwargs.get::<Option<usize>>("indent")?;
         let _ = kwargs.get::<Option<bool>>("ensure_ascii")?;
         kwargs.assert_all_used()?;
-        dumps(&value, indent.map(|n| n.min(16)))
+        dumps(&value, indent.map(|n| n.min(16)), writable(state))
     });
-    env.add_filter("string", |value: Value| python_str(&value));
+    env.add_filter("string", |state: &State, value: Value| python_str(&value, writable(state)));
     // In Python `None` is not iterable; here it would be, as an empty sequence.
     env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
@@ -422,6 +442,51 @@ fn environment() -> Environment<'static> {
 }
 
 /// The local time by the signs of C's `strftime`, as transformers offers it to templates.
+/// What rendering `prompt` may cost.
+fn fuel(prompt: &ChatPrompt) -> u64 {
+    fn bytes(value: &Json) -> u64 {
+        const EACH: u64 = 8;
+        EACH + match value {
+            Json::String(text) => text.len() as u64,
+            Json::Array(items) => items.iter().map(bytes).sum(),
+            Json::Object(fields) => fields.iter().map(|(key, value)| key.len() as u64 + bytes(value)).sum(),
+            _ => 0,
+        }
+    }
+    let lists = prompt.messages.iter().chain(prompt.tools.iter().flatten()).chain(prompt.kwargs.values());
+    let given: u64 = lists.map(bytes).sum();
+    given.saturating_mul(FUEL_PER_BYTE).saturating_add(LEAST_FUEL).min(MOST_FUEL)
+}
+
+/// Bytes that a value may take when it is written out whole: a value that holds another many times is larger than the
+/// memory it takes.
+fn writable(state: &State) -> usize {
+    let left = state.fuel_levels().map_or(MOST_FUEL, |(_, left)| left);
+    usize::try_from(left.saturating_mul(WRITTEN_PER_FUEL)).unwrap_or(usize::MAX).min(MAX_OUTPUT_BYTES)
+}
+
+/// `separator.join(list)`, of at most `limit` bytes: a list of one long text many times is short.
+fn joined(separator: &str, list: &Value, limit: usize) -> Result<Value, minijinja::Error> {
+    let mut out = String::new();
+    for (index, item) in list.try_iter()?.enumerate() {
+        let item = python_str(&item, limit)?;
+        if out.len() + separator.len() + item.len() > limit {
+            return Err(ErrorKind::OutOfFuel.into());
+        }
+        out.push_str(if index == 0 { "" } else { separator });
+        out.push_str(&item);
+    }
+    Ok(Value::from(out))
+}
+
+/// Whether `str.format` would pad one of the fields in `format` beyond what it is worth, or as an argument says.
+fn has_wide_field(format: &str) -> bool {
+    let numbers = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let mut wide = numbers.map(|digits| digits.parse().unwrap_or(usize::MAX) > MAX_FIELD_WIDTH);
+    let is_nested = format.replace("{{", "").split('{').skip(1).any(|field| !field.contains('}'));
+    wide.any(|wide| wide) || is_nested
+}
+
 fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
     let mut text = String::new();
     let written = write!(text, "{}", chrono::Local::now().format(format));
@@ -447,37 +512,6 @@ fn bounded_range(start: i64, stop: Option<i64>, step: Option<i64>) -> Result<Vec
     }
     let numbers = std::iter::successors(Some(start), |n| n.checked_add(step));
     Ok(numbers.take_while(|n| if step > 0 { *n < stop } else { *n > stop }).collect())
-}
-
-/// The parser recurses into blocks and brackets; a source that nests absurdly deep is refused before.
-fn refuse_deep_nesting(source: &str) -> Result<(), TemplateError> {
-    let mut deepest = 0usize;
-    let mut depth = 0usize;
-    for c in source.bytes() {
-        match c {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
-    }
-    let opened = source.matches("{% if").chain(source.matches("{%- if")).count().min(source.matches("endif").count());
-    let chained = longest_run(source);
-    if deepest > MAX_SOURCE_NESTING || chained > MAX_SOURCE_NESTING || opened > 10_000 {
-        return Err(TemplateError::Malformed(format!("it nests deeper than {MAX_SOURCE_NESTING}")));
-    }
-    Ok(())
-}
-
-/// Longest run of `not` or unary minus words, each of which the parser recurses into.
-fn longest_run(source: &str) -> usize {
-    let (mut longest, mut run) = (0, 0);
-    for word in source.split_whitespace() {
-        let repeated = word == "not" || (!word.is_empty() && word.bytes().all(|b| b == b'-' || b == b'~'));
-        run = if repeated { run + word.len().max(1) } else { 0 };
-        longest = longest.max(run);
-    }
-    longest
 }
 
 /// An error with its line, and the cause beneath it.
@@ -531,5 +565,84 @@ mod tests {
         assert_eq!(Marker::choose(&prompt(&candidates)).0, candidates[0]);
         let keys = ChatPrompt { tools: Some(vec![json!({"\u{fdd0}": 1})]), ..ChatPrompt::default() };
         assert_eq!(Marker::choose(&keys).0, candidates[1]);
+    }
+
+    fn compiled(source: &str) -> ChatTemplate {
+        ChatTemplate::from_source(source, &[], &[]).unwrap_or_else(|error| panic!("{source}: {error}"))
+    }
+
+    #[test]
+    fn a_small_request_buys_a_template_little_work_whatever_it_makes() {
+        let doubled = |what: &str, times: u32| {
+            format!(
+                "{{% set ns = namespace(x={what}) %}}{{% for i in range({times}) %}}{{% set ns.x = STEP %}}{{% endfor %}}"
+            )
+        };
+        let texts = doubled("'aaaaaaaaaa'", 40);
+        let lists = doubled("[1]", 100).replace("STEP", "[ns.x, ns.x]");
+        for source in [
+            texts.replace("STEP", "ns.x + ns.x"),
+            texts.replace("STEP", "ns.x ~ ns.x"),
+            // A value that is small in memory and endless on paper.
+            lists.clone() + "{{ ns.x }}",
+            lists.clone() + "{{ ns.x | tojson | length }}",
+            lists.clone() + "{{ ns.x | string | length }}",
+            lists.clone() + "{{ {'a': ns.x} | tojson(indent=4) }}",
+            lists + "{{ ','.join([ns.x]) | length }}",
+            "{{ ('a' * 4000000000) | length }}".into(),
+            "{{ ([1] * 1000000000) | length }}".into(),
+            "{{ '{:>999999999}'.format(5) | length }}".into(),
+            "{{ '{:.999999999f}'.format(5.0) | length }}".into(),
+            "{{ '{:{w}}'.format(5, w=999999999) | length }}".into(),
+            "{{ '%999999999d' | format(5) | length }}".into(),
+            "{{ range(100000) | join('x' * 100000) | length }}".into(),
+            "{{ 'x'.join(['y' * 100000] * 100000) | length }}".into(),
+            "{{ 'aaaa' | replace('a', 'a' * 1000000) | replace('a', 'a' * 1000000) | length }}".into(),
+            "{{ ('a' * 1000000).replace('a', 'a' * 1000000) | length }}".into(),
+            "{{ ('x\n' * 1000000) | indent(1000000) | length }}".into(),
+            "{{ ('a,' * 100000000).split(',') | length }}".into(),
+            "{% for i in range(999999) %}{% for j in range(999999) %}{% endfor %}{% endfor %}".into(),
+            "{% for i in range(9999) %}{{ range(99999) | sum }}{% endfor %}".into(),
+        ] {
+            let rendered = compiled(&source).render(&ChatPrompt::default());
+            assert!(
+                matches!(rendered, Err(TemplateError::OutOfFuel | TemplateError::TooLong | TemplateError::Render(_))),
+                "{source}: {:?}",
+                rendered.map(|rendered| rendered.text.len())
+            );
+        }
+        // What is written for people stays.
+        let source = "{{ '{:>8}|{:.2f}|{}'.format('a', 1.5, 'b') }} {{ '%05d' | format(7) }}";
+        assert_eq!(compiled(source).render(&ChatPrompt::default()).unwrap().text, "       a|1.50|b 00007");
+    }
+
+    #[test]
+    fn a_large_request_buys_its_template_more() {
+        let source = "{% for m in messages %}{% for i in range(400) %}{% if i == m.content %}{% endif %}{% endfor %}{% endfor %}";
+        let prompt = |count| ChatPrompt {
+            messages: vec![json!({"role": "user", "content": "x".repeat(400)}); count],
+            ..ChatPrompt::default()
+        };
+        compiled(source).render(&prompt(2000)).unwrap();
+        let (small, large) = (fuel(&prompt(1)), fuel(&prompt(2000)));
+        assert!(small < 2_010_000 && large > 10_000_000, "{small} {large}");
+        assert_eq!(fuel(&prompt(100_000)), MOST_FUEL);
+    }
+
+    /// At the limits of a source, what parses, compiles and drops it fits the stack of any thread.
+    #[test]
+    fn the_longest_chains_fit_a_thread() {
+        let chains = ["+1", " and 1", "~1", "()", "**1", ".a", "|upper"].map(|link| {
+            let links =
+                (1..=1000).rev().find(|&n| template_source::check(&format!("{{{{ 1{} }}}}", link.repeat(n))).is_ok());
+            format!("{{{{ 1{} }}}}", link.repeat(links.expect("one link is fine")))
+        });
+        let branches = format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(500));
+        let compile = move || {
+            for source in chains.iter().chain([&branches]) {
+                drop(ChatTemplate::from_source(source, &[], &[]));
+            }
+        };
+        std::thread::Builder::new().stack_size(2 << 20).spawn(compile).unwrap().join().unwrap();
     }
 }

@@ -70,17 +70,46 @@ pub fn to_template(json: &Json) -> Value {
     }
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=indent)`.
+/// `json.dumps(value, ensure_ascii=False, indent=indent)`, held to `limit` bytes, of which each value costs some.
 ///
 /// # Errors
-/// If it is nested deeper than 128, or has no JSON.
-pub fn dumps(value: &Value, indent: Option<usize>) -> Result<String, minijinja::Error> {
+/// If it is nested deeper than 128, is longer, or has no JSON.
+pub fn dumps(value: &Value, indent: Option<usize>, limit: usize) -> Result<String, minijinja::Error> {
     let mut out = String::new();
-    write_json(value, indent, 0, &mut out)?;
+    write_json(value, indent, &mut WrittenBudget { limit, values: 0 }, 0, &mut out)?;
     Ok(out)
 }
 
-fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut String) -> Result<(), minijinja::Error> {
+/// How much may be written, of values that hold each other many times.
+struct WrittenBudget {
+    /// Bytes.
+    limit: usize,
+    /// Values gone through.
+    values: usize,
+}
+
+impl WrittenBudget {
+    /// What going through a value costs, as bytes: far more than writing one.
+    const VALUE: usize = 32;
+
+    /// Go through another value, after what is in `out`.
+    fn visit(&mut self, out: &str) -> Result<(), minijinja::Error> {
+        self.values += 1;
+        match out.len() + self.values * Self::VALUE > self.limit {
+            true => Err(minijinja::ErrorKind::OutOfFuel.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn write_json(
+    value: &Value,
+    indent: Option<usize>,
+    budget: &mut WrittenBudget,
+    depth: usize,
+    out: &mut String,
+) -> Result<(), minijinja::Error> {
+    budget.visit(out)?;
     let wrong = |what: String| minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, what);
     if depth > 128 {
         return Err(wrong("tojson: nested deeper than 128".into()));
@@ -104,9 +133,9 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
                 out.push_str(if empty { "" } else { separator });
                 empty = false;
                 line(out, depth + 1);
-                write_string(&python_str(&key), out);
+                write_string(&python_str(&key, budget.limit)?, out);
                 out.push_str(": ");
-                write_json(&value.get_item(&key)?, indent, depth + 1, out)?;
+                write_json(&value.get_item(&key)?, indent, budget, depth + 1, out)?;
             }
             if !empty {
                 line(out, depth);
@@ -120,7 +149,7 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
                 out.push_str(if empty { "" } else { separator });
                 empty = false;
                 line(out, depth + 1);
-                write_json(&item, indent, depth + 1, out)?;
+                write_json(&item, indent, budget, depth + 1, out)?;
             }
             if !empty {
                 line(out, depth);
@@ -225,39 +254,60 @@ pub fn float_repr(x: f64) -> String {
     if text.contains('.') { text } else { text + ".0" }
 }
 
-/// `str(value)`.
-pub fn python_str(value: &Value) -> String {
-    match value.kind() {
+/// `str(value)`, held to `limit` bytes, of which each value costs some.
+///
+/// # Errors
+/// If it is longer.
+pub fn python_str(value: &Value, limit: usize) -> Result<String, minijinja::Error> {
+    Ok(match value.kind() {
         ValueKind::String => value.as_str().unwrap_or_default().to_string(),
         ValueKind::Undefined => String::new(),
-        _ => python_repr(value, 0),
-    }
+        _ => {
+            let mut out = String::new();
+            write_repr(value, &mut WrittenBudget { limit, values: 0 }, 0, &mut out)?;
+            out
+        }
+    })
 }
 
-/// `repr(value)`.
-fn python_repr(value: &Value, depth: usize) -> String {
+/// Append `repr(value)`.
+fn write_repr(
+    value: &Value,
+    budget: &mut WrittenBudget,
+    depth: usize,
+    out: &mut String,
+) -> Result<(), minijinja::Error> {
+    budget.visit(out)?;
     if depth > 128 {
-        return "...".into();
+        out.push_str("...");
+        return Ok(());
     }
-    let items = |value: &Value| -> Vec<Value> { value.try_iter().map(Iterator::collect).unwrap_or_default() };
     match value.kind() {
-        ValueKind::None => "None".into(),
-        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.into(),
-        ValueKind::Number => number(value),
-        ValueKind::String => quote(value.as_str().unwrap_or_default()),
+        ValueKind::None => out.push_str("None"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => out.push_str(&number(value)),
+        ValueKind::String => out.push_str(&quote(value.as_str().unwrap_or_default())),
         ValueKind::Map if value.as_object().is_some() => {
-            let pair = |key: &Value| {
-                let item = value.get_item(key).unwrap_or_default();
-                format!("{}: {}", python_repr(key, depth + 1), python_repr(&item, depth + 1))
-            };
-            format!("{{{}}}", items(value).iter().map(pair).collect::<Vec<_>>().join(", "))
+            out.push('{');
+            for (i, key) in value.try_iter().into_iter().flatten().enumerate() {
+                out.push_str(if i == 0 { "" } else { ", " });
+                write_repr(&key, budget, depth + 1, out)?;
+                out.push_str(": ");
+                write_repr(&value.get_item(&key).unwrap_or_default(), budget, depth + 1, out)?;
+            }
+            out.push('}');
         }
         ValueKind::Seq => {
-            let items: Vec<_> = items(value).iter().map(|item| python_repr(item, depth + 1)).collect();
-            format!("[{}]", items.join(", "))
+            out.push('[');
+            for (i, item) in value.try_iter().into_iter().flatten().enumerate() {
+                out.push_str(if i == 0 { "" } else { ", " });
+                write_repr(&item, budget, depth + 1, out)?;
+            }
+            out.push(']');
         }
-        _ => value.to_string(),
+        _ => out.push_str(&value.to_string()),
     }
+    Ok(())
 }
 
 /// A string literal as Python's `repr` writes it: single quotes unless the text has only single ones.
@@ -330,9 +380,9 @@ mod tests {
             r#"{"b": "<é'\">\n\u0001", "a": [1, 2.0, null, true, {}], "n": 12345678901234567890123}"#,
         );
         let value = to_template(&json.expect("valid JSON"));
-        let text = dumps(&value, None).expect("JSON");
+        let text = dumps(&value, None, usize::MAX).expect("JSON");
         assert_eq!(text, r#"{"b": "<é'\">\n\u0001", "a": [1, 2.0, null, true, {}], "n": 12345678901234567890123}"#);
-        assert_eq!(dumps(&Value::from(vec![1, 2]), Some(2)).expect("JSON"), "[\n  1,\n  2\n]");
+        assert_eq!(dumps(&Value::from(vec![1, 2]), Some(2), usize::MAX).expect("JSON"), "[\n  1,\n  2\n]");
     }
 
     #[test]
@@ -348,6 +398,9 @@ mod tests {
     fn lists_and_dicts_print_as_python_prints_them() {
         let json = serde_json::from_str(r#"{"type": ["integer", "null"], "x": {"it's": false}, "n": null, "f": 1.0}"#);
         let value = to_template(&json.expect("valid JSON"));
-        assert_eq!(python_str(&value), r#"{'type': ['integer', 'null'], 'x': {"it's": False}, 'n': None, 'f': 1.0}"#);
+        assert_eq!(
+            python_str(&value, usize::MAX).expect("short"),
+            r#"{'type': ['integer', 'null'], 'x': {"it's": False}, 'n': None, 'f': 1.0}"#
+        );
     }
 }

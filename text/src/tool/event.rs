@@ -91,7 +91,7 @@ pub fn render(call: &ToolCall) -> Option<String> {
         let value = match value {
             Json::String(text) => text.clone(),
             Json::Array(_) | Json::Object(_) => json::dumps_parsed(value),
-            scalar => json::python_str(&json::to_template(scalar)),
+            scalar => json::python_str(&json::to_template(scalar), usize::MAX).unwrap_or_default(),
         };
         out += &format!("<parameter={name}>\n{value}\n</parameter>\n");
     }
