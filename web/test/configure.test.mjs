@@ -73,6 +73,28 @@ test("Quern's form, commands and remarks, through the address", async () => {
   check();
 });
 
+test("it opens on what fits this machine, and is never green for what is not supported", async () => {
+  const form = (await forms()).find((each) => each.id === "quern");
+  const { page, check } = await open(browser, `${server.url}/configure`);
+  await page.locator("pre.command").waitFor();
+  const opened = await shown(page);
+  assert.equal(opened.command, (await terminal("quern", {})).command, "as in the terminal");
+  const room = Number(/room for ([\d,]+) tokens/.exec(opened.notes.join(" "))?.[1].replaceAll(",", "") ?? 0);
+  if (room >= 8192) assert.match(opened.notes[0], /^It fits/);
+  // What does not fit says what does.
+  await page.goto(`${server.url}/configure?hardware=cpu-64gb&quantization=bf16`);
+  await page.locator("pre.command").waitFor();
+  assert.match((await shown(page)).notes[0], /^It does not fit; FP8 weights do, with room for [\d,]+ tokens/);
+  for (const { id, unsupported } of form.axes[0].choices) {
+    if (!unsupported) continue;
+    await page.goto(`${server.url}/configure?hardware=${id}`);
+    await page.locator("pre.command").waitFor();
+    assert.equal(await page.locator(".notes .good").count(), 0, id);
+    assert.match(await page.locator("pre.command").innerText(), /--device (cuda|hip)/, id);
+  }
+  check();
+});
+
 test("a choice is in the address, and the address is the choice", async () => {
   const { page, check } = await open(browser, `${server.url}/configure`);
   await choose(page, { hardware: "mi300x", "model-size": "480b", tp: "8" });
@@ -87,7 +109,7 @@ test("a choice is in the address, and the address is the choice", async () => {
 });
 
 test("the keyboard is enough", async () => {
-  const { page, check } = await open(browser, `${server.url}/configure`);
+  const { page, check } = await open(browser, `${server.url}/configure?hardware=cpu-64gb`);
   await page.locator('input[name="context-length"]:checked').focus();
   await page.keyboard.press("ArrowRight");
   assert.match(await page.locator("pre.command").innerText(), /--context-length 65536/);

@@ -11,6 +11,7 @@ use crate::{
     config::values::parse_count,
     configure::{
         cookbook::{Platform, Quantization, Recipe, Size, Tools},
+        fitting::Fitting,
         hardware::Hardware,
         network::Weights,
         plan::{Plan, Tone},
@@ -53,9 +54,9 @@ pub struct QuernArgs {
     /// Which Qwen3-Coder
     #[arg(long, value_enum, default_value = "30b")]
     model_size: Size,
-    /// How the weights are stored
-    #[arg(long, value_enum, default_value = "fp8")]
-    quantization: Weights,
+    /// How the weights are stored; by default what fits
+    #[arg(long, value_enum)]
+    quantization: Option<Weights>,
     /// Whether tool calls are parsed
     #[arg(long, value_enum, default_value = "enabled")]
     tools: Tools,
@@ -65,15 +66,15 @@ pub struct QuernArgs {
     /// Groups of ranks among which whole experts are dealt out
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     ep: u64,
-    /// Most tokens of a request and its answer
-    #[arg(long, value_name = "TOKENS", value_parser = positive_count, default_value = "32Ki")]
-    context_length: u64,
+    /// Most tokens of a request and its answer; by default 32Ki, or what fits
+    #[arg(long, value_name = "TOKENS", value_parser = positive_count)]
+    context_length: Option<u64>,
     /// Tokens of a KV page
     #[arg(long, value_name = "TOKENS", value_parser = positive_count, default_value = "32")]
     page_size: u64,
-    /// Requests that are expected at once
-    #[arg(long, value_name = "N", value_parser = positive_count, default_value = "4")]
-    concurrency: u64,
+    /// Requests that are expected at once; by default 4, or what fits
+    #[arg(long, value_name = "N", value_parser = positive_count)]
+    concurrency: Option<u64>,
 }
 
 /// Choices of the cookbook's form.
@@ -137,18 +138,20 @@ fn sglang(args: &SglangArgs) -> String {
 }
 
 fn quern(args: &QuernArgs) -> Result<ExitCode, BenchError> {
+    let machine = Machine::probe();
+    let fitting = Fitting::of(args.hardware, &machine, args.model_size);
     let plan = Plan {
         hardware: args.hardware,
         size: args.model_size,
-        weights: args.quantization,
+        weights: args.quantization.unwrap_or(fitting.weights),
         tools: args.tools,
         split: Parallelism { tp: args.tp as usize, ep: args.ep as usize },
-        context_length: args.context_length,
+        context_length: args.context_length.unwrap_or(fitting.context_length),
         page_size: args.page_size,
-        concurrency: args.concurrency,
+        concurrency: args.concurrency.unwrap_or(fitting.concurrency),
     };
     output::line(plan.command())?;
-    let notes = plan.notes(&Machine::probe());
+    let notes = plan.notes(&machine);
     for note in &notes {
         output::note(format_args!("# {}", note.text));
     }

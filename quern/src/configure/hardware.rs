@@ -43,9 +43,18 @@ impl Hardware {
         }
     }
 
+    /// What `--device` is told there; nothing on a CPU.
+    pub fn device(self) -> Option<&'static str> {
+        match self {
+            Hardware::ThisMachine | Hardware::Cpu64 | Hardware::Cpu256 | Hardware::Cpu1024 => None,
+            Hardware::Mi300x | Hardware::Mi325x | Hardware::Mi355x => Some("hip"),
+            Hardware::H100 | Hardware::H200 | Hardware::B200 | Hardware::Gb200 => Some("cuda"),
+        }
+    }
+
     /// Whether it is an accelerator. Each rank then has a device of its own; on a CPU they share the memory.
     pub fn is_gpu(self) -> bool {
-        !matches!(self, Hardware::ThisMachine | Hardware::Cpu64 | Hardware::Cpu256 | Hardware::Cpu1024)
+        self.device().is_some()
     }
 
     /// Bytes of memory of one of `ranks` ranks; `None` where this machine does not say.

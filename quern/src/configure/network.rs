@@ -14,7 +14,7 @@ use super::cookbook::Size;
 /// Rows and columns that share a scale in an FP8 checkpoint.
 pub const FP8_BLOCK: u64 = 128;
 
-/// How the matrices of attention and experts are stored. Routers and norms stay BF16; so do embedding and head
+/// How the matrices of attention and experts are stored, the largest first. Routers and norms stay BF16; so do embedding and head
 /// but for 4 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Weights {
@@ -25,6 +25,17 @@ pub enum Weights {
     /// `--quantization q4_k_m`: 4.8 bits, made from a BF16 checkpoint as it is loaded.
     #[value(name = "4bit")]
     FourBit,
+}
+
+impl Weights {
+    /// Its name.
+    pub fn title(self) -> &'static str {
+        match self {
+            Weights::Bf16 => "BF16",
+            Weights::Fp8 => "FP8",
+            Weights::FourBit => "4-bit",
+        }
+    }
 }
 
 /// What `config.json` says.

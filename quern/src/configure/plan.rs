@@ -3,6 +3,7 @@
 //! Every answer is a function of no more choices than it depends on, so that the page's table
 //! ([`table`](super::table)) stays small: what a rank weighs does not depend on the context length.
 
+use clap::ValueEnum as _;
 use quern_model::Parallelism;
 use serde::Serialize;
 
@@ -16,6 +17,9 @@ use crate::{
     machine::Machine,
     memory::gib,
 };
+
+/// Less context than this, tokens, is of no use to anybody who writes code.
+pub const MIN_CONTEXT: u64 = 8192;
 
 /// How a sentence is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -68,6 +72,7 @@ impl Plan {
             "quern serve".to_owned(),
             model_line(self.size, self.weights),
             quantization_line(self.weights),
+            device_line(self.hardware),
             rank_line("tp", self.split.tp),
             rank_line("ep", self.split.ep),
             tools_line(self.tools),
@@ -82,7 +87,13 @@ impl Plan {
     pub fn notes(&self, machine: &Machine) -> Vec<Note> {
         let Self { hardware, size, weights, split, context_length, concurrency, .. } = *self;
         let mut notes = vec![
-            verdict(Room::of(hardware, machine, size, weights, split), context_length, concurrency),
+            verdict(
+                |weights| Room::of(hardware, machine, size, weights, split),
+                weights,
+                unsupported_hardware(hardware).is_none(),
+                context_length,
+                concurrency,
+            ),
             split_note(size, weights, split),
             context_note(size, context_length),
             unsupported(unsupported_hardware(hardware)),
@@ -112,6 +123,11 @@ pub fn quantization_line(weights: Weights) -> String {
         Weights::Bf16 | Weights::Fp8 => String::new(),
         Weights::FourBit => "--quantization q4_k_m".into(),
     }
+}
+
+/// `--device`, where it isn't the CPU.
+pub fn device_line(hardware: Hardware) -> String {
+    hardware.device().map_or_else(String::new, |device| format!("--device {device}"))
 }
 
 /// `--tp` or `--ep`, where it isn't 1.
@@ -299,20 +315,52 @@ pub fn demand_note(context_length: u64, concurrency: u64) -> Note {
     })
 }
 
-/// Whether it fits.
-pub fn verdict(room: Room, context_length: u64, concurrency: u64) -> Note {
-    let tokens = match room {
+/// Whether it fits; if not, what does. `room` is what the memory holds beside such weights; where Quern does not run yet
+/// (`is_supported`) nothing is promised.
+pub fn verdict(
+    room: impl Fn(Weights) -> Room,
+    weights: Weights,
+    is_supported: bool,
+    context_length: u64,
+    concurrency: u64,
+) -> Note {
+    let tokens = match room(weights) {
         Room::Impossible => return bad("This cannot be served.".into()),
         Room::Unknown => return warn("Whether it fits is not known.".into()),
-        Room::None => return bad("It does not fit.".into()),
+        Room::None => 0,
         Room::Tokens(tokens) => tokens,
     };
+    let fits = if is_supported { "It fits" } else { "It would fit" };
     match tokens / context_length.max(1) {
-        0 => bad("It does not fit: there is no room for one request of full length.".into()),
+        0 => bad(format!("It does not fit{}.", what_fits(room, weights, context_length))),
         whole if whole < concurrency => warn(format!(
-            "It fits: {whole} of {concurrency} requests at full length, more if they are shorter; the rest wait."
+            "{fits}: {whole} of {concurrency} requests at full length, more if they are shorter; the rest wait."
         )),
-        _ => Note { tone: Tone::Good, text: "It fits, all requests at full length.".into() },
+        _ => {
+            let tone = if is_supported { Tone::Good } else { Tone::Warn };
+            Note { tone, text: format!("{fits}, all requests at full length.") }
+        }
+    }
+}
+
+/// The least change that makes room: a shorter context, or smaller weights.
+fn what_fits(room: impl Fn(Weights) -> Room, weights: Weights, context_length: u64) -> String {
+    let tokens = |weights| match room(weights) {
+        Room::Tokens(tokens) if tokens >= MIN_CONTEXT => Some(tokens),
+        _ => None,
+    };
+    let smaller = Weights::value_variants().iter().skip_while(|&&each| each != weights).skip(1);
+    match (tokens(weights), smaller.filter_map(|&each| Some((each, tokens(each)?))).next()) {
+        (None, None) => String::new(),
+        (Some(tokens), _) => {
+            format!(": there is no room for one request of full length. A context of {} tokens fits", grouped(tokens))
+        }
+        (None, Some((smaller, tokens))) if tokens < context_length => {
+            format!("; {} weights do, with a context of up to {} tokens", smaller.title(), grouped(tokens))
+        }
+        (None, Some((smaller, tokens))) => {
+            format!("; {} weights do, with room for {} tokens of context", smaller.title(), grouped(tokens))
+        }
     }
 }
 
@@ -388,6 +436,23 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_is_told_with_what_does() {
+        let said = |gibibytes: u64, weights, context_length| {
+            let machine = Machine { available_bytes: Some(gibibytes << 30), cores: 2 };
+            let room = |weights| Room::of(Hardware::ThisMachine, &machine, Size::B30, weights, Parallelism::NONE);
+            let note = verdict(room, weights, true, context_length, 1);
+            assert_eq!(note.tone, Tone::Bad, "{note:?}");
+            note.text
+        };
+        assert!(said(24, Weights::Fp8, 16_384).starts_with("It does not fit; 4-bit weights do, with room for "));
+        assert!(
+            said(24, Weights::Bf16, 262_144).starts_with("It does not fit; 4-bit weights do, with a context of up to")
+        );
+        assert!(said(24, Weights::FourBit, 262_144).contains("no room for one request of full length. A context of"));
+        assert_eq!(said(8, Weights::Fp8, 8192), "It does not fit.");
+    }
+
+    #[test]
     fn what_fits_is_what_the_memory_leaves() {
         let machine = Machine { available_bytes: Some(16 << 30), cores: 2 };
         let mut plan = Plan {
@@ -410,11 +475,15 @@ mod tests {
         let Room::Tokens(tokens) = room else { panic!("{room:?}") };
         assert!(verdict.text.starts_with(&format!("It fits: {} of 256", tokens / 8192)), "{}", verdict.text);
         plan.hardware = Hardware::H200;
+        plan.concurrency = 16;
+        let verdict = plan.notes(&machine).swap_remove(0);
+        assert_eq!((verdict.tone, verdict.text.as_str()), (Tone::Warn, "It would fit, all requests at full length."));
+        plan.concurrency = 256;
         plan.split = Parallelism { tp: 8, ep: 1 };
         assert!(plan.notes(&machine).iter().any(|note| note.text.starts_with("Not supported yet")));
         assert_eq!(
             plan.command(),
-            "quern serve \\\n  --model Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8 \\\n  --tp 8 \\\n  \
+            "quern serve \\\n  --model Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8 \\\n  --device cuda \\\n  --tp 8 \\\n  \
              --context-length 8192 \\\n  --page-size 32"
         );
         assert_eq!(grouped(262_144), "262,144");

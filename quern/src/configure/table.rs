@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{
     cookbook::{Platform, Quantization, Recipe, Size, Tools},
+    fitting::Fitting,
     hardware::Hardware,
     network::Weights,
     plan::{self, Note, Room, Tone, grouped},
@@ -34,8 +35,21 @@ pub struct OptionForm {
     pub title: &'static str,
     /// The options, the first choice of each its default unless `default` says otherwise.
     pub axes: Vec<OptionAxis>,
+    /// What is taken of some options while others are chosen.
+    pub proposals: Option<Proposals>,
     /// The parts of the answer, in order.
     pub sections: Vec<Section>,
+}
+
+/// Choices that stand where none is made, by those of other options: what fits.
+#[derive(Clone, Debug, Serialize)]
+pub struct Proposals {
+    /// The options that they depend on, as indices into the form's axes, ascending.
+    pub axes: Vec<usize>,
+    /// The options that they are of.
+    pub of: Vec<usize>,
+    /// For each combination of `axes`, the last axis fastest, a choice of each of `of`.
+    pub cells: Vec<Vec<usize>>,
 }
 
 /// An option.
@@ -97,8 +111,7 @@ const CONCURRENCIES: &[u64] = &[1, 4, 16, 64, 256];
 const TP: &[u64] = &[1, 2, 4, 8, 16];
 /// Groups of experts on offer.
 const EP: &[u64] = &[1, 2, 4, 8];
-const WEIGHTS: &[(Weights, &str, &str)] =
-    &[(Weights::Bf16, "bf16", "BF16"), (Weights::Fp8, "fp8", "FP8"), (Weights::FourBit, "4bit", "4-bit")];
+const SIZES: [Size; 2] = [Size::B30, Size::B480];
 
 impl Table {
     /// All answers, `machine` being this one.
@@ -154,6 +167,7 @@ fn sglang() -> OptionForm {
             axis("quantization", "Weights", Quantization::value_variants(), quantization),
             axis("tools", "Tool calls", Tools::value_variants(), tools),
         ],
+        proposals: None,
         sections: Vec::new(),
     };
     form.add(OutputKind::Output, &["hardware", "model-size", "quantization", "tools"], |picks| {
@@ -171,28 +185,32 @@ fn sglang() -> OptionForm {
 
 fn quern(machine: &Machine) -> OptionForm {
     // The smaller model, and tool calls, first: what most people run.
-    let (sizes, tools) = ([Size::B30, Size::B480], [Tools::Enabled, Tools::Disabled]);
-    let hardware = Hardware::value_variants();
+    let (sizes, tools) = (SIZES, [Tools::Enabled, Tools::Disabled]);
+    let (hardware, weights) = (Hardware::value_variants(), Weights::value_variants());
+    let fitting = Fitting::DEFAULT;
     let mut form = OptionForm {
         id: "quern",
         title: "Quern",
         axes: vec![
             axis("hardware", "Hardware", hardware, |h| (h.title().into(), plan::unsupported_hardware(*h))),
             axis("model-size", "Model", &sizes, |s| (s.model().replace("-Instruct", ""), None)),
-            weights_axis(),
+            weights_axis(fitting.weights),
             axis("tools", "Tool calls", &tools, |t| (capitalised(value_name(t)), None)),
             numbers("tp", "Tensor parallel", TP, 1, |_| None),
             numbers("ep", "Expert parallel", EP, 1, |_| None),
-            numbers("context-length", "Context length", CONTEXTS, 32_768, |_| None),
+            numbers("context-length", "Context length", CONTEXTS, fitting.context_length, |_| None),
             numbers("page-size", "Page size", PAGES, 32, |_| None),
-            numbers("concurrency", "Requests at once", CONCURRENCIES, 4, |_| None),
+            numbers("concurrency", "Requests at once", CONCURRENCIES, fitting.concurrency, |_| None),
         ],
+        proposals: None,
         sections: Vec::new(),
     };
+    form.proposals = Some(proposals(&form, machine));
     let split = |tp: usize, ep: usize| Parallelism { tp: TP[tp] as usize, ep: EP[ep] as usize };
     form.line(&[], |_| "quern serve".into());
-    form.line(&["model-size", "quantization"], |p| plan::model_line(sizes[p[0]], WEIGHTS[p[1]].0));
-    form.line(&["quantization"], |p| plan::quantization_line(WEIGHTS[p[0]].0));
+    form.line(&["model-size", "quantization"], |p| plan::model_line(sizes[p[0]], weights[p[1]]));
+    form.line(&["quantization"], |p| plan::quantization_line(weights[p[0]]));
+    form.line(&["hardware"], |p| plan::device_line(hardware[p[0]]));
     form.line(&["tp"], |p| plan::rank_line("tp", TP[p[0]] as usize));
     form.line(&["ep"], |p| plan::rank_line("ep", EP[p[0]] as usize));
     form.line(&["tools"], |p| plan::tools_line(tools[p[0]]));
@@ -202,20 +220,23 @@ fn quern(machine: &Machine) -> OptionForm {
 
     let everything = ["hardware", "model-size", "quantization", "tp", "ep", "context-length", "concurrency"];
     // Rooms once for each way of placing the weights, and not again for each context length.
-    let rooms = RefCell::new(HashMap::<Vec<usize>, Room>::new());
+    let rooms = RefCell::new(HashMap::<_, Room>::new());
     form.add(OutputKind::Note, &everything, |p| {
-        let fresh = || Room::of(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split(p[3], p[4]));
-        let room = *rooms.borrow_mut().entry(p[..5].to_vec()).or_insert_with(fresh);
-        plan::verdict(room, CONTEXTS[p[5]], CONCURRENCIES[p[6]])
+        let room = |weights| {
+            let fresh = || Room::of(hardware[p[0]], machine, sizes[p[1]], weights, split(p[3], p[4]));
+            *rooms.borrow_mut().entry((p[0], p[1], weights, p[3], p[4])).or_insert_with(fresh)
+        };
+        let is_supported = plan::unsupported_hardware(hardware[p[0]]).is_none();
+        plan::verdict(room, weights[p[2]], is_supported, CONTEXTS[p[5]], CONCURRENCIES[p[6]])
     });
     let cut = ["model-size", "quantization", "tp", "ep"];
-    form.add(OutputKind::Note, &cut, |p| plan::split_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
+    form.add(OutputKind::Note, &cut, |p| plan::split_note(sizes[p[0]], weights[p[1]], split(p[2], p[3])));
     form.add(OutputKind::Note, &["model-size", "context-length"], |p| plan::context_note(sizes[p[0]], CONTEXTS[p[1]]));
     form.add(OutputKind::Note, &["hardware"], |p| plan::unsupported(plan::unsupported_hardware(hardware[p[0]])));
-    form.add(OutputKind::Note, &cut, |p| plan::weight_note(sizes[p[0]], WEIGHTS[p[1]].0, split(p[2], p[3])));
-    form.add(OutputKind::Note, &["quantization"], |p| plan::quantization_note(WEIGHTS[p[0]].0));
+    form.add(OutputKind::Note, &cut, |p| plan::weight_note(sizes[p[0]], weights[p[1]], split(p[2], p[3])));
+    form.add(OutputKind::Note, &["quantization"], |p| plan::quantization_note(weights[p[0]]));
     form.add(OutputKind::Note, &["hardware", "model-size", "quantization", "tp", "ep"], |p| {
-        plan::room_note(hardware[p[0]], machine, sizes[p[1]], WEIGHTS[p[2]].0, split(p[3], p[4]))
+        plan::room_note(hardware[p[0]], machine, sizes[p[1]], weights[p[2]], split(p[3], p[4]))
     });
     form.add(OutputKind::Note, &["context-length", "concurrency"], |p| {
         plan::demand_note(CONTEXTS[p[0]], CONCURRENCIES[p[1]])
@@ -240,10 +261,32 @@ fn axis<T: ValueEnum>(
     OptionAxis { id, title, default: 0, choices: choices.iter().map(choice).collect() }
 }
 
-fn weights_axis() -> OptionAxis {
-    let choice =
-        |&(_, id, title): &(Weights, &str, &str)| AxisChoice { id: id.into(), title: title.into(), unsupported: None };
-    OptionAxis { id: "quantization", title: "Weights", default: 1, choices: WEIGHTS.iter().map(choice).collect() }
+fn weights_axis(default: Weights) -> OptionAxis {
+    let axis = axis("quantization", "Weights", Weights::value_variants(), |w| (w.title().into(), None));
+    OptionAxis { default: index_of(Weights::value_variants(), &default), ..axis }
+}
+
+/// What fits each machine.
+fn proposals(form: &OptionForm, machine: &Machine) -> Proposals {
+    let find = |id: &str| form.axes.iter().position(|axis| axis.id == id).expect("an axis of this form");
+    let combinations = Hardware::value_variants().iter().flat_map(|&hardware| SIZES.map(|size| (hardware, size)));
+    let cell = |(hardware, size)| {
+        let Fitting { weights, context_length, concurrency } = Fitting::of(hardware, machine, size);
+        vec![
+            index_of(Weights::value_variants(), &weights),
+            index_of(CONTEXTS, &context_length),
+            index_of(CONCURRENCIES, &concurrency),
+        ]
+    };
+    Proposals {
+        axes: ["hardware", "model-size"].map(find).into(),
+        of: ["quantization", "context-length", "concurrency"].map(find).into(),
+        cells: combinations.map(cell).collect(),
+    }
+}
+
+fn index_of<T: PartialEq>(choices: &[T], choice: &T) -> usize {
+    choices.iter().position(|each| each == choice).expect("the choice is on offer")
 }
 
 fn numbers(
@@ -253,7 +296,7 @@ fn numbers(
     default: u64,
     unsupported: impl Fn(u64) -> Option<&'static str>,
 ) -> OptionAxis {
-    let default = choices.iter().position(|&n| n == default).expect("the default is on offer");
+    let default = index_of(choices, &default);
     let choice = |&n: &u64| AxisChoice { id: n.to_string(), title: grouped(n), unsupported: unsupported(n) };
     OptionAxis { id, title, default, choices: choices.iter().map(choice).collect() }
 }
@@ -304,7 +347,7 @@ mod tests {
             let plan = plan::Plan {
                 hardware: Hardware::value_variants()[picks[0]],
                 size: [Size::B30, Size::B480][picks[1]],
-                weights: WEIGHTS[picks[2]].0,
+                weights: Weights::value_variants()[picks[2]],
                 tools: [Tools::Enabled, Tools::Disabled][picks[3]],
                 split: Parallelism { tp: TP[picks[4]] as usize, ep: EP[picks[5]] as usize },
                 context_length: CONTEXTS[picks[6]],
@@ -313,6 +356,19 @@ mod tests {
             };
             assert_eq!(answer(form, &picks), (plan.command(), plan.notes(&machine)), "{plan:?}");
         }
+    }
+
+    #[test]
+    fn it_opens_on_what_fits() {
+        let machine = Machine { available_bytes: Some(24 << 30), cores: 4 };
+        let form = &Table::of(&machine).forms[0];
+        let mut picks: Vec<usize> = form.axes.iter().map(|axis| axis.default).collect();
+        let Proposals { axes, of, cells } = form.proposals.as_ref().unwrap();
+        let cell = axes.iter().fold(0, |cell, &axis| cell * form.axes[axis].choices.len() + picks[axis]);
+        of.iter().zip(&cells[cell]).for_each(|(&axis, &choice)| picks[axis] = choice);
+        let (command, notes) = answer(form, &picks);
+        assert!(command.contains("--quantization q4_k_m"), "{command}");
+        assert_eq!(notes[0].tone, Tone::Good, "{notes:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { read, write, type Chosen } from "./address";
 import { CommandBox } from "./CommandBox";
 import { OptionField } from "./OptionField";
-import { answer, loadTable, type Form, type Table } from "./table";
+import { answer, completed, loadTable, type Form, type Table } from "./table";
 
 export function ConfigurePage() {
   const [table, setTable] = useState<Table>();
@@ -24,13 +24,14 @@ export function ConfigurePage() {
 
   if (failure) return <p class="failure" role="alert">The options could not be loaded: {failure}</p>;
   if (!table || !chosen) return <p class="quiet">Loading…</p>;
-  const { form, picks } = chosen;
+  const { form, made } = chosen;
+  const picks = completed(form, made);
   const choose = (next: Chosen) => {
     setChosen(next);
     history.replaceState(null, "", location.pathname + write(table, next));
   };
-  const switchTo = (next: Form) => choose({ form: next, picks: next.axes.map((axis) => axis.default) });
-  const pick = (axis: number, index: number) => choose({ form, picks: picks.map((old, i) => (i === axis ? index : old)) });
+  const switchTo = (next: Form) => choose({ form: next, made: [] });
+  const pick = (axis: number, index: number) => choose({ form, made: form.axes.map((_, i) => (i === axis ? index : made[i])) });
   return (
     <>
       <div class="intro">

@@ -29,10 +29,18 @@ interface Section {
   cells: number[];
 }
 
+/** Choices that stand where none is made, by those of other options. */
+interface Proposals {
+  axes: number[];
+  of: number[];
+  cells: number[][];
+}
+
 export interface Form {
   id: string;
   title: string;
   axes: Axis[];
+  proposals: Proposals | null;
   sections: Section[];
 }
 
@@ -45,11 +53,23 @@ export interface Answer {
   notes: Note[];
 }
 
-/** The text in a row-major table over the section's axes. */
+/** Where the picks stand in a row-major table over `axes`. */
+function cellOf(form: Form, axes: readonly number[], picks: readonly number[]): number {
+  return axes.reduce((cell, axis) => cell * (form.axes[axis]?.choices.length ?? 0) + (picks[axis] ?? 0), 0);
+}
+
 function textOf(form: Form, section: Section, picks: readonly number[]): Note | undefined {
-  const cell = section.axes.reduce(
-    (cell, axis) => cell * (form.axes[axis]?.choices.length ?? 0) + (picks[axis] ?? 0), 0);
-  return section.texts[section.cells[cell] ?? -1];
+  return section.texts[section.cells[cellOf(form, section.axes, picks)] ?? -1];
+}
+
+/** A choice of every option: the one that was made, else what is proposed beside those, else the default. */
+export function completed(form: Form, made: readonly (number | undefined)[]): number[] {
+  const picks = form.axes.map((axis, i) => made[i] ?? axis.default);
+  if (!form.proposals) return picks;
+  const { axes, of, cells } = form.proposals;
+  const proposed = cells[cellOf(form, axes, picks)] ?? [];
+  of.forEach((axis, i) => (picks[axis] = made[axis] ?? proposed[i] ?? picks[axis] ?? 0));
+  return picks;
 }
 
 /** What the table says to these choices. */
