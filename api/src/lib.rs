@@ -23,6 +23,8 @@ pub mod latency;
 pub mod limits;
 pub mod listen;
 pub mod live_ids;
+mod live_recorder;
+pub mod live_view;
 pub mod log_queue;
 pub mod logprobs;
 pub mod metrics;

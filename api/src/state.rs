@@ -19,6 +19,7 @@ use crate::{
     health_check::HealthCheck,
     limits::Limits,
     live_ids::LiveIds,
+    live_view::LiveView,
     metrics::Metrics,
     model_card::ModelCard,
     protocol::body_memory::BodyMemory,
@@ -84,6 +85,8 @@ pub struct AppState {
     pub grammars: Arc<Grammars>,
     /// What `/metrics` shows.
     pub metrics: Metrics,
+    /// What the page shows of the last hour.
+    pub live_view: LiveView,
     /// Memory for the bodies of requests.
     pub bodies: BodyMemory,
     /// Keys of ordinary endpoints, and whom each stands for.
@@ -130,6 +133,7 @@ impl AppState {
         Self {
             limits: Limits::new(&config, engine.config().pool_tokens()),
             metrics: Metrics::new(&config, weight_cache_failures),
+            live_view: LiveView::default(),
             grammars: Arc::new(grammars),
             tokenizer,
             template,

@@ -11,7 +11,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
-use crate::{app, listen, origin_guard::CrossOrigin, state::AppState};
+use crate::{app, listen, live_recorder, origin_guard::CrossOrigin, state::AppState};
 
 /// Time for connections to end by themselves once the last answers are out.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +24,8 @@ const OTHER_FILES: u64 = 128;
 const FILES_PER_CONNECTION: u64 = 4;
 
 /// Answer requests until `stop` says so; then let the answers that are under way reach their clients. Connections are
-/// accepted and probes answered by the runtime that polls this, requests by `requests`.
+/// accepted, probes answered and the live view's samples taken by the runtime that polls this, requests are answered by
+/// `requests`.
 pub fn serve(
     listener: TcpListener,
     state: &Arc<AppState>,
@@ -44,9 +45,19 @@ pub fn serve(
         read_timeout: Duration::from_secs_f64(config.request_read_timeout),
         slow_client: Duration::from_secs_f64(config.slow_client_timeout),
     };
+    let recorded = (!config.no_ui).then(|| Arc::clone(state));
     async move {
         let closing = GracefulShutdown::new();
-        front.run(listener, &closing, stop).await;
+        let record = async {
+            match recorded {
+                Some(state) => live_recorder::record(state).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = front.run(listener, &closing, stop) => {}
+            () = record => {}
+        }
         if tokio::time::timeout(CLOSE_TIMEOUT, closing.shutdown()).await.is_err() {
             tracing::warn!("some connections did not end within {CLOSE_TIMEOUT:?}; they are cut");
         }

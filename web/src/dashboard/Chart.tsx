@@ -20,10 +20,14 @@ interface Props {
   format: (value: number) => string;
   /** The top of the axis while all values are below it. */
   least: number;
+  /** Beside the names stands the latest value there was, if there is none now. */
+  keepsLast?: boolean;
 }
 
 const HEIGHT = 150;
 const AXIS_WIDTH = 62;
+/** Steps of the time axis, seconds: none below a second, whose marks would read alike. */
+const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800];
 
 function property(name: string): string {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -42,7 +46,7 @@ function optionsOf({ lines, format, least }: Props, width: number): uPlot.Option
     legend: { show: false },
     cursor: { show: false },
     scales: { y: { range: (_, __, top) => [0, Math.max(top ?? 0, least) * 1.05] } },
-    axes: [{ ...axis, space: 90, values: (_, splits) => splits.map(clock) }, { ...axis, size: AXIS_WIDTH, space: 36, values: (_, splits) => splits.map(format) }],
+    axes: [{ ...axis, space: 90, incrs: TIME_STEPS, values: (_, splits) => splits.map(clock) }, { ...axis, size: AXIS_WIDTH, space: 36, values: (_, splits) => splits.map(format) }],
     series: [{}, ...lines.map(({ title, colour }) => ({
       label: title, stroke: property(colour), width: 1.75, spanGaps: true, points: { show: false },
     }))],
@@ -76,14 +80,17 @@ export function Chart(props: Props) {
     };
   }, []);
   useEffect(() => plot.current?.setData(dataOf(props)), [props.samples]);
-  const last = props.samples.at(-1);
+  const known = (value: Line["value"]) => {
+    const last = props.keepsLast ? props.samples.findLast((sample) => value(sample) !== null) : props.samples.at(-1);
+    return last && value(last);
+  };
   return (
     <section class="chart" aria-label={props.title}>
       <div class="row spread">
         <h2>{props.title}</h2>
         <ul class="legend">
           {props.lines.map(({ title, colour, value }) => {
-            const now = last && value(last);
+            const now = known(value);
             return (
               <li key={title}>
                 <span class={`swatch ${colour.slice(2)}`} aria-hidden="true" />

@@ -1,8 +1,10 @@
-// The live view: what the engine does now, and did in the last minutes.
+// The live view: what the engine does now, and did in the last hour.
+import { useState } from "preact/hooks";
+
 import { Chart, type Line } from "./Chart";
 import { count, duration, percent, seconds } from "./format";
 import { Log } from "./Log";
-import type { Percentiles, Sample } from "./sample";
+import { latest, type Percentiles, type Sample } from "./sample";
 import { useSamples } from "./useSamples";
 
 const REQUESTS: Line[] = [
@@ -40,15 +42,20 @@ function Figure({ name, value }: { name: string; value: string }) {
   return <div class="figure"><dt>{name}</dt><dd>{value}</dd></div>;
 }
 
+/** How far back the charts go, seconds. */
+const RANGES = [{ title: "5 min", seconds: 300 }, { title: "1 hour", seconds: 3600 }] as const;
+
 export function DashboardPage() {
-  const { samples, log, trouble } = useSamples();
+  const { server, samples: all, log, trouble } = useSamples();
+  const [range, setRange] = useState<number>(RANGES[0].seconds);
+  const samples = latest(all, range);
   const last = samples.at(-1);
   return (
     <>
       <div class="intro">
-        <h1>{last?.model ?? "Live"}</h1>
+        <h1>{server?.model ?? "Live"}</h1>
         <p role="status" class={trouble ? "failure" : undefined}>
-          {trouble || (last ? `Up for ${duration(last.uptime)}.` : "Connecting…")}
+          {trouble || (server ? `Up for ${duration(server.uptime)}.` : "Connecting…")}
         </p>
       </div>
       {last && (
@@ -62,13 +69,18 @@ export function DashboardPage() {
           <Figure name="Aborted or failed" value={count(last.aborted + last.failed)} />
         </dl>
       )}
+      <div class="row ranges" role="group" aria-label="Time shown">
+        {RANGES.map(({ title, seconds }) => (
+          <button key={title} type="button" aria-pressed={range === seconds} onClick={() => setRange(seconds)}>{title}</button>
+        ))}
+      </div>
       <div class="charts">
         <Chart title="Requests" lines={REQUESTS} samples={samples} format={count} least={4} />
         <Chart title="Tokens a second" lines={TOKENS} samples={samples} format={count} least={100} />
         <Chart title="KV pool, tokens" lines={POOL} samples={samples} format={count} least={1000} />
         <Chart title="Prefix cache hits" lines={HITS} samples={samples} format={percent} least={1} />
-        <Chart title="Time to first token" lines={TTFT} samples={samples} format={seconds} least={0.01} />
-        <Chart title="Time between tokens" lines={ITL} samples={samples} format={seconds} least={0.01} />
+        <Chart title="Time to first token" lines={TTFT} samples={samples} format={seconds} least={0.01} keepsLast />
+        <Chart title="Time between tokens" lines={ITL} samples={samples} format={seconds} least={0.01} keepsLast />
         <Chart title="Use of the machine" lines={PEAK} samples={samples} format={percent} least={1} />
       </div>
       <p class="quiet">

@@ -1,4 +1,4 @@
-// What the server says once a second, and how long a view remembers it.
+// What the server says: the last hour at first, then what is new, once a second.
 
 export interface Percentiles {
   p50: number;
@@ -26,18 +26,31 @@ export interface Sample {
   finished: number;
   aborted: number;
   failed: number;
-  uptime: number;
+}
+
+export interface Update {
   model: string;
+  /** Seconds. */
+  uptime: number;
+  samples: Sample[];
   /** Lines of the log that are new. */
   log: string[];
 }
 
-/** Five minutes. */
-const MOST = 300;
+/** As long as the server itself remembers. */
+const MOST_MS = 3_600_000;
 const MOST_LINES = 200;
 
-export function append(samples: readonly Sample[], sample: Sample): Sample[] {
-  return [...samples.slice(1 - MOST), sample];
+export function append(samples: readonly Sample[], more: readonly Sample[]): readonly Sample[] {
+  const last = more.at(-1);
+  if (!last) return samples;
+  return [...samples, ...more].filter(({ time }) => last.time - time < MOST_MS);
+}
+
+/** The last so many seconds. */
+export function latest(samples: readonly Sample[], seconds: number): readonly Sample[] {
+  const last = samples.at(-1);
+  return last ? samples.filter(({ time }) => last.time - time < seconds * 1000) : samples;
 }
 
 export function appendLines(lines: readonly string[], more: readonly string[]): readonly string[] {

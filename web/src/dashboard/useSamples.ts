@@ -3,11 +3,13 @@ import { useEffect, useState } from "preact/hooks";
 
 import { ApiError, onKeyGiven, request } from "../api/client";
 import { events } from "../api/events";
-import { append, appendLines, type Sample } from "./sample";
+import { append, appendLines, type Sample, type Update } from "./sample";
 
 const AGAIN_MS = 2000;
 
 export interface Live {
+  /** What the server last said of itself. */
+  server: { model: string; uptime: number } | undefined;
   samples: readonly Sample[];
   log: readonly string[];
   /** Why nothing arrives, if so. */
@@ -16,6 +18,7 @@ export interface Live {
 
 export function useSamples(): Live {
   const [samples, setSamples] = useState<readonly Sample[]>([]);
+  const [server, setServer] = useState<Live["server"]>();
   const [log, setLog] = useState<readonly string[]>([]);
   const [trouble, setTrouble] = useState("");
   useEffect(() => {
@@ -29,12 +32,15 @@ export function useSamples(): Live {
       try {
         const response = await request("dashboard/events", { signal: control.signal });
         // The server tells each stream all that it has kept.
-        setLog([]);
+        let isFirst = true;
         for await (const event of events(response)) {
-          const sample = event as Sample;
+          const { model, uptime, samples, log } = event as Update;
+          const begins = isFirst;
+          isFirst = false;
           setTrouble("");
-          setSamples((all) => append(all, sample));
-          setLog((lines) => appendLines(lines, sample.log));
+          setServer({ model, uptime });
+          setSamples((all) => append(begins ? [] : all, samples));
+          setLog((lines) => appendLines(begins ? [] : lines, log));
         }
         setTrouble("The server has ended the stream. Trying again…");
       } catch (error) {
@@ -54,5 +60,5 @@ export function useSamples(): Live {
       clearTimeout(timer);
     };
   }, []);
-  return { samples, log, trouble };
+  return { server, samples, log, trouble };
 }
