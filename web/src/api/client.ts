@@ -1,11 +1,11 @@
 // Requests to the server this page came from: relative addresses, the key if there is one, errors in words.
 
 const KEY = "quern.key";
-const listeners = new Set<() => void>();
+const listeners = new Set<(refused: boolean) => void>();
 const given = new Set<() => void>();
 
-/** Call `listener` when a request was refused for want of a key. Returns how to stop. */
-export function onKeyWanted(listener: () => void): () => void {
+/** Call `listener` when a request was refused for want of a key, or with the key it had. Returns how to stop. */
+export function onKeyWanted(listener: (refused: boolean) => void): () => void {
   listeners.add(listener);
   return () => listeners.delete(listener);
 }
@@ -36,7 +36,8 @@ export async function request(path: string, init: RequestInit = {}): Promise<Res
   if (key) headers.set("Authorization", `Bearer ${key}`);
   const response = await fetch(`./${path}`, { ...init, headers });
   if (response.ok) return response;
-  if (response.status === 401) for (const listener of listeners) listener();
+  // A request that was on its way when another key was given says nothing about that one.
+  if (response.status === 401 && key === sessionStorage.getItem(KEY)) for (const listener of listeners) listener(key !== null);
   throw new ApiError(response.status, await reason(response));
 }
 
