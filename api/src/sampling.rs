@@ -5,6 +5,7 @@
 
 use quern_engine::SamplingParams;
 use quern_text::{GrammarSpec, StopError, Stops};
+use serde::Serialize;
 
 use crate::{
     constraint,
@@ -67,13 +68,14 @@ pub struct Sampling {
     pub constraint: Option<GrammarSpec>,
 }
 
-/// Values for what a request leaves open.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Values for what a request leaves open, by llama.cpp's names where they are told.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Defaults {
     temperature: f64,
     top_p: f64,
     top_k: i64,
     min_p: f64,
+    #[serde(rename = "repeat_penalty")]
     repetition_penalty: f64,
 }
 

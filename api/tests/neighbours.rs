@@ -80,6 +80,9 @@ async fn the_questions_of_llama_cpp_and_vllm_are_answered() {
     let get = async |path: &str| -> Value { serde_json::from_str(&server.get(path).await.1).unwrap() };
     let props = get("/props").await;
     assert_eq!(props["default_generation_settings"]["n_ctx"], 1024);
+    let params = &props["default_generation_settings"]["params"];
+    assert_eq!((&params["temperature"], &params["top_k"]), (&json!(0.7), &json!(20)), "the model's own");
+    assert_eq!(params["repeat_penalty"], json!(1.05));
     assert!(props["chat_template"].as_str().unwrap().contains("im_start"));
     let slots = get("/slots").await;
     assert_eq!(slots.as_array().unwrap().len() as u64, props["total_slots"].as_u64().unwrap());

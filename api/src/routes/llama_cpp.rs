@@ -25,7 +25,7 @@ async fn props(State(state): State<Arc<AppState>>) -> Json<Value> {
     let config = &state.config;
     let text = |id: Option<u32>| id.map_or(String::new(), |id| state.tokenizer.decode(&[id], false));
     Json(json!({
-        "default_generation_settings": { "id": 0, "n_ctx": config.context_length, "params": {} },
+        "default_generation_settings": { "id": 0, "n_ctx": config.context_length, "params": state.chat_defaults },
         "total_slots": total_slots(&state),
         "model_path": state.model.path,
         "model_alias": config.served_model_name,
