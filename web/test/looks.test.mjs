@@ -30,10 +30,10 @@ const ask = async (page) => {
 
 async function call(page) {
   await page.route("**/v1/chat/completions", (route) => route.fulfill(stream({ content: "I shall look it up." },
-    { tool_calls: [{ index: 0, id: "c", function: { name: "current_time", arguments: '{"timezone": "Europe/Berlin"}' } }] })));
-  await page.getByRole("textbox", { name: "Message", exact: true }).fill("What time is it in Berlin?");
+    { tool_calls: [{ index: 0, id: "c", function: { name: "execute_code", arguments: JSON.stringify({ language: "python", code: "from math import prod\n\nprint(prod(range(1, 8)))\n" }) } }] })));
+  await page.getByRole("textbox", { name: "Message", exact: true }).fill("What is the factorial of 7?");
   await page.keyboard.press("Enter");
-  await page.getByRole("region", { name: "Call of current_time" }).waitFor();
+  await page.getByRole("region", { name: "Call of execute_code" }).waitFor();
   await page.locator(".stats").waitFor();
 }
 
@@ -62,11 +62,24 @@ const fill = async (page) => {
   await page.locator(".stats").waitFor();
 };
 
+/** What stands beside the conversation where there is room, and over it on a phone; the answer above has variants and files. */
+const beside = (name) => async (page) => {
+  await page.locator(".composer input[type=file]").setInputFiles({ name: "code.py", mimeType: "text/x-python", buffer: Buffer.from("a = 1\n") });
+  await ask(page);
+  await page.getByRole("button", { name: "Regenerate" }).click();
+  await page.getByText("2 of 2").waitFor();
+  const opener = page.getByRole("button", { name, exact: true });
+  if (await opener.count() > 0) await opener.click();
+};
+
 const answered = (page) => page.locator("pre.command").waitFor();
 
 /** The parts: name, address, and what is done there first. */
 const PARTS = [
+  ["welcome", "/", (page) => page.locator(".samples").waitFor()],
   ["playground", "/", ask],
+  ["settings", "/", beside("Settings")],
+  ["conversations", "/", beside("Conversations")],
   ["tool-call", "/", call],
   ["fill", "/", fill],
   ["request", "/", (page) => page.getByRole("button", { name: "As code" }).click()],

@@ -1,23 +1,23 @@
-// The same request as one would type it.
+// A request as one would type it.
 import { useEffect, useRef } from "preact/hooks";
 
 import { CopyButton } from "../shell/CopyButton";
-import { asCurl, asPython } from "./body";
+import type { RequestBody } from "./body";
+import { asCurl, asPython, type Endpoint } from "./code";
 import { coloured } from "./markdown";
 
 interface Props {
-  path: string;
-  method: string;
-  body: Record<string, unknown>;
+  endpoint: Endpoint;
+  body: RequestBody;
   onClose: () => void;
 }
 
-export function CodeDialog({ path, method, body, onClose }: Props) {
+export function CodeDialog({ endpoint, body, onClose }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => dialog.current?.showModal(), []);
   const versions = [
-    { title: "curl", language: "bash", text: asCurl(path, body) },
-    { title: "Python", language: "python", text: asPython(method, body) },
+    { title: "curl", language: "bash", text: asCurl(endpoint, body) },
+    { title: "Python", language: "python", text: asPython(endpoint, body) },
   ];
   return (
     <dialog ref={dialog} class="request" aria-labelledby="request-title" onClose={onClose}>

@@ -1,14 +1,14 @@
 // Fill in the middle: code before, code after, and what the model writes between.
 import { useEffect, useRef, useState } from "preact/hooks";
 
-import { sampling } from "./body";
+import { fillBody } from "./body";
 import { CodeDialog } from "./CodeDialog";
 import { StatsLine } from "./StatsLine";
 import { ask } from "./stream";
 import type { AssistantMessage, Settings } from "./types";
 
-const BEFORE = "def fibonacci(n):\n    \"\"\"Return the n-th Fibonacci number.\"\"\"\n    ";
-const AFTER = "\n\nprint(fibonacci(10))\n";
+const BEFORE = "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        ";
+const AFTER = "\n    return a\n";
 const MAX_TOKENS = 256;
 
 interface Props {
@@ -23,12 +23,12 @@ export function FillView({ settings }: Props) {
   const [showsCode, setShowsCode] = useState(false);
   const control = useRef<AbortController | undefined>(undefined);
   useEffect(() => () => control.current?.abort(), []);
-  const body = { model: "default", prompt: before, suffix: after, max_tokens: MAX_TOKENS, ...sampling(settings) };
+  const body = fillBody(settings, before, after, MAX_TOKENS);
   const run = async () => {
     control.current = new AbortController();
     setBusy(true);
     setAnswer(undefined);
-    setAnswer(await ask("v1/completions", body, control.current.signal, setAnswer));
+    setAnswer(await ask("completions", body, control.current.signal, setAnswer));
     setBusy(false);
   };
   return (
@@ -53,7 +53,7 @@ export function FillView({ settings }: Props) {
           : <button type="button" class="primary" onClick={run}>Fill in</button>}
         <button type="button" onClick={() => setShowsCode(true)}>As code</button>
       </div>
-      {showsCode && <CodeDialog path="completions" method="completions" body={body} onClose={() => setShowsCode(false)} />}
+      {showsCode && <CodeDialog endpoint="completions" body={body} onClose={() => setShowsCode(false)} />}
     </section>
   );
 }

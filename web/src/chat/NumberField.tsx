@@ -5,14 +5,17 @@ interface Props {
   step: string;
   min: string;
   max?: string;
+  /** What the server takes when the field is empty, if it is known. */
+  byDefault: unknown;
   onChange: (value: string) => void;
 }
 
-export function NumberField({ label, value, step, min, max, onChange }: Props) {
+export function NumberField({ label, value, step, min, max, byDefault, onChange }: Props) {
+  const placeholder = typeof byDefault === "number" ? `default ${byDefault}` : "default";
   return (
     <label>
       {label}
-      <input type="number" inputMode="decimal" placeholder="default" value={value} step={step} min={min} max={max}
+      <input type="number" inputMode="decimal" placeholder={placeholder} value={value} step={step} min={min} max={max}
         onInput={(event) => onChange(event.currentTarget.value)} />
     </label>
   );

@@ -1,8 +1,10 @@
 // A call the model wrote, and its result: typed here, or the example's.
 import { useState } from "preact/hooks";
 
+import { CopyButton } from "../shell/CopyButton";
 import { isExample, runExample } from "./examples";
 import { coloured } from "./markdown";
+import { readArguments, type Block } from "./toolArguments";
 import type { ToolCall } from "./types";
 
 interface Props {
@@ -14,20 +16,14 @@ interface Props {
   onResult: (result: string) => void;
 }
 
-function pretty(json: string): string {
-  try {
-    return JSON.stringify(JSON.parse(json), null, 2);
-  } catch {
-    return json;
-  }
-}
-
 export function ToolCallCard({ call, result, open, onResult }: Props) {
   const [typed, setTyped] = useState("");
+  const { json, blocks } = readArguments(call.arguments);
   return (
     <section class="call" aria-label={`Call of ${call.name}`}>
       <p class="call-name"><span class="quiet">calls</span> <code>{call.name}</code></p>
-      <pre tabIndex={0}><code dangerouslySetInnerHTML={{ __html: coloured(pretty(call.arguments), "json") }} /></pre>
+      {json && <pre tabIndex={0}><code dangerouslySetInnerHTML={{ __html: coloured(json, "json") }} /></pre>}
+      {blocks.map((block) => <CodeBlock key={block.name} {...block} />)}
       {result !== undefined && <div class="call-result"><span class="quiet">result</span><pre tabIndex={0}><code>{result}</code></pre></div>}
       {open && result === undefined && (
         <form class="call-answer" onSubmit={(event) => { event.preventDefault(); onResult(typed); }}>
@@ -46,5 +42,14 @@ export function ToolCallCard({ call, result, open, onResult }: Props) {
         </form>
       )}
     </section>
+  );
+}
+
+function CodeBlock({ name, text, language }: Block) {
+  return (
+    <div class="code">
+      <div class="code-head"><span>{name}</span><CopyButton text={text} /></div>
+      <pre tabIndex={0}><code dangerouslySetInnerHTML={{ __html: coloured(text, language) }} /></pre>
+    </div>
   );
 }

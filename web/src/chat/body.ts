@@ -1,28 +1,33 @@
-// The request of a conversation, as sent and as one would type it.
-import type { Conversation, Message, Settings } from "./types";
+// The request of a conversation: what is posted, and what "As code" shows.
+import type { Conversation, Message, Settings, UserMessage } from "./types";
 
-export interface ChatBody {
-  model: string;
-  messages: unknown[];
-  [field: string]: unknown;
-}
+/** A body as it is posted. */
+export type RequestBody = Record<string, unknown>;
 
 const NUMBERS: readonly [keyof Settings, string][] = [
   ["temperature", "temperature"],
   ["topP", "top_p"],
   ["topK", "top_k"],
+  ["minP", "min_p"],
   ["repetitionPenalty", "repetition_penalty"],
+  ["presencePenalty", "presence_penalty"],
+  ["frequencyPenalty", "frequency_penalty"],
   ["maxTokens", "max_tokens"],
   ["seed", "seed"],
 ];
 
+/** Every request of the page streams, and asks what it cost. */
+const STREAMED = { stream: true, stream_options: { include_usage: true } };
+
 /** Only what was filled in; the rest is left to the model's own defaults. */
-export function sampling(settings: Settings): Record<string, number> {
-  const out: Record<string, number> = {};
+function sampling(settings: Settings): RequestBody {
+  const out: RequestBody = {};
   for (const [field, name] of NUMBERS) {
     const text = settings[field].trim();
     if (text !== "" && !Number.isNaN(Number(text))) out[name] = Number(text);
   }
+  const stop = settings.stop.split("\n").filter((line) => line !== "");
+  if (stop.length > 0) out["stop"] = stop;
   return out;
 }
 
@@ -40,10 +45,32 @@ export function parseTools(text: string): { tools: unknown[]; error?: string } {
   }
 }
 
+/** The schema of the settings, or why it is none. */
+export function parseSchema(text: string): { schema?: object; error?: string } {
+  if (text.trim() === "") return {};
+  try {
+    const schema: unknown = JSON.parse(text);
+    if (schema && typeof schema === "object" && !Array.isArray(schema)) return { schema };
+    return { error: "a schema is an object" };
+  } catch (error) {
+    return { error: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** A message's words with its files, each in a fence longer than any inside it. */
+export function wordsOf({ content, files = [] }: UserMessage): string {
+  const fenced = files.map(({ name, text }) => {
+    const longest = Math.max(2, ...Array.from(text.matchAll(/`+/g), ([ticks]) => ticks.length));
+    const fence = "`".repeat(longest + 1);
+    return `${name}:\n${fence}\n${text.replace(/\n$/, "")}\n${fence}`;
+  });
+  return [...fenced, ...(content === "" ? [] : [content])].join("\n\n");
+}
+
 function wire(message: Message): unknown {
   switch (message.role) {
     case "user":
-      return { role: "user", content: message.content };
+      return { role: "user", content: wordsOf(message) };
     case "tool":
       return { role: "tool", tool_call_id: message.callId, content: message.content };
     case "assistant": {
@@ -60,46 +87,38 @@ function isSaid(message: Message): boolean {
   return message.role !== "assistant" || message.content !== "" || message.calls.length > 0;
 }
 
-export function chatBody({ settings, messages }: Conversation): ChatBody {
+export function chatBody(settings: Settings, messages: readonly Message[]): RequestBody {
   const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
   const { tools } = parseTools(settings.tools);
+  const { schema } = parseSchema(settings.schema);
   return {
     model: "default",
     messages: [...system, ...messages.filter(isSaid).map(wire)],
     ...sampling(settings),
     ...(tools.length > 0 && { tools }),
+    ...(schema && { response_format: { type: "json_schema", json_schema: { name: "answer", schema } } }),
+    ...STREAMED,
   };
 }
 
-/** Where the API is, seen from outside. */
-export function apiBase(): string {
-  return new URL("./v1", location.href).href;
+/** The request that was answered by the message at `index`. */
+export function bodyOfAnswer({ settings, messages }: Conversation, index: number): RequestBody {
+  const answer = messages[index];
+  return chatBody((answer?.role === "assistant" && answer.settings) || settings, messages.slice(0, index));
 }
 
-export function asCurl(path: string, body: unknown): string {
-  const json = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
-  return `curl -N ${apiBase()}/${path} \\\n  -H 'Content-Type: application/json' \\\n` +
-    `  -H "Authorization: Bearer $QUERN_API_KEY" \\\n  -d '${json}'`;
+/**
+ * The request that sending `draft` makes; without a draft the last one that was sent, so that a copy of it asks
+ * the same and does not continue the answer.
+ */
+export function currentBody(conversation: Conversation, draft: UserMessage): RequestBody {
+  const { settings, messages } = conversation;
+  if (wordsOf(draft).trim() !== "") return chatBody(settings, [...messages, draft]);
+  const last = messages.length - 1;
+  return messages[last]?.role === "assistant" ? bodyOfAnswer(conversation, last) : chatBody(settings, messages);
 }
 
-/** With the OpenAI SDK; fields that it does not know go into `extra_body`. */
-export function asPython(method: string, body: Record<string, unknown>): string {
-  const { top_k, repetition_penalty, ...known } = body;
-  const extra = { ...(top_k !== undefined && { top_k }), ...(repetition_penalty !== undefined && { repetition_penalty }) };
-  const fields = Object.entries(known).map(([name, value]) => `    ${name}=${python(value)},\n`);
-  if (Object.keys(extra).length > 0) fields.push(`    extra_body=${python(extra)},\n`);
-  return `import os\n\nfrom openai import OpenAI\n\n` +
-    `client = OpenAI(base_url="${apiBase()}", api_key=os.environ.get("QUERN_API_KEY", "EMPTY"))\n` +
-    `answer = client.${method}.create(\n${fields.join("")})\nprint(answer.choices[0])\n`;
-}
-
-/** A value of JSON as Python writes it. */
-function python(value: unknown): string {
-  if (value === null) return "None";
-  if (typeof value === "boolean") return value ? "True" : "False";
-  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
-  if (typeof value === "object") {
-    return `{${Object.entries(value).map(([key, each]) => `${JSON.stringify(key)}: ${python(each)}`).join(", ")}}`;
-  }
-  return JSON.stringify(value);
+/** Of `/v1/completions`: what comes between `prompt` and `suffix`. */
+export function fillBody(settings: Settings, prompt: string, suffix: string, maxTokens: number): RequestBody {
+  return { model: "default", prompt, suffix, max_tokens: maxTokens, ...sampling(settings), ...STREAMED };
 }

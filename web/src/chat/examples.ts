@@ -7,24 +7,32 @@ export const EXAMPLES = [
     type: "function",
     function: {
       name: "calculate",
-      description: "Compute an arithmetic expression.",
-      parameters: { type: "object", properties: { expression: text("For instance 2 * (3 + 4)") }, required: ["expression"] },
+      description: "Evaluate an arithmetic expression",
+      parameters: { type: "object", properties: { expression: text("The expression") }, required: ["expression"] },
     },
   },
   {
     type: "function",
     function: {
-      name: "current_time",
-      description: "The time now.",
-      parameters: { type: "object", properties: { timezone: text("For instance Europe/Berlin") } },
+      name: "get_weather",
+      description: "Get the weather in a city",
+      parameters: {
+        type: "object",
+        properties: { city: text("Name of the city"), unit: { type: "string", enum: ["celsius", "fahrenheit"] } },
+        required: ["city"],
+      },
     },
   },
   {
     type: "function",
     function: {
-      name: "roll_dice",
-      description: "Roll dice.",
-      parameters: { type: "object", properties: { sides: { type: "integer" }, count: { type: "integer" } } },
+      name: "convert_currency",
+      description: "Convert money from one currency to another",
+      parameters: {
+        type: "object",
+        properties: { amount: { type: "number", description: "Amount of money" }, from: text("Currency code"), to: text("Currency code") },
+        required: ["amount", "from", "to"],
+      },
     },
   },
 ];

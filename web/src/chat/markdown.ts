@@ -33,6 +33,11 @@ function escaped(text: string): string {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 }
 
+/** The name under which a language, one of its other names or an ending of its files is known here, or nothing. */
+export function languageOf(name: string): string {
+  return hljs.getLanguage(name) ? name.toLowerCase() : "";
+}
+
 /** Code as HTML, coloured where the language is known. */
 export function coloured(code: string, language: string): string {
   const known = hljs.getLanguage(language) && code.length <= MOST_COLOURED;

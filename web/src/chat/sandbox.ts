@@ -1,8 +1,6 @@
 // A worker that answers the example tools. Its policy lets it reach nothing, and it is ended after a second.
 // Arithmetic is parsed here; nothing a model writes is ever run as code.
 
-type Answer = { result: unknown } | { error: string };
-
 /** `2 * (3 + 4) ^ 2`, by recursive descent. */
 class Arithmetic {
   private at = 0;
@@ -66,22 +64,36 @@ class Arithmetic {
   }
 }
 
-const TOOLS: Record<string, (args: Record<string, unknown>) => unknown> = {
-  calculate: ({ expression }) => new Arithmetic(String(expression).replaceAll("**", "^")).value(),
-  current_time: ({ timezone }) =>
-    new Date().toLocaleString("sv-SE", { timeZone: timezone ? String(timezone) : "UTC", timeZoneName: "short" }),
-  roll_dice: ({ sides, count }) => {
-    const [faces, rolls] = [Math.trunc(Number(sides ?? 6)), Math.trunc(Number(count ?? 1))];
-    if (!(faces >= 2 && faces <= 1000 && rolls >= 1 && rolls <= 100)) throw new Error("2 to 1000 sides, 1 to 100 dice");
-    return Array.from({ length: rolls }, () => 1 + Math.floor(Math.random() * faces));
+/** An invented price of one unit of each currency, in dollars. */
+const DOLLARS: Record<string, number> = { USD: 1, EUR: 1.25, GBP: 1.5, CHF: 1.2, JPY: 0.008, CNY: 0.15, INR: 0.0125 };
+
+function dollars(code: unknown): number {
+  const rate = DOLLARS[String(code).toUpperCase()];
+  if (rate === undefined) throw new Error(`the example knows ${Object.keys(DOLLARS).join(", ")}`);
+  return rate;
+}
+
+/** What they give to the model. Nothing of it is asked of anyone: weather and rates are invented. */
+const TOOLS: Record<string, (args: Record<string, unknown>) => object> = {
+  calculate: ({ expression }) => ({ result: new Arithmetic(String(expression).replaceAll("**", "^")).value() }),
+  get_weather: ({ city, unit }) => {
+    // The same city always has the same weather.
+    const sum = Array.from(String(city), (letter) => letter.codePointAt(0) ?? 0).reduce((a, b) => a + b, 0);
+    const celsius = 5 + (sum % 25);
+    return {
+      temperature: unit === "fahrenheit" ? Math.round(celsius * 1.8 + 32) : celsius,
+      condition: ["sunny", "cloudy", "rainy", "windy"][sum % 4],
+    };
   },
+  convert_currency: ({ amount, from, to }) =>
+    ({ result: Math.round((Number(amount) * dollars(from) / dollars(to)) * 100) / 100 }),
 };
 
-function answer(name: string, args: string): Answer {
+function answer(name: string, args: string): object {
   try {
     const tool = TOOLS[name];
     if (!tool) return { error: `there is no example named ${name}` };
-    return { result: tool(JSON.parse(args || "{}") as Record<string, unknown>) };
+    return tool(JSON.parse(args || "{}") as Record<string, unknown>);
   } catch (error) {
     return { error: error instanceof Error ? error.message : String(error) };
   }

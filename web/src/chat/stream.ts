@@ -1,7 +1,8 @@
 // An answer as it arrives: deltas added up, times taken.
 import { post } from "../api/client";
 import { events } from "../api/events";
-import type { ChatBody } from "./body";
+import type { RequestBody } from "./body";
+import type { Endpoint } from "./code";
 import type { AssistantMessage, Stats, ToolCall } from "./types";
 
 interface CallDelta {
@@ -54,16 +55,16 @@ function addCall(calls: ToolCall[], delta: CallDelta): void {
 }
 
 /**
- * Ask for an answer and call `onChange` with what there is of it, again and again. Never throws: what went
+ * Post a body that streams and call `onChange` with what there is of it, again and again. Never throws: what went
  * wrong is part of the answer.
  */
 export async function ask(
-  path: string, body: ChatBody | Record<string, unknown>, signal: AbortSignal, onChange: (answer: AssistantMessage) => void,
+  endpoint: Endpoint, body: RequestBody, signal: AbortSignal, onChange: (answer: AssistantMessage) => void,
 ): Promise<AssistantMessage> {
   const watch = new Stopwatch();
   const answer: AssistantMessage = { role: "assistant", content: "", calls: [] };
   try {
-    const response = await post(path, { ...body, stream: true, stream_options: { include_usage: true } }, signal);
+    const response = await post(`v1/${endpoint}`, body, signal);
     for await (const event of events(response)) {
       const chunk = event as Chunk;
       if (chunk.error) throw new Error(typeof chunk.error === "string" ? chunk.error : (chunk.error.message ?? chunk.message));

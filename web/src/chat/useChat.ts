@@ -2,40 +2,34 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 
 import { chatBody } from "./body";
+import * as change from "./conversation";
 import { load, newConversation, save } from "./store";
 import { ask } from "./stream";
-import type { AssistantMessage, Conversation, Message, Settings } from "./types";
-
-const TITLE_LENGTH = 48;
+import type { AssistantMessage, Conversation, Message, Settings, UserMessage } from "./types";
 
 export interface Chat {
   conversations: readonly Conversation[];
   current: Conversation;
   /** The answer that is arriving. */
   arriving: AssistantMessage | undefined;
-  send: (text: string) => void;
+  send: (message: UserMessage) => void;
   /** Replace the message at `index`, forget what followed, and ask again. */
-  edit: (index: number, text: string) => void;
-  retry: () => void;
+  edit: (index: number, message: UserMessage) => void;
+  /** Replace the words of the answer at `index`. */
+  reword: (index: number, content: string) => void;
+  /** Ask again for the answer at `index`; the old one is kept beside the new one. */
+  regenerate: (index: number) => void;
+  /** Show another answer to the same request. */
+  showVariant: (index: number, variant: number) => void;
   stop: () => void;
   giveResult: (callId: string, result: string) => void;
   configure: (settings: Settings) => void;
   open: (id: string) => void;
   startNew: () => void;
+  rename: (id: string, title: string) => void;
   remove: (id: string) => void;
-}
-
-/** Whether a call of the last answer has no result yet. */
-function isWaiting(messages: readonly Message[]): boolean {
-  const answered = new Set(messages.map((message) => (message.role === "tool" ? message.callId : "")));
-  const last = messages.findLast((message) => message.role === "assistant");
-  return last !== undefined && last.calls.some((call) => !answered.has(call.id));
-}
-
-/** Without the last answer and what belongs to it. */
-function beforeLastAnswer(messages: readonly Message[]): Message[] {
-  const at = messages.findLastIndex((message) => message.role === "assistant");
-  return at < 0 ? [...messages] : messages.slice(0, at);
+  /** Add conversations of a file; those that are here already, by their id, are replaced. */
+  add: (conversations: readonly Conversation[]) => void;
 }
 
 export function useChat(): Chat {
@@ -50,15 +44,17 @@ export function useChat(): Chat {
   useEffect(() => () => running.current?.abort(), []);
   const current = conversations.find((each) => each.id === id) ?? conversations[0] ?? newConversation();
 
-  const put = useCallback((next: Conversation) => {
-    setConversations((all) => all.map((each) => (each.id === next.id ? next : each)));
+  const update = useCallback((id: string, change: (old: Conversation) => Conversation) => {
+    setConversations((all) => all.map((each) => (each.id === id ? change(each) : each)));
   }, []);
+  const put = (next: Conversation) => update(next.id, () => next);
 
-  const run = async (conversation: Conversation) => {
+  const run = async (conversation: Conversation, others: AssistantMessage[] = []) => {
     put(conversation);
     const control = new AbortController();
     running.current?.abort();
     running.current = control;
+    const { settings } = conversation;
     let frame = 0;
     let latest: AssistantMessage = { role: "assistant", content: "", calls: [] };
     const show = () => {
@@ -67,14 +63,15 @@ export function useChat(): Chat {
     };
     show();
     // Pieces may come faster than the screen: draw once a frame.
-    const answer = await ask("v1/chat/completions", chatBody(conversation), control.signal, (next) => {
+    const body = chatBody(settings, conversation.messages);
+    const answer = await ask("chat/completions", body, control.signal, (next) => {
       latest = next;
       frame ||= requestAnimationFrame(show);
     });
     cancelAnimationFrame(frame);
-    // Settings may have changed meanwhile.
-    const messages = [...conversation.messages, answer];
-    setConversations((all) => all.map((each) => (each.id === conversation.id ? { ...each, messages } : each)));
+    // Settings and title may have changed meanwhile.
+    const { messages } = change.answered(conversation, { ...answer, settings }, others);
+    update(conversation.id, (old) => ({ ...old, messages }));
     if (running.current === control) {
       running.current = undefined;
       setArriving(undefined);
@@ -82,19 +79,15 @@ export function useChat(): Chat {
   };
 
   const stop = () => running.current?.abort();
-  const send = (text: string) => {
-    const title = current.messages.length === 0 ? text.trim().slice(0, TITLE_LENGTH) : current.title;
-    void run({ ...current, title, messages: [...current.messages, { role: "user", content: text }] });
-  };
-  const edit = (index: number, text: string) => {
-    void run({ ...current, messages: [...current.messages.slice(0, index), { role: "user", content: text }] });
-  };
-  const retry = () => void run({ ...current, messages: beforeLastAnswer(current.messages) });
   const giveResult = (callId: string, result: string) => {
     const messages: Message[] = [...current.messages, { role: "tool", callId, content: result }];
     const next = { ...current, messages };
-    if (isWaiting(messages)) put(next);
+    if (change.isWaiting(messages)) put(next);
     else void run(next);
+  };
+  const regenerate = (index: number) => {
+    const old = current.messages[index];
+    if (old?.role === "assistant") void run(change.before(current, index), change.variantsOf(old));
   };
   const open = (next: string) => {
     stop();
@@ -113,6 +106,19 @@ export function useChat(): Chat {
     setConversations(left);
     if (gone === current.id) setId(left[0]?.id ?? "");
   };
-  const configure = (settings: Settings) => put({ ...current, settings });
-  return { conversations, current, arriving, send, edit, retry, stop, giveResult, configure, open, startNew, remove };
+  const add = (more: readonly Conversation[]) => {
+    const ids = new Set(more.map((each) => each.id));
+    stop();
+    setConversations((all) => [...more, ...all.filter((each) => !ids.has(each.id))]);
+    if (more[0]) setId(more[0].id);
+  };
+  return {
+    conversations, current, arriving, stop, giveResult, regenerate, open, startNew, remove, add,
+    send: (message) => void run(change.asked(current, message)),
+    edit: (index, message) => void run(change.askedAnew(current, index, message)),
+    reword: (index, content) => put(change.reworded(current, index, content)),
+    showVariant: (index, variant) => put(change.showing(current, index, variant)),
+    configure: (settings) => put({ ...current, settings }),
+    rename: (id, title) => update(id, (old) => ({ ...old, title, named: true })),
+  };
 }
