@@ -155,7 +155,7 @@ impl Limits {
         }
         let message = format!(
             "The input ({bytes} bytes, at least {fewest} tokens) is longer than the maximum allowed length ({limit} \
-             tokens; the model's context length is {context} tokens)."
+             tokens). This model's maximum context length is {context} tokens."
         );
         Err(ApiError::overlong(fewest, limit - 1, message))
     }
@@ -174,8 +174,8 @@ impl Limits {
             format!("The input ({tokens} tokens) is longer than the model's context length ({context} tokens).")
         } else {
             format!(
-                "Input length ({tokens} tokens) exceeds the maximum allowed length ({limit} tokens). Use a shorter \
-                 input or enable --allow-auto-truncate."
+                "Input length ({tokens} tokens) exceeds the maximum allowed length ({limit} tokens). This model's \
+                 maximum context length is {context} tokens. Use a shorter input or enable --allow-auto-truncate."
             )
         };
         Err(ApiError::overlong(tokens, limit - 1, message))
@@ -204,6 +204,22 @@ mod tests {
         let error = limits.admit(&mut vec![0; 100], Some(1)).unwrap_err();
         assert!(error.message.contains("The input (100 tokens) is longer"), "{error}");
         assert!(limits.admit(&mut vec![0; 93], Some(usize::MAX)).is_err());
+    }
+
+    /// LiteLLM and agents know by the words that a shorter conversation would do.
+    #[test]
+    fn every_refusal_of_a_long_prompt_is_told_in_words_that_clients_know() {
+        let limits = limits(100, 1000);
+        let refusals = [
+            limits.admit(&mut vec![0; 94], Some(1)).unwrap_err(),
+            limits.admit(&mut vec![0; 100], Some(1)).unwrap_err(),
+            limits.check_fewest(94, 5000).unwrap_err(),
+            limits.check_fewest(5000, 300_000).unwrap_err(),
+        ];
+        for refusal in refusals {
+            let known = ["is longer than the model's context length", "This model's maximum context length is"];
+            assert!(known.iter().any(|words| refusal.message.contains(words)), "{refusal}");
+        }
     }
 
     #[test]
