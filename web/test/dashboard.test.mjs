@@ -35,7 +35,7 @@ test("figures and charts follow the engine", async () => {
   const drawn = await page.locator(".plot canvas").evaluateAll((all) => all.map((canvas) =>
     canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((byte) => byte !== 0)));
   assert.deepEqual(drawn, Array(7).fill(true));
-  assert.match(await page.getByRole("region", { name: "Log" }).innerText(), /POST \/generate/);
+  await page.waitForFunction(() => document.querySelector(".log pre").innerText.includes("POST /generate"));
   assert.match(await page.getByRole("region", { name: "Time between tokens" }).innerText(), /p99/);
   check();
 });
