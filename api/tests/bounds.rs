@@ -438,3 +438,89 @@ async fn frames_of_scores_say_what_the_answer_says() {
     }
     server.is_clean().await;
 }
+
+/// A field that multiplies what a stream sends or computes, at its limit or at what a small context allows.
+fn stream_factors() -> Vec<(&'static str, Value)> {
+    let schema = |count: usize| {
+        let properties: Map<String, Value> = (0..count).map(|i| (format!("p{i}"), json!({"type": "string"}))).collect();
+        json!({"type": "object", "properties": properties})
+    };
+    let biases: Map<String, Value> = (0..256).map(|id| (id.to_string(), json!(0.5))).collect();
+    vec![
+        ("n", json!({"n": 128})),
+        ("max_tokens", json!({"max_tokens": 24, "ignore_eos": true})),
+        ("top_logprobs", json!({"logprobs": true, "top_logprobs": 20})),
+        ("model", json!({"model": "m".repeat(1024)})),
+        ("rid", json!({"rid": "r".repeat(256)})),
+        ("stop", json!({"stop": vec!["ab".repeat(512); 32]})),
+        ("stop_regex", json!({"stop_regex": patterns()})),
+        (
+            "response_format",
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema(500)}}}),
+        ),
+        ("logit_bias", json!({"logit_bias": biases})),
+        ("stream_options", json!({"stream_options": {"include_usage": true, "continuous_usage_stats": true}})),
+        ("user", json!({"user": "u".repeat(100_000), "metadata": {"k": "v".repeat(100_000)}})),
+    ]
+}
+
+/// README, Limits: bytes of a stream a token and output, and a log-probability.
+const TOKEN_BYTES: usize = 2048;
+const SCORE_BYTES: usize = 160;
+
+#[tokio::test]
+async fn what_the_product_of_any_two_fields_sends_is_within_the_account() {
+    let server = Server::new().await;
+    let factors = stream_factors();
+    for (index, (one, fields)) in factors.iter().enumerate() {
+        for (other, more) in &factors[index..] {
+            let pair = format!("{one} × {other}");
+            let plain = json!({"messages": user("hi"), "max_tokens": 2, "stream": true});
+            let body = with(&with(&plain, fields.clone()), more.clone());
+            let number = |field: &str, default: usize| body[field].as_u64().map_or(default, |n| n as usize);
+            let (outputs, tokens) = (number("n", 1), number("max_tokens", 2));
+            let scores = if body["logprobs"] == true { outputs * tokens * 21 } else { 0 };
+            let steps = server.engine().metrics().snapshot().scheduler.steps;
+            let answer = server.client.post(server.url("/v1/chat/completions")).json(&body).send().await.unwrap();
+            let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+            if status != 200 {
+                assert!(status == 400 && text.contains("at most"), "{pair}: {status} {text}");
+                assert!(text.contains(one) || text.contains(other), "{pair}: {text}");
+                continue;
+            }
+            // Roles, ends and usage are frames beside those of tokens.
+            let frames = outputs * (tokens + 3) + 2;
+            let most = frames * TOKEN_BYTES + scores * SCORE_BYTES;
+            assert!(text.len() <= most, "{pair}: {} bytes sent, at most {most} in the account", text.len());
+            let sent = text.matches("data: ").count();
+            assert!(sent <= frames, "{pair}: {sent} frames, at most {frames} in the account");
+            let steps = server.engine().metrics().snapshot().scheduler.steps - steps;
+            let rounds = outputs.div_ceil(4) * (tokens + 2) + 4;
+            assert!(steps <= rounds as u64, "{pair}: {steps} steps, at most {rounds} in the account");
+        }
+    }
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn what_every_frame_repeats_is_short() {
+    let server = Server::new().await;
+    let long = "m".repeat(1025);
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"messages": user("hi")})),
+        ("/v1/completions", json!({"prompt": "x"})),
+        ("/v1/messages", json!({"messages": user("hi"), "max_tokens": 2})),
+        ("/v1/responses", json!({"input": "x"})),
+        ("/api/chat", json!({"messages": user("hi")})),
+        ("/api/generate", json!({"prompt": "x"})),
+        ("/infill", json!({"input_prefix": "x", "input_suffix": "y"})),
+    ] {
+        let (status, answer) = server.post(path, with(&body, json!({"model": long, "stream": true}))).await;
+        let told = answer.to_string();
+        assert!(status == 400 && told.contains("model: 1025 bytes") && told.contains("at most 1024"), "{path}: {told}");
+    }
+    let (status, answer) = server.post("/generate", json!({"text": "x", "rid": "r".repeat(257)})).await;
+    assert!(status == 400 && answer["error"]["message"].as_str().unwrap().contains("rid"), "{answer}");
+    assert_eq!(server.engine().metrics().snapshot().scheduler.steps, 0);
+    server.is_clean().await;
+}

@@ -20,6 +20,12 @@ use crate::config::ApiConfig;
 /// A body longer than this is parsed off the threads that serve sockets: it takes milliseconds.
 const LONG_BODY: usize = 256 << 10;
 
+/// A text that every frame of a stream repeats, and so is sent once a token.
+const REPEATED: &str = "model";
+
+/// Its most bytes.
+pub const MAX_REPEATED_BYTES: usize = 1024;
+
 /// Whether an endpoint insists on `application/json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentType {
@@ -81,7 +87,16 @@ impl Body {
             // A later key of the same name wins, as in Python.
             let parsed: Result<Value, serde_json::Error> = quern_text::json::parse(&bytes);
             let fields = parsed.map_err(|cause| ApiError::schema(format!("Invalid JSON: {cause}")))?;
-            Ok(Self { _held: held, ..Self::from_value(fields)? })
+            let body = Self { _held: held, ..Self::from_value(fields)? };
+            let repeated = body.get(REPEATED).and_then(Value::as_str).map_or(0, str::len);
+            if repeated > MAX_REPEATED_BYTES {
+                let message = format!(
+                    "{REPEATED}: {repeated} bytes, which every frame of the answer would repeat; at most \
+                     {MAX_REPEATED_BYTES} are allowed."
+                );
+                return Err(ApiError::invalid(message).about(REPEATED));
+            }
+            Ok(body)
         };
         if !is_long {
             return parse();
