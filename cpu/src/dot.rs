@@ -3,8 +3,6 @@
 //! An encoding is an instance here (or in `arch`, where hardware multiplies it as it is) and a line in
 //! `detect.rs`; the loops of `gemm.rs` know none of them.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
-
 use crate::{
     int8::{RECORD_BYTES, quantise},
     lanes::{LANES, Lanes, round_to_bf16, to_bf16},
@@ -85,7 +83,7 @@ fn split(x: &[f32], out: &mut [f32], round: impl Fn(f32) -> f32) {
     }
 }
 
-/// One step along a row of weights. Contract of the functions: as in `lanes.rs`.
+/// One step along a row of weights.
 pub(crate) trait Dot<L: Lanes> {
     /// Columns of a step.
     const STEP: usize;
@@ -101,13 +99,13 @@ pub(crate) trait Dot<L: Lanes> {
     /// The step at `from`, `WEIGHT_BYTES` of it.
     ///
     /// # Safety
-    /// The CPU has the features of `L`, and `from` is readable for `WEIGHT_BYTES`.
-    unsafe fn load(from: *const u8) -> Self::Weights;
+    /// The CPU has the features of `Self`, and `from` is readable for `WEIGHT_BYTES`.
+    unsafe fn load(lanes: L, from: *const u8) -> Self::Weights;
     /// Add the products of a step to the 16 chains.
     ///
     /// # Safety
-    /// The CPU has the features of `L`, and `x` is readable for a step of inputs in this layout.
-    unsafe fn dot(acc: L::F, weights: Self::Weights, x: *const u8) -> L::F;
+    /// The CPU has the features of `Self`, and `x` is readable for a step of inputs in this layout.
+    unsafe fn dot(lanes: L, acc: L::F, weights: Self::Weights, x: *const u8) -> L::F;
 }
 
 /// f32 weights.
@@ -121,13 +119,15 @@ impl<L: Lanes> Dot<L> for F32 {
     type Weights = L::F;
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> L::F {
-        L::load(from.cast())
+    unsafe fn load(lanes: L, from: *const u8) -> L::F {
+        // SAFETY: by this function's contract.
+        unsafe { lanes.load(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn dot(acc: L::F, weights: L::F, x: *const u8) -> L::F {
-        L::fma(weights, L::load(x.cast()), acc)
+    unsafe fn dot(lanes: L, acc: L::F, weights: L::F, x: *const u8) -> L::F {
+        // SAFETY: by this function's contract.
+        lanes.fma(weights, unsafe { lanes.load(x.cast()) }, acc)
     }
 }
 
@@ -142,25 +142,31 @@ impl<L: Lanes> Dot<L> for F16 {
     type Weights = L::F;
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> L::F {
-        L::load_f16(from.cast())
+    unsafe fn load(lanes: L, from: *const u8) -> L::F {
+        // SAFETY: by this function's contract.
+        unsafe { lanes.load_f16(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn dot(acc: L::F, weights: L::F, x: *const u8) -> L::F {
-        L::fma(weights, L::load(x.cast()), acc)
+    unsafe fn dot(lanes: L, acc: L::F, weights: L::F, x: *const u8) -> L::F {
+        // SAFETY: by this function's contract.
+        lanes.fma(weights, unsafe { lanes.load(x.cast()) }, acc)
     }
 }
 
 /// Odd columns first: the order of the hardware's bfloat16 dot product, see `arch/avx512bf16.rs`.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `x` is readable for 32 f32.
+/// `x` is readable for 32 f32.
 #[inline(always)]
-unsafe fn dot_pairs<L: Lanes>(acc: L::F, (even, odd): (L::F, L::F), x: *const u8) -> L::F {
+unsafe fn dot_pairs<L: Lanes>(lanes: L, acc: L::F, (even, odd): (L::F, L::F), x: *const u8) -> L::F {
     let x: *const f32 = x.cast();
-    let acc = L::fma(odd, L::load(x.add(LANES)), acc);
-    L::fma(even, L::load(x), acc)
+    // SAFETY: by this function's contract.
+    unsafe {
+        // Each load beside its product: both at once would take registers from the accumulators.
+        let acc = lanes.fma(odd, lanes.load(x.add(LANES)), acc);
+        lanes.fma(even, lanes.load(x), acc)
+    }
 }
 
 /// bfloat16 weights, expanded to f32.
@@ -174,13 +180,15 @@ impl<L: Lanes> Dot<L> for Bf16 {
     type Weights = (L::F, L::F);
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> (L::F, L::F) {
-        L::load_bf16_pairs(from)
+    unsafe fn load(lanes: L, from: *const u8) -> (L::F, L::F) {
+        // SAFETY: by this function's contract.
+        unsafe { lanes.load_bf16_pairs(from) }
     }
 
     #[inline(always)]
-    unsafe fn dot(acc: L::F, weights: (L::F, L::F), x: *const u8) -> L::F {
-        dot_pairs::<L>(acc, weights, x)
+    unsafe fn dot(lanes: L, acc: L::F, weights: (L::F, L::F), x: *const u8) -> L::F {
+        // SAFETY: by this function's contract.
+        unsafe { dot_pairs(lanes, acc, weights, x) }
     }
 }
 
@@ -195,13 +203,15 @@ impl<L: Lanes> Dot<L> for Fp8 {
     type Weights = (L::F, L::F);
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> (L::F, L::F) {
-        L::load_e4m3_pairs(from)
+    unsafe fn load(lanes: L, from: *const u8) -> (L::F, L::F) {
+        // SAFETY: by this function's contract.
+        unsafe { lanes.load_e4m3_pairs(from) }
     }
 
     #[inline(always)]
-    unsafe fn dot(acc: L::F, weights: (L::F, L::F), x: *const u8) -> L::F {
-        dot_pairs::<L>(acc, weights, x)
+    unsafe fn dot(lanes: L, acc: L::F, weights: (L::F, L::F), x: *const u8) -> L::F {
+        // SAFETY: by this function's contract.
+        unsafe { dot_pairs(lanes, acc, weights, x) }
     }
 }
 

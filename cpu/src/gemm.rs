@@ -10,7 +10,6 @@
 //! What did not pay: several chains for one pair in the single-token case. Four rows at once hide the
 //! latency just as well and keep the order.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 #![allow(clippy::needless_range_loop, reason = "indices name the tile's rows and tokens in several arrays at once")]
 
 use std::ops::Range;
@@ -93,20 +92,23 @@ impl<'a, M> Gemm<'a, M> {
 /// come from the second.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` has passed [`Gemm::check`].
+/// The CPU has the features of `D`, and `task` has passed [`Gemm::check`].
 #[inline(always)]
-pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &Gemm<'_>) {
+pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(lanes: L, task: &Gemm<'_>) {
     let tokens = task.x_rows.len();
     let mut done = 0;
     while done < tokens {
         let left = tokens - done;
-        done += match left {
-            _ if left >= T => tokens_at::<L, D, R, T>(task, done),
-            _ if left >= 4 && T > 4 => tokens_at::<L, D, R, 4>(task, done),
-            _ if left >= 3 && T > 3 => tokens_at::<L, D, R, 3>(task, done),
-            _ if left >= 2 && T > 2 => tokens_at::<L, D, R, 2>(task, done),
-            // One token leaves registers for more rows: more streams from memory at once.
-            _ => tokens_at::<L, D, 4, 1>(task, done),
+        // SAFETY: by this function's contract, and so many tokens are left.
+        done += unsafe {
+            match left {
+                _ if left >= T => tokens_at::<L, D, R, T>(lanes, task, done),
+                _ if left >= 4 && T > 4 => tokens_at::<L, D, R, 4>(lanes, task, done),
+                _ if left >= 3 && T > 3 => tokens_at::<L, D, R, 3>(lanes, task, done),
+                _ if left >= 2 && T > 2 => tokens_at::<L, D, R, 2>(lanes, task, done),
+                // One token leaves registers for more rows: more streams from memory at once.
+                _ => tokens_at::<L, D, 4, 1>(lanes, task, done),
+            }
         };
     }
 }
@@ -114,23 +116,31 @@ pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(ta
 /// All rows of `task` times the `T` tokens from `first` on; returns `T`.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` has passed [`Gemm::check`] and has `first + T` tokens.
+/// The CPU has the features of `D`, and `task` has passed [`Gemm::check`] and has `first + T` tokens.
 #[inline(always)]
-unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &Gemm<'_>, first: usize) -> usize {
+unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
+    lanes: L,
+    task: &Gemm<'_>,
+    first: usize,
+) -> usize {
     let matrix = task.matrix;
     let stride = matrix.stride();
     let weights = matrix.span().as_ptr();
     // Steps of the first block that lie before the first column.
     let before = matrix.scale_origin() / D::STEP;
-    let x: [*const u8; T] =
-        std::array::from_fn(|t| task.x.values.as_ptr().add(task.x_rows[first + t] as usize * task.x.stride).cast());
-    let out: [*mut f32; T] = std::array::from_fn(|t| {
+    // SAFETY: `Gemm::check` found the rows of each token within the inputs and the outputs.
+    let x: [*const u8; T] = std::array::from_fn(|t| unsafe {
+        task.x.values.as_ptr().add(task.x_rows[first + t] as usize * task.x.stride).cast()
+    });
+    // SAFETY: as above.
+    let out: [*mut f32; T] = std::array::from_fn(|t| unsafe {
         task.out.as_ptr().add(task.out_rows[first + t] as usize * task.out_stride + task.out_column)
     });
     for row in task.rows.clone().step_by(R) {
         // Past the end the last row is computed again and dropped: cheaper than kernels for each rest.
         let rows: [usize; R] = std::array::from_fn(|r| (row + r).min(task.rows.end - 1));
-        let w = rows.map(|r| weights.add(r * stride));
+        // SAFETY: `Gemm::check` found the rows within the matrix.
+        let w = rows.map(|r| unsafe { weights.add(r * stride) });
         let scales = rows.map(|r| {
             if D::BLOCK_STEPS > 0 {
                 matrix.row_scales(r).map_or(std::ptr::null(), <[f32]>::as_ptr)
@@ -138,10 +148,12 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
                 std::ptr::null()
             }
         });
-        let sums = tile::<L, D, R, T>(&w, R * stride, (&scales, before), &x, matrix.cols());
+        // SAFETY: each row has its columns, its scales and, as `Gemm::check` found, inputs padded to whole steps.
+        let sums = unsafe { tile::<L, D, R, T>(lanes, &w, R * stride, (&scales, before), &x, matrix.cols()) };
         for r in 0..R.min(task.rows.end - row) {
             for t in 0..T {
-                out[t].add(row - task.rows.start + r).write(L::sum(sums[r][t]));
+                // SAFETY: `Gemm::check` found the columns of these rows within the outputs.
+                unsafe { out[t].add(row - task.rows.start + r).write(lanes.sum(sums[r][t])) };
             }
         }
     }
@@ -155,10 +167,11 @@ unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(task: &
 /// a page: it would stop before it has begun. So the next rows are asked for here, each at the same column.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and each row of `w` and each of the inputs is readable for `cols` columns,
-/// padded to whole steps.
+/// The CPU has the features of `D`, each row of `w` is readable for `cols` columns and each of the inputs for as
+/// many, padded to whole steps, and each of `scales` for the blocks of those columns.
 #[inline(always)]
 unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
+    lanes: L,
     w: &[*const u8; R],
     next: usize,
     (scales, before): (&[*const f32; R], usize),
@@ -169,40 +182,50 @@ unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     let x_bytes = D::LAYOUT.row_bytes(32) / (32 / D::STEP);
     let steps = cols / D::STEP;
     let rest = cols % D::STEP;
-    let mut sums = [[L::splat(0.0); T]; R];
+    let mut sums = [[lanes.splat(0.0); T]; R];
     if D::BLOCK_STEPS == 0 {
         for s in 0..steps {
-            ask_for::<L, R, T>(w, s * D::WEIGHT_BYTES + next, D::WEIGHT_BYTES);
-            step::<L, D, R, T>(&mut sums, w, s * D::WEIGHT_BYTES, x, s * x_bytes);
+            ask_for::<L, R, T>(lanes, w, s * D::WEIGHT_BYTES + next, D::WEIGHT_BYTES);
+            // SAFETY: by this function's contract.
+            unsafe { step::<L, D, R, T>(lanes, &mut sums, w, s * D::WEIGHT_BYTES, x, s * x_bytes) };
         }
         if rest > 0 {
-            last_step::<L, D, R, T>(&mut sums, w, steps * D::WEIGHT_BYTES, rest, x, steps * x_bytes);
+            // SAFETY: by this function's contract.
+            unsafe { last_step::<L, D, R, T>(lanes, &mut sums, w, steps * D::WEIGHT_BYTES, rest, x, steps * x_bytes) };
         }
         return sums;
     }
     let blocks = (before * D::STEP + cols).div_ceil(D::BLOCK_STEPS * D::STEP);
     for block in 0..blocks {
-        let mut part = [[L::splat(0.0); T]; R];
+        let mut part = [[lanes.splat(0.0); T]; R];
         let start = (block * D::BLOCK_STEPS).saturating_sub(before);
         let end = (block + 1) * D::BLOCK_STEPS - before;
         if start + D::BLOCK_STEPS == end && end <= steps {
-            ask_for::<L, R, T>(w, start * D::WEIGHT_BYTES + next, D::BLOCK_STEPS * D::WEIGHT_BYTES);
+            ask_for::<L, R, T>(lanes, w, start * D::WEIGHT_BYTES + next, D::BLOCK_STEPS * D::WEIGHT_BYTES);
             // A whole block, with a bound the compiler can unroll.
             for s in 0..D::BLOCK_STEPS {
-                step::<L, D, R, T>(&mut part, w, (start + s) * D::WEIGHT_BYTES, x, (start + s) * x_bytes);
+                // SAFETY: by this function's contract.
+                unsafe {
+                    step::<L, D, R, T>(lanes, &mut part, w, (start + s) * D::WEIGHT_BYTES, x, (start + s) * x_bytes)
+                };
             }
         } else {
             for s in start..end.min(steps) {
-                step::<L, D, R, T>(&mut part, w, s * D::WEIGHT_BYTES, x, s * x_bytes);
+                // SAFETY: by this function's contract.
+                unsafe { step::<L, D, R, T>(lanes, &mut part, w, s * D::WEIGHT_BYTES, x, s * x_bytes) };
             }
             if rest > 0 && end > steps {
-                last_step::<L, D, R, T>(&mut part, w, steps * D::WEIGHT_BYTES, rest, x, steps * x_bytes);
+                // SAFETY: by this function's contract.
+                unsafe {
+                    last_step::<L, D, R, T>(lanes, &mut part, w, steps * D::WEIGHT_BYTES, rest, x, steps * x_bytes)
+                };
             }
         }
         for r in 0..R {
-            let scale = L::splat(*scales[r].add(block));
+            // SAFETY: by this function's contract.
+            let scale = lanes.splat(unsafe { *scales[r].add(block) });
             for t in 0..T {
-                sums[r][t] = L::fma(part[r][t], scale, sums[r][t]);
+                sums[r][t] = lanes.fma(part[r][t], scale, sums[r][t]);
             }
         }
     }
@@ -210,24 +233,22 @@ unsafe fn tile<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
 }
 
 /// `bytes` from `at` on of each row, if there is one token.
-///
-/// # Safety
-/// The CPU has the features of `L`.
 #[inline(always)]
-unsafe fn ask_for<L: Lanes, const R: usize, const T: usize>(w: &[*const u8; R], at: usize, bytes: usize) {
+fn ask_for<L: Lanes, const R: usize, const T: usize>(lanes: L, w: &[*const u8; R], at: usize, bytes: usize) {
     if T == 1 {
         for r in 0..R {
             for line in (0..bytes).step_by(LINE) {
-                L::prefetch_far(w[r].wrapping_add(at + line));
+                lanes.prefetch_far(w[r].wrapping_add(at + line));
             }
         }
     }
 }
 
 /// # Safety
-/// The CPU has the features of `L`, and rows, scales and inputs are readable for the step.
+/// The CPU has the features of `D`, and rows and inputs are readable for the step.
 #[inline(always)]
 unsafe fn step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
+    lanes: L,
     sums: &mut [[L::F; T]; R],
     w: &[*const u8; R],
     w_at: usize,
@@ -235,9 +256,11 @@ unsafe fn step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     x_at: usize,
 ) {
     for r in 0..R {
-        let weights = D::load(w[r].add(w_at));
+        // SAFETY: by this function's contract.
+        let weights = unsafe { D::load(lanes, w[r].add(w_at)) };
         for t in 0..T {
-            sums[r][t] = D::dot(sums[r][t], weights, x[t].add(x_at));
+            // SAFETY: as above.
+            sums[r][t] = unsafe { D::dot(lanes, sums[r][t], weights, x[t].add(x_at)) };
         }
     }
 }
@@ -245,9 +268,10 @@ unsafe fn step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
 /// The `rest` columns behind the last whole step, zeros behind them. (Inputs are padded already.)
 ///
 /// # Safety
-/// The CPU has the features of `L`, and rows are readable for `rest` columns, scales and inputs for a step.
+/// The CPU has the features of `D`, and rows are readable for `rest` columns, inputs for a step.
 #[inline(always)]
 unsafe fn last_step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
+    lanes: L,
     sums: &mut [[L::F; T]; R],
     w: &[*const u8; R],
     w_at: usize,
@@ -258,8 +282,10 @@ unsafe fn last_step<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     let mut padded = [[0u8; 4 * LANES]; R];
     let bytes = rest * D::WEIGHT_BYTES / D::STEP;
     for r in 0..R {
-        std::ptr::copy_nonoverlapping(w[r].add(w_at), padded[r].as_mut_ptr(), bytes);
+        // SAFETY: by this function's contract, and `rest` columns are less than a step.
+        unsafe { std::ptr::copy_nonoverlapping(w[r].add(w_at), padded[r].as_mut_ptr(), bytes) };
     }
     let w = std::array::from_fn(|r| padded[r].as_ptr());
-    step::<L, D, R, T>(sums, &w, 0, x, x_at);
+    // SAFETY: a padded row is at least a step.
+    unsafe { step::<L, D, R, T>(lanes, sums, &w, 0, x, x_at) };
 }

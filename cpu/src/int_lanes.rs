@@ -4,10 +4,6 @@
 //! lane, four of its columns in the four bytes, so that [`Dot4`] adds four columns of sixteen rows at
 //! once and nothing is left to sum across lanes. Integers are exact, so every instruction set gives the
 //! same bits here without any care for order.
-//!
-//! The contract of every `unsafe fn` is that of `lanes.rs`.
-
-#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 
 use crate::lanes::{LANES, Lanes};
 
@@ -24,59 +20,38 @@ pub(crate) trait IntLanes: Lanes {
     /// 64 bytes.
     ///
     /// # Safety
-    /// The CPU has the features of `Self`, and `from` is readable for 64 bytes.
-    unsafe fn load_bytes(from: *const u8) -> Self::B;
+    /// `from` is readable for 64 bytes.
+    unsafe fn load_bytes(self, from: *const u8) -> Self::B;
     /// 64 bytes.
     ///
     /// # Safety
-    /// The CPU has the features of `Self`, and `to` is writable for 64 bytes.
-    unsafe fn store_bytes(to: *mut u8, b: Self::B);
+    /// `to` is writable for 64 bytes.
+    unsafe fn store_bytes(self, to: *mut u8, b: Self::B);
     /// In each byte the bits of `mask` of the byte shifted right by `by`, which is below 8. The mask is
     /// 0 where bits of a neighbour would come in.
-    ///
-    /// # Safety
-    /// The CPU has the features of `Self`.
-    unsafe fn right(b: Self::B, by: u32, mask: u8) -> Self::B;
+    fn right(self, b: Self::B, by: u32, mask: u8) -> Self::B;
     /// The same, shifted left.
-    ///
-    /// # Safety
-    /// The CPU has the features of `Self`.
-    unsafe fn left(b: Self::B, by: u32, mask: u8) -> Self::B;
+    fn left(self, b: Self::B, by: u32, mask: u8) -> Self::B;
     /// Bits of either.
-    ///
-    /// # Safety
-    /// The CPU has the features of `Self`.
-    unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
     /// `table[code]` for codes below 16.
-    ///
-    /// # Safety
-    /// The CPU has the features of `Self`.
-    unsafe fn look_up(table: &[u8; 16], codes: Self::B) -> Self::B;
+    fn look_up(self, table: &[u8; 16], codes: Self::B) -> Self::B;
     /// Byte `at` of each group of four, unsigned.
-    ///
-    /// # Safety
-    /// The CPU has the features of `Self`.
-    unsafe fn byte(b: Self::B, at: u32) -> Self::F;
+    fn byte(self, b: Self::B, at: u32) -> Self::F;
     /// The four bytes at `from` in every lane.
     ///
     /// # Safety
-    /// The CPU has the features of `Self`, and `from` is readable for 4 bytes.
-    unsafe fn splat_word(from: *const u8) -> Self::I;
+    /// `from` is readable for 4 bytes.
+    unsafe fn splat_word(self, from: *const u8) -> Self::I;
     /// Zeros.
-    ///
-    /// # Safety
-    /// The CPU has the features of `Self`.
-    unsafe fn zero() -> Self::I;
+    fn zero(self) -> Self::I;
     /// As f32; exact below 2^24.
-    ///
-    /// # Safety
-    /// The CPU has the features of `Self`.
-    unsafe fn to_f32(i: Self::I) -> Self::F;
+    fn to_f32(self, i: Self::I) -> Self::F;
     /// 16 signed bytes.
     ///
     /// # Safety
-    /// The CPU has the features of `Self`, and `from` is readable for 16 bytes.
-    unsafe fn load_i8(from: *const i8) -> Self::F;
+    /// `from` is readable for 16 bytes.
+    unsafe fn load_i8(self, from: *const i8) -> Self::F;
 }
 
 /// How four unsigned bytes meet four signed ones.
@@ -84,12 +59,12 @@ pub(crate) trait Dot4<L: IntLanes> {
     /// `sum`, which fits 16 bits, times `2^by`.
     ///
     /// # Safety
-    /// The CPU has the features of `L`.
+    /// The CPU has the features of `Self`.
     unsafe fn start(sum: L::I, by: u32) -> L::I;
     /// `acc + w[0] * x[0] + … + w[3] * x[3]` in each lane, where `x` are four signed bytes. Unless `WIDE`,
     /// `w` is below 128.
     ///
     /// # Safety
-    /// The CPU has the features of `L`.
+    /// The CPU has the features of `Self`.
     unsafe fn dot<const WIDE: bool>(acc: L::I, w: L::B, x: L::I) -> L::I;
 }

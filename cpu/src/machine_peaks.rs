@@ -1,7 +1,5 @@
 //! [`measure`]: what this machine can do at best, with the backend's own threads.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
-
 use std::{hint::black_box, time::Instant};
 
 use quern_backend::MachinePeaks;
@@ -81,34 +79,33 @@ pub(crate) fn measure(backend: &CpuBackend, go_on: &dyn Fn() -> bool) -> Option<
 }
 
 /// [`ACCUMULATORS`] chains of `rounds` multiply-adds of `x * x`.
-///
-/// # Safety
-/// The CPU has the features of `L`.
 #[inline(always)]
-pub(crate) unsafe fn fma_throughput<L: Lanes>(rounds: usize, x: f32) -> f32 {
-    let x = L::splat(x);
-    let mut sums = [L::splat(0.0); ACCUMULATORS];
+pub(crate) fn fma_throughput<L: Lanes>(lanes: L, rounds: usize, x: f32) -> f32 {
+    let x = lanes.splat(x);
+    let mut sums = [lanes.splat(0.0); ACCUMULATORS];
     for _ in 0..rounds {
         for sum in &mut sums {
-            *sum = L::fma(x, x, *sum);
+            *sum = lanes.fma(x, x, *sum);
         }
     }
-    L::sum(sums.into_iter().fold(L::splat(0.0), |a, b| L::add(a, b)))
+    lanes.sum(sums.into_iter().fold(lanes.splat(0.0), |a, b| lanes.add(a, b)))
 }
 
 /// [`ACCUMULATORS`] chains of `rounds` integer dot products of codes below 128, from `x` made an integer.
 ///
 /// # Safety
-/// The CPU has the features of `L`.
+/// The CPU has the features of `D`.
 #[inline(always)]
-pub(crate) unsafe fn int8_throughput<L: IntLanes, D: Dot4<L>>(rounds: usize, x: f32) -> f32 {
+pub(crate) unsafe fn int8_throughput<L: IntLanes, D: Dot4<L>>(lanes: L, rounds: usize, x: f32) -> f32 {
     let (codes, inputs) = ([x as u8; BYTES], [x as u8; 4]);
-    let (w, x) = (L::load_bytes(codes.as_ptr()), L::splat_word(inputs.as_ptr()));
-    let mut sums = [L::zero(); ACCUMULATORS];
+    // SAFETY: arrays of as many bytes.
+    let (w, x) = unsafe { (lanes.load_bytes(codes.as_ptr()), lanes.splat_word(inputs.as_ptr())) };
+    let mut sums = [lanes.zero(); ACCUMULATORS];
     for _ in 0..rounds {
         for sum in &mut sums {
-            *sum = D::dot::<false>(*sum, w, x);
+            // SAFETY: by this function's contract.
+            *sum = unsafe { D::dot::<false>(*sum, w, x) };
         }
     }
-    L::sum(sums.into_iter().fold(L::splat(0.0), |a, b| L::add(a, L::to_f32(b))))
+    lanes.sum(sums.into_iter().fold(lanes.splat(0.0), |a, b| lanes.add(a, lanes.to_f32(b))))
 }

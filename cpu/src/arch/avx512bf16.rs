@@ -15,6 +15,7 @@ use crate::{
     attention::{self, Brain, E4m3, E5m2, Pairs, Partition, Words},
     dot::{ActivationLayout, Dot},
     gemm::{self, Gemm},
+    lanes::Lanes,
     machine_peaks::ACCUMULATORS,
 };
 
@@ -29,14 +30,15 @@ impl Dot<Avx512> for Bf16Native {
     type Weights = __m512bh;
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> __m512bh {
-        // Both are 512 bits without invalid values.
-        std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast()))
+    unsafe fn load(_: Avx512, from: *const u8) -> __m512bh {
+        // SAFETY: by this function's contract, and both are 512 bits without invalid values.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn dot(acc: __m512, weights: __m512bh, x: *const u8) -> __m512 {
-        _mm512_dpbf16_ps(acc, weights, Self::load(x))
+    unsafe fn dot(lanes: Avx512, acc: __m512, weights: __m512bh, x: *const u8) -> __m512 {
+        // SAFETY: by this function's contract.
+        unsafe { _mm512_dpbf16_ps(acc, weights, Self::load(lanes, x)) }
     }
 }
 
@@ -81,18 +83,22 @@ static RARE_E5M2: Rare = {
 /// instructions each and held products of one token to 41 % of what memory allows.
 ///
 /// # Safety
-/// The CPU has the features that are enabled here, and `from` is readable for 32 bytes.
-#[inline(always)]
+/// `from` is readable for 32 bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
 unsafe fn expand<const MANTISSA: u32, const LAST: i16>(from: *const u8, table: &Rare) -> __m512i {
     let (bias, smallest) = ((1i16 << (6 - MANTISSA)) - 1, 1i16 << MANTISSA);
-    let codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast()));
+    // SAFETY: by this function's contract.
+    let codes = _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(from.cast()) });
     let magnitudes = _mm512_and_si512(codes, _mm512_set1_epi16(0x7f));
     let moved = if MANTISSA == 3 { _mm512_slli_epi16::<4>(magnitudes) } else { _mm512_slli_epi16::<5>(magnitudes) };
     let normal = _mm512_add_epi16(moved, _mm512_set1_epi16((127 - bias) << 7));
     // Less the smallest normal one, those below wrap around to the top, where the last are already.
     let less = _mm512_sub_epi16(magnitudes, _mm512_set1_epi16(smallest));
     let rare = _mm512_cmpge_epu16_mask(less, _mm512_set1_epi16(LAST - smallest));
-    let magnitudes = _mm512_mask_permutexvar_epi16(normal, rare, codes, _mm512_loadu_si512(table.as_ptr().cast()));
+    // SAFETY: a table of 64 bytes.
+    let table = unsafe { _mm512_loadu_si512(table.as_ptr().cast()) };
+    let magnitudes = _mm512_mask_permutexvar_epi16(normal, rare, codes, table);
     let sign = _mm512_and_si512(_mm512_slli_epi16::<8>(codes), _mm512_set1_epi16(i16::MIN));
     _mm512_or_si512(magnitudes, sign)
 }
@@ -100,10 +106,12 @@ unsafe fn expand<const MANTISSA: u32, const LAST: i16>(from: *const u8, table: &
 /// 32 E4M3 bytes as bfloat16.
 ///
 /// # Safety
-/// The CPU has the features that are enabled here, and `from` is readable for 32 bytes.
-#[inline(always)]
+/// `from` is readable for 32 bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
 unsafe fn expand_e4m3(from: *const u8) -> __m512i {
-    expand::<3, 127>(from, &RARE_E4M3)
+    // SAFETY: by this function's contract.
+    unsafe { expand::<3, 127>(from, &RARE_E4M3) }
 }
 
 impl Dot<Avx512> for Fp8Native {
@@ -114,36 +122,39 @@ impl Dot<Avx512> for Fp8Native {
     type Weights = __m512bh;
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> __m512bh {
-        // Both are 512 bits without invalid values.
-        std::mem::transmute::<__m512i, __m512bh>(expand_e4m3(from))
+    unsafe fn load(_: Avx512, from: *const u8) -> __m512bh {
+        // SAFETY: by this function's contract, and both are 512 bits without invalid values.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(expand_e4m3(from)) }
     }
 
     #[inline(always)]
-    unsafe fn dot(acc: __m512, weights: __m512bh, x: *const u8) -> __m512 {
-        Bf16Native::dot(acc, weights, x)
+    unsafe fn dot(lanes: Avx512, acc: __m512, weights: __m512bh, x: *const u8) -> __m512 {
+        // SAFETY: by this function's contract.
+        unsafe { Bf16Native::dot(lanes, acc, weights, x) }
     }
 }
 
 /// # Safety
-/// The CPU has the features named, and `task` was checked by `Kernels::gemm`.
+/// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 pub(crate) unsafe fn gemm_bf16(task: &Gemm<'_>) {
-    gemm::run::<Avx512, Bf16Native, 4, 6>(task);
+    // SAFETY: by this function's contract.
+    unsafe { gemm::run::<Avx512, Bf16Native, 4, 6>(Avx512::new_unchecked(), task) }
 }
 
 /// # Safety
-/// The CPU has the features named, and `task` was checked by `Kernels::gemm`.
+/// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 pub(crate) unsafe fn gemm_fp8(task: &Gemm<'_>) {
-    gemm::run::<Avx512, Fp8Native, 4, 3>(task);
+    // SAFETY: by this function's contract.
+    unsafe { gemm::run::<Avx512, Fp8Native, 4, 3>(Avx512::new_unchecked(), task) }
 }
 
-/// # Safety
-/// The CPU has the features named.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-unsafe fn native_fma_throughput(rounds: usize, x: f32) -> f32 {
-    let pairs = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32((x.to_bits() | x.to_bits() >> 16) as i32));
+fn native_fma_throughput(rounds: usize, x: f32) -> f32 {
+    let pairs = _mm512_set1_epi32((x.to_bits() | x.to_bits() >> 16) as i32);
+    // SAFETY: both are 512 bits without invalid values.
+    let pairs = unsafe { std::mem::transmute::<__m512i, __m512bh>(pairs) };
     let mut sums = [_mm512_setzero_ps(); ACCUMULATORS];
     for _ in 0..rounds {
         for sum in &mut sums {
@@ -155,36 +166,46 @@ unsafe fn native_fma_throughput(rounds: usize, x: f32) -> f32 {
 
 impl Pairs for Avx512 {
     #[inline(always)]
-    unsafe fn dot_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // All are 512 bits without invalid values.
-        let [a, b] = [a, b].map(|words| std::mem::transmute::<__m512, __m512bh>(words));
-        _mm512_dpbf16_ps(sum, a, b)
+    unsafe fn dot_pairs(self, sum: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: by this function's contract, and all are 512 bits without invalid values.
+        unsafe {
+            let [a, b] = [a, b].map(|words| std::mem::transmute::<__m512, __m512bh>(words));
+            _mm512_dpbf16_ps(sum, a, b)
+        }
     }
 
     #[inline(always)]
-    unsafe fn interleave(even: __m512, odd: __m512) -> [__m512; 2] {
-        let [even, odd] = [_mm512_castps_si512(even), _mm512_castps_si512(odd)];
-        let [first, last] = [_mm512_loadu_si512(FIRST.as_ptr().cast()), _mm512_loadu_si512(LAST.as_ptr().cast())];
-        [
-            _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, first, odd)),
-            _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, last, odd)),
-        ]
+    unsafe fn interleave(self, even: __m512, odd: __m512) -> [__m512; 2] {
+        // SAFETY: by this function's contract, and both tables have 64 bytes.
+        unsafe {
+            let [even, odd] = [_mm512_castps_si512(even), _mm512_castps_si512(odd)];
+            let [first, last] = [_mm512_loadu_si512(FIRST.as_ptr().cast()), _mm512_loadu_si512(LAST.as_ptr().cast())];
+            [
+                _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, first, odd)),
+                _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, last, odd)),
+            ]
+        }
     }
 
     #[inline(always)]
-    unsafe fn load_e4m3_words(from: *const u8) -> __m512 {
-        _mm512_castsi512_ps(expand_e4m3(from))
+    unsafe fn load_e4m3_words(self, from: *const u8) -> __m512 {
+        // SAFETY: by this function's contract.
+        unsafe { _mm512_castsi512_ps(expand_e4m3(from)) }
     }
 
     #[inline(always)]
-    unsafe fn load_e5m2_words(from: *const u8) -> __m512 {
-        _mm512_castsi512_ps(expand::<2, 124>(from, &RARE_E5M2))
+    unsafe fn load_e5m2_words(self, from: *const u8) -> __m512 {
+        // SAFETY: by this function's contract.
+        unsafe { _mm512_castsi512_ps(expand::<2, 124>(from, &RARE_E5M2)) }
     }
 
     #[inline(always)]
-    unsafe fn store_upper_halves(to: *mut u16, v: __m512) {
-        let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v)));
-        _mm256_storeu_si256(to.cast(), halves);
+    unsafe fn store_upper_halves(self, to: *mut u16, v: __m512) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v)));
+            _mm256_storeu_si256(to.cast(), halves);
+        }
     }
 }
 
@@ -204,10 +225,11 @@ static FIRST: [u16; 32] = side_by_side(0);
 static LAST: [u16; 32] = side_by_side(16);
 
 /// # Safety
-/// The CPU has the features named; the rest is the contract of `Kernels::attend`.
+/// The CPU has the features that are enabled here; the rest is the contract of `Kernels::attend`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 unsafe fn attend<B: Brain<Avx512>>(partition: &mut Partition<'_>) {
-    attention::attend::<Avx512, Words<B>, 8>(partition);
+    // SAFETY: by this function's contract.
+    unsafe { attention::attend::<Avx512, Words<B>, 8>(Avx512::new_unchecked(), partition) }
 }
 
 fn native_attend(format: KvFormat) -> Option<AttendEntry> {
@@ -235,12 +257,14 @@ mod tests {
     use super::*;
     use crate::{Isa, skip};
 
-    /// # Safety
-    /// The CPU has the features that are enabled here.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-    unsafe fn expanded(from: &[u8; 32]) -> [[bf16; 32]; 2] {
-        [Avx512::load_e4m3_words(from.as_ptr()), Avx512::load_e5m2_words(from.as_ptr())]
-            .map(|words| std::mem::transmute::<__m512, [bf16; 32]>(words))
+    fn expanded(from: &[u8; 32]) -> [[bf16; 32]; 2] {
+        // SAFETY: the features are those that are enabled here, and both are 64 bytes without invalid values.
+        unsafe {
+            let lanes = Avx512::new_unchecked();
+            [lanes.load_e4m3_words(from.as_ptr()), lanes.load_e5m2_words(from.as_ptr())]
+                .map(|words| std::mem::transmute::<__m512, [bf16; 32]>(words))
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{KernelEntries, PanelEntry, avx512::Avx512};
 use crate::{
     gemm::Gemm,
     int_lanes::Dot4,
+    lanes::Lanes,
     machine_peaks,
     panels::{
         Panels,
@@ -23,12 +24,14 @@ pub(super) struct Avx512Vnni;
 impl Dot4<Avx512> for Avx512Vnni {
     #[inline(always)]
     unsafe fn start(sum: __m512i, by: u32) -> __m512i {
-        shift_left(sum, _mm512_set1_epi32(by as i32))
+        // SAFETY: the CPU has the features.
+        unsafe { shift_left(sum, _mm512_set1_epi32(by as i32)) }
     }
 
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        _mm512_dpbusd_epi32(acc, w, x)
+        // SAFETY: the CPU has the features.
+        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
     }
 }
 
@@ -56,7 +59,8 @@ const TOKENS: usize = 8;
 /// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
-    direct::run::<Avx512, Integers<Avx512Vnni, C, S>, TOKENS>(task);
+    // SAFETY: by this function's contract.
+    unsafe { direct::run::<Avx512, Integers<Avx512Vnni, C, S>, TOKENS>(Avx512::new_unchecked(), task) }
 }
 
 fn panels_int8(format: QuantFormat) -> PanelEntry {
@@ -69,10 +73,13 @@ fn panels_int8(format: QuantFormat) -> PanelEntry {
 /// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn wide_panel_int8<C: Codes, S: Scales>(task: &Gemm<'_, Panels>) {
-    if task.x_rows.len() > TOKENS {
-        staged::run::<Avx512, Avx512Vnni, C, S, 2, 6>(task)
-    } else {
-        panel_int8::<C, S>(task)
+    // SAFETY: by this function's contract.
+    unsafe {
+        if task.x_rows.len() > TOKENS {
+            staged::run::<Avx512, Avx512Vnni, C, S, 2, 6>(Avx512::new_unchecked(), task)
+        } else {
+            panel_int8::<C, S>(task)
+        }
     }
 }
 
@@ -80,11 +87,10 @@ fn wide_panels_int8(format: QuantFormat) -> PanelEntry {
     panel_format!(format, wide_panel_int8)
 }
 
-/// # Safety
-/// The CPU has the features that are enabled here.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn int8_throughput(rounds: usize, x: f32) -> f32 {
-    machine_peaks::int8_throughput::<Avx512, Avx512Vnni>(rounds, x)
+fn int8_throughput(rounds: usize, x: f32) -> f32 {
+    // SAFETY: the features are those that are enabled here.
+    unsafe { machine_peaks::int8_throughput::<Avx512, Avx512Vnni>(Avx512::new_unchecked(), rounds, x) }
 }
 
 /// The kernels of AVX-512 with these in place of its own.

@@ -11,12 +11,14 @@ struct AvxVnni;
 impl Dot4<Avx2> for AvxVnni {
     #[inline(always)]
     unsafe fn start(sum: [__m256i; 2], by: u32) -> [__m256i; 2] {
-        <Avx2 as Dot4<Avx2>>::start(sum, by)
+        // SAFETY: the CPU has the features.
+        unsafe { <Avx2 as Dot4<Avx2>>::start(sum, by) }
     }
 
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: [__m256i; 2], w: [__m256i; 2], x: [__m256i; 2]) -> [__m256i; 2] {
-        [_mm256_dpbusd_avx_epi32(acc[0], w[0], x[0]), _mm256_dpbusd_avx_epi32(acc[1], w[1], x[1])]
+        // SAFETY: the CPU has the features.
+        unsafe { [_mm256_dpbusd_avx_epi32(acc[0], w[0], x[0]), _mm256_dpbusd_avx_epi32(acc[1], w[1], x[1])] }
     }
 }
 

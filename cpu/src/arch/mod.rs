@@ -2,9 +2,9 @@
 //! intrinsics of the project are here.
 //!
 //! A generic kernel is `#[inline(always)]` and knows no CPU feature; an entry point carries the
-//! features and calls it, so the whole kernel is compiled for them.
-
-#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs` covers every line of an instance")]
+//! features and calls it, so the whole kernel is compiled for them. It is the entry point that makes the value
+//! which shows them. (Both attributes on one function are refused, so that the small functions of an instance
+//! call their intrinsics in `unsafe` blocks.)
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -97,48 +97,31 @@ macro_rules! entries {
         unsafe fn panel_f32<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
-            $crate::panels::direct::run::<$lanes, $crate::panels::direct::Expanded<C, S>, 4>(task);
+            // SAFETY: by this function's contract.
+            unsafe {
+                let lanes = <$lanes as $crate::lanes::Lanes>::new_unchecked();
+                $crate::panels::direct::run::<$lanes, $crate::panels::direct::Expanded<C, S>, 4>(lanes, task);
+            }
         }
 
         fn panels_f32(format: quern_backend::QuantFormat) -> $crate::arch::PanelEntry {
             $crate::panels::format::panel_format!(format, panel_f32)
         }
 
-        $crate::arch::entries!(@fn $(#[$attribute])? prepare(layout: $crate::dot::ActivationLayout, x: &[f32], out: &mut [f32]) {
-            layout.prepare(x, out)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? gemm_f32(task: &$crate::gemm::Gemm<'_>) {
-            $crate::gemm::run::<$lanes, $crate::dot::F32, $r, $t>(task)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? gemm_f16(task: &$crate::gemm::Gemm<'_>) {
-            $crate::gemm::run::<$lanes, $crate::dot::F16, $r, $t>(task)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? gemm_bf16(task: &$crate::gemm::Gemm<'_>) {
-            $crate::gemm::run::<$lanes, $crate::dot::Bf16, $r, $t>(task)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? gemm_fp8(task: &$crate::gemm::Gemm<'_>) {
-            $crate::gemm::run::<$lanes, $crate::dot::Fp8, $sr, $st>(task)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? add_rms_norm(residual: &mut [f32], delta: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
-            $crate::norm_rope::add_rms_norm::<$lanes>(residual, delta, gain, eps, out)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? norm_rope(head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32]) {
-            $crate::norm_rope::norm_rope::<$lanes>(head, gain, eps, rotation)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? bias_rope(head: &mut [f32], bias: &[f32], rotation: &[f32]) {
-            $crate::norm_rope::bias_rope::<$lanes>(head, bias, rotation)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-            $crate::pointwise::silu_mul::<$lanes>(gate, up, out)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? weighted_sum(weights: &[f32], terms: &[f32], stride: usize, column: usize, out: &mut [f32]) {
-            $crate::pointwise::weighted_sum::<$lanes>(weights, terms, stride, column, out)
-        });
+        $crate::arch::entries!(@gemm $(#[$attribute])? $lanes, gemm_f32, $crate::dot::F32, $r, $t);
+        $crate::arch::entries!(@gemm $(#[$attribute])? $lanes, gemm_f16, $crate::dot::F16, $r, $t);
+        $crate::arch::entries!(@gemm $(#[$attribute])? $lanes, gemm_bf16, $crate::dot::Bf16, $r, $t);
+        $crate::arch::entries!(@gemm $(#[$attribute])? $lanes, gemm_fp8, $crate::dot::Fp8, $sr, $st);
+
         $(#[$attribute])?
         /// # Safety
         /// The CPU has the features that are enabled here, and `partition` is consistent (`attention/kernel.rs`).
         unsafe fn attend_as<E: $crate::attention::Element<$lanes>>(partition: &mut $crate::attention::Partition<'_>) {
-            $crate::attention::attend::<$lanes, E, $queries>(partition)
+            // SAFETY: by this function's contract.
+            unsafe {
+                let lanes = <$lanes as $crate::lanes::Lanes>::new_unchecked();
+                $crate::attention::attend::<$lanes, E, $queries>(lanes, partition);
+            }
         }
 
         fn attend(format: quern_backend::KvFormat) -> $crate::arch::AttendEntry {
@@ -153,15 +136,43 @@ macro_rules! entries {
             }
         }
 
-        $crate::arch::entries!(@fn $(#[$attribute])? fold(state: &mut [f32], partial: &[f32], dim: usize) {
-            $crate::attention::fold::<$lanes>(state, partial, dim)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? peak(values: &[f32]) -> Option<f32> {
-            $crate::pointwise::peak::<$lanes>(values)
-        });
-        $crate::arch::entries!(@fn $(#[$attribute])? fma_throughput(rounds: usize, x: f32) -> f32 {
-            $crate::machine_peaks::fma_throughput::<$lanes>(rounds, x)
-        });
+        $(#[$attribute])?
+        fn prepare(layout: $crate::dot::ActivationLayout, x: &[f32], out: &mut [f32]) {
+            layout.prepare(x, out)
+        }
+
+        $crate::arch::entries!(
+            @safe $(#[$attribute])? $lanes, $crate::attention::fold,
+            fold(state: &mut [f32], partial: &[f32], dim: usize)
+        );
+        $crate::arch::entries!(
+            @safe $(#[$attribute])? $lanes, $crate::norm_rope::add_rms_norm,
+            add_rms_norm(residual: &mut [f32], delta: &[f32], gain: &[f32], eps: f32, out: &mut [f32])
+        );
+        $crate::arch::entries!(
+            @safe $(#[$attribute])? $lanes, $crate::norm_rope::norm_rope,
+            norm_rope(head: &mut [f32], gain: &[f32], eps: f32, rotation: &[f32])
+        );
+        $crate::arch::entries!(
+            @safe $(#[$attribute])? $lanes, $crate::norm_rope::bias_rope,
+            bias_rope(head: &mut [f32], bias: &[f32], rotation: &[f32])
+        );
+        $crate::arch::entries!(
+            @safe $(#[$attribute])? $lanes, $crate::pointwise::silu_mul,
+            silu_mul(gate: &[f32], up: &[f32], out: &mut [f32])
+        );
+        $crate::arch::entries!(
+            @safe $(#[$attribute])? $lanes, $crate::pointwise::weighted_sum,
+            weighted_sum(weights: &[f32], terms: &[f32], stride: usize, column: usize, out: &mut [f32])
+        );
+        $crate::arch::entries!(
+            @safe $(#[$attribute])? $lanes, $crate::pointwise::peak,
+            peak(values: &[f32]) -> Option<f32>
+        );
+        $crate::arch::entries!(
+            @safe $(#[$attribute])? $lanes, $crate::machine_peaks::fma_throughput,
+            fma_throughput(rounds: usize, x: f32) -> f32
+        );
 
         const fn entries() -> $crate::arch::KernelEntries {
             $crate::arch::KernelEntries {
@@ -191,11 +202,30 @@ macro_rules! entries {
             }
         }
     };
-    (@fn $(#[$attribute:meta])? $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
+    // A product with weights that stay as they are in the file.
+    (@gemm $(#[$attribute:meta])? $lanes:ty, $name:ident, $weights:ty, $r:literal, $t:literal) => {
         $(#[$attribute])?
         /// # Safety
-        /// The CPU has the features that are enabled here, and the slices are as long as the kernel of this name wants them.
-        unsafe fn $name($($argument: $type),*) $(-> $result)? $body
+        /// The CPU has the features that are enabled here, and `task` has passed `Gemm::check`.
+        unsafe fn $name(task: &$crate::gemm::Gemm<'_>) {
+            // SAFETY: by this function's contract.
+            unsafe {
+                let lanes = <$lanes as $crate::lanes::Lanes>::new_unchecked();
+                $crate::gemm::run::<$lanes, $weights, $r, $t>(lanes, task);
+            }
+        }
+    };
+    // The kernel `$kernel`, which asks nothing but the features.
+    (
+        @safe $(#[$attribute:meta])? $lanes:ty, $kernel:path,
+        $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?
+    ) => {
+        $(#[$attribute])?
+        fn $name($($argument: $type),*) $(-> $result)? {
+            // SAFETY: the features are those that are enabled here.
+            let lanes = unsafe { <$lanes as $crate::lanes::Lanes>::new_unchecked() };
+            $kernel(lanes, $($argument),*)
+        }
     };
 }
 pub(crate) use entries;
@@ -210,10 +240,15 @@ macro_rules! panel_entries {
         unsafe fn panel_int8<C: $crate::panels::format::Codes, S: $crate::panels::format::Scales>(
             task: &$crate::gemm::Gemm<'_, $crate::panels::Panels>,
         ) {
-            if task.x_rows.len() > $tokens {
-                $crate::panels::staged::run::<$lanes, $dot, C, S, 1, $tokens>(task);
-            } else {
-                $crate::panels::direct::run::<$lanes, $crate::panels::direct::Integers<$dot, C, S>, $tokens>(task);
+            use $crate::panels::{direct, staged};
+            // SAFETY: by this function's contract.
+            unsafe {
+                let lanes = <$lanes as $crate::lanes::Lanes>::new_unchecked();
+                if task.x_rows.len() > $tokens {
+                    staged::run::<$lanes, $dot, C, S, 1, $tokens>(lanes, task);
+                } else {
+                    direct::run::<$lanes, direct::Integers<$dot, C, S>, $tokens>(lanes, task);
+                }
             }
         }
 
@@ -221,9 +256,14 @@ macro_rules! panel_entries {
             $crate::panels::format::panel_format!(format, panel_int8)
         }
 
-        $crate::arch::entries!(@fn $(#[$attribute])? int8_throughput(rounds: usize, x: f32) -> f32 {
-            $crate::machine_peaks::int8_throughput::<$lanes, $dot>(rounds, x)
-        });
+        $(#[$attribute])?
+        fn int8_throughput(rounds: usize, x: f32) -> f32 {
+            // SAFETY: the features are those that are enabled here.
+            unsafe {
+                let lanes = <$lanes as $crate::lanes::Lanes>::new_unchecked();
+                $crate::machine_peaks::int8_throughput::<$lanes, $dot>(lanes, rounds, x)
+            }
+        }
     };
 }
 pub(crate) use panel_entries;

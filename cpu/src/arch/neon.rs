@@ -13,21 +13,13 @@ use crate::{
 
 /// Four 128-bit registers.
 #[derive(Clone, Copy)]
-pub(crate) struct Neon;
+pub(crate) struct Neon(());
 
 type F = [float32x4_t; 4];
 
-/// # Safety
-/// The CPU has the features that are enabled here.
-#[inline(always)]
-unsafe fn from_array(lanes: [f32; LANES]) -> F {
-    Neon::load(lanes.as_ptr())
-}
-
-/// # Safety
-/// The CPU has the features that are enabled here.
-#[inline(always)]
-unsafe fn widen(codes: uint16x4_t) -> float32x4_t {
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen(codes: uint16x4_t) -> float32x4_t {
     vreinterpretq_f32_u32(vshll_n_u16::<16>(codes))
 }
 
@@ -35,158 +27,203 @@ impl Lanes for Neon {
     type F = F;
 
     #[inline(always)]
-    unsafe fn splat(x: f32) -> F {
-        [vdupq_n_f32(x); 4]
+    unsafe fn new_unchecked() -> Self {
+        Self(())
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> F {
-        [vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))]
+    fn splat(self, x: f32) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe { [vdupq_n_f32(x); 4] }
     }
 
     #[inline(always)]
-    unsafe fn store(to: *mut f32, v: F) {
-        vst1q_f32(to, v[0]);
-        vst1q_f32(to.add(4), v[1]);
-        vst1q_f32(to.add(8), v[2]);
-        vst1q_f32(to.add(12), v[3]);
+    unsafe fn load(self, from: *const f32) -> F {
+        // SAFETY: `self` shows the features, and the rest is this function's contract.
+        unsafe { [vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))] }
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> F {
-        let (low, high) = (vld1q_u16(from), vld1q_u16(from.add(8)));
-        [widen(vget_low_u16(low)), widen(vget_high_u16(low)), widen(vget_low_u16(high)), widen(vget_high_u16(high))]
+    unsafe fn store(self, to: *mut f32, v: F) {
+        // SAFETY: `self` shows the features, and the rest is this function's contract.
+        unsafe {
+            vst1q_f32(to, v[0]);
+            vst1q_f32(to.add(4), v[1]);
+            vst1q_f32(to.add(8), v[2]);
+            vst1q_f32(to.add(12), v[3]);
+        }
     }
 
     #[inline(always)]
-    unsafe fn load_f16(from: *const u16) -> F {
+    unsafe fn load_bf16(self, from: *const u16) -> F {
+        // SAFETY: `self` shows the features, and the rest is this function's contract.
+        unsafe {
+            let (low, high) = (vld1q_u16(from), vld1q_u16(from.add(8)));
+            [widen(vget_low_u16(low)), widen(vget_high_u16(low)), widen(vget_low_u16(high)), widen(vget_high_u16(high))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> F {
+        // SAFETY: by this function's contract.
+        let codes = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         // The conversion instruction works on a type that stable Rust does not have yet.
-        let codes = from.cast::<[u16; LANES]>().read_unaligned();
-        from_array(codes.map(|c| f16::from_bits(c).to_f32()))
+        self.load_array(&codes.map(|c| f16::from_bits(c).to_f32()))
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u8) -> (F, F) {
-        let upper = vdupq_n_u32(0xffff_0000);
-        let mut even = Self::splat(0.0);
-        let mut odd = even;
-        for i in 0..4 {
-            let pairs = vreinterpretq_u32_u8(vld1q_u8(from.add(16 * i)));
-            even[i] = vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs));
-            odd[i] = vreinterpretq_f32_u32(vandq_u32(pairs, upper));
-        }
-        (even, odd)
-    }
-
-    #[inline(always)]
-    unsafe fn load_e4m3_pairs(from: *const u8) -> (F, F) {
-        let pairs = from.cast::<[[u8; 2]; LANES]>().read_unaligned();
-        (from_array(pairs.map(|p| E4M3[p[0] as usize])), from_array(pairs.map(|p| E4M3[p[1] as usize])))
-    }
-
-    #[inline(always)]
-    unsafe fn load_e4m3(from: *const u8) -> F {
-        from_array(from.cast::<[u8; LANES]>().read_unaligned().map(|b| E4M3[b as usize]))
-    }
-
-    #[inline(always)]
-    unsafe fn load_e5m2(from: *const u8) -> F {
-        from_array(from.cast::<[u8; LANES]>().read_unaligned().map(|b| f16::from_le_bytes([0, b]).to_f32()))
-    }
-
-    #[inline(always)]
-    unsafe fn transpose(rows: [F; LANES]) -> [F; LANES] {
-        let mut out = rows;
-        for i in 0..4 {
-            for j in 0..4 {
-                // Four rows and four columns: pairs of lanes, then pairs of pairs.
-                let [a, b, c, d] = [0, 1, 2, 3].map(|k| rows[4 * i + k][j]);
-                let [even, odd] = [vtrn1q_f32(a, b), vtrn2q_f32(a, b)].map(|v| vreinterpretq_f64_f32(v));
-                let [more_even, more_odd] = [vtrn1q_f32(c, d), vtrn2q_f32(c, d)].map(|v| vreinterpretq_f64_f32(v));
-                out[4 * j][i] = vreinterpretq_f32_f64(vtrn1q_f64(even, more_even));
-                out[4 * j + 1][i] = vreinterpretq_f32_f64(vtrn1q_f64(odd, more_odd));
-                out[4 * j + 2][i] = vreinterpretq_f32_f64(vtrn2q_f64(even, more_even));
-                out[4 * j + 3][i] = vreinterpretq_f32_f64(vtrn2q_f64(odd, more_odd));
+    unsafe fn load_bf16_pairs(self, from: *const u8) -> (F, F) {
+        // SAFETY: `self` shows the features, and the rest is this function's contract.
+        unsafe {
+            let upper = vdupq_n_u32(0xffff_0000);
+            let mut even = self.splat(0.0);
+            let mut odd = even;
+            for i in 0..4 {
+                let pairs = vreinterpretq_u32_u8(vld1q_u8(from.add(16 * i)));
+                even[i] = vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs));
+                odd[i] = vreinterpretq_f32_u32(vandq_u32(pairs, upper));
             }
+            (even, odd)
         }
-        out
     }
 
     #[inline(always)]
-    unsafe fn add(a: F, b: F) -> F {
-        [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1]), vaddq_f32(a[2], b[2]), vaddq_f32(a[3], b[3])]
+    unsafe fn load_e4m3_pairs(self, from: *const u8) -> (F, F) {
+        // SAFETY: by this function's contract.
+        let pairs = unsafe { from.cast::<[[u8; 2]; LANES]>().read_unaligned() };
+        (self.load_array(&pairs.map(|p| E4M3[p[0] as usize])), self.load_array(&pairs.map(|p| E4M3[p[1] as usize])))
     }
 
     #[inline(always)]
-    unsafe fn sub(a: F, b: F) -> F {
-        [vsubq_f32(a[0], b[0]), vsubq_f32(a[1], b[1]), vsubq_f32(a[2], b[2]), vsubq_f32(a[3], b[3])]
+    unsafe fn load_e4m3(self, from: *const u8) -> F {
+        // SAFETY: by this function's contract.
+        let codes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        self.load_array(&codes.map(|b| E4M3[b as usize]))
     }
 
     #[inline(always)]
-    unsafe fn mul(a: F, b: F) -> F {
-        [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1]), vmulq_f32(a[2], b[2]), vmulq_f32(a[3], b[3])]
+    unsafe fn load_e5m2(self, from: *const u8) -> F {
+        // SAFETY: by this function's contract.
+        let codes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        self.load_array(&codes.map(|b| f16::from_le_bytes([0, b]).to_f32()))
     }
 
     #[inline(always)]
-    unsafe fn div(a: F, b: F) -> F {
-        [vdivq_f32(a[0], b[0]), vdivq_f32(a[1], b[1]), vdivq_f32(a[2], b[2]), vdivq_f32(a[3], b[3])]
-    }
-
-    #[inline(always)]
-    unsafe fn fma(a: F, b: F, c: F) -> F {
-        [
-            vfmaq_f32(c[0], a[0], b[0]),
-            vfmaq_f32(c[1], a[1], b[1]),
-            vfmaq_f32(c[2], a[2], b[2]),
-            vfmaq_f32(c[3], a[3], b[3]),
-        ]
-    }
-
-    #[inline(always)]
-    unsafe fn max(a: F, b: F) -> F {
-        let mut out = b;
-        for i in 0..4 {
-            out[i] = vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]);
+    fn transpose(self, rows: [F; LANES]) -> [F; LANES] {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            let mut out = rows;
+            for i in 0..4 {
+                for j in 0..4 {
+                    // Four rows and four columns: pairs of lanes, then pairs of pairs.
+                    let [a, b, c, d] = [0, 1, 2, 3].map(|k| rows[4 * i + k][j]);
+                    let [even, odd] = [vtrn1q_f32(a, b), vtrn2q_f32(a, b)].map(|v| vreinterpretq_f64_f32(v));
+                    let [more_even, more_odd] = [vtrn1q_f32(c, d), vtrn2q_f32(c, d)].map(|v| vreinterpretq_f64_f32(v));
+                    out[4 * j][i] = vreinterpretq_f32_f64(vtrn1q_f64(even, more_even));
+                    out[4 * j + 1][i] = vreinterpretq_f32_f64(vtrn1q_f64(odd, more_odd));
+                    out[4 * j + 2][i] = vreinterpretq_f32_f64(vtrn2q_f64(even, more_even));
+                    out[4 * j + 3][i] = vreinterpretq_f32_f64(vtrn2q_f64(odd, more_odd));
+                }
+            }
+            out
         }
-        out
     }
 
     #[inline(always)]
-    unsafe fn min(a: F, b: F) -> F {
-        let mut out = b;
-        for i in 0..4 {
-            out[i] = vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]);
+    fn add(self, a: F, b: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe { [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1]), vaddq_f32(a[2], b[2]), vaddq_f32(a[3], b[3])] }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe { [vsubq_f32(a[0], b[0]), vsubq_f32(a[1], b[1]), vsubq_f32(a[2], b[2]), vsubq_f32(a[3], b[3])] }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1]), vmulq_f32(a[2], b[2]), vmulq_f32(a[3], b[3])] }
+    }
+
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe { [vdivq_f32(a[0], b[0]), vdivq_f32(a[1], b[1]), vdivq_f32(a[2], b[2]), vdivq_f32(a[3], b[3])] }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            [
+                vfmaq_f32(c[0], a[0], b[0]),
+                vfmaq_f32(c[1], a[1], b[1]),
+                vfmaq_f32(c[2], a[2], b[2]),
+                vfmaq_f32(c[3], a[3], b[3]),
+            ]
         }
-        out
     }
 
     #[inline(always)]
-    unsafe fn round(v: F) -> F {
-        [vrndnq_f32(v[0]), vrndnq_f32(v[1]), vrndnq_f32(v[2]), vrndnq_f32(v[3])]
-    }
-
-    #[inline(always)]
-    unsafe fn pow2(n: F) -> F {
-        let mut out = n;
-        for i in 0..4 {
-            let biased = vaddq_s32(vcvtnq_s32_f32(n[i]), vdupq_n_s32(127));
-            out[i] = vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased));
+    fn max(self, a: F, b: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            let mut out = b;
+            for i in 0..4 {
+                out[i] = vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]);
+            }
+            out
         }
-        out
     }
 
     #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
+    fn min(self, a: F, b: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            let mut out = b;
+            for i in 0..4 {
+                out[i] = vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]);
+            }
+            out
+        }
+    }
 
     #[inline(always)]
-    unsafe fn prefetch_far(_: *const u8) {}
+    fn round(self, v: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe { [vrndnq_f32(v[0]), vrndnq_f32(v[1]), vrndnq_f32(v[2]), vrndnq_f32(v[3])] }
+    }
 
     #[inline(always)]
-    unsafe fn sum(v: F) -> f32 {
-        let eight = [vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])];
-        let four = vaddq_f32(eight[0], eight[1]);
-        let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-        vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+    fn pow2(self, n: F) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            let mut out = n;
+            for i in 0..4 {
+                let biased = vaddq_s32(vcvtnq_s32_f32(n[i]), vdupq_n_s32(127));
+                out[i] = vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased));
+            }
+            out
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
+    fn prefetch_far(self, _: *const u8) {}
+
+    #[inline(always)]
+    fn sum(self, v: F) -> f32 {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            let eight = [vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3])];
+            let four = vaddq_f32(eight[0], eight[1]);
+            let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+            vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+        }
     }
 }
 
@@ -195,93 +232,114 @@ impl IntLanes for Neon {
     type I = [int32x4_t; 4];
 
     #[inline(always)]
-    unsafe fn load_bytes(from: *const u8) -> Self::B {
-        [vld1q_u8(from), vld1q_u8(from.add(16)), vld1q_u8(from.add(32)), vld1q_u8(from.add(48))]
+    unsafe fn load_bytes(self, from: *const u8) -> Self::B {
+        // SAFETY: `self` shows the features, and the rest is this function's contract.
+        unsafe { [vld1q_u8(from), vld1q_u8(from.add(16)), vld1q_u8(from.add(32)), vld1q_u8(from.add(48))] }
     }
 
     #[inline(always)]
-    unsafe fn store_bytes(to: *mut u8, b: Self::B) {
-        for i in 0..4 {
-            vst1q_u8(to.add(16 * i), b[i]);
+    unsafe fn store_bytes(self, to: *mut u8, b: Self::B) {
+        // SAFETY: `self` shows the features, and the rest is this function's contract.
+        unsafe {
+            for i in 0..4 {
+                vst1q_u8(to.add(16 * i), b[i]);
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn right(mut b: Self::B, by: u32, mask: u8) -> Self::B {
-        for b in &mut b {
-            *b = vandq_u8(vshlq_u8(*b, vdupq_n_s8(-(by as i8))), vdupq_n_u8(mask));
+    fn right(self, mut b: Self::B, by: u32, mask: u8) -> Self::B {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            for b in &mut b {
+                *b = vandq_u8(vshlq_u8(*b, vdupq_n_s8(-(by as i8))), vdupq_n_u8(mask));
+            }
+            b
         }
-        b
     }
 
     #[inline(always)]
-    unsafe fn left(mut b: Self::B, by: u32, mask: u8) -> Self::B {
-        for b in &mut b {
-            *b = vandq_u8(vshlq_u8(*b, vdupq_n_s8(by as i8)), vdupq_n_u8(mask));
+    fn left(self, mut b: Self::B, by: u32, mask: u8) -> Self::B {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            for b in &mut b {
+                *b = vandq_u8(vshlq_u8(*b, vdupq_n_s8(by as i8)), vdupq_n_u8(mask));
+            }
+            b
         }
-        b
     }
 
     #[inline(always)]
-    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
-        [vorrq_u8(a[0], b[0]), vorrq_u8(a[1], b[1]), vorrq_u8(a[2], b[2]), vorrq_u8(a[3], b[3])]
+    fn or(self, a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: `self` shows the features.
+        unsafe { [vorrq_u8(a[0], b[0]), vorrq_u8(a[1], b[1]), vorrq_u8(a[2], b[2]), vorrq_u8(a[3], b[3])] }
     }
 
     #[inline(always)]
-    unsafe fn look_up(table: &[u8; 16], codes: Self::B) -> Self::B {
-        let table = vld1q_u8(table.as_ptr());
-        [
-            vqtbl1q_u8(table, codes[0]),
-            vqtbl1q_u8(table, codes[1]),
-            vqtbl1q_u8(table, codes[2]),
-            vqtbl1q_u8(table, codes[3]),
-        ]
-    }
-
-    #[inline(always)]
-    unsafe fn byte(b: Self::B, at: u32) -> F {
-        let mut bytes = Self::splat(0.0);
-        for i in 0..4 {
-            let shifted = vshlq_u32(vreinterpretq_u32_u8(b[i]), vdupq_n_s32(-8 * at as i32));
-            bytes[i] = vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(255)));
+    fn look_up(self, table: &[u8; 16], codes: Self::B) -> Self::B {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            let table = vld1q_u8(table.as_ptr());
+            [
+                vqtbl1q_u8(table, codes[0]),
+                vqtbl1q_u8(table, codes[1]),
+                vqtbl1q_u8(table, codes[2]),
+                vqtbl1q_u8(table, codes[3]),
+            ]
         }
-        bytes
     }
 
     #[inline(always)]
-    unsafe fn splat_word(from: *const u8) -> Self::I {
-        [vdupq_n_s32(from.cast::<i32>().read_unaligned()); 4]
+    fn byte(self, b: Self::B, at: u32) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe {
+            let mut bytes = self.splat(0.0);
+            for i in 0..4 {
+                let shifted = vshlq_u32(vreinterpretq_u32_u8(b[i]), vdupq_n_s32(-8 * at as i32));
+                bytes[i] = vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(255)));
+            }
+            bytes
+        }
     }
 
     #[inline(always)]
-    unsafe fn zero() -> Self::I {
-        [vdupq_n_s32(0); 4]
+    unsafe fn splat_word(self, from: *const u8) -> Self::I {
+        // SAFETY: `self` shows the features, and the rest is this function's contract.
+        unsafe { [vdupq_n_s32(from.cast::<i32>().read_unaligned()); 4] }
     }
 
     #[inline(always)]
-    unsafe fn to_f32(i: Self::I) -> F {
-        [vcvtq_f32_s32(i[0]), vcvtq_f32_s32(i[1]), vcvtq_f32_s32(i[2]), vcvtq_f32_s32(i[3])]
+    fn zero(self) -> Self::I {
+        // SAFETY: `self` shows the features.
+        unsafe { [vdupq_n_s32(0); 4] }
     }
 
     #[inline(always)]
-    unsafe fn load_i8(from: *const i8) -> F {
-        let bytes = vld1q_s8(from);
-        let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
-        Self::to_f32([
-            vmovl_s16(vget_low_s16(low)),
-            vmovl_s16(vget_high_s16(low)),
-            vmovl_s16(vget_low_s16(high)),
-            vmovl_s16(vget_high_s16(high)),
-        ])
+    fn to_f32(self, i: Self::I) -> F {
+        // SAFETY: `self` shows the features.
+        unsafe { [vcvtq_f32_s32(i[0]), vcvtq_f32_s32(i[1]), vcvtq_f32_s32(i[2]), vcvtq_f32_s32(i[3])] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> F {
+        // SAFETY: `self` shows the features, and the rest is this function's contract.
+        unsafe {
+            let bytes = vld1q_s8(from);
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
+            self.to_f32([
+                vmovl_s16(vget_low_s16(low)),
+                vmovl_s16(vget_high_s16(low)),
+                vmovl_s16(vget_low_s16(high)),
+                vmovl_s16(vget_high_s16(high)),
+            ])
+        }
     }
 }
 
 /// The four products of each group of signed bytes: widened to 16 bits, then added in pairs twice.
-///
-/// # Safety
-/// The CPU has the features that are enabled here.
-#[inline(always)]
-unsafe fn dot_quarter(w: int8x16_t, x: int8x16_t) -> int32x4_t {
+#[inline]
+#[target_feature(enable = "neon")]
+fn dot_quarter(w: int8x16_t, x: int8x16_t) -> int32x4_t {
     let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
     let high = vpaddlq_s16(vmull_s8(vget_high_s8(w), vget_high_s8(x)));
     vpaddq_s32(low, high)
@@ -290,23 +348,29 @@ unsafe fn dot_quarter(w: int8x16_t, x: int8x16_t) -> int32x4_t {
 impl Dot4<Neon> for Neon {
     #[inline(always)]
     unsafe fn start(sum: [int32x4_t; 4], by: u32) -> [int32x4_t; 4] {
-        let by = vdupq_n_s32(by as i32);
-        [vshlq_s32(sum[0], by), vshlq_s32(sum[1], by), vshlq_s32(sum[2], by), vshlq_s32(sum[3], by)]
+        // SAFETY: the CPU has the features.
+        unsafe {
+            let by = vdupq_n_s32(by as i32);
+            [vshlq_s32(sum[0], by), vshlq_s32(sum[1], by), vshlq_s32(sum[2], by), vshlq_s32(sum[3], by)]
+        }
     }
 
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(mut acc: [int32x4_t; 4], w: [uint8x16_t; 4], x: [int32x4_t; 4]) -> [int32x4_t; 4] {
-        for i in 0..4 {
-            let x = vreinterpretq_s8_s32(x[i]);
-            let low = if WIDE { vandq_u8(w[i], vdupq_n_u8(127)) } else { w[i] };
-            acc[i] = vaddq_s32(acc[i], dot_quarter(vreinterpretq_s8_u8(low), x));
-            if WIDE {
-                // As a signed byte the eighth bit is -128.
-                let eighth = vandq_u8(w[i], vdupq_n_u8(128));
-                acc[i] = vsubq_s32(acc[i], dot_quarter(vreinterpretq_s8_u8(eighth), x));
+        // SAFETY: the CPU has the features.
+        unsafe {
+            for i in 0..4 {
+                let x = vreinterpretq_s8_s32(x[i]);
+                let low = if WIDE { vandq_u8(w[i], vdupq_n_u8(127)) } else { w[i] };
+                acc[i] = vaddq_s32(acc[i], dot_quarter(vreinterpretq_s8_u8(low), x));
+                if WIDE {
+                    // As a signed byte the eighth bit is -128.
+                    let eighth = vandq_u8(w[i], vdupq_n_u8(128));
+                    acc[i] = vsubq_s32(acc[i], dot_quarter(vreinterpretq_s8_u8(eighth), x));
+                }
             }
+            acc
         }
-        acc
     }
 }
 

@@ -10,38 +10,43 @@ use crate::int_lanes::Dot4;
 struct Sdot;
 
 /// `acc` and the four products of each group of signed bytes. Rust has the intrinsic only in nightly compilers.
-///
-/// # Safety
-/// The CPU has the features that are enabled here.
-#[inline(always)]
-unsafe fn sdot(mut acc: int32x4_t, w: uint8x16_t, x: int32x4_t) -> int32x4_t {
-    asm!(
-        "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
-        acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
-        options(pure, nomem, nostack, preserves_flags)
-    );
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sdot(mut acc: int32x4_t, w: uint8x16_t, x: int32x4_t) -> int32x4_t {
+    // SAFETY: one instruction between registers.
+    unsafe {
+        asm!(
+            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
+            acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
     acc
 }
 
 impl Dot4<Neon> for Sdot {
     #[inline(always)]
     unsafe fn start(sum: [int32x4_t; 4], by: u32) -> [int32x4_t; 4] {
-        <Neon as Dot4<Neon>>::start(sum, by)
+        // SAFETY: the CPU has the features.
+        unsafe { <Neon as Dot4<Neon>>::start(sum, by) }
     }
 
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(mut acc: [int32x4_t; 4], w: [uint8x16_t; 4], x: [int32x4_t; 4]) -> [int32x4_t; 4] {
-        for i in 0..4 {
-            if WIDE {
-                // As a signed byte the eighth bit is -128.
-                let eighth = vandq_u8(w[i], vdupq_n_u8(128));
-                acc[i] = sdot(acc[i], vandq_u8(w[i], vdupq_n_u8(127)), x[i]);
-                acc[i] = vsubq_s32(acc[i], sdot(vdupq_n_s32(0), eighth, x[i]));
-            } else {
-                acc[i] = sdot(acc[i], w[i], x[i]);
+        // SAFETY: the CPU has the features.
+        unsafe {
+            for i in 0..4 {
+                if WIDE {
+                    // As a signed byte the eighth bit is -128.
+                    let eighth = vandq_u8(w[i], vdupq_n_u8(128));
+                    acc[i] = sdot(acc[i], vandq_u8(w[i], vdupq_n_u8(127)), x[i]);
+                    acc[i] = vsubq_s32(acc[i], sdot(vdupq_n_s32(0), eighth, x[i]));
+                } else {
+                    acc[i] = sdot(acc[i], w[i], x[i]);
+                }
             }
+            acc
         }
-        acc
     }
 }
 

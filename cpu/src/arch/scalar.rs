@@ -12,118 +12,133 @@ use crate::{
 
 /// An array and plain loops.
 #[derive(Clone, Copy)]
-pub(crate) struct Scalar;
+pub(crate) struct Scalar(());
 
 impl Lanes for Scalar {
     type F = [f32; LANES];
 
     #[inline(always)]
-    unsafe fn splat(x: f32) -> Self::F {
+    unsafe fn new_unchecked() -> Self {
+        Self(())
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
         [x; LANES]
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self::F {
-        from.cast::<Self::F>().read_unaligned()
+    unsafe fn load(self, from: *const f32) -> Self::F {
+        // SAFETY: by this function's contract.
+        unsafe { from.cast::<Self::F>().read_unaligned() }
     }
 
     #[inline(always)]
-    unsafe fn store(to: *mut f32, v: Self::F) {
-        to.cast::<Self::F>().write_unaligned(v);
+    unsafe fn store(self, to: *mut f32, v: Self::F) {
+        // SAFETY: by this function's contract.
+        unsafe { to.cast::<Self::F>().write_unaligned(v) }
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self::F {
-        let codes = from.cast::<[u16; LANES]>().read_unaligned();
+    unsafe fn load_bf16(self, from: *const u16) -> Self::F {
+        // SAFETY: by this function's contract.
+        let codes = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         codes.map(|c| f32::from_bits(u32::from(c) << 16))
     }
 
     #[inline(always)]
-    unsafe fn load_f16(from: *const u16) -> Self::F {
-        let codes = from.cast::<[u16; LANES]>().read_unaligned();
+    unsafe fn load_f16(self, from: *const u16) -> Self::F {
+        // SAFETY: by this function's contract.
+        let codes = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         codes.map(|c| f16::from_bits(c).to_f32())
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u8) -> (Self::F, Self::F) {
-        let pairs = from.cast::<[u32; LANES]>().read_unaligned();
+    unsafe fn load_bf16_pairs(self, from: *const u8) -> (Self::F, Self::F) {
+        // SAFETY: by this function's contract.
+        let pairs = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
         (pairs.map(|p| f32::from_bits(p << 16)), pairs.map(|p| f32::from_bits(p & 0xffff_0000)))
     }
 
     #[inline(always)]
-    unsafe fn load_e4m3_pairs(from: *const u8) -> (Self::F, Self::F) {
-        let pairs = from.cast::<[[u8; 2]; LANES]>().read_unaligned();
+    unsafe fn load_e4m3_pairs(self, from: *const u8) -> (Self::F, Self::F) {
+        // SAFETY: by this function's contract.
+        let pairs = unsafe { from.cast::<[[u8; 2]; LANES]>().read_unaligned() };
         (pairs.map(|p| E4M3[p[0] as usize]), pairs.map(|p| E4M3[p[1] as usize]))
     }
 
     #[inline(always)]
-    unsafe fn load_e4m3(from: *const u8) -> Self::F {
-        from.cast::<[u8; LANES]>().read_unaligned().map(|b| E4M3[b as usize])
+    unsafe fn load_e4m3(self, from: *const u8) -> Self::F {
+        // SAFETY: by this function's contract.
+        let codes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        codes.map(|b| E4M3[b as usize])
     }
 
     #[inline(always)]
-    unsafe fn load_e5m2(from: *const u8) -> Self::F {
-        from.cast::<[u8; LANES]>().read_unaligned().map(|b| f16::from_le_bytes([0, b]).to_f32())
+    unsafe fn load_e5m2(self, from: *const u8) -> Self::F {
+        // SAFETY: by this function's contract.
+        let codes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        codes.map(|b| f16::from_le_bytes([0, b]).to_f32())
     }
 
     #[inline(always)]
-    unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES] {
+    fn transpose(self, rows: [Self::F; LANES]) -> [Self::F; LANES] {
         std::array::from_fn(|j| std::array::from_fn(|i| rows[i][j]))
     }
 
     #[inline(always)]
-    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] + b[i])
     }
 
     #[inline(always)]
-    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] - b[i])
     }
 
     #[inline(always)]
-    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] * b[i])
     }
 
     #[inline(always)]
-    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] / b[i])
     }
 
     #[inline(always)]
-    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
     #[inline(always)]
-    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
 
     #[inline(always)]
-    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
 
     #[inline(always)]
-    unsafe fn round(v: Self::F) -> Self::F {
+    fn round(self, v: Self::F) -> Self::F {
         v.map(f32::round_ties_even)
     }
 
     #[inline(always)]
-    unsafe fn pow2(n: Self::F) -> Self::F {
+    fn pow2(self, n: Self::F) -> Self::F {
         n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
 
     #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
+    fn prefetch(self, _: *const u8) {}
 
     #[inline(always)]
-    unsafe fn prefetch_far(_: *const u8) {}
+    fn prefetch_far(self, _: *const u8) {}
 
     #[inline(always)]
-    unsafe fn sum(v: Self::F) -> f32 {
+    fn sum(self, v: Self::F) -> f32 {
         let eight: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
         let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
         (four[0] + four[2]) + (four[1] + four[3])
@@ -135,58 +150,63 @@ impl IntLanes for Scalar {
     type I = [i32; LANES];
 
     #[inline(always)]
-    unsafe fn load_bytes(from: *const u8) -> Self::B {
-        from.cast::<Self::B>().read_unaligned()
+    unsafe fn load_bytes(self, from: *const u8) -> Self::B {
+        // SAFETY: by this function's contract.
+        unsafe { from.cast::<Self::B>().read_unaligned() }
     }
 
     #[inline(always)]
-    unsafe fn store_bytes(to: *mut u8, b: Self::B) {
-        to.cast::<Self::B>().write_unaligned(b);
+    unsafe fn store_bytes(self, to: *mut u8, b: Self::B) {
+        // SAFETY: by this function's contract.
+        unsafe { to.cast::<Self::B>().write_unaligned(b) }
     }
 
     #[inline(always)]
-    unsafe fn right(b: Self::B, by: u32, mask: u8) -> Self::B {
+    fn right(self, b: Self::B, by: u32, mask: u8) -> Self::B {
         b.map(|b| b >> by & mask)
     }
 
     #[inline(always)]
-    unsafe fn left(b: Self::B, by: u32, mask: u8) -> Self::B {
+    fn left(self, b: Self::B, by: u32, mask: u8) -> Self::B {
         b.map(|b| b << by & mask)
     }
 
     #[inline(always)]
-    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
+    fn or(self, a: Self::B, b: Self::B) -> Self::B {
         std::array::from_fn(|i| a[i] | b[i])
     }
 
     #[inline(always)]
-    unsafe fn look_up(table: &[u8; 16], codes: Self::B) -> Self::B {
+    fn look_up(self, table: &[u8; 16], codes: Self::B) -> Self::B {
         codes.map(|code| table[usize::from(code & 15)])
     }
 
     #[inline(always)]
-    unsafe fn byte(b: Self::B, at: u32) -> Self::F {
+    fn byte(self, b: Self::B, at: u32) -> Self::F {
         std::array::from_fn(|i| f32::from(b[4 * i + at as usize]))
     }
 
     #[inline(always)]
-    unsafe fn splat_word(from: *const u8) -> Self::I {
-        [from.cast::<i32>().read_unaligned(); LANES]
+    unsafe fn splat_word(self, from: *const u8) -> Self::I {
+        // SAFETY: by this function's contract.
+        unsafe { [from.cast::<i32>().read_unaligned(); LANES] }
     }
 
     #[inline(always)]
-    unsafe fn zero() -> Self::I {
+    fn zero(self) -> Self::I {
         [0; LANES]
     }
 
     #[inline(always)]
-    unsafe fn to_f32(i: Self::I) -> Self::F {
+    fn to_f32(self, i: Self::I) -> Self::F {
         i.map(|i| i as f32)
     }
 
     #[inline(always)]
-    unsafe fn load_i8(from: *const i8) -> Self::F {
-        from.cast::<[i8; LANES]>().read_unaligned().map(f32::from)
+    unsafe fn load_i8(self, from: *const i8) -> Self::F {
+        // SAFETY: by this function's contract.
+        let bytes = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        bytes.map(f32::from)
     }
 }
 

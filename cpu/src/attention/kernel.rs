@@ -21,7 +21,6 @@
 //! what pages store goes from registers straight into its sums. Where the CPU multiplies bfloat16 in
 //! pairs, a word of two neighbours takes the place of an f32 (`pairs.rs`).
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 #![allow(clippy::needless_range_loop, reason = "indices name the tile's queries and vectors in several arrays")]
 
 use std::marker::PhantomData;
@@ -80,16 +79,16 @@ pub(super) const fn block_words(dim: usize) -> usize {
     BLOCK * dim
 }
 
-/// Call `$tile::<…, N>($arguments, at, …)` for tiles of up to `$most` items until `$range` is done.
+/// Call `$tile::<…, N>(lanes, task, at, …)` for tiles of up to `$most` items until `$range` is done.
 macro_rules! in_tiles {
-    ($range:expr, $most:ident, $call:ident :: <$($type:ident,)+ _> ($task:expr, $($argument:expr),*)) => {{
+    ($range:expr, $most:ident, $call:ident :: <$($type:ident,)+ _> ($lanes:expr, $task:expr, $($argument:expr),*)) => {{
         let (mut at, end) = ($range.start, $range.end);
         while at < end {
             at += match end - at {
-                left if left >= $most => $call::<$($type,)+ $most>($task, at, $($argument),*),
-                left if left >= 4 && $most > 4 => $call::<$($type,)+ 4>($task, at, $($argument),*),
-                left if left >= 2 && $most > 2 => $call::<$($type,)+ 2>($task, at, $($argument),*),
-                _ => $call::<$($type,)+ 1>($task, at, $($argument),*),
+                left if left >= $most => $call::<$($type,)+ $most>($lanes, $task, at, $($argument),*),
+                left if left >= 4 && $most > 4 => $call::<$($type,)+ 4>($lanes, $task, at, $($argument),*),
+                left if left >= 2 && $most > 2 => $call::<$($type,)+ 2>($lanes, $task, at, $($argument),*),
+                _ => $call::<$($type,)+ 1>($lanes, $task, at, $($argument),*),
             };
         }
     }};
@@ -98,10 +97,10 @@ macro_rules! in_tiles {
 /// The partial result of each query, in tiles of up to `Q` queries.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` is consistent: its slices have the sizes that their documentation
+/// The CPU has the features of `E`, and `task` is consistent: its slices have the sizes that their documentation
 /// names, and each of its heads is readable for `dim` features.
 #[inline(always)]
-pub(crate) unsafe fn attend<L: IntLanes, E: Element<L>, const Q: usize>(task: &mut Partition<'_>) {
+pub(crate) unsafe fn attend<L: IntLanes, E: Element<L>, const Q: usize>(lanes: L, task: &mut Partition<'_>) {
     let (dim, rows, count) = (task.dim, task.visible.len(), task.keys.len());
     let group = task.queries.len() / (dim / E::STEP) / rows;
     let queries = rows * group;
@@ -118,19 +117,25 @@ pub(crate) unsafe fn attend<L: IntLanes, E: Element<L>, const Q: usize>(task: &m
         let next = if start + BLOCK < count { &task.keys[start + BLOCK..] } else { task.values };
         let mut ahead = Ahead::of(next, task.head_bytes);
         if direct {
-            in_tiles!(0..queries, Q, scores_of_keys::<L, E, _>(task, start, &mut ahead));
+            // SAFETY: by this function's contract, and tiles hold no more than all queries.
+            unsafe { in_tiles!(0..queries, Q, scores_of_keys::<L, E, _>(lanes, task, start, &mut ahead)) };
             continue;
         }
         for half in 0..BLOCK / LANES {
-            let mut columns = Stored(task.block.as_mut_ptr().add(half * LANES));
-            turn_over::<L, E>(&task.keys[start..], half, dim, &mut columns);
+            // SAFETY: there is room for a block, asserted above; the rest is this function's contract.
+            unsafe {
+                let mut columns = Stored(task.block.as_mut_ptr().add(half * LANES));
+                turn_over::<L, E>(lanes, &task.keys[start..], half, dim, &mut columns);
+            }
         }
         let first = task.visible.partition_point(|&visible| visible <= start) * group;
-        in_tiles!(first..queries, Q, scores_at::<L, E, _>(task, start, &mut ahead));
+        // SAFETY: by this function's contract; the block holds these keys.
+        unsafe { in_tiles!(first..queries, Q, scores_at::<L, E, _>(lanes, task, start, &mut ahead)) };
     }
 
     for query in 0..queries {
-        weights::<L, E>(task, query, task.hidden[query / group], task.visible[query / group]);
+        // SAFETY: by this function's contract.
+        unsafe { weights::<L, E>(lanes, task, query, task.hidden[query / group], task.visible[query / group]) };
     }
 
     for start in (0..count).step_by(BLOCK) {
@@ -138,21 +143,26 @@ pub(crate) unsafe fn attend<L: IntLanes, E: Element<L>, const Q: usize>(task: &m
         let mut ahead = Ahead::of(next, task.head_bytes);
         if direct {
             let end = count.min(start + BLOCK);
-            in_tiles!(0..queries, Q, weigh::<L, E, _>(task, (start, end), true, &mut ahead));
+            // SAFETY: by this function's contract, and tiles hold no more than all queries.
+            unsafe { in_tiles!(0..queries, Q, weigh::<L, E, _>(lanes, task, (start, end), true, &mut ahead)) };
             continue;
         }
         let heads = &task.values[start..count.min(start + BLOCK)];
         for k in 0..heads.len().div_ceil(E::STEP) {
             for d in (0..dim).step_by(FEATURES) {
-                let row = E::row(heads, k, d);
+                // SAFETY: by this function's contract.
+                let row = unsafe { E::row(lanes, heads, k, d) };
                 for i in 0..VECTORS {
-                    L::store(task.block.as_mut_ptr().add(k * dim + d + i * LANES), row[i]);
+                    // SAFETY: there is room for a block, asserted above.
+                    unsafe { lanes.store(task.block.as_mut_ptr().add(k * dim + d + i * LANES), row[i]) };
                 }
             }
         }
         for row in task.visible.partition_point(|&visible| visible <= start)..rows {
             let end = task.visible[row].min(start + BLOCK);
-            in_tiles!(row * group..(row + 1) * group, Q, weigh::<L, E, _>(task, (start, end), false, &mut ahead));
+            let queries = row * group..(row + 1) * group;
+            // SAFETY: by this function's contract; the block holds these values.
+            unsafe { in_tiles!(queries, Q, weigh::<L, E, _>(lanes, task, (start, end), false, &mut ahead)) };
         }
     }
 }
@@ -173,14 +183,11 @@ impl<'a> Ahead<'a> {
     }
 
     /// Ask for `lines`, as far as there are some left.
-    ///
-    /// # Safety
-    /// The CPU has the features of `L`.
     #[inline(always)]
-    unsafe fn ask<L: Lanes>(&mut self, lines: usize) {
+    fn ask<L: Lanes>(&mut self, lanes: L, lines: usize) {
         for _ in 0..lines {
             if let [head, rest @ ..] = self.heads {
-                L::prefetch_far(head.wrapping_add(self.byte));
+                lanes.prefetch_far(head.wrapping_add(self.byte));
                 self.byte += LINE;
                 if self.byte >= self.bytes {
                     (self.heads, self.byte) = (rest, 0);
@@ -194,15 +201,23 @@ impl<'a> Ahead<'a> {
 /// again; nobody reads its scores.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and each of `keys`, at least one, is readable for `dim` features.
+/// The CPU has the features of `E`, each of `keys`, at least one, is readable for `dim` features, and `to` has room
+/// for them.
 #[inline(always)]
-unsafe fn turn_over<L: IntLanes, E: Element<L>>(keys: &[*const u8], half: usize, dim: usize, to: &mut impl Columns<L>) {
+unsafe fn turn_over<L: IntLanes, E: Element<L>>(
+    lanes: L,
+    keys: &[*const u8],
+    half: usize,
+    dim: usize,
+    to: &mut impl Columns<L>,
+) {
     let mut heads = [std::ptr::null(); LANES];
     for p in 0..LANES {
         heads[p] = keys[(half * LANES + p).min(keys.len() - 1)];
     }
     for d in (0..dim).step_by(FEATURES) {
-        E::columns(heads, d, to);
+        // SAFETY: by this function's contract.
+        unsafe { E::columns(lanes, heads, d, to) };
     }
 }
 
@@ -211,8 +226,9 @@ struct Stored(*mut f32);
 
 impl<L: IntLanes> Columns<L> for Stored {
     #[inline(always)]
-    unsafe fn take(&mut self, k: usize, column: L::F) {
-        L::store(self.0.add(k * BLOCK), column);
+    unsafe fn take(&mut self, lanes: L, k: usize, column: L::F) {
+        // SAFETY: by this function's contract.
+        unsafe { lanes.store(self.0.add(k * BLOCK), column) };
     }
 }
 
@@ -226,10 +242,11 @@ struct HalfBlockScores<'a, 'b, L: IntLanes, E, const Q: usize> {
 
 impl<L: IntLanes, E: Element<L>, const Q: usize> Columns<L> for HalfBlockScores<'_, '_, L, E, Q> {
     #[inline(always)]
-    unsafe fn take(&mut self, k: usize, column: L::F) {
-        self.ahead.ask::<L>(E::STEP);
+    unsafe fn take(&mut self, lanes: L, k: usize, column: L::F) {
+        self.ahead.ask(lanes, E::STEP);
         for q in 0..Q {
-            self.sums[q] = E::add(self.sums[q], column, self.queries[q].add(k));
+            // SAFETY: by this function's contract; queries have as many steps as keys.
+            self.sums[q] = unsafe { E::add(lanes, self.sums[q], column, self.queries[q].add(k)) };
         }
     }
 }
@@ -239,8 +256,8 @@ trait RowSource<L: IntLanes> {
     /// Row `k`.
     ///
     /// # Safety
-    /// The CPU has the features of `L`, and row `k` is readable.
-    unsafe fn row(&self, k: usize) -> [L::F; VECTORS];
+    /// Row `k` is readable, and the CPU has the features of the element whose rows these are.
+    unsafe fn row(&self, lanes: L, k: usize) -> [L::F; VECTORS];
 }
 
 /// Rows in memory, `stride` apart.
@@ -251,9 +268,12 @@ struct RowBlock {
 
 impl<L: IntLanes> RowSource<L> for RowBlock {
     #[inline(always)]
-    unsafe fn row(&self, k: usize) -> [L::F; VECTORS] {
-        let row = self.start.add(k * self.stride);
-        [L::load(row), L::load(row.add(LANES))]
+    unsafe fn row(&self, lanes: L, k: usize) -> [L::F; VECTORS] {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let row = self.start.add(k * self.stride);
+            [lanes.load(row), lanes.load(row.add(LANES))]
+        }
     }
 }
 
@@ -266,18 +286,20 @@ struct Heads<'a, E> {
 
 impl<L: IntLanes, E: Element<L>> RowSource<L> for Heads<'_, E> {
     #[inline(always)]
-    unsafe fn row(&self, k: usize) -> [L::F; VECTORS] {
-        E::row(self.heads, k, self.d)
+    unsafe fn row(&self, lanes: L, k: usize) -> [L::F; VECTORS] {
+        // SAFETY: by this function's contract.
+        unsafe { E::row(lanes, self.heads, k, self.d) }
     }
 }
 
 /// `sums[q] += Σ_k left[q][k] * right[k]` in the order of the element, for `count` rows of `right`.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and each of `left` is readable for `count` steps, and so are the rows of
+/// The CPU has the features of `E`, and each of `left` is readable for `count` steps, and so are the rows of
 /// `right`.
 #[inline(always)]
 unsafe fn multiply<L: IntLanes, E: Element<L>, const Q: usize>(
+    lanes: L,
     sums: &mut [[L::F; VECTORS]; Q],
     left: [*const f32; Q],
     right: &impl RowSource<L>,
@@ -285,13 +307,15 @@ unsafe fn multiply<L: IntLanes, E: Element<L>, const Q: usize>(
     ahead: &mut Ahead<'_>,
 ) {
     for i in 0..count {
-        ahead.ask::<L>(E::STEP);
+        ahead.ask(lanes, E::STEP);
         let neighbour = i ^ 1;
         let k = if E::ODD_FIRST && neighbour < count { neighbour } else { i };
-        let row = right.row(k);
+        // SAFETY: by this function's contract.
+        let row = unsafe { right.row(lanes, k) };
         for q in 0..Q {
             for v in 0..VECTORS {
-                sums[q][v] = E::add(sums[q][v], row[v], left[q].add(k));
+                // SAFETY: as above.
+                sums[q][v] = unsafe { E::add(lanes, sums[q][v], row[v], left[q].add(k)) };
             }
         }
     }
@@ -300,34 +324,42 @@ unsafe fn multiply<L: IntLanes, E: Element<L>, const Q: usize>(
 /// The queries from `first` on.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` has `first + Q` queries.
+/// `task` has `first + Q` queries.
 #[inline(always)]
 unsafe fn queries_at<L: IntLanes, E: Element<L>, const Q: usize>(
     task: &Partition<'_>,
     first: usize,
 ) -> [*const f32; Q] {
-    std::array::from_fn(|q| task.queries.as_ptr().add((first + q) * (task.dim / E::STEP)))
+    // SAFETY: by this function's contract.
+    std::array::from_fn(|q| unsafe { task.queries.as_ptr().add((first + q) * (task.dim / E::STEP)) })
 }
 
 /// Scores of the block at `start` for the `Q` queries from `first` on, straight from its keys; returns `Q`.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` is consistent and has `first + Q` queries.
+/// The CPU has the features of `E`, and `task` is consistent and has `first + Q` queries.
 #[inline(always)]
 unsafe fn scores_of_keys<L: IntLanes, E: Element<L>, const Q: usize>(
+    lanes: L,
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
     ahead: &mut Ahead<'_>,
 ) -> usize {
     for half in 0..BLOCK / LANES {
-        let queries = queries_at::<L, E, Q>(task, first);
-        let mut scores = HalfBlockScores::<L, E, Q> { queries, sums: [L::splat(0.0); Q], ahead, element: PhantomData };
-        turn_over::<L, E>(&task.keys[start..], half, task.dim, &mut scores);
+        // SAFETY: by this function's contract.
+        let queries = unsafe { queries_at::<L, E, Q>(task, first) };
+        let mut scores =
+            HalfBlockScores::<L, E, Q> { queries, sums: [lanes.splat(0.0); Q], ahead, element: PhantomData };
+        // SAFETY: as above; each query is read for the features of a key.
+        unsafe { turn_over::<L, E>(lanes, &task.keys[start..], half, task.dim, &mut scores) };
         let sums = scores.sums;
         for q in 0..Q {
-            let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + half * LANES);
-            L::store(to, L::mul(sums[q], L::splat(task.scale)));
+            // SAFETY: each query has room for the scores of a partition.
+            unsafe {
+                let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + half * LANES);
+                lanes.store(to, lanes.mul(sums[q], lanes.splat(task.scale)));
+            }
         }
     }
     Q
@@ -336,22 +368,30 @@ unsafe fn scores_of_keys<L: IntLanes, E: Element<L>, const Q: usize>(
 /// Scores of the block at `start` for the `Q` queries from `first` on; returns `Q`.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` is consistent, has `first + Q` queries, and its block holds the keys
+/// The CPU has the features of `E`, and `task` is consistent, has `first + Q` queries, and its block holds the keys
 /// from `start` on.
 #[inline(always)]
 unsafe fn scores_at<L: IntLanes, E: Element<L>, const Q: usize>(
+    lanes: L,
     task: &mut Partition<'_>,
     first: usize,
     start: usize,
     ahead: &mut Ahead<'_>,
 ) -> usize {
-    let mut sums = [[L::splat(0.0); VECTORS]; Q];
+    let mut sums = [[lanes.splat(0.0); VECTORS]; Q];
     let block = RowBlock { start: task.block.as_ptr(), stride: BLOCK };
-    multiply::<L, E, Q>(&mut sums, queries_at::<L, E, Q>(task, first), &block, task.dim / E::STEP, ahead);
+    // SAFETY: by this function's contract.
+    unsafe {
+        let queries = queries_at::<L, E, Q>(task, first);
+        multiply::<L, E, Q>(lanes, &mut sums, queries, &block, task.dim / E::STEP, ahead);
+    }
     for q in 0..Q {
         for i in 0..VECTORS {
-            let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + i * LANES);
-            L::store(to, L::mul(sums[q][i], L::splat(task.scale)));
+            // SAFETY: each query has room for the scores of a partition.
+            unsafe {
+                let to = task.scores.as_mut_ptr().add((first + q) * PARTITION + start + i * LANES);
+                lanes.store(to, lanes.mul(sums[q][i], lanes.splat(task.scale)));
+            }
         }
     }
     Q
@@ -360,44 +400,54 @@ unsafe fn scores_at<L: IntLanes, E: Element<L>, const Q: usize>(
 /// One query's scores become weights; its maximum and sum are written, its output begins with zeros.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` is consistent and has this query.
+/// The CPU has the features of `E`, and `task` is consistent and has this query.
 #[inline(always)]
-unsafe fn weights<L: IntLanes, E: Element<L>>(task: &mut Partition<'_>, query: usize, hidden: usize, visible: usize) {
-    let scores = task.scores.as_mut_ptr().add(query * PARTITION);
-    let partial = task.partials.as_mut_ptr().add(query * partial_words(task.dim));
-    // Minus infinity weighs nothing, so whole vectors can be summed.
-    for p in (0..hidden).chain(visible..visible.next_multiple_of(LANES)) {
-        scores.add(p).write(f32::NEG_INFINITY);
-    }
-    let mut top = L::splat(f32::NEG_INFINITY);
-    for p in (0..visible).step_by(LANES) {
-        top = L::max(L::load(scores.add(p)), top);
-    }
-    let top = largest::<L>(top);
-    let mut sum = L::splat(0.0);
-    for p in (0..visible).step_by(LANES) {
-        let mut weight = exp::<L>(L::sub(L::load(scores.add(p)), L::splat(top)));
-        if task.rounded {
-            weight = nearest_bf16::<L>(weight);
+unsafe fn weights<L: IntLanes, E: Element<L>>(
+    lanes: L,
+    task: &mut Partition<'_>,
+    query: usize,
+    hidden: usize,
+    visible: usize,
+) {
+    // SAFETY: each query has room for the scores of a partition, whole vectors of it, and for a partial result.
+    unsafe {
+        let scores = task.scores.as_mut_ptr().add(query * PARTITION);
+        let partial = task.partials.as_mut_ptr().add(query * partial_words(task.dim));
+        // Minus infinity weighs nothing, so whole vectors can be summed.
+        for p in (0..hidden).chain(visible..visible.next_multiple_of(LANES)) {
+            scores.add(p).write(f32::NEG_INFINITY);
         }
-        E::put(scores, p, weight);
-        sum = L::add(sum, weight);
+        let mut top = lanes.splat(f32::NEG_INFINITY);
+        for p in (0..visible).step_by(LANES) {
+            top = lanes.max(lanes.load(scores.add(p)), top);
+        }
+        let top = largest(lanes, top);
+        let mut sum = lanes.splat(0.0);
+        for p in (0..visible).step_by(LANES) {
+            let mut weight = exp(lanes, lanes.sub(lanes.load(scores.add(p)), lanes.splat(top)));
+            if task.rounded {
+                weight = nearest_bf16(lanes, weight);
+            }
+            E::put(lanes, scores, p, weight);
+            sum = lanes.add(sum, weight);
+        }
+        for d in (0..task.dim).step_by(LANES) {
+            lanes.store(partial.add(d), lanes.splat(0.0));
+        }
+        partial.add(task.dim).write(top);
+        partial.add(task.dim + 1).write(lanes.sum(sum));
     }
-    for d in (0..task.dim).step_by(LANES) {
-        L::store(partial.add(d), L::splat(0.0));
-    }
-    partial.add(task.dim).write(top);
-    partial.add(task.dim + 1).write(L::sum(sum));
 }
 
 /// Add the values of positions `start..end`, from the block or `direct` from the pages, to the `Q` queries from
 /// `first` on; returns `Q`.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` is consistent and has `first + Q` queries, and unless `direct` its
+/// The CPU has the features of `E`, and `task` is consistent and has `first + Q` queries, and unless `direct` its
 /// block holds the values.
 #[inline(always)]
 unsafe fn weigh<L: IntLanes, E: Element<L>, const Q: usize>(
+    lanes: L,
     task: &mut Partition<'_>,
     first: usize,
     (start, end): (usize, usize),
@@ -405,28 +455,36 @@ unsafe fn weigh<L: IntLanes, E: Element<L>, const Q: usize>(
     ahead: &mut Ahead<'_>,
 ) -> usize {
     let dim = task.dim;
+    // SAFETY: each query has room for the scores of a partition.
     let weights: [*const f32; Q] =
-        std::array::from_fn(|q| task.scores.as_ptr().add((first + q) * PARTITION + start / E::STEP));
+        std::array::from_fn(|q| unsafe { task.scores.as_ptr().add((first + q) * PARTITION + start / E::STEP) });
+    // SAFETY: each query has room for a partial result.
     let outputs: [*mut f32; Q] =
-        std::array::from_fn(|q| task.partials.as_mut_ptr().add((first + q) * partial_words(dim)));
+        std::array::from_fn(|q| unsafe { task.partials.as_mut_ptr().add((first + q) * partial_words(dim)) });
     for d in (0..dim).step_by(VECTORS * LANES) {
-        let mut sums = [[L::splat(0.0); VECTORS]; Q];
+        let mut sums = [[lanes.splat(0.0); VECTORS]; Q];
         for q in 0..Q {
             for i in 0..VECTORS {
-                sums[q][i] = L::load(outputs[q].add(d + i * LANES));
+                // SAFETY: a partial result has `dim` features.
+                sums[q][i] = unsafe { lanes.load(outputs[q].add(d + i * LANES)) };
             }
         }
         let count = (end - start).div_ceil(E::STEP);
         if direct {
             let heads = Heads { heads: &task.values[start..end], d, element: PhantomData::<E> };
-            multiply::<L, E, Q>(&mut sums, weights, &heads, count, ahead);
+            // SAFETY: by this function's contract.
+            unsafe { multiply::<L, E, Q>(lanes, &mut sums, weights, &heads, count, ahead) };
         } else {
-            let block = RowBlock { start: task.block.as_ptr().add(d), stride: dim };
-            multiply::<L, E, Q>(&mut sums, weights, &block, count, ahead);
+            // SAFETY: by this function's contract.
+            unsafe {
+                let block = RowBlock { start: task.block.as_ptr().add(d), stride: dim };
+                multiply::<L, E, Q>(lanes, &mut sums, weights, &block, count, ahead);
+            }
         }
         for q in 0..Q {
             for i in 0..VECTORS {
-                L::store(outputs[q].add(d + i * LANES), sums[q][i]);
+                // SAFETY: as they were loaded.
+                unsafe { lanes.store(outputs[q].add(d + i * LANES), sums[q][i]) };
             }
         }
     }
@@ -434,12 +492,9 @@ unsafe fn weigh<L: IntLanes, E: Element<L>, const Q: usize>(
 }
 
 /// Add the partial result of the next partition to that of all earlier ones. A `state` that has seen none
-/// is zeros with a maximum of minus infinity.
-///
-/// # Safety
-/// The CPU has the features of `L`, and both slices have the words of a partial result of `dim` features.
+/// is zeros with a maximum of minus infinity. Both have the words of a partial result of `dim` features.
 #[inline(always)]
-pub(crate) unsafe fn fold<L: Lanes>(state: &mut [f32], partial: &[f32], dim: usize) {
+pub(crate) fn fold<L: Lanes>(lanes: L, state: &mut [f32], partial: &[f32], dim: usize) {
     assert!(
         state.len() >= dim + 2 && partial.len() >= dim + 2 && dim.is_multiple_of(LANES),
         "partial results of {dim}"
@@ -447,15 +502,16 @@ pub(crate) unsafe fn fold<L: Lanes>(state: &mut [f32], partial: &[f32], dim: usi
     let (old, new) = (state[dim], partial[dim]);
     let top = if old > new { old } else { new };
     // Through the vector's exponential, so that every instruction set rounds alike.
-    let factor = |m: f32| exp::<L>(L::splat(m - top));
-    let (keep, add) = (factor(old), factor(new));
-    for d in (0..dim).step_by(LANES) {
-        let kept = L::mul(L::load(state.as_ptr().add(d)), keep);
-        L::store(state.as_mut_ptr().add(d), L::fma(L::load(partial.as_ptr().add(d)), add, kept));
+    let (keep, add) = (exp(lanes, lanes.splat(old - top)), exp(lanes, lanes.splat(new - top)));
+    let (features, _) = state[..dim].as_chunks_mut();
+    let (more, _) = partial[..dim].as_chunks();
+    for (features, more) in features.iter_mut().zip(more) {
+        let kept = lanes.mul(lanes.load_array(features), keep);
+        lanes.store_array(features, lanes.fma(lanes.load_array(more), add, kept));
     }
-    let sums = L::fma(L::splat(partial[dim + 1]), add, L::mul(L::splat(state[dim + 1]), keep));
-    let mut lanes = [0.0; LANES];
-    L::store(lanes.as_mut_ptr(), sums);
+    let sums = lanes.fma(lanes.splat(partial[dim + 1]), add, lanes.mul(lanes.splat(state[dim + 1]), keep));
+    let mut all = [0.0; LANES];
+    lanes.store_array(&mut all, sums);
     state[dim] = top;
-    state[dim + 1] = lanes[0];
+    state[dim + 1] = all[0];
 }

@@ -16,8 +16,6 @@
 //! wants one side of its dot product; the offset's share is subtracted as `OFFSET` times the sum of the
 //! inputs. Scales lie apart from the codes, so that every vector of codes is one cache line.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
-
 use half::{bf16, f16};
 use quern_backend::quant::{
     Block,
@@ -51,11 +49,11 @@ pub(crate) trait Codes {
     fn pack(steps: &[[i8; STEP]; STEPS], row: usize, block: &mut [u8]);
     /// The integer of one row and column.
     fn unpack(block: &[u8], row: usize, col: usize) -> i8;
-    /// The codes of step `s`. Contract: `lanes.rs`; `block` is `BYTES` long.
+    /// The codes of step `s`.
     ///
     /// # Safety
-    /// The CPU has the features of `L`, and `block` is readable for `BYTES`.
-    unsafe fn step<L: IntLanes>(block: *const u8, s: usize) -> L::B;
+    /// `block` is readable for `BYTES`.
+    unsafe fn step<L: IntLanes>(lanes: L, block: *const u8, s: usize) -> L::B;
 }
 
 /// Integers in planes of `LOW` bits, and of `HIGH` bits above them.
@@ -87,16 +85,17 @@ fn unpack_bits(planes: &[u8], bits: usize, step: usize, byte: usize) -> u8 {
 /// The `bits` bits of step `s`, moved to bit `to`.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `planes` is readable up to step `s`.
+/// `planes` is readable up to step `s`.
 #[inline(always)]
-unsafe fn load_bits<L: IntLanes>(planes: *const u8, bits: usize, s: usize, to: usize) -> L::B {
+unsafe fn load_bits<L: IntLanes>(lanes: L, planes: *const u8, bits: usize, s: usize, to: usize) -> L::B {
     let per_plane = 8 / bits;
-    let plane = L::load_bytes(planes.add(s / per_plane * BYTES));
+    // SAFETY: by this function's contract.
+    let plane = unsafe { lanes.load_bytes(planes.add(s / per_plane * BYTES)) };
     let (from, mask) = (s % per_plane * bits, (((1u32 << bits) - 1) << to) as u8);
     match (bits, from >= to) {
         (8, _) => plane,
-        (_, true) => L::right(plane, (from - to) as u32, mask),
-        (_, false) => L::left(plane, (to - from) as u32, mask),
+        (_, true) => lanes.right(plane, (from - to) as u32, mask),
+        (_, false) => lanes.left(plane, (to - from) as u32, mask),
     }
 }
 
@@ -130,9 +129,12 @@ impl<const LOW: usize, const HIGH: usize, const OFFSET: u32> Codes for Planes<LO
     }
 
     #[inline(always)]
-    unsafe fn step<L: IntLanes>(block: *const u8, s: usize) -> L::B {
-        let low = load_bits::<L>(block, LOW, s, 0);
-        if HIGH == 0 { low } else { L::or(low, load_bits::<L>(block.add(LOW * BYTES), HIGH, s, LOW)) }
+    unsafe fn step<L: IntLanes>(lanes: L, block: *const u8, s: usize) -> L::B {
+        // SAFETY: by this function's contract; planes of the high bits lie behind those of the low ones.
+        unsafe {
+            let low = load_bits(lanes, block, LOW, s, 0);
+            if HIGH == 0 { low } else { lanes.or(low, load_bits(lanes, block.add(LOW * BYTES), HIGH, s, LOW)) }
+        }
     }
 }
 
@@ -200,8 +202,10 @@ impl<B: Codebook> Codes for CodebookCodes<B> {
     }
 
     #[inline(always)]
-    unsafe fn step<L: IntLanes>(block: *const u8, s: usize) -> L::B {
-        L::look_up(const { &B::SHIFTED }, load_bits::<L>(block, 4, s, 0))
+    unsafe fn step<L: IntLanes>(lanes: L, block: *const u8, s: usize) -> L::B {
+        // SAFETY: by this function's contract.
+        let codes = unsafe { load_bits(lanes, block, 4, s, 0) };
+        lanes.look_up(const { &B::SHIFTED }, codes)
     }
 }
 
@@ -223,13 +227,13 @@ pub(crate) trait Scales {
     /// What all groups share, 16 rows of it: the outer scale and the outer minimum.
     ///
     /// # Safety
-    /// The CPU has the features of `L`, and `scales` is readable for `BYTES`.
-    unsafe fn outer<L: IntLanes>(scales: *const u8) -> (L::F, L::F);
+    /// `scales` is readable for `BYTES`.
+    unsafe fn outer<L: IntLanes>(lanes: L, scales: *const u8) -> (L::F, L::F);
     /// Scale and minimum of group `g`, counted from the first of `scales`.
     ///
     /// # Safety
-    /// The CPU has the features of `L`, and `scales` is readable for `BYTES`.
-    unsafe fn group<L: IntLanes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F);
+    /// `scales` is readable for `BYTES`.
+    unsafe fn group<L: IntLanes>(lanes: L, scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F);
 }
 
 /// Bytes of 16 rows of 16-bit scales.
@@ -271,13 +275,16 @@ impl<const BRAIN: bool, const MINS: bool> Scales for PlainScales<BRAIN, MINS> {
     }
 
     #[inline(always)]
-    unsafe fn outer<L: IntLanes>(scales: *const u8) -> (L::F, L::F) {
-        let scale = if BRAIN { L::load_bf16(scales.cast()) } else { L::load_f16(scales.cast()) };
-        (scale, if MINS { L::load_f16(scales.add(HALVES).cast()) } else { L::splat(0.0) })
+    unsafe fn outer<L: IntLanes>(lanes: L, scales: *const u8) -> (L::F, L::F) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let scale = if BRAIN { lanes.load_bf16(scales.cast()) } else { lanes.load_f16(scales.cast()) };
+            (scale, if MINS { lanes.load_f16(scales.add(HALVES).cast()) } else { lanes.splat(0.0) })
+        }
     }
 
     #[inline(always)]
-    unsafe fn group<L: IntLanes>(_: *const u8, outer: (L::F, L::F), _: usize) -> (L::F, L::F) {
+    unsafe fn group<L: IntLanes>(_: L, _: *const u8, outer: (L::F, L::F), _: usize) -> (L::F, L::F) {
         outer
     }
 }
@@ -331,17 +338,24 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
     }
 
     #[inline(always)]
-    unsafe fn outer<L: IntLanes>(scales: *const u8) -> (L::F, L::F) {
-        let min = if MINS { L::load_f16(scales.add(HALVES).cast()) } else { L::splat(0.0) };
-        (L::load_f16(scales.cast()), min)
+    unsafe fn outer<L: IntLanes>(lanes: L, scales: *const u8) -> (L::F, L::F) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let min = if MINS { lanes.load_f16(scales.add(HALVES).cast()) } else { lanes.splat(0.0) };
+            (lanes.load_f16(scales.cast()), min)
+        }
     }
 
     #[inline(always)]
-    unsafe fn group<L: IntLanes>(scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F) {
-        let scale = L::mul(outer.0, L::load_i8(scales.add(Self::at(g)).cast()));
-        // Minimums are below 64, so signed bytes read them as they are.
-        let min = if MINS { L::mul(outer.1, L::load_i8(scales.add(Self::at(g) + LANES).cast())) } else { outer.1 };
-        (scale, min)
+    unsafe fn group<L: IntLanes>(lanes: L, scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let scale = lanes.mul(outer.0, lanes.load_i8(scales.add(Self::at(g)).cast()));
+            // Minimums are below 64, so signed bytes read them as they are.
+            let min =
+                if MINS { lanes.mul(outer.1, lanes.load_i8(scales.add(Self::at(g) + LANES).cast())) } else { outer.1 };
+            (scale, min)
+        }
     }
 }
 

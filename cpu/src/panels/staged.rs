@@ -22,7 +22,6 @@
 //! whole chunk ahead at once holds up the loads that are needed now. Chunks as the outer loop, so that a
 //! chunk of all tokens' inputs stays in the first-level cache: sums have to leave it instead.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of `lanes.rs`")]
 #![allow(clippy::needless_range_loop, reason = "indices name the tile's panels and tokens in several arrays")]
 
 use std::mem::MaybeUninit;
@@ -57,9 +56,10 @@ struct Unpacked {
 /// All rows and tokens of `task`, whose inputs are records of `int8.rs`, in tiles of up to `T` tokens.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `task` has passed `Gemm::check`.
+/// The CPU has the features of `D`, and `task` has passed `Gemm::check`.
 #[inline(always)]
 pub(crate) unsafe fn run<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
+    lanes: L,
     task: &Gemm<'_, Panels>,
 ) {
     let (matrix, rows) = (task.matrix, &task.rows);
@@ -72,41 +72,52 @@ pub(crate) unsafe fn run<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: 
         for row in rows.clone().step_by(P * LANES) {
             // Past the end the last panel is computed again and dropped.
             let last = (rows.end - 1) / LANES;
-            let panels: [*const u8; P] =
-                std::array::from_fn(|p| matrix.bytes().as_ptr().add((row / LANES + p).min(last) * shape.bytes));
+            // SAFETY: `Gemm::check` found the rows within the matrix, whose panels have this shape.
+            let panels: [*const u8; P] = std::array::from_fn(|p| unsafe {
+                matrix.bytes().as_ptr().add((row / LANES + p).min(last) * shape.bytes)
+            });
             let out = |t: usize| {
                 let row_of_out = task.out_rows[first + t] as usize * task.out_stride;
                 task.out.as_ptr().wrapping_add(row_of_out + task.out_column + row - rows.start)
             };
             // Outputs lie far apart: their lines arrive while the sums are made.
             for t in 0..tokens {
-                L::prefetch(out(t).cast());
+                lanes.prefetch(out(t).cast());
             }
             sums.fill([[0.0; LANES]; P]);
             for start in (0..blocks).step_by(CHUNK) {
                 let count = CHUNK.min(blocks - start);
                 for p in 0..P {
-                    unpack::<L, C, S>(panels[p], shape.scales, start, count, chunk[p].as_mut_ptr().cast());
+                    let to = chunk[p].as_mut_ptr().cast();
+                    // SAFETY: a panel has all blocks of its rows, and a chunk has room for these.
+                    unsafe { unpack::<L, C, S>(lanes, panels[p], shape.scales, start, count, to) };
                 }
                 let chunk: [*const Unpacked; P] = std::array::from_fn(|p| chunk[p].as_ptr().cast());
                 let mut t = 0;
                 while t < tokens {
                     let at = TilePosition { task, token: first + t, start, count };
-                    let sums = sums.as_mut_ptr().add(t);
                     // A whole tile costs less than two small ones, whose chains wait for one another: what
                     // is left goes into the next larger tile, whose last tokens nobody looks at.
-                    t += match tokens - t {
-                        1 => tile::<L, D, C, S, P, 1>(&at, chunk, sums),
-                        2 => tile::<L, D, C, S, P, 2>(&at, chunk, sums),
-                        3..=4 if T > 4 => tile::<L, D, C, S, P, 4>(&at, chunk, sums),
-                        _ => tile::<L, D, C, S, P, T>(&at, chunk, sums),
+                    //
+                    // SAFETY: the blocks of the chunk are unpacked, and there is room for the sums of whole tiles.
+                    t += unsafe {
+                        let sums = sums.as_mut_ptr().add(t);
+                        match tokens - t {
+                            1 => tile::<L, D, C, S, P, 1>(lanes, &at, chunk, sums),
+                            2 => tile::<L, D, C, S, P, 2>(lanes, &at, chunk, sums),
+                            3..=4 if T > 4 => tile::<L, D, C, S, P, 4>(lanes, &at, chunk, sums),
+                            _ => tile::<L, D, C, S, P, T>(lanes, &at, chunk, sums),
+                        }
                     };
                 }
             }
             for t in 0..tokens {
                 for p in 0..P.min((rows.end - row).div_ceil(LANES)) {
                     let at = p * LANES;
-                    store_first::<L>(out(t).add(at), rows.end - row - at, L::load(sums[t][p].as_ptr()));
+                    // SAFETY: `Gemm::check` found the columns of these rows within the outputs, which are this task's
+                    // alone.
+                    let out = unsafe { std::slice::from_raw_parts_mut(out(t).add(at), rows.end - row - at) };
+                    store_first(lanes, out, lanes.load_array(&sums[t][p]));
                 }
             }
         }
@@ -116,10 +127,10 @@ pub(crate) unsafe fn run<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: 
 /// Blocks `start..start + count` of a panel, whose codes begin `scales` bytes after its scales.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and `panel` is readable for these blocks and their scales, and `to` is writable
-/// for `count` blocks.
+/// `panel` is readable for these blocks and their scales, and `to` is writable for `count` blocks.
 #[inline(always)]
 unsafe fn unpack<L: IntLanes, C: Codes, S: Scales>(
+    lanes: L,
     panel: *const u8,
     scales: usize,
     start: usize,
@@ -128,21 +139,26 @@ unsafe fn unpack<L: IntLanes, C: Codes, S: Scales>(
 ) {
     for b in 0..count {
         let block = start + b;
-        let codes = panel.add(scales + block * C::BYTES);
+        // SAFETY: by this function's contract, as all that is read and written below.
+        let (to, codes) = unsafe { (to.add(b), panel.add(scales + block * C::BYTES)) };
         // The chunk after the next comes from memory while these are multiplied.
         for byte in (0..C::BYTES).step_by(LINE) {
-            L::prefetch_far(codes.wrapping_add(2 * CHUNK * C::BYTES + byte));
+            lanes.prefetch_far(codes.wrapping_add(2 * CHUNK * C::BYTES + byte));
         }
         for s in 0..STEPS {
-            L::store_bytes((&raw mut (*to.add(b)).codes[s]).cast(), C::step::<L>(codes, s));
+            // SAFETY: as above.
+            unsafe { lanes.store_bytes((&raw mut (*to).codes[s]).cast(), C::step(lanes, codes, s)) };
         }
-        let scales = panel.add(block / S::BLOCKS * S::BYTES);
-        let outer = S::outer::<L>(scales);
-        for g in 0..S::GROUPS {
-            let (scale, min) = S::group::<L>(scales, outer, block % S::BLOCKS * S::GROUPS + g);
-            L::store((&raw mut (*to.add(b)).scales[g]).cast(), scale);
-            if S::MINS {
-                L::store((&raw mut (*to.add(b)).mins[g]).cast(), min);
+        // SAFETY: as above.
+        unsafe {
+            let scales = panel.add(block / S::BLOCKS * S::BYTES);
+            let outer = S::outer(lanes, scales);
+            for g in 0..S::GROUPS {
+                let (scale, min) = S::group(lanes, scales, outer, block % S::BLOCKS * S::GROUPS + g);
+                lanes.store((&raw mut (*to).scales[g]).cast(), scale);
+                if S::MINS {
+                    lanes.store((&raw mut (*to).mins[g]).cast(), min);
+                }
             }
         }
     }
@@ -162,10 +178,11 @@ struct TilePosition<'a> {
 /// again.
 ///
 /// # Safety
-/// The CPU has the features of `L`, and each of `chunk` is readable for its blocks, `sums` is writable for `T`
+/// The CPU has the features of `D`, and each of `chunk` is readable for its blocks, `sums` is writable for `T`
 /// tokens, and the task has passed `Gemm::check`.
 #[inline(always)]
 unsafe fn tile<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, const T: usize>(
+    lanes: L,
     at: &TilePosition<'_>,
     chunk: [*const Unpacked; P],
     sums: *mut [[f32; LANES]; P],
@@ -173,59 +190,76 @@ unsafe fn tile<L: IntLanes, D: Dot4<L>, C: Codes, S: Scales, const P: usize, con
     let task = at.task;
     let x: [*const u8; T] = std::array::from_fn(|t| {
         let token = (at.token + t).min(task.x_rows.len() - 1);
-        let row = task.x.values.as_ptr().add(task.x_rows[token] as usize * task.x.stride);
-        row.cast::<u8>().add(at.start * RECORD_BYTES)
+        // SAFETY: `Gemm::check` found the rows of each token within the inputs.
+        unsafe {
+            let row = task.x.values.as_ptr().add(task.x_rows[token] as usize * task.x.stride);
+            row.cast::<u8>().add(at.start * RECORD_BYTES)
+        }
     });
-    let mut chains = [[L::splat(0.0); T]; P];
+    let mut chains = [[lanes.splat(0.0); T]; P];
     for p in 0..P {
         for t in 0..T {
-            chains[p][t] = L::load((*sums.add(t))[p].as_ptr());
+            // SAFETY: by this function's contract, as all that is read and written below.
+            chains[p][t] = unsafe { lanes.load_array(&(*sums.add(t))[p]) };
         }
     }
     for b in 0..at.count {
         let record = b * RECORD_BYTES;
-        let mut parts = [[L::splat(0.0); T]; P];
+        let mut parts = [[lanes.splat(0.0); T]; P];
         for g in 0..S::GROUPS {
             // The sums of the whole block, or of its halves.
             let sums = record + 4 * (SUMS + if S::GROUPS == 1 { 0 } else { 1 + g });
-            let mut acc = [[L::zero(); T]; P];
+            let mut acc = [[lanes.zero(); T]; P];
             for t in 0..T {
-                let start = start::<L, D, C>(x[t].add(sums));
+                // SAFETY: as above.
+                let start = unsafe { start::<L, D, C>(lanes, x[t].add(sums)) };
                 for p in 0..P {
                     acc[p][t] = start;
                 }
             }
             for s in g * STEPS / S::GROUPS..(g + 1) * STEPS / S::GROUPS {
-                let mut w = [L::load_bytes((*chunk[0].add(b)).codes[s].as_ptr()); P];
+                // SAFETY: as above.
+                let mut w = [unsafe { lanes.load_bytes((*chunk[0].add(b)).codes[s].as_ptr()) }; P];
                 for p in 1..P {
-                    w[p] = L::load_bytes((*chunk[p].add(b)).codes[s].as_ptr());
+                    // SAFETY: as above.
+                    w[p] = unsafe { lanes.load_bytes((*chunk[p].add(b)).codes[s].as_ptr()) };
                 }
                 for t in 0..T {
-                    let x = L::splat_word(x[t].add(record + STEP * s));
+                    // SAFETY: as above.
+                    let x = unsafe { lanes.splat_word(x[t].add(record + STEP * s)) };
                     for p in 0..P {
-                        acc[p][t] = dot::<L, D, C>(acc[p][t], w[p], x);
+                        // SAFETY: as above.
+                        acc[p][t] = unsafe { dot::<L, D, C>(acc[p][t], w[p], x) };
                     }
                 }
             }
             for p in 0..P {
-                let scale = L::load((*chunk[p].add(b)).scales[g].as_ptr());
-                let min = if S::MINS { L::load((*chunk[p].add(b)).mins[g].as_ptr()) } else { scale };
+                // SAFETY: as above.
+                let (scale, min) = unsafe {
+                    let scale = lanes.load_array(&(*chunk[p].add(b)).scales[g]);
+                    (scale, if S::MINS { lanes.load_array(&(*chunk[p].add(b)).mins[g]) } else { scale })
+                };
                 for t in 0..T {
-                    let sum = x[t].add(sums + 4 * FLOATS);
-                    parts[p][t] = part::<L, S>(g, parts[p][t], acc[p][t], (scale, min), sum);
+                    // SAFETY: as above.
+                    parts[p][t] = unsafe {
+                        let sum = x[t].add(sums + 4 * FLOATS);
+                        part::<L, S>(lanes, g, parts[p][t], acc[p][t], (scale, min), sum)
+                    };
                 }
             }
         }
         for t in 0..T {
-            let scale = L::splat(*x[t].add(record + 4 * SCALE).cast::<f32>());
+            // SAFETY: as above.
+            let scale = lanes.splat(unsafe { *x[t].add(record + 4 * SCALE).cast::<f32>() });
             for p in 0..P {
-                chains[p][t] = L::fma(parts[p][t], scale, chains[p][t]);
+                chains[p][t] = lanes.fma(parts[p][t], scale, chains[p][t]);
             }
         }
     }
     for p in 0..P {
         for t in 0..T {
-            L::store((&raw mut (*sums.add(t))[p]).cast(), chains[p][t]);
+            // SAFETY: as above.
+            unsafe { lanes.store((&raw mut (*sums.add(t))[p]).cast(), chains[p][t]) };
         }
     }
     T
