@@ -6,16 +6,15 @@ use quern_backend::{Collective, Lost, Precision, Rank};
 
 use crate::{
     affinity,
-    attention::AttentionScratch,
-    detect::{Isa, Kernels},
+    detect::Isa,
+    error::{CpuError, MAX_THREADS},
+    kernels::Kernels,
     moe::MoeScratch,
+    paged_attention::AttentionScratch,
     pool::Pool,
     product::ProductScratch,
     team::Team,
 };
-
-/// More workers than this is a typing error.
-const MAX_THREADS: usize = 1024;
 
 /// What to run on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,34 +26,6 @@ pub struct CpuConfig {
     pub isa: Option<Isa>,
     /// What the inputs of matrix products are rounded to.
     pub precision: Precision,
-}
-
-/// Why there is no CPU backend.
-#[derive(Debug, thiserror::Error)]
-pub enum CpuError {
-    /// No instruction set has this name.
-    #[error("unknown instruction set `{name}`; known are {}", Isa::ALL.map(|isa| isa.to_string()).join(", "))]
-    UnknownIsa {
-        /// What was asked for.
-        name: String,
-    },
-    /// The CPU cannot run it.
-    #[error("this CPU cannot run `{isa}` kernels: it lacks {missing}")]
-    UnsupportedIsa {
-        /// What was asked for.
-        isa: Isa,
-        /// The features that are not there.
-        missing: String,
-    },
-    /// A thread count out of range.
-    #[error("{threads} worker threads; must be 1 to {MAX_THREADS}")]
-    Threads {
-        /// What was asked for.
-        threads: usize,
-    },
-    /// The operating system gives no more threads.
-    #[error("cannot start worker thread: {0}")]
-    Spawn(#[from] std::io::Error),
 }
 
 /// Working space of all operations.

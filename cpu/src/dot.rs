@@ -1,12 +1,11 @@
 //! [`Dot`]: how one step of weights in some encoding meets one step of inputs.
 //!
 //! An encoding is an instance here (or in `arch`, where hardware multiplies it as it is) and a line in
-//! `detect.rs`; the loops of `gemm.rs` know none of them.
+//! `kernels.rs`; the loops of `gemm.rs` know none of them.
 
 use crate::{
-    int8::{RECORD_BYTES, quantise},
+    int8::{BLOCK, RECORD_BYTES, quantise},
     lanes::{LANES, Lanes, round_to_bf16, to_bf16},
-    panels::format::BLOCK,
 };
 
 /// How inputs are laid out for a kernel, prepared once for all rows of weights that meet them.

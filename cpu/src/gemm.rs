@@ -19,12 +19,8 @@ use quern_backend::PackedMatrix;
 use crate::{
     dot::Dot,
     lanes::{LANES, LINE, Lanes},
-    matrix::Matrix,
     memory::DisjointMut,
 };
-
-/// A part of an fp8 matrix begins at a multiple of it within a block of scales: a step of all its kernels.
-const ORIGIN_STEP: usize = 2 * LANES;
 
 /// Rows of inputs as a kernel wants them (`dot::ActivationLayout`).
 #[derive(Clone, Copy)]
@@ -35,7 +31,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) stride: usize,
 }
 
-/// One unit of work: some rows of a matrix times some tokens. `M` is how the matrix lies in memory.
+/// One unit of work: some rows of a matrix times some tokens. `M` is how the matrix lies in memory; `Gemm::check` is in
+/// `matrix.rs`, which knows both ways.
 pub(crate) struct Gemm<'a, M = PackedMatrix> {
     pub(crate) matrix: &'a M,
     /// Rows of the matrix.
@@ -50,24 +47,6 @@ pub(crate) struct Gemm<'a, M = PackedMatrix> {
     pub(crate) out_rows: &'a [u32],
     /// Column of `out` that takes the first of `rows`.
     pub(crate) out_column: usize,
-}
-
-impl Gemm<'_, Matrix> {
-    /// What the kernels rely on.
-    pub(crate) fn check(&self, row_words: usize) {
-        if let Matrix::Mapped(matrix) = self.matrix {
-            let origin = matrix.scale_origin();
-            assert_eq!(origin % ORIGIN_STEP, 0, "{origin} columns of a scale's block lie before the first");
-        }
-        assert!(self.rows.end <= self.matrix.rows(), "rows {:?} of {}", self.rows, self.matrix.rows());
-        assert_eq!(self.rows.start % self.matrix.cut().tile_rows, 0, "rows {:?} begin within a panel", self.rows);
-        assert_eq!(self.x.stride, row_words, "prepared words of {} columns", self.matrix.cols());
-        assert_eq!(self.x_rows.len(), self.out_rows.len(), "tokens read and tokens written");
-        assert!(self.out_column + self.rows.len() <= self.out_stride, "columns of the output");
-        let largest = |rows: &[u32]| rows.iter().max().map_or(0, |&row| row as usize + 1);
-        assert!(largest(self.x_rows) * self.x.stride <= self.x.values.len(), "rows of the input");
-        assert!(largest(self.out_rows) * self.out_stride <= self.out.len(), "rows of the output");
-    }
 }
 
 impl<'a, M> Gemm<'a, M> {
@@ -92,7 +71,7 @@ impl<'a, M> Gemm<'a, M> {
 /// come from the second.
 ///
 /// # Safety
-/// The CPU has the features of `D`, and `task` has passed [`Gemm::check`].
+/// The CPU has the features of `D`, and `task` has passed `Gemm::check`.
 #[inline(always)]
 pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(lanes: L, task: &Gemm<'_>) {
     let tokens = task.x_rows.len();
@@ -116,7 +95,7 @@ pub(crate) unsafe fn run<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(la
 /// All rows of `task` times the `T` tokens from `first` on; returns `T`.
 ///
 /// # Safety
-/// The CPU has the features of `D`, and `task` has passed [`Gemm::check`] and has `first + T` tokens.
+/// The CPU has the features of `D`, and `task` has passed `Gemm::check` and has `first + T` tokens.
 #[inline(always)]
 unsafe fn tokens_at<L: Lanes, D: Dot<L>, const R: usize, const T: usize>(
     lanes: L,

@@ -10,7 +10,8 @@
 //!
 //! The sums are of the integers; the offset of codes and the minimums of groups multiply them.
 
-use crate::panels::format::BLOCK;
+/// Columns of a block of inputs, and of a block of a panel's codes.
+pub(crate) const BLOCK: usize = 32;
 
 /// f32 words of a block.
 pub(crate) const RECORD: usize = 16;

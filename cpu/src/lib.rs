@@ -1,8 +1,8 @@
 //! The fused operations of [`quern_backend`] on CPU threads and SIMD.
 //!
-//! [`CpuBackend`] is the whole interface. Inside, `detect` chooses kernels once at start; `arch` holds
-//! every intrinsic; the kernels (`gemm`, `panels`, `attention`, `norm_rope`, `pointwise`) are generic loops
-//! over `lanes`; `product`, `moe` and `attention::plan` cut operations into units of work for the `pool`. Several
+//! [`CpuBackend`] is the whole interface. Inside, `kernels` is the table chosen once at start for what `detect` finds;
+//! `arch` holds every intrinsic; the kernels (`gemm`, `panels`, `attention`, `norm_rope`, `pointwise`) are generic loops
+//! over `lanes`; `product`, `moe` and `paged_attention` cut operations into units of work for the `pool`. Several
 //! backends may be the ranks of one network, each on its own cores: they exchange through `team`.
 //!
 //! Every result is a function of its own row alone: lanes run along the summed dimension, each chain of
@@ -16,9 +16,11 @@ mod buffer;
 mod detect;
 mod device;
 mod dot;
+mod error;
 mod gemm;
 mod int8;
 mod int_lanes;
+mod kernels;
 mod kv_cache;
 mod lanes;
 mod latch;
@@ -28,6 +30,7 @@ mod memory;
 mod moe;
 mod norm_rope;
 mod ops;
+mod paged_attention;
 mod panels;
 mod pointwise;
 mod pool;
@@ -39,11 +42,13 @@ mod skip;
 mod step;
 mod sync;
 mod team;
+mod throughput;
 mod uploader;
 
-pub use backend::{CpuBackend, CpuConfig, CpuError};
+pub use backend::{CpuBackend, CpuConfig};
 pub use buffer::{Buffer, Routing};
 pub use detect::Isa;
+pub use error::CpuError;
 pub use kv_cache::KvCache;
 pub use moe::Experts;
 pub use panels::{OnSaved, PackedWeightCache};

@@ -4,15 +4,7 @@ use std::{hint::black_box, time::Instant};
 
 use quern_backend::MachinePeaks;
 
-use crate::{
-    CpuBackend,
-    int_lanes::{BYTES, Dot4, IntLanes},
-    lanes::{LANES, Lanes},
-    memory::Region,
-};
-
-/// Independent chains of the peak loops: two instructions a cycle of latency four to six, with room.
-pub(crate) const ACCUMULATORS: usize = 16;
+use crate::{CpuBackend, lanes::LANES, memory::Region, throughput::ACCUMULATORS};
 
 /// Rounds of one measurement: some milliseconds.
 const ROUNDS: usize = 1 << 20;
@@ -76,36 +68,4 @@ pub(crate) fn measure(backend: &CpuBackend, go_on: &dyn Fn() -> bool) -> Option<
         },
         int8_ops: flops(int8_throughput, 8 * LANES)?,
     })
-}
-
-/// [`ACCUMULATORS`] chains of `rounds` multiply-adds of `x * x`.
-#[inline(always)]
-pub(crate) fn fma_throughput<L: Lanes>(lanes: L, rounds: usize, x: f32) -> f32 {
-    let x = lanes.splat(x);
-    let mut sums = [lanes.splat(0.0); ACCUMULATORS];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = lanes.fma(x, x, *sum);
-        }
-    }
-    lanes.sum(sums.into_iter().fold(lanes.splat(0.0), |a, b| lanes.add(a, b)))
-}
-
-/// [`ACCUMULATORS`] chains of `rounds` integer dot products of codes below 128, from `x` made an integer.
-///
-/// # Safety
-/// The CPU has the features of `D`.
-#[inline(always)]
-pub(crate) unsafe fn int8_throughput<L: IntLanes, D: Dot4<L>>(lanes: L, rounds: usize, x: f32) -> f32 {
-    let (codes, inputs) = ([x as u8; BYTES], [x as u8; 4]);
-    // SAFETY: arrays of as many bytes.
-    let (w, x) = unsafe { (lanes.load_bytes(codes.as_ptr()), lanes.splat_word(inputs.as_ptr())) };
-    let mut sums = [lanes.zero(); ACCUMULATORS];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            // SAFETY: by this function's contract.
-            *sum = unsafe { D::dot::<false>(*sum, w, x) };
-        }
-    }
-    lanes.sum(sums.into_iter().fold(lanes.splat(0.0), |a, b| lanes.add(a, lanes.to_f32(b))))
 }

@@ -3,6 +3,7 @@
 use quern_backend::{PackedMatrix, QuantFormat, UploadError};
 
 use crate::{
+    gemm::Gemm,
     lanes::LANES,
     panels::{PackedWeightCache, Panels},
     pool::Pool,
@@ -15,6 +16,9 @@ const MAPPED_ROWS: usize = 64;
 /// Rows of panels in such a unit: each is read once, so that they need no cache, and the more of them there are,
 /// the more the way of the unit's inputs into the second-level cache is worth (experts 6 % over 64 rows).
 const PANEL_ROWS: usize = 256;
+
+/// A part of an fp8 matrix begins at a multiple of it within a block of scales: a step of all its kernels.
+const ORIGIN_STEP: usize = 2 * LANES;
 
 /// How a matrix may be cut into units of work.
 #[derive(Clone, Copy, Debug)]
@@ -110,5 +114,23 @@ impl Matrix {
             Matrix::Mapped(matrix) => matrix.decode_row(row, out),
             Matrix::Panels(panels) => panels.decode_row(row, out),
         }
+    }
+}
+
+impl Gemm<'_, Matrix> {
+    /// What the kernels rely on.
+    pub(crate) fn check(&self, row_words: usize) {
+        if let Matrix::Mapped(matrix) = self.matrix {
+            let origin = matrix.scale_origin();
+            assert_eq!(origin % ORIGIN_STEP, 0, "{origin} columns of a scale's block lie before the first");
+        }
+        assert!(self.rows.end <= self.matrix.rows(), "rows {:?} of {}", self.rows, self.matrix.rows());
+        assert_eq!(self.rows.start % self.matrix.cut().tile_rows, 0, "rows {:?} begin within a panel", self.rows);
+        assert_eq!(self.x.stride, row_words, "prepared words of {} columns", self.matrix.cols());
+        assert_eq!(self.x_rows.len(), self.out_rows.len(), "tokens read and tokens written");
+        assert!(self.out_column + self.rows.len() <= self.out_stride, "columns of the output");
+        let largest = |rows: &[u32]| rows.iter().max().map_or(0, |&row| row as usize + 1);
+        assert!(largest(self.x_rows) * self.x.stride <= self.x.values.len(), "rows of the input");
+        assert!(largest(self.out_rows) * self.out_stride <= self.out.len(), "rows of the output");
     }
 }

@@ -22,8 +22,8 @@ use quern_backend::{PackedMatrix, UploadError};
 
 use crate::{
     buffer::{Buffer, Routing},
-    detect::Kernels,
     gemm::Gemm,
+    kernels::Kernels,
     latch::Latches,
     matrix::{Cut, Matrix},
     memory::{AlignedVec, DisjointMut},

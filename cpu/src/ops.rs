@@ -9,12 +9,12 @@ use quern_backend::{
 
 use crate::{
     CpuBackend,
-    attention::Attend,
     backend::Exchange,
     buffer::{Buffer, Routing},
     kv_cache::KvCache,
     memory::DisjointMut,
     moe::{self, Experts},
+    paged_attention::Attend,
     product::{self, Weight},
     route::route_row,
     step::Step,

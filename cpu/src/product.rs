@@ -6,9 +6,9 @@ use quern_backend::{PackedMatrix, QuantFormat, UploadError};
 
 use crate::{
     buffer::Buffer,
-    detect::Kernels,
     dot::ActivationLayout,
     gemm::{Gemm, Inputs},
+    kernels::Kernels,
     matrix::{Cut, Matrix},
     memory::{AlignedVec, DisjointMut},
     panels::PackedWeightCache,

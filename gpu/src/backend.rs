@@ -13,7 +13,6 @@ use crate::{
     image_cache::CachedImage,
     scratch::Scratch,
 };
-pub use crate::{kv_cache::KV_FORMATS, weights::WEIGHT_FORMATS};
 
 /// Which device to open, and how.
 #[derive(Clone, Debug)]

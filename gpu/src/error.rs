@@ -118,3 +118,14 @@ fn meaning(code: i32) -> &'static str {
 
 /// The driver's number for memory that ran out.
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_architecture_without_kernels_is_named_with_those_that_have_some() {
+        let refused = GpuError::Architecture { vendor: Vendor::Amd, major: 11, minor: 0 }.to_string();
+        assert!(refused.contains("11.0") && refused.contains("gfx942"), "{refused}");
+    }
+}

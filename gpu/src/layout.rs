@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_tile_holds_every_element_once_where_the_kernels_look_for_it() {
-        for arch in [Arch::of(Vendor::Nvidia, 9, 0), Arch::of(Vendor::Amd, 9, 4)].map(Result::unwrap) {
+        for arch in [Arch::of(Vendor::Nvidia, 9, 0), Arch::of(Vendor::Amd, 9, 4)].map(Option::unwrap) {
             for element in [1, 2] {
                 // Ragged in both directions; every element is its own number.
                 let (rows, cols) = (13, 203);

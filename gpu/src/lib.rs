@@ -28,9 +28,9 @@ mod step;
 mod weights;
 
 pub use arch::{Arch, Vendor};
-pub use backend::{GpuBackend, GpuConfig, KV_FORMATS, WEIGHT_FORMATS};
+pub use backend::{GpuBackend, GpuConfig};
 pub use driver::{HEAD as MAX_HEAD_DIM, MAX_EXPERTS};
 pub use error::GpuError;
 pub use gpu_info::GpuInfo;
-pub use kv_cache::kv_bytes_per_token;
-pub use weights::MIN_SCALE_ROWS;
+pub use kv_cache::{KV_FORMATS, kv_bytes_per_token};
+pub use weights::{MIN_SCALE_ROWS, WEIGHT_FORMATS};

@@ -16,7 +16,7 @@ use crate::{
     dot::{ActivationLayout, Dot},
     gemm::{self, Gemm},
     lanes::Lanes,
-    machine_peaks::ACCUMULATORS,
+    throughput::ACCUMULATORS,
 };
 
 /// bfloat16 weights and inputs, multiplied as they are.

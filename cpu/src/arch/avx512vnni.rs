@@ -9,13 +9,13 @@ use crate::{
     gemm::Gemm,
     int_lanes::Dot4,
     lanes::Lanes,
-    machine_peaks,
     panels::{
         Panels,
         direct::{self, Integers},
         format::{Codes, Scales, panel_format},
         staged,
     },
+    throughput,
 };
 
 /// `vpdpbusd` on 512 bits.
@@ -90,7 +90,7 @@ fn wide_panels_int8(format: QuantFormat) -> PanelEntry {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn int8_throughput(rounds: usize, x: f32) -> f32 {
     // SAFETY: the features are those that are enabled here.
-    unsafe { machine_peaks::int8_throughput::<Avx512, Avx512Vnni>(Avx512::new_unchecked(), rounds, x) }
+    unsafe { throughput::int8_throughput::<Avx512, Avx512Vnni>(Avx512::new_unchecked(), rounds, x) }
 }
 
 /// The kernels of AVX-512 with these in place of its own.

@@ -72,7 +72,7 @@ pub(crate) struct KernelEntries {
     pub(crate) native_attend: fn(KvFormat) -> Option<AttendEntry>,
     pub(crate) fold: unsafe fn(&mut [f32], &[f32], usize),
     pub(crate) peak: unsafe fn(&[f32]) -> Option<f32>,
-    /// See `machine_peaks.rs`.
+    /// See `throughput.rs`.
     pub(crate) fma_throughput: ThroughputEntry,
     pub(crate) native_fma_throughput: Option<ThroughputEntry>,
     pub(crate) int8_throughput: ThroughputEntry,
@@ -170,7 +170,7 @@ macro_rules! entries {
             peak(values: &[f32]) -> Option<f32>
         );
         $crate::arch::entries!(
-            @safe $(#[$attribute])? $lanes, $crate::machine_peaks::fma_throughput,
+            @safe $(#[$attribute])? $lanes, $crate::throughput::fma_throughput,
             fma_throughput(rounds: usize, x: f32) -> f32
         );
 
@@ -261,7 +261,7 @@ macro_rules! panel_entries {
             // SAFETY: the features are those that are enabled here.
             unsafe {
                 let lanes = <$lanes as $crate::lanes::Lanes>::new_unchecked();
-                $crate::machine_peaks::int8_throughput::<$lanes, $dot>(lanes, rounds, x)
+                $crate::throughput::int8_throughput::<$lanes, $dot>(lanes, rounds, x)
             }
         }
     };

@@ -36,10 +36,10 @@ use crate::{
 pub(crate) const PARTITION: usize = 256;
 
 /// Positions of a block: with a head of 128, 16 KiB as f32.
-pub(super) const BLOCK: usize = 2 * LANES;
+pub(crate) const BLOCK: usize = 2 * LANES;
 
 /// Words of a partial result: the unnormalised output, then the maximum and the sum.
-pub(super) const fn partial_words(padded_dim: usize) -> usize {
+pub(crate) const fn partial_words(padded_dim: usize) -> usize {
     padded_dim + LANES
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct Partition<'a> {
 }
 
 /// Words of a block as f32.
-pub(super) const fn block_words(dim: usize) -> usize {
+pub(crate) const fn block_words(dim: usize) -> usize {
     BLOCK * dim
 }
 

@@ -23,10 +23,10 @@ use std::marker::PhantomData;
 use crate::{
     gemm::Gemm,
     int_lanes::{Dot4, IntLanes},
-    int8::{FLOATS, RECORD, RECORD_BYTES, SCALE, SUMS},
+    int8::{BLOCK, FLOATS, RECORD, RECORD_BYTES, SCALE, SUMS},
     lanes::{LANES, LINE, store_first},
     panels::Panels,
-    panels::format::{BLOCK, Codes, STEP, STEPS, Scales},
+    panels::format::{Codes, STEP, STEPS, Scales},
 };
 
 /// How far ahead memory is asked for, into the second-level cache: the hardware's own prefetching stops at

@@ -24,11 +24,9 @@ use quern_backend::quant::{
 
 use crate::{
     int_lanes::{BYTES, IntLanes},
+    int8::BLOCK,
     lanes::LANES,
 };
-
-/// Columns of a block of codes, and of a block of inputs.
-pub(crate) const BLOCK: usize = 32;
 
 /// Columns of a step.
 pub(crate) const STEP: usize = 4;

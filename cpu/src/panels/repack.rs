@@ -18,9 +18,10 @@ use quern_backend::{PackedMatrix, QuantFormat, UploadError, quant::Block};
 
 use crate::{
     int_lanes::BYTES,
+    int8::BLOCK,
     lanes::LANES,
     memory::{ReadRegion, Region},
-    panels::format::{BLOCK, Codes, STEP, STEPS, Scales, panel_format},
+    panels::format::{Codes, STEP, STEPS, Scales, panel_format},
     panels::packed_weight_cache::{PackedWeightCache, PanelRegion},
     pool::Pool,
 };

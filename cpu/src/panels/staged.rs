@@ -29,11 +29,11 @@ use std::mem::MaybeUninit;
 use crate::{
     gemm::Gemm,
     int_lanes::{BYTES, Dot4, IntLanes},
-    int8::{FLOATS, RECORD_BYTES, SCALE, SUMS},
+    int8::{BLOCK, FLOATS, RECORD_BYTES, SCALE, SUMS},
     lanes::{LANES, LINE, store_first},
     panels::Panels,
     panels::direct::{dot, part, start},
-    panels::format::{BLOCK, Codes, STEP, STEPS, Scales},
+    panels::format::{Codes, STEP, STEPS, Scales},
 };
 
 /// Blocks of a chunk: a multiple of those that share outer scales.

@@ -117,7 +117,7 @@ impl GpuDevice {
             driver.device_get(&mut device, index as c_int)?;
             driver.device_name(name.as_mut_ptr().cast(), name.len() as c_int - 1, device)?;
             driver.compute_capability(&mut major, &mut minor, device)?;
-            Arch::of(vendor, major, minor)?
+            Arch::of(vendor, major, minor).ok_or(GpuError::Architecture { vendor, major, minor })?
         };
         let name = String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned();
         let context = Arc::new(Context::retain(driver, device)?);

@@ -1,4 +1,4 @@
-//! A step's attention as units of work.
+//! [`Attend`]: a step's attention over pages, as units of work.
 //!
 //! A unit is (sequence, KV head, block of query rows). Where there are enough of them for all workers,
 //! each walks its partitions of positions in order and folds as it goes. Where there are few (one long
@@ -9,15 +9,11 @@ use std::ops::Range;
 
 use quern_backend::{AttentionSpec, HeadLayout, KeyOrValue, PagedBatch, Span};
 
-use super::{
-    element::FEATURES,
-    kernel::{BLOCK, PARTITION, Partition, block_words, partial_words},
-};
 use crate::{
+    attention::{BLOCK, FEATURES, PARTITION, Partition, QueryLayout, block_words, partial_words},
     buffer::Buffer,
-    detect::Kernels,
+    kernels::Kernels,
     kv_cache::{LayerPages, head_bytes},
-    lanes::{round_to_bf16, to_bf16},
     memory::{AlignedVec, DisjointMut, Region},
     pool::Pool,
 };
@@ -31,39 +27,6 @@ const PARTIALS_BYTES: usize = 32 << 20;
 
 /// Bytes of keys and values that one worker reads sooner than a second one wakes.
 const SMALL: usize = 64 << 10;
-
-/// How queries lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum QueryLayout {
-    /// f32 as they come.
-    F32,
-    /// f32 that are bfloat16; weights are rounded alike.
-    Bf16InF32,
-    /// bfloat16, two features in a word; weights are rounded alike.
-    Bf16Pairs,
-}
-
-impl QueryLayout {
-    /// Words of a query of `dim` features.
-    fn words(self, dim: usize) -> usize {
-        if self == QueryLayout::Bf16Pairs { dim / 2 } else { dim }
-    }
-
-    /// Write a query, zeros behind it.
-    fn lay_out(self, query: &[f32], words: &mut [f32]) {
-        words.fill(0.0);
-        match self {
-            QueryLayout::F32 => words[..query.len()].copy_from_slice(query),
-            QueryLayout::Bf16InF32 => words.iter_mut().zip(query).for_each(|(word, &x)| *word = round_to_bf16(x)),
-            QueryLayout::Bf16Pairs => {
-                for (word, pair) in words.iter_mut().zip(query.chunks(2)) {
-                    let odd = pair.get(1).map_or(0, |&x| to_bf16(x));
-                    *word = f32::from_bits(u32::from(to_bf16(pair[0])) | u32::from(odd) << 16);
-                }
-            }
-        }
-    }
-}
 
 /// Working space of one worker.
 #[derive(Debug, Default)]
