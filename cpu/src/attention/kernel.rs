@@ -458,9 +458,10 @@ unsafe fn weigh<L: IntLanes, E: Element<L>, const Q: usize>(
     // SAFETY: each query has room for the scores of a partition.
     let weights: [*const f32; Q] =
         std::array::from_fn(|q| unsafe { task.scores.as_ptr().add((first + q) * PARTITION + start / E::STEP) });
+    // Once: each time that the slice is borrowed, earlier pointers into it lose their right to write.
+    let partials = task.partials.as_mut_ptr();
     // SAFETY: each query has room for a partial result.
-    let outputs: [*mut f32; Q] =
-        std::array::from_fn(|q| unsafe { task.partials.as_mut_ptr().add((first + q) * partial_words(dim)) });
+    let outputs: [*mut f32; Q] = std::array::from_fn(|q| unsafe { partials.add((first + q) * partial_words(dim)) });
     for d in (0..dim).step_by(VECTORS * LANES) {
         let mut sums = [[lanes.splat(0.0); VECTORS]; Q];
         for q in 0..Q {
