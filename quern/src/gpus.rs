@@ -74,9 +74,12 @@ pub fn open(device: &DeviceSettings) -> Result<Option<GpuBackend>, StartError> {
     // None where there is no cache: kernels out of a folder that others may write to would run as this program.
     let cache = environment::caches(|name| env::var_os(name)).map(|caches| caches.join("quern").join("kernels"));
     let config = GpuConfig { vendor, index: device.base_gpu_id, libraries: None, cache };
-    tracing::info!("Kernels for the {} device are loaded; the first start compiles them.", device.device.name());
-    let backend = GpuBackend::open(&config)
-        .map_err(|cause| StartError::Gpu { compute: device.device.name(), cause: cause.into() })?;
+    let compute = device.device.name();
+    tracing::info!("Opening the {compute} device; its first start compiles the kernels.");
+    let backend = GpuBackend::open(&config).map_err(|cause| StartError::Gpu { compute, cause: cause.into() })?;
+    let made =
+        if backend.is_compiled_now() { "compiled at this start" } else { "loaded as an earlier start compiled them" };
+    tracing::info!("Kernels for the {compute} device: {made}.");
     if let Some(cause) = backend.not_kept() {
         tracing::warn!("the compiled kernels cannot be kept, so that the next start compiles them again: {cause}");
     }
