@@ -5,11 +5,11 @@
 //! (512 tokens) 39 of 40 answers under a schema, 38 of 40 objects and 39 of 40 calls were complete where it chose
 //! the likeliest token; 37, 39 and 40 at random.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-};
+mod process;
 
+use std::process::Command;
+
+use process::Server;
 use serde_json::{Map, Value, json};
 
 /// Prompts of each kind.
@@ -18,50 +18,27 @@ const PROMPTS: u64 = 40;
 /// Complete and valid answers wanted among them.
 const LEAST_VALID: usize = 38;
 
-struct Server {
-    process: Child,
-    base: String,
+/// The shipped model on a free port, and who asks it.
+struct Asked {
+    server: Server,
     client: reqwest::Client,
 }
 
-impl Server {
-    /// The shipped model on a free port.
-    async fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_quern"))
-            .args(["serve", "--port", "0", "--max-total-tokens", "16384"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut base = String::new();
-        for line in &mut lines {
-            let line = line.unwrap();
-            if let Some((_, rest)) = line.split_once("Listening on ") {
-                base = rest.split(' ').next().unwrap().to_owned();
-            }
-            if line.ends_with("ready to roll!") {
-                // A server whose log is not read would wait.
-                std::thread::spawn(move || lines.for_each(drop));
-                let client = reqwest::Client::builder().no_proxy().build().unwrap();
-                return Self { process, base, client };
-            }
-        }
-        panic!("it ended with {:?}", process.wait());
+impl Asked {
+    fn start() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
+        command.args(["serve", "--port", "0", "--max-total-tokens", "16384"]);
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { server: Server::start(command), client }
     }
 
     async fn chat(&self, body: &Value) -> Value {
-        let answer = self.client.post(format!("{}/v1/chat/completions", self.base)).json(body).send().await.unwrap();
+        let url = format!("http://{}/v1/chat/completions", self.server.address);
+        let answer = self.client.post(url).json(body).send().await.unwrap();
         let status = answer.status();
         let text = answer.text().await.unwrap();
         assert_eq!(status, 200, "{body}: {text}");
         serde_json::from_str(&text).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -139,7 +116,7 @@ fn with(body: &Value, more: &Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures the shipped model, which runs away inside of strings"]
 async fn answers_of_a_form_are_complete_and_valid() {
-    let server = Server::start().await;
+    let server = Asked::start();
     for way in ways() {
         let (mut valid, mut objects, mut wrong) = (0, 0, Vec::new());
         for seed in 0..PROMPTS {
@@ -174,7 +151,7 @@ async fn answers_of_a_form_are_complete_and_valid() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures the shipped model, which runs away inside of strings"]
 async fn a_required_call_is_made() {
-    let server = Server::start().await;
+    let server = Asked::start();
     for way in ways() {
         let mut called = 0;
         for seed in 0..PROMPTS {

@@ -1,15 +1,15 @@
 //! The built program on a GPU whose driver is a twin: found as every driver is, by the system's loader.
 
+mod process;
 #[path = "../../gpu/tests/support/mod.rs"]
 mod twin;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
+use process::Server;
 use serde_json::Value;
 use twin::Target;
 
@@ -21,70 +21,18 @@ fn quern(folder: &Path, caches: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-struct Server {
-    process: Child,
-    address: SocketAddr,
-    log: Vec<String>,
+/// Serve the model inside the program. It is small enough for an emulated device.
+fn serve(folder: &Path, caches: &Path, device: &str) -> Server {
+    let arguments = ["serve", "--port", "0", "--max-total-tokens", "1024", "--cpu-threads", "1", "--device", device];
+    Server::start(quern(folder, caches, &arguments))
 }
 
-impl Server {
-    /// Serve the model inside the program. It is small enough for an emulated device.
-    fn start(folder: &Path, caches: &Path, arguments: &[&str]) -> Self {
-        let mut command = quern(folder, caches, &["serve", "--port", "0", "--max-total-tokens", "1024"]);
-        let mut process = command.args(["--cpu-threads", "1"]).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let (mut log, mut address) = (Vec::new(), None);
-        for line in &mut lines {
-            let line = line.unwrap();
-            if let Some((_, rest)) = line.split_once("Listening on http://") {
-                address = rest.split(' ').next().unwrap().parse().ok();
-            }
-            let ready = line.ends_with("The server is fired up and ready to roll!");
-            log.push(line);
-            if ready {
-                std::thread::spawn(move || lines.for_each(drop));
-                let address = address.unwrap_or_else(|| panic!("no address in {log:#?}"));
-                return Self { process, address, log };
-            }
-        }
-        panic!("it ended with {:?}: {log:#?}", process.wait());
-    }
-
-    /// Whether the log has a line with `part`.
-    fn said(&self, part: &str) {
-        assert!(self.log.iter().any(|line| line.contains(part)), "no {part:?} in {:#?}", self.log);
-    }
-
-    fn ask(&self, request: &str) -> String {
-        let mut socket = TcpStream::connect(self.address).unwrap();
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    fn get(&self, path: &str) -> String {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
-    }
-
-    /// Eight greedy tokens of a chat, or as many as `more` says, whole or as a stream.
-    fn chat(&self, more: &str) -> String {
-        let body = format!(
-            r#"{{"messages":[{{"role":"user","content":"Write a Python function that implements binary search."}}],"temperature":0,"max_tokens":8{more}}}"#
-        );
-        self.ask(&format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        ))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Eight greedy tokens of a chat, or as many as `more` says, whole or as a stream.
+fn chat(server: &Server, more: &str) -> String {
+    let body = format!(
+        r#"{{"messages":[{{"role":"user","content":"Write a Python function that implements binary search."}}],"temperature":0,"max_tokens":8{more}}}"#
+    );
+    server.post("/v1/chat/completions", &body)
 }
 
 fn json_of(answer: &str) -> Value {
@@ -104,25 +52,28 @@ fn streamed_text(answer: &str) -> String {
 fn chats(target: Target, device: &str, found: &str) {
     let Some(folder) = twin::folder(target) else { return };
     let caches = tempfile::tempdir().unwrap();
-    let server = Server::start(&folder, caches.path(), &["--device", device]);
+    let server = serve(&folder, caches.path(), device);
     server.said(found);
     server.said("kernels, ");
     let measured = server.log.iter().find(|line| line.contains("peaks are measured"));
     assert_eq!(measured, None, "a GPU cannot be measured");
-    let whole = json_of(&server.chat(""));
+    server.said("compiled at this start");
+    let whole = json_of(&chat(&server, ""));
     assert_eq!(whole["usage"]["completion_tokens"], 8, "{whole}");
     let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(!text.is_empty(), "{whole}");
-    let stream = server.chat(r#","stream":true"#);
+    let stream = chat(&server, r#","stream":true"#);
     assert!(stream.contains("data: [DONE]"), "{stream}");
     assert_eq!(streamed_text(&stream), text, "the same request, now from the prefix cache and streamed");
-    let drawn = json_of(&server.chat(r#","temperature":0.8,"seed":3,"logprobs":true,"max_tokens":2"#));
+    let drawn = json_of(&chat(&server, r#","temperature":0.8,"seed":3,"logprobs":true,"max_tokens":2"#));
     assert_eq!(drawn["choices"][0]["logprobs"]["content"].as_array().map(Vec::len), Some(2), "{drawn}");
     let info = json_of(&server.get("/server_info"));
     let shown = if device == "auto" { "cuda" } else { device };
     assert_eq!(info["device"], shown);
     let kernels = std::fs::read_dir(caches.path().join("quern/kernels")).unwrap().count();
     assert_eq!(kernels, 1, "one file of compiled kernels is kept");
+    drop(server);
+    serve(&folder, caches.path(), device).said("loaded as an earlier start compiled them");
 }
 
 #[test]

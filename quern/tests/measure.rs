@@ -1,63 +1,31 @@
 //! The built program against itself: `quern bench` and `quern eval` ask `quern serve` on a real socket, with the
 //! page's own commands at small scale.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+mod process;
 
+use std::{fs, path::Path, process::Command};
+
+use process::Server;
 use serde_json::{Value, json};
 
-struct Server {
-    process: Child,
-    port: String,
+/// The shipped model on a free port.
+fn serve() -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
+    command.args(["serve", "--port", "0", "--cpu-threads", "1", "--max-total-tokens", "16384"]);
+    Server::start(command)
 }
 
-impl Server {
-    /// The shipped model on a free port.
-    fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_quern"))
-            .args(["serve", "--port", "0", "--cpu-threads", "1", "--max-total-tokens", "16384"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut port = String::new();
-        for line in &mut lines {
-            let line = line.unwrap();
-            if let Some((_, rest)) = line.split_once("Listening on http://127.0.0.1:") {
-                port = rest.split(' ').next().unwrap().to_owned();
-            }
-            if line.ends_with("The server is fired up and ready to roll!") {
-                // Whoever stops reading must not stop the server.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Self { process, port };
-            }
-        }
-        panic!("it ended with {:?}", process.wait());
-    }
-
-    /// Run a command against it in `folder`; what it printed. It must succeed.
-    fn ask(&self, folder: &Path, words: &[&str]) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
-        command.args(words).args(["--port", &self.port]).current_dir(folder);
-        // Published data sets must not be fetched.
-        command.env("HF_HUB_OFFLINE", "1").env("XDG_CACHE_HOME", folder).env("HF_HOME", folder);
-        command.env_remove("OPENAI_API_KEY").env_remove("API_KEY");
-        let output = command.output().unwrap();
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{words:?}: {}\n{out}\n{err}", output.status);
-        out.into_owned()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Run a command against the server in `folder`; what it printed. It must succeed.
+fn ask(server: &Server, folder: &Path, words: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
+    command.args(words).args(["--port", &server.address.port().to_string()]).current_dir(folder);
+    // Published data sets must not be fetched.
+    command.env("HF_HUB_OFFLINE", "1").env("XDG_CACHE_HOME", folder).env("HF_HOME", folder);
+    command.env_remove("OPENAI_API_KEY").env_remove("API_KEY");
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{words:?}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
 }
 
 /// The value of a row of the printed block.
@@ -68,14 +36,14 @@ fn row(block: &str, name: &str) -> String {
 
 #[test]
 fn the_pages_benchmarks_run_against_the_shipped_model() {
-    let server = Server::start();
+    let server = serve();
     let folder = tempfile::tempdir().unwrap();
     // Flags may be shortened; the totals are those that SGLang's client asks for.
     let random = ["--dataset-name", "random", "--random-input", "100", "--random-output", "20", "--num-prompt", "10"];
     for (concurrency, backend) in [("1", "sglang"), ("4", "sglang"), ("4", "sglang-oai"), ("4", "sglang-oai-chat")] {
         let more = ["--max-conc", concurrency, "--backend", backend];
         let words: Vec<&str> = ["bench", "serving"].into_iter().chain(random).chain(more).collect();
-        let block = server.ask(folder.path(), &words);
+        let block = ask(&server, folder.path(), &words);
         assert!(block.contains("============ Serving Benchmark Result ============\n"), "{block}");
         assert_eq!(row(&block, "Backend:"), backend);
         assert_eq!(row(&block, "Max request concurrency:"), concurrency);
@@ -93,11 +61,11 @@ fn the_pages_benchmarks_run_against_the_shipped_model() {
 
 #[test]
 fn a_sweep_writes_its_page_and_json_is_json() {
-    let server = Server::start();
+    let server = serve();
     let folder = tempfile::tempdir().unwrap();
     let words = "bench_serving --dataset-name random-ids --random-input-len 20 --random-output-len 8 \
         --num-prompts 4,8 --max-concurrency 1,4 --json --report page.html --output-file runs.jsonl";
-    let lines = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+    let lines = ask(&server, folder.path(), &words.split_whitespace().collect::<Vec<_>>());
     let runs: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(runs.len(), 2);
     assert_eq!((&runs[1]["completed"], &runs[1]["max_concurrency"]), (&json!(8), &json!(4)));
@@ -109,11 +77,11 @@ fn a_sweep_writes_its_page_and_json_is_json() {
 
 #[test]
 fn agents_and_gsm8k_run_against_the_shipped_model() {
-    let server = Server::start();
+    let server = serve();
     let folder = tempfile::tempdir().unwrap();
     let words = "bench serving --backend sglang-oai-chat --dataset-name agent --num-prompts 2 --agent-turns 3 \
         --agent-system-len 30 --agent-result-len 10 --agent-output-len 8 --cache-report --layout 0.5.23";
-    let block = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+    let block = ask(&server, folder.path(), &words.split_whitespace().collect::<Vec<_>>());
     assert_eq!(row(&block, "Successful requests:"), "6");
     assert_eq!(row(&block, "Total generated tokens:"), "48");
     assert_ne!(row(&block, "Total cached tokens:"), "0", "each turn but the first finds its history");
@@ -122,14 +90,14 @@ fn agents_and_gsm8k_run_against_the_shipped_model() {
     let text: String = (0..8).map(|i| format!("{}\n", problem(i))).collect();
     fs::write(folder.path().join("test.jsonl"), text).unwrap();
     let words = "eval gsm8k --host http://127.0.0.1 --data-path test.jsonl --num-questions 6 --max-new-tokens 8";
-    let lines = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+    let lines = ask(&server, folder.path(), &words.split_whitespace().collect::<Vec<_>>());
     let names: Vec<&str> = lines.lines().filter_map(|line| line.split(':').next()).collect();
     assert_eq!(names, ["Accuracy", "Invalid", "Latency", "Output throughput", "95% confidence"]);
 }
 
 #[test]
 fn every_other_door_and_data_set_runs_against_the_shipped_model() {
-    let server = Server::start();
+    let server = serve();
     let folder = tempfile::tempdir().unwrap();
     let conversation = |i: usize| {
         let turns = [("human", format!("Add {i} and {i}.")), ("gpt", "Some answer of several words.".into())];
@@ -153,7 +121,7 @@ fn every_other_door_and_data_set_runs_against_the_shipped_model() {
         ("sglang", "--dataset-name custom --dataset-path own.jsonl --num-prompts 4"),
     ] {
         let words = format!("bench serving --backend {backend} {dataset}");
-        let block = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+        let block = ask(&server, folder.path(), &words.split_whitespace().collect::<Vec<_>>());
         assert_eq!(row(&block, "Successful requests:"), "4", "{words}: {block}");
         assert_ne!(row(&block, "Total generated tokens:"), "0", "{words}: {block}");
     }
@@ -161,12 +129,12 @@ fn every_other_door_and_data_set_runs_against_the_shipped_model() {
 
 #[test]
 fn tool_calls_are_judged_against_the_shipped_model() {
-    let server = Server::start();
+    let server = serve();
     let folder = tempfile::tempdir().unwrap();
     let held_out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo/heldout/tools.jsonl");
     fs::copy(held_out, folder.path().join("tools.jsonl")).unwrap();
     let words = "eval tool-calls --data-path tools.jsonl --num-examples 10 --parallel 4";
-    let lines = server.ask(folder.path(), &words.split_whitespace().collect::<Vec<_>>());
+    let lines = ask(&server, folder.path(), &words.split_whitespace().collect::<Vec<_>>());
     let accuracy: f64 = row(&lines, "Accuracy:").parse().unwrap();
     assert!(accuracy >= 0.7, "{lines}");
     let transcript = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());

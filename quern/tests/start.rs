@@ -1,14 +1,17 @@
 //! The built program: exit statuses, messages, and the way to "fired up and ready to roll".
 
+mod process;
 #[path = "../../tests/skip.rs"]
 mod skip;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
 };
+
+use process::Server;
 
 fn quern(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
@@ -38,70 +41,18 @@ fn failure(arguments: &[&str]) -> String {
     line.unwrap_or_else(|| panic!("{arguments:?}: {error}")).to_owned()
 }
 
-struct Server {
-    process: Child,
-    address: SocketAddr,
-    /// Lines until it was ready.
-    log: Vec<String>,
-    /// Those that follow.
-    later_log: mpsc::Receiver<String>,
-}
-
-impl Server {
-    fn start(arguments: &[&str]) -> Self {
-        // What the test says comes last and wins.
-        let mut command =
-            quern(&["serve", "--port", "0", "--max-total-tokens", "2048", "--cpu-threads", "1", "--device", "cpu"]);
-        let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut log = Vec::new();
-        let mut address = None;
-        for line in &mut lines {
-            let line = line.unwrap();
-            if let Some((_, rest)) = line.split_once("Listening on http://") {
-                address = rest.split(' ').next().unwrap().parse().ok();
-            }
-            let ready = line.ends_with("The server is fired up and ready to roll!");
-            log.push(line);
-            if ready {
-                // Read on: a pipe that is full would stop the server.
-                let (sender, later_log) = mpsc::channel();
-                std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-                let address = address.unwrap_or_else(|| panic!("no address in {log:#?}"));
-                return Self { process, address, log, later_log };
-            }
-        }
-        panic!("it ended with {:?}: {log:#?}", process.wait());
-    }
-
-    fn get(&self, path: &str) -> String {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
-    }
-
-    fn post(&self, path: &str, body: &str) -> String {
-        let head = "host: x\r\ncontent-type: application/json\r\nconnection: close";
-        self.ask(&format!("POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
-    }
-
-    fn ask(&self, request: &str) -> String {
-        let mut socket = TcpStream::connect(self.address).unwrap();
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        answer
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Serve the shipped model on the CPU.
+fn serve(arguments: &[&str]) -> Server {
+    // What the test says comes last and wins.
+    let mut command =
+        quern(&["serve", "--port", "0", "--max-total-tokens", "2048", "--cpu-threads", "1", "--device", "cpu"]);
+    command.args(arguments);
+    Server::start(command)
 }
 
 #[test]
 fn the_shipped_model_is_served_and_the_log_tells_the_story() {
-    let server = Server::start(&["--trust-remote-code", "--tp", "1", "--page-size", "16"]);
+    let server = serve(&["--trust-remote-code", "--tp", "1", "--page-size", "16"]);
     let order = [
         "server_args=",
         "--trust-remote-code changes nothing",
@@ -135,7 +86,7 @@ fn the_shipped_model_is_served_and_the_log_tells_the_story() {
 #[test]
 fn a_network_on_ranks_answers_as_on_one() {
     let answer = |flags: &[&str]| {
-        let server = Server::start(&[&["--dtype", "float32", "--skip-peak-measurement"], flags].concat());
+        let server = serve(&[&["--dtype", "float32", "--skip-peak-measurement"], flags].concat());
         let body = r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#;
         let answer = server.post("/generate", body);
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -162,7 +113,7 @@ fn a_network_on_ranks_answers_as_on_one() {
 fn log_probabilities_are_the_models_own_unless_the_samplers_are_asked_for() {
     // Of the likeliest first tokens, for each way to change the distribution that is drawn from.
     let likeliest = |mode: &str| {
-        let server = Server::start(&["--logprobs-mode", mode, "--skip-server-warmup"]);
+        let server = serve(&["--logprobs-mode", mode, "--skip-server-warmup"]);
         ["\"temperature\":1", "\"temperature\":0.25", "\"temperature\":2", "\"logit_bias\":{\"5\":60}"].map(|how| {
             let answer = server.post(
                 "/v1/chat/completions",
@@ -187,7 +138,7 @@ fn log_probabilities_are_the_models_own_unless_the_samplers_are_asked_for() {
 
 #[test]
 fn keys_stay_out_of_the_log() {
-    let server = Server::start(&["--api-key", "open-sesame", "--admin-api-key", "s3same", "--skip-server-warmup"]);
+    let server = serve(&["--api-key", "open-sesame", "--admin-api-key", "s3same", "--skip-server-warmup"]);
     let log = server.log.join("\n");
     assert!(!log.contains("open-sesame") && !log.contains("s3same"), "{log}");
 }
@@ -220,7 +171,7 @@ fn signal(server: &Server, name: &str) {
 /// before the signal came would prove nothing, so that longer ones are tried until the log says that it was running.
 fn signalled_while_running(name: &str) -> (Server, String) {
     for max_tokens in [100, 400, 1900] {
-        let mut server = Server::start(&["--skip-server-warmup"]);
+        let mut server = serve(&["--skip-server-warmup"]);
         let mut stream = begin_stream(&server, max_tokens);
         signal(&server, name);
         let mut rest = String::new();
@@ -246,14 +197,8 @@ fn sigterm_lets_running_streams_finish_and_exits_with_zero() {
 fn a_drain_that_takes_too_long_ends_streams_with_an_end() {
     for signals in [&["TERM"][..], &["TERM", "INT"]] {
         let timeout = if signals.len() == 1 { "0.05" } else { "600" };
-        let mut server = Server::start(&[
-            "--drain-timeout",
-            timeout,
-            "--json-model-override-args",
-            LONG,
-            "--max-total-tokens",
-            "90000",
-        ]);
+        let mut server =
+            serve(&["--drain-timeout", timeout, "--json-model-override-args", LONG, "--max-total-tokens", "90000"]);
         let mut stream = begin_stream(&server, 100_000);
         for name in signals {
             signal(&server, name);
@@ -322,14 +267,14 @@ const LONG: &str = r#"{"max_position_embeddings": 1000000}"#;
 
 #[test]
 fn after_kill_9_the_same_port_serves_again() {
-    let mut server = Server::start(&["--skip-server-warmup"]);
+    let mut server = serve(&["--skip-server-warmup"]);
     let port = server.address.port().to_string();
     let mut stream = begin_stream(&server, 1000);
     signal(&server, "KILL");
     let mut rest = String::new();
     let _ = stream.read_to_string(&mut rest);
     assert!(!server.process.wait().unwrap().success());
-    let again = Server::start(&["--skip-server-warmup", "--port", &port]);
+    let again = serve(&["--skip-server-warmup", "--port", &port]);
     assert!(again.get("/ready").starts_with("HTTP/1.1 200"));
 }
 
@@ -446,7 +391,7 @@ fn each_rank_keeps_its_own_repacked_weights() {
     assert!(run(&["convert", "--outtype", "q8_0", "--outfile", &model]).status.success());
     let flags = ["--model", &model, "--weight-cache", &cache, "--dtype", "float32"];
     let start = |files: usize, ranks: &[&str]| {
-        let server = Server::start(&[&flags, ranks].concat());
+        let server = serve(&[&flags, ranks].concat());
         wait_for_panel_files(&cache, files);
         let body = r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#;
         let answer = server.post("/generate", body);
@@ -472,7 +417,7 @@ fn a_second_start_maps_what_the_first_repacked() {
     let flags = ["--model", &model, "--weight-cache", &cache];
     // The server lives until then: one that is killed earlier keeps nothing.
     let start = |count: usize| {
-        let server = Server::start(&flags);
+        let server = serve(&flags);
         wait_for_panel_files(&cache, count);
         let answer = server
             .post("/generate", r#"{"text":"def add(a, b):","sampling_params":{"temperature":0,"max_new_tokens":24}}"#);
@@ -523,7 +468,7 @@ fn damaged_panels_are_repacked_and_said_to_be() {
     let flags = ["--model", &model, "--weight-cache", &cache, "--enable-metrics"];
     // The server lives until the file is whole: one that is killed earlier keeps nothing.
     let start = |is_whole: &dyn Fn() -> bool| {
-        let server = Server::start(&flags);
+        let server = serve(&flags);
         let begin = std::time::Instant::now();
         while !is_whole() {
             assert!(begin.elapsed().as_secs() < 60, "it is written");
@@ -563,7 +508,7 @@ fn a_copy_of_the_shipped_model(folder: &std::path::Path) {
 fn weights_that_are_cut_off_while_they_are_served_end_the_process_with_their_name() {
     let folder = tempfile::tempdir().unwrap();
     a_copy_of_the_shipped_model(folder.path());
-    let mut server = Server::start(&["--model", &folder.path().display().to_string(), "--skip-peak-measurement"]);
+    let mut server = serve(&["--model", &folder.path().display().to_string(), "--skip-peak-measurement"]);
     let weights = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
     let weights = weights.filter(|path| path.extension().is_some_and(|suffix| suffix == "safetensors"));
     for file in weights {
