@@ -375,6 +375,24 @@ fn without_safety(text: &str) -> Vec<usize> {
     found
 }
 
+/// What a text names as code that is a path from the root, or the bare name of a Rust source.
+fn paths_named(text: &str) -> impl Iterator<Item = &str> {
+    let is_path = |name: &&str| {
+        let within = name.contains('/') && !name.starts_with('/');
+        (within || name.ends_with(".rs")) && !name.contains([' ', '*', ':', '\n'])
+    };
+    text.split('`').skip(1).step_by(2).filter(is_path)
+}
+
+/// Where the links of a page lead within the repository, without their anchors.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets
+        .filter(|link| !link.contains("://"))
+        .filter_map(|link| link.split('#').next())
+        .filter(|path| !path.is_empty())
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
 }
@@ -498,9 +516,14 @@ fn intrinsics_live_in_cpu_arch() {
 #[test]
 fn every_file_that_the_architecture_names_exists() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    let named = architecture.split('`').skip(1).step_by(2).filter(|s| s.contains('/') && !s.contains([' ', '*']));
-    for path in named.filter(|s| ARROWS.iter().any(|(krate, _)| s.starts_with(&format!("{krate}/")))) {
-        assert!(root().join(path).exists(), "ARCHITECTURE.md names `{path}`, which does not exist");
+    let sources: BTreeSet<String> = ARROWS
+        .iter()
+        .flat_map(|(krate, _)| files(&format!("{krate}/src"), &["rs"]))
+        .filter_map(|(path, _)| path.rsplit('/').next().map(str::to_owned))
+        .collect();
+    for path in paths_named(&architecture) {
+        let exists = if path.contains('/') { root().join(path).exists() } else { sources.contains(path) };
+        assert!(exists, "ARCHITECTURE.md names `{path}`, which does not exist");
     }
     let lines = architecture.lines().count();
     assert!(lines < ARCHITECTURE_LINES, "ARCHITECTURE.md has {lines} lines; keep it under {ARCHITECTURE_LINES}");
@@ -537,11 +560,16 @@ fn the_code_map_says_what_the_files_say() {
 }
 
 #[test]
-fn files_named_in_the_readme_exist() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-    for link in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-        if !link.contains("://") && !link.starts_with('#') {
-            assert!(root().join(link).exists(), "README.md links to `{link}`, which does not exist");
+fn files_that_pages_link_to_exist() {
+    let mut pages = files("docs", &["md"]);
+    for page in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"] {
+        pages.push((page.to_owned(), fs::read_to_string(root().join(page)).expect("a page at the root")));
+    }
+    for (page, text) in pages {
+        let page_at = root().join(&page);
+        let folder = page_at.parent().expect("a file lies in a folder");
+        for link in links(&text) {
+            assert!(folder.join(link).exists(), "{page} links to `{link}`, which does not exist");
         }
     }
 }
@@ -629,6 +657,11 @@ fn the_rules_see_what_they_look_for() {
                 ) -> io::Result<()> {\n}\nfn c() -> Result<(), E> {}\npub fn d() -> Option<Result<(), E>> {}\nimpl F for G {\n    \
                 fn e() -> Result<(), E> {}\n}\npub trait F {\n    fn e() -> Result<(), E>;\n}\n";
     assert_eq!(without_errors(text), [1, 17]);
+
+    let text = "`a/b.rs`, `c.rs`, `/generate`, `d::e`, `f/*.rs`, `config.json`, `web/src`";
+    assert_eq!(paths_named(text).collect::<Vec<_>>(), ["a/b.rs", "c.rs", "web/src"]);
+    let text = "[a](b.md), [c](../d.md#e), [f](#g), [h](https://i.org/j)";
+    assert_eq!(links(text).collect::<Vec<_>>(), ["b.md", "../d.md"]);
 
     let graph = |arrows: &[(&str, &str)]| {
         let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -105,8 +105,8 @@ pub fn pool_line(engine: &EngineSettings, kv_format: KvFormat) -> String {
     )
 }
 
-/// The line of limits that scripts read, in SGLang's form. The memory is main memory here; the name of
-/// its field is kept.
+/// The line of limits that scripts read, in SGLang's form. `available_gpu_mem` is memory of what computes: main memory
+/// where that is the CPU.
 pub fn limits_line(engine: &EngineSettings, context_length: usize, available_bytes: Option<u64>) -> String {
     let available = available_bytes.unwrap_or(0) as f64 / (1u64 << 30) as f64;
     format!(
