@@ -18,7 +18,7 @@ use quern_engine::EngineConfig;
 use support::{CALL, Server, Setup, parsing, small_engine};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::Command,
+    process::{Child, Command},
 };
 
 /// A client that has not come to its end by then never will.
@@ -61,15 +61,30 @@ async fn run(command: &mut Command) -> String {
     text
 }
 
+/// The Python of a framework's own environment, `requirements/NAME.txt`: together their packages cannot be installed.
+fn python(client: &str) -> Option<PathBuf> {
+    installed(&format!("venv-{client}/bin/python"))
+}
+
+/// A script of `tests/clients`, to the end, which it says it has reached.
+async fn run_script(program: &Path, name: &str, arguments: &[&str]) {
+    let mut command = Command::new(program);
+    // JavaScript looks for packages from here.
+    command.arg(script(name)).args(arguments).current_dir(clients_dir()).env("PYTHONDONTWRITEBYTECODE", "1");
+    // Nothing is asked of anybody but this server.
+    command.envs([("DO_NOT_TRACK", "1"), ("NO_PROXY", "127.0.0.1")]);
+    let text = run(&mut command).await;
+    assert!(text.contains("passed"), "{text}");
+}
+
+fn clients_dir() -> PathBuf {
+    std::env::var_os("QUERN_CLIENTS").expect("something is installed").into()
+}
+
 async fn sdk(program: Option<PathBuf>, name: &str) {
     let Some(program) = program else { return };
     let server = Server::saying(CALL, roomy(60_000)).await;
-    let text = run(Command::new(program).arg(script(name)).arg(server.url("")).current_dir(
-        // JavaScript looks for packages from here.
-        std::env::var_os("QUERN_CLIENTS").expect("something is installed"),
-    ))
-    .await;
-    assert!(text.contains("passed"), "{text}");
+    run_script(&program, name, &[&server.url("")]).await;
     server.is_clean().await;
 }
 
@@ -88,29 +103,42 @@ async fn sdks_in_javascript() {
     sdk(installed("node_modules/openai").map(|_| "node".into()), "sdks.mjs").await;
 }
 
+/// `quern serve` with the model inside it; ends with the test.
+struct Demo {
+    base: String,
+    _process: Child,
+}
+
+impl Demo {
+    async fn start() -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_quern"))
+            .args(["serve", "--port", "0", "--max-total-tokens", "32768", "--skip-peak-measurement"])
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut base = String::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if let Some((_, rest)) = line.split_once("Listening on ") {
+                base = rest.split(' ').next().unwrap().to_owned();
+            }
+            if line.ends_with("ready to roll!") {
+                break;
+            }
+        }
+        // Lines that nobody reads must not stop the server.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { base, _process: process }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_on_the_shipped_model() {
     let Some(python) = installed("venv/bin/python") else { return };
-    let mut server = Command::new(env!("CARGO_BIN_EXE_quern"))
-        .args(["serve", "--port", "0", "--max-total-tokens", "8192"])
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
-    let mut base = String::new();
-    while let Some(line) = lines.next_line().await.unwrap() {
-        if let Some((_, rest)) = line.split_once("Listening on ") {
-            base = rest.split(' ').next().unwrap().to_owned();
-        }
-        if line.ends_with("ready to roll!") {
-            break;
-        }
-    }
-    // Whoever stops reading must not stop the server.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    let demo = Demo::start().await;
     let home = tempfile::tempdir().unwrap();
-    let text = run(Command::new(python).arg(script("demo_agent.py")).arg(base).current_dir(home.path())).await;
+    let text = run(Command::new(python).arg(script("demo_agent.py")).arg(&demo.base).current_dir(home.path())).await;
     assert!(text.contains("passed"), "{text}");
 }
 
@@ -120,6 +148,53 @@ async fn replicas_behind_a_router() {
     let Some(python) = installed("venv/bin/python") else { return };
     let text = run(Command::new(python).arg(script("router.py")).arg(env!("CARGO_BIN_EXE_quern"))).await;
     assert!(text.contains("passed"), "{text}");
+}
+
+/// A framework's script against the shipped model.
+async fn framework(program: Option<PathBuf>, name: &str) {
+    let Some(program) = program else { return };
+    let demo = Demo::start().await;
+    run_script(&program, name, &[&demo.base]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn langchain() {
+    framework(python("langchain"), "langchain_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn llama_index() {
+    framework(python("llama_index"), "llama_index_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pydantic_ai() {
+    framework(python("pydantic_ai"), "pydantic_ai_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instructor() {
+    framework(python("instructor"), "instructor_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn litellm() {
+    framework(python("litellm"), "litellm_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ollamas_sdk() {
+    framework(python("ollama"), "ollama_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lm_eval() {
+    framework(python("lm_eval"), "lm_eval_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vercels_and_ollamas_sdk_in_javascript() {
+    framework(installed("node_modules/ai").map(|_| "node".into()), "ai_sdk.mjs").await;
 }
 
 /// A call as the model writes it.
@@ -315,4 +390,60 @@ async fn opencode_edits_a_file() {
         command
     })
     .await;
+}
+
+/// Its command line, in one process: with a folder of its own for its data it starts no daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn cline_edits_a_file() {
+    let Some(cline) = installed("node_modules/.bin/cline") else { return };
+    let tools = Tools {
+        known_by: "search_codebase",
+        read: |file| call("read_files", &[("files", serde_json::json!([{"path": file}]).to_string())]),
+        edit: |file, old, new| {
+            let path = file.display().to_string();
+            call("editor", &[("path", path), ("old_text", old.into()), ("new_text", new.into())])
+        },
+    };
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().to_owned();
+    agent(tools, |base, project_home| {
+        let common = ["--data-dir".as_ref(), data.as_os_str()];
+        let url = format!("{base}/v1");
+        let login = ["auth", "openai-compatible", "-k", "EMPTY", "-b", &url, "-m", "m"];
+        let mut auth = command_in(&cline, project_home);
+        let set_up = auth.args(login).args(common).as_std_mut().output().unwrap();
+        assert!(set_up.status.success(), "{}", String::from_utf8_lossy(&set_up.stderr));
+        let mut command = command_in(&cline, project_home);
+        command.args(common).arg("-c").arg(project_home.join("project")).args(["--retries", "1", TASK]);
+        command
+    })
+    .await;
+}
+
+/// It calls no tools: the file is in its prompt, and the answer holds the change.
+#[tokio::test(flavor = "multi_thread")]
+async fn aider_edits_a_file() {
+    let Some(aider) = installed("venv-aider/bin/aider") else { return };
+    let home = tempfile::tempdir().unwrap();
+    let project = home.path().join("project");
+    fs::create_dir(&project).unwrap();
+    fs::write(project.join("notes.txt"), "The number is 4711.\n").unwrap();
+    let script = |prompt: &str| {
+        let Some((_, rest)) = prompt.rsplit_once("The number is ") else { return "I see no number.".to_owned() };
+        let number: u32 = rest.split_once('.').expect("the sentence ends").0.parse().expect("a number");
+        let (old, new) = (format!("The number is {number}."), format!("The number is {}.", number + 1));
+        format!("It is one more now.\n\nnotes.txt\n```\n<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n```\n")
+    };
+    for streams in ["--stream", "--no-stream"] {
+        let server = Server::answering(script, roomy(60_000)).await;
+        let mut command = command_in(&aider, home.path());
+        command.args(["--model", "openai/m", "--edit-format", "diff", "--yes-always", "--no-git", streams]);
+        command.args(["--no-show-model-warnings", "--no-check-update", "--analytics-disable"]);
+        command.args(["--message", TASK, "notes.txt"]);
+        command.envs([("OPENAI_API_BASE", &*server.url("/v1")), ("OPENAI_API_KEY", "EMPTY")]);
+        let text = run(&mut command).await;
+        assert!(text.contains("It is one more now"), "{text}");
+        server.is_clean().await;
+    }
+    assert_eq!(fs::read_to_string(project.join("notes.txt")).unwrap(), "The number is 4713.\n");
 }
