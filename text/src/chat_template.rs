@@ -339,7 +339,8 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // Behind the two bytes that open it: those of `{%}` are not its end.
+        let Some(end) = tag[2..].find("%}").map(|at| at + 2) else {
             rest = tag;
             break;
         };
@@ -550,6 +551,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_tag_that_closes_in_what_opens_it_is_malformed_and_not_a_panic() {
+        for source in ["{%}", "a{%}b", "{% generation %}{%}", "{%", "{%}%}"] {
+            assert!(ChatTemplate::from_source(source, &[], &[]).is_err(), "{source}");
+        }
+    }
 
     #[test]
     fn the_marker_is_what_the_input_lacks_however_much_it_has() {
