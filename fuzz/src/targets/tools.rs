@@ -1,9 +1,7 @@
-//! Any text, cut anywhere, gives the events of the whole text, and arguments that are JSON.
-#![no_main]
+//! Calls of tools in what a model says.
 
 use std::sync::{Arc, LazyLock};
 
-use libfuzzer_sys::fuzz_target;
 use quern_text::{ToolEvent, ToolFormat, ToolParser, ToolSchemas};
 use serde_json::{Map, Value, json};
 
@@ -35,13 +33,17 @@ fn parse<'a>(format: ToolFormat, pieces: impl Iterator<Item = &'a str>, cut: boo
     joined(events)
 }
 
-fuzz_target!(|input: (u8, u8, &str)| {
-    let (kind, size, text) = input;
-    let format = ToolFormat::NAMES[usize::from(kind) % ToolFormat::NAMES.len()].1;
-    let cut = kind >= 128;
+/// Any text, cut anywhere, gives the events of the whole text, and arguments that are JSON. The first part names the
+/// format and the characters of a piece, and may say that the answer was cut: `qwen3_coder 3 cut`.
+pub(super) fn tool_calls(bytes: &[u8]) {
+    let Some([how, text]) = super::parts(bytes) else { return };
+    let mut words = how.split(' ');
+    let format = words.next().and_then(ToolFormat::from_name).unwrap_or(ToolFormat::NAMES[0].1);
+    let size = words.next().and_then(|size| size.parse().ok()).unwrap_or(1usize).max(1);
+    let cut = words.next() == Some("cut");
     let whole = parse(format, std::iter::once(text), cut);
     let chars: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
-    let at: Vec<usize> = chars.iter().copied().step_by(usize::from(size).max(1)).chain([text.len()]).collect();
+    let at: Vec<usize> = chars.iter().copied().step_by(size).chain([text.len()]).collect();
     let pieces = parse(format, at.windows(2).map(|pair| &text[pair[0]..pair[1]]), cut);
     assert_eq!(whole, pieces);
     let mut arguments = String::new();
@@ -55,4 +57,4 @@ fuzz_target!(|input: (u8, u8, &str)| {
             ToolEvent::Content(_) | ToolEvent::CallCut { .. } => {}
         }
     }
-});
+}
