@@ -6,6 +6,7 @@ pub mod access_log;
 pub mod api_keys;
 pub mod app;
 mod auth;
+pub mod blocking;
 pub mod caller;
 pub mod chat_generation;
 pub mod chat_request;

@@ -10,6 +10,7 @@ use quern_text::{ChatPrompt, Specials, TemplateError, conversation};
 use serde_json::{Map, Value};
 
 use crate::{
+    blocking,
     fim::FimPrompt,
     protocol::{ApiError, chat::ChatFields, completions::Prompt},
     state::AppState,
@@ -276,8 +277,7 @@ pub async fn off_thread<T: Send + 'static>(
     work: impl FnOnce(&AppState) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let state = Arc::clone(state);
-    let outcome = tokio::task::spawn_blocking(move || work(&state)).await;
-    outcome.unwrap_or_else(|_| Err(ApiError::internal("the prompt could not be prepared")))
+    blocking::run(move || work(&state)).await?
 }
 
 #[cfg(test)]

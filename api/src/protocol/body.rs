@@ -15,7 +15,7 @@ use super::{
     error::ApiError,
     scalar::shown,
 };
-use crate::config::ApiConfig;
+use crate::{blocking, config::ApiConfig};
 
 /// A body longer than this is parsed off the threads that serve sockets: it takes milliseconds.
 const LONG_BODY: usize = 256 << 10;
@@ -101,8 +101,7 @@ impl Body {
         if !is_long {
             return parse();
         }
-        let parsed = tokio::task::spawn_blocking(parse).await;
-        parsed.map_err(|_| ApiError::internal("the body could not be parsed"))?
+        blocking::run(parse).await?
     }
 
     async fn receive_bytes(request: Request, config: &ApiConfig) -> Result<Received, ApiError> {

@@ -11,6 +11,8 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use crate::blocking::BlockingError;
+
 /// Seconds after which a client that was turned away may try again.
 const RETRY_AFTER: &str = "1";
 
@@ -165,6 +167,15 @@ impl IntoResponse for NativeError {
 /// What FastAPI says where no endpoint speaks.
 pub fn detail(status: StatusCode, words: &str) -> Response {
     (status, Json(json!({ "detail": words }))).into_response()
+}
+
+impl From<BlockingError> for ApiError {
+    fn from(cause: BlockingError) -> Self {
+        match cause {
+            BlockingError::NoThread => Self::unavailable(cause.to_string()),
+            BlockingError::Panicked => Self::internal(cause),
+        }
+    }
 }
 
 #[cfg(test)]
