@@ -3,10 +3,7 @@
 //! The async world ends and begins again here. [`GenerationSpec`]s go to the engine; token events come back,
 //! become text, are searched for stops, and leave as [`TextDelta`]s.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use quern_engine::{
@@ -14,7 +11,10 @@ use quern_engine::{
     SamplingParams, SubmitError, TokenEvent, TokenLogprobs,
 };
 use quern_text::{Detokenizer, GrammarSpec, StopMatcher, Stops};
-use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::{
+    sync::mpsc::{self, UnboundedReceiver},
+    time::Instant,
+};
 
 use crate::{
     caller::Caller,

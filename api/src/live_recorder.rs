@@ -1,15 +1,12 @@
 //! Takes the samples of the live view, one a second.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use quern_engine::{EngineHandle, MetricsSnapshot, Work};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
-    clock::since_1970,
+    clock::{since_1970, wall_clock},
     latency::Counts,
     live_view::{COARSENESS, Percentiles, Sample},
     metrics::used_tokens,
@@ -79,7 +76,7 @@ fn sample(state: &AppState, before: &Reading, now: &Reading) -> Sample {
     let busy_s = now.busy_s - before.busy_s;
     let work = Work { bytes: now.work.bytes - before.work.bytes, ops: now.work.ops - before.work.ops };
     Sample {
-        time: since_1970(SystemTime::now()).as_millis() as u64,
+        time: since_1970(wall_clock()).as_millis() as u64,
         running: scheduler.running,
         waiting: engine.num_queued(),
         prefill_rate: rate(now.prefill, before.prefill),

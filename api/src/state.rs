@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     api_keys::ApiKeys,
+    clock::wall_clock,
     config::{ApiConfig, GrammarBackend, SamplingDefaults},
     grammars::Grammars,
     health_check::HealthCheck,
@@ -148,7 +149,7 @@ impl AppState {
             peaks: OnceLock::new(),
             health: HealthCheck::default(),
             configure_table,
-            started: SystemTime::now(),
+            started: wall_clock(),
             startup: began.elapsed(),
             ready: AtomicBool::new(false),
             num_seeds: AtomicU64::new(0),

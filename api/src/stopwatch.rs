@@ -1,6 +1,8 @@
 //! [`Stopwatch`]: the times that Ollama's and llama.cpp's clients are told of.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Runs from the request to the answer's last word.
 #[derive(Clone, Copy, Debug)]

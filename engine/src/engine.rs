@@ -144,6 +144,13 @@ pub fn start_observed(
     config: EngineConfig,
     observer: FailureObserver,
 ) -> std::io::Result<EngineHandle> {
+    let (handle, engine) = new(model, config, observer);
+    thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+    Ok(handle)
+}
+
+/// An engine that nobody runs yet, and its handle.
+pub(crate) fn new(model: Box<dyn Model>, config: EngineConfig, observer: FailureObserver) -> (EngineHandle, Engine) {
     let (commands, inbox) = mpsc::channel();
     let shared = Arc::new(Shared {
         config,
@@ -162,14 +169,14 @@ pub fn start_observed(
         broken: None,
         step: 0,
         checked: Instant::now(),
+        simulated: None,
         observer,
         log: StepLog::new(config),
         last_step_s: 0.0,
         busy_s: 0.0,
         work: Work::default(),
     };
-    thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
-    Ok(EngineHandle { commands, shared })
+    (EngineHandle { commands, shared }, engine)
 }
 
 impl EngineHandle {
@@ -328,7 +335,7 @@ impl Drop for CountedSink {
 }
 
 /// The state of the engine thread.
-struct Engine {
+pub(crate) struct Engine {
     model: Box<dyn Model>,
     scheduler: Scheduler,
     inbox: Receiver<EngineCommand>,
@@ -341,6 +348,8 @@ struct Engine {
     step: u64,
     /// When pages and locks were last counted.
     checked: Instant,
+    /// What time it is, where that is not the machine's affair.
+    simulated: Option<Instant>,
     observer: FailureObserver,
     log: StepLog,
     last_step_s: f64,
@@ -348,21 +357,29 @@ struct Engine {
     work: Work,
 }
 
-/// Whether the thread goes on.
-#[derive(PartialEq)]
-enum Flow {
+/// What there is to do once the commands are applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Sequences wait for a step.
     Continue,
+    /// Nothing, until another command comes. An engine with a thread waits for it.
+    Idle,
+    /// The engine is to end.
     Stop,
+}
+
+/// Whether an engine without work waits for some.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    ForCommands,
+    Never,
 }
 
 impl Engine {
     fn run(mut self) {
         // A panic here is an error of ours in the scheduler: the model's are caught where it is called.
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
-            let cause = format!("the scheduler panicked: {}", panic_message(&*panic));
-            if catch_unwind(AssertUnwindSafe(|| self.restart(&cause))).is_err() {
-                // Nothing is left to be relied on. What is alive hears of its end as its sink is dropped.
-                self.stay_down(&cause);
+            if self.recover(&*panic) == Flow::Stop {
                 break;
             }
         }
@@ -370,39 +387,62 @@ impl Engine {
     }
 
     fn serve(&mut self) {
-        while self.drain_commands() == Flow::Continue {
-            self.step += 1;
-            let plan = self.scheduler.schedule();
-            self.report_incidents(StepMix::default(), Vec::new());
-            let Some(plan) = plan else {
-                // Only requests that can never run were in the queue, and they have failed.
-                continue;
-            };
-            self.publish();
-            let started = Instant::now();
-            let mix = plan.mix;
-            let launched = guarded(|| self.model.launch(&plan.batch, &plan.samples));
-            // Beside the step, where a device computes it. Commands wait for its end: what they change is told with it,
-            // and on a CPU, whose launch computes, nothing would be won (`benches/host.rs`).
-            self.work += self.shared.config.cost.step((&plan.batch).into());
-            let output = launched.and_then(|()| guarded(|| self.model.wait())?.map_err(StepFailure::from));
-            match output {
-                Ok(output) => {
-                    let is_faulty = output.rows.iter().any(|row| row.fault == Some(LogitFault::NotFinite));
-                    let batch = if is_faulty { failure::shapes(&plan.batch) } else { Vec::new() };
-                    self.scheduler.commit(plan, output);
-                    self.report_incidents(mix, batch);
-                }
-                Err(failure) => self.fail_step(plan, failure),
-            }
-            self.last_step_s = started.elapsed().as_secs_f64();
-            self.busy_s += self.last_step_s;
-            self.log.step(mix, &self.scheduler.stats(), self.scheduler.running_tokens());
-            self.publish();
-            self.check_balance();
+        while self.drain_commands(Wait::ForCommands) == Flow::Continue {
+            self.step();
         }
+        self.end();
+    }
+
+    /// Plan a step, compute it and tell its outcome.
+    pub(crate) fn step(&mut self) {
+        self.step += 1;
+        let plan = self.scheduler.schedule();
+        self.report_incidents(StepMix::default(), Vec::new());
+        // Otherwise only requests that can never run were in the queue, and they have failed.
+        let Some(plan) = plan else { return };
+        self.publish();
+        let started = Instant::now();
+        let mix = plan.mix;
+        let launched = guarded(|| self.model.launch(&plan.batch, &plan.samples));
+        // Beside the step, where a device computes it. Commands wait for its end: what they change is told with it,
+        // and on a CPU, whose launch computes, nothing would be won (`benches/host.rs`).
+        self.work += self.shared.config.cost.step((&plan.batch).into());
+        let output = launched.and_then(|()| guarded(|| self.model.wait())?.map_err(StepFailure::from));
+        match output {
+            Ok(output) => {
+                let is_faulty = output.rows.iter().any(|row| row.fault == Some(LogitFault::NotFinite));
+                let batch = if is_faulty { failure::shapes(&plan.batch) } else { Vec::new() };
+                self.scheduler.commit(plan, output);
+                self.report_incidents(mix, batch);
+            }
+            Err(failure) => self.fail_step(plan, failure),
+        }
+        self.last_step_s = started.elapsed().as_secs_f64();
+        self.busy_s += self.last_step_s;
+        self.log.step(mix, &self.scheduler.stats(), self.scheduler.running_tokens());
+        self.publish();
+        self.check_balance();
+    }
+
+    pub(crate) fn end(&mut self) {
         self.scheduler.fail_all(&FailCause::ShuttingDown);
         self.publish();
+    }
+
+    pub(crate) fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// What time it is from now on, instead of the machine's.
+    pub(crate) fn set_time(&mut self, now: Instant) {
+        if self.simulated.is_none() {
+            self.checked = now;
+        }
+        self.simulated = Some(now);
+    }
+
+    fn now(&self) -> Instant {
+        self.simulated.unwrap_or_else(Instant::now)
     }
 
     /// Count pages and locks, once a second.
@@ -410,20 +450,22 @@ impl Engine {
     /// # Panics
     /// If they do not add up: whose a page is is not known any more, and the engine begins anew.
     fn check_balance(&mut self) {
-        if self.checked.elapsed() < CHECK_EVERY {
+        let now = self.now();
+        if now.duration_since(self.checked) < CHECK_EVERY {
             return;
         }
-        self.checked = Instant::now();
+        self.checked = now;
         if let Err(numbers) = self.scheduler.check_balance() {
             self.shared.metrics.note_invariant_violation();
             panic!("{numbers}");
         }
     }
 
-    /// Apply what has come in; wait for something while there is nothing to compute.
-    fn drain_commands(&mut self) -> Flow {
+    /// Apply what has come in; where `wait` says so, wait for something while there is nothing to compute.
+    pub(crate) fn drain_commands(&mut self, wait: Wait) -> Flow {
         loop {
-            let command = if self.scheduler.is_idle() {
+            let is_idle = self.scheduler.is_idle();
+            let command = if is_idle && wait == Wait::ForCommands {
                 self.last_step_s = 0.0;
                 self.publish();
                 self.shared.metrics.note_idle();
@@ -433,6 +475,10 @@ impl Engine {
             } else {
                 match self.inbox.try_recv() {
                     Ok(command) => command,
+                    Err(TryRecvError::Empty) if is_idle => {
+                        self.publish();
+                        return Flow::Idle;
+                    }
                     Err(TryRecvError::Empty) => return Flow::Continue,
                     Err(TryRecvError::Disconnected) => return Flow::Stop,
                 }
@@ -486,6 +532,17 @@ impl Engine {
         }
     }
 
+    /// After a panic of the scheduler: begin anew, or stop where that fails too.
+    pub(crate) fn recover(&mut self, panic: &(dyn Any + Send)) -> Flow {
+        let cause = format!("the scheduler panicked: {}", panic_message(panic));
+        if catch_unwind(AssertUnwindSafe(|| self.restart(&cause))).is_ok() {
+            return Flow::Continue;
+        }
+        // Nothing is left to be relied on. What is alive hears of its end as its sink is dropped.
+        self.stay_down(&cause);
+        Flow::Stop
+    }
+
     /// Begin anew after a panic of the scheduler, with an empty prefix cache. What ran fails, what only waited waits
     /// on. The model is whole: it is called nowhere that the panic can come from.
     fn restart(&mut self, cause: &str) {
@@ -529,7 +586,7 @@ impl Engine {
 
     /// Count a failure; says whether it is one too many.
     fn count_failure(&mut self) -> bool {
-        let now = Instant::now();
+        let now = self.now();
         self.failures.push_back(now);
         while self.failures.front().is_some_and(|then| now.duration_since(*then) > FAILURE_WINDOW) {
             self.failures.pop_front();

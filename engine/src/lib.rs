@@ -25,16 +25,19 @@ pub mod sequence;
 pub mod stats;
 pub mod step_plan;
 mod step_turn;
+pub mod stepped;
 pub mod tenant;
 mod turns;
 mod waiting_queue;
 
 // Types of `backend` and `model` in this crate's interface, for crates that depend on neither.
-pub use quern_backend::{DeviceFault, LogitTask, LogprobsOf, RowOutput, RowTask, SamplingParams, TokenMask};
+pub use quern_backend::{
+    DeviceFault, LogitFault, LogitTask, LogprobsOf, RowOutput, RowTask, SamplingParams, TokenMask,
+};
 pub use quern_model::{ForwardBatch, ForwardError, Model, SampleBatch, StepCost, StepOutput, Work};
 
 pub use config::{EngineConfig, Policy};
-pub use engine::{Aborter, EngineHandle, RequestHandle, start, start_observed};
+pub use engine::{Aborter, EngineHandle, Flow, RequestHandle, start, start_observed};
 pub use failure::{FailureObserver, FailureReport};
 pub use metrics::{EngineMetrics, EngineState, MetricsSnapshot};
 pub use request::{
@@ -42,4 +45,5 @@ pub use request::{
     SubmitError, TokenEvent, TokenLogprobs,
 };
 pub use sequence::SequenceReport;
+pub use stepped::SteppedEngine;
 pub use tenant::{AbortScope, Tenant};

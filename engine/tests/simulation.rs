@@ -584,3 +584,21 @@ fn a_pool_smaller_than_some_requests_fails_exactly_those() {
     let (_, world) = weather(Weather { name: "too small", pool: 0.6, conservativeness: 0.1, ..FAIR }, 6_000);
     assert!(world.oversized > 0 && world.finished > 1000);
 }
+
+/// With a pool of `n` pages the allocation that fails is the one after the `n`-th: every one of them in turn, until none does.
+#[test]
+fn whichever_page_is_the_last_one_every_request_ends() {
+    let largest = (MAX_PROMPT + MAX_NEW).div_ceil(FAIR.page_size);
+    let mut short = 0;
+    for pages in 1.. {
+        let pool = (pages as f64 + 0.5) / largest as f64;
+        let mut world = World::new(Weather { name: "nth page", pool, conservativeness: 0.05, ..FAIR }, 7);
+        let stats = world.run(40);
+        if stats.retractions == 0 && stats.evicted_pages == 0 && world.oversized == 0 {
+            break;
+        }
+        short += 1;
+    }
+    eprintln!("{short} pools were too small");
+    assert!(short > largest, "pools of {short} pages are enough for everything");
+}

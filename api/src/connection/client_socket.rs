@@ -8,41 +8,17 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep},
 };
 
-use super::places::Seat;
-
-/// A silent client is asked whether it is still there after this time, and then every [`KEEPALIVE_INTERVAL`].
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// So many questions without an answer, and it is gone.
-const KEEPALIVE_PROBES: u32 = 3;
-
-/// Have the system notice clients that vanished without a word (power, cable, a firewall that forgot them), and
-/// let frames of a stream, which are small, not wait for one another.
-pub(super) fn configure(socket: &TcpStream, slow_client: Duration) {
-    // A system that knows one of these not is no reason to refuse a client.
-    let _ = socket.set_nodelay(true);
-    let _ = sockopt::set_socket_keepalive(socket, true);
-    let _ = sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE);
-    let _ = sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL);
-    let _ = sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES);
-    // What was sent and is not acknowledged for so long ends the connection, also while there is more to send.
-    #[cfg(target_os = "linux")]
-    let _ = sockopt::set_tcp_user_timeout(socket, u32::try_from(slow_client.as_millis()).unwrap_or(u32::MAX));
-    #[cfg(not(target_os = "linux"))]
-    let _ = slow_client;
-}
+use super::{places::Seat, transport::Socket};
 
 /// A socket that begins with bytes that were read before, and fails when its client takes nothing of what we write
 /// for too long.
-pub(super) struct ClientSocket {
-    socket: TcpStream,
+pub(super) struct ClientSocket<S> {
+    socket: S,
     /// Read, and not handed on yet.
     first: Vec<u8>,
     seat: Arc<Seat>,
@@ -51,8 +27,8 @@ pub(super) struct ClientSocket {
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl ClientSocket {
-    pub(super) fn new(socket: TcpStream, first: Vec<u8>, seat: Arc<Seat>, patience: Duration) -> Self {
+impl<S: Socket> ClientSocket<S> {
+    pub(super) fn new(socket: S, first: Vec<u8>, seat: Arc<Seat>, patience: Duration) -> Self {
         Self { socket, first, seat, patience, stalled: None }
     }
 
@@ -73,7 +49,7 @@ impl ClientSocket {
     }
 }
 
-impl AsyncRead for ClientSocket {
+impl<S: Socket> AsyncRead for ClientSocket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -89,7 +65,7 @@ impl AsyncRead for ClientSocket {
     }
 }
 
-impl AsyncWrite for ClientSocket {
+impl<S: Socket> AsyncWrite for ClientSocket<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(context, bytes);
         self.watch(context, written)
@@ -114,24 +90,5 @@ impl AsyncWrite for ClientSocket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn vanished_clients_are_noticed_by_the_system() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        configure(&socket, Duration::from_secs(7));
-        assert!(socket.nodelay().unwrap() && sockopt::socket_keepalive(&socket).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), KEEPALIVE_IDLE);
-        assert_eq!(sockopt::tcp_keepcnt(&socket).unwrap(), KEEPALIVE_PROBES);
-        #[cfg(target_os = "linux")]
-        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 7000);
     }
 }

@@ -25,7 +25,6 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
     runtime::Handle,
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -33,8 +32,9 @@ use tokio::{
 use tower::Layer;
 
 use super::{
-    client_socket::{ClientSocket, configure},
+    client_socket::ClientSocket,
     places::{Full, Guarded, Place, PlaceLimits, Places},
+    transport::{Listener, Socket},
 };
 use crate::{protocol::ApiError, request_path::RequestPathLayer};
 
@@ -77,7 +77,12 @@ pub(super) struct Front {
 
 impl Front {
     /// Accept connections until `stop` says so.
-    pub(super) async fn run(self, listener: TcpListener, closing: &GracefulShutdown, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(
+        self,
+        listener: impl Listener,
+        closing: &GracefulShutdown,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let most = self.max_connections;
         let limits = PlaceLimits { most, most_per_address: self.max_per_address, answered_give_way: false };
         let places = Places::new(limits);
@@ -92,7 +97,7 @@ impl Front {
             };
             match accepted {
                 Ok((socket, client)) => {
-                    configure(&socket, desk.front.slow_client);
+                    socket.configure(desk.front.slow_client);
                     // None is left only while those that were asked to go have not gone; this one has to, then.
                     let Ok(place) = lobby.try_take(client.ip()) else { continue };
                     let (desk, watcher, mut stop) = (Arc::clone(&desk), closing.watcher(), stop.clone());
@@ -123,8 +128,8 @@ struct Desk {
 }
 
 /// A connection that was just accepted.
-struct Newcomer {
-    socket: TcpStream,
+struct Newcomer<S> {
+    socket: S,
     client: SocketAddr,
     /// What was read of it.
     first: Vec<u8>,
@@ -133,7 +138,7 @@ struct Newcomer {
 
 impl Desk {
     /// Find out what is asked, and who answers it.
-    async fn receive(&self, mut newcomer: Newcomer, place: Place) {
+    async fn receive<S: Socket>(&self, mut newcomer: Newcomer<S>, place: Place) {
         let look = timeout(self.front.read_timeout, newcomer.look(&self.front.root_path));
         let first = tokio::select! {
             looked = look => match looked {
@@ -164,7 +169,7 @@ impl Desk {
     }
 }
 
-impl Newcomer {
+impl<S: Socket> Newcomer<S> {
     /// Read until a probe is told, or the head of another request is whole: one that comes in slowly waits here.
     async fn look(&mut self, root_path: &str) -> io::Result<First> {
         loop {
@@ -187,7 +192,7 @@ impl Newcomer {
     fn hand_on(mut self, front: &Front, place: Place) {
         let routes = front.routes.clone();
         let _entered = front.requests.enter();
-        match self.socket.into_std().and_then(TcpStream::from_std) {
+        match self.socket.move_to_this_runtime() {
             Ok(socket) => {
                 self.socket = socket;
                 front.requests.spawn(serve_connection(front, self, routes, place, true));
@@ -221,13 +226,13 @@ impl Newcomer {
 }
 
 /// Serve the requests of a connection with `routes`.
-fn serve_connection(
+fn serve_connection<S: Socket>(
     front: &Front,
-    newcomer: Newcomer,
+    newcomer: Newcomer<S>,
     routes: Router,
     place: Place,
     keep_alive: bool,
-) -> impl Future<Output = ()> + use<> {
+) -> impl Future<Output = ()> + use<S> {
     let Newcomer { socket, client, first, watcher } = newcomer;
     let place = Arc::new(place);
     let seat = Arc::clone(place.seat());

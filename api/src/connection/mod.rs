@@ -4,14 +4,16 @@
 mod client_socket;
 mod front;
 mod places;
+pub mod transport;
 
 use std::{sync::Arc, time::Duration};
 
 use hyper_util::server::graceful::GracefulShutdown;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{net::TcpListener, runtime::Handle, sync::watch};
+use tokio::{runtime::Handle, sync::watch};
+use transport::Listener;
 
-use crate::{app, listen, live_recorder, origin_guard::CrossOrigin, state::AppState};
+use crate::{app, live_recorder, origin_guard::CrossOrigin, state::AppState};
 
 /// Time for connections to end by themselves once the last answers are out.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,15 +28,14 @@ const FILES_PER_CONNECTION: u64 = 4;
 /// Answer requests until `stop` says so; then let the answers that are under way reach their clients. Connections are
 /// accepted, probes answered and the live view's samples taken by the runtime that polls this, requests are answered by
 /// `requests`.
-pub fn serve(
-    listener: TcpListener,
+pub fn serve<L: Listener>(
+    listener: L,
     state: &Arc<AppState>,
     requests: Handle,
     stop: watch::Receiver<bool>,
-) -> impl Future<Output = ()> + use<> {
+) -> impl Future<Output = ()> + use<L> {
     let config = &state.config;
-    let is_loopback = listener.local_addr().is_ok_and(listen::is_loopback);
-    let cross_origin = CrossOrigin::new(config.cross_origin.clone(), is_loopback);
+    let cross_origin = CrossOrigin::new(config.cross_origin.clone(), listener.is_loopback());
     let front = front::Front {
         probes: app::probe_router(Arc::clone(state), &cross_origin),
         routes: app::router(Arc::clone(state), &cross_origin),

@@ -12,11 +12,14 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 /// A body that has been coming in for longer than this may have to give way.
 const BODY_GRACE: Duration = Duration::from_secs(10);

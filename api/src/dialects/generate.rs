@@ -1,7 +1,5 @@
 //! [`Native`]: the answers of `/generate`, SGLang's own endpoint.
 
-use std::time::SystemTime;
-
 use axum::{
     http::header,
     response::{IntoResponse, Response},
@@ -13,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     chat_generation::{ChatGeneration, OutputDelta},
-    clock::since_1970,
+    clock::{since_1970, wall_clock},
     generate::Output,
     logprobs::NativeScores,
     outcome::{FinishWords, Outcome},
@@ -148,7 +146,7 @@ fn meta_info(output: &Output, outcome: Option<&Outcome>, weight_version: &str) -
         ("reasoning_tokens".into(), json!(0)),
         ("completion_tokens".into(), json!(output.completion_tokens())),
         ("cached_tokens".into(), json!(output.prompt.cached_tokens)),
-        ("response_sent_to_client_ts".into(), json!(since_1970(SystemTime::now()).as_secs_f64())),
+        ("response_sent_to_client_ts".into(), json!(since_1970(wall_clock()).as_secs_f64())),
     ]);
     if outcome.is_some() {
         info.insert("e2e_latency".into(), json!(output.seconds));

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    blocking,
     caller::Caller,
     protocol::{ApiError, Body},
     request_id::check_id,
@@ -47,7 +48,7 @@ async fn flush_cache(State(state): State<Arc<AppState>>, Query(query): Query<Flu
     loop {
         let engine = state.engine.clone();
         // Waits for the engine to end its step.
-        if tokio::task::spawn_blocking(move || engine.flush_cache()).await.unwrap_or(false) {
+        if blocking::run(move || engine.flush_cache()).await.unwrap_or(false) {
             let words = "Cache flushed.\nPlease check backend logs for more details. (When there are running or waiting \
                          requests, the operation will not be performed.)\n";
             return words.into_response();
@@ -99,7 +100,7 @@ async fn reload_api_keys(State(state): State<Arc<AppState>>) -> Result<Json<Valu
     if state.keys.file().is_none() {
         return Err(ApiError::invalid("There is no --api-key-file to read again; --api-key needs a restart."));
     }
-    let reloaded = tokio::task::spawn_blocking(move || state.keys.reload()).await.map_err(ApiError::internal)?;
+    let reloaded = blocking::run(move || state.keys.reload()).await?;
     let count = reloaded.map_err(|error| ApiError::internal(format!("the keys are as before: {error}")))?;
     tracing::info!("--api-key-file is read again: {count} keys");
     Ok(Json(json!({ "success": true, "keys": count })))

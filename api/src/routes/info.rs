@@ -1,11 +1,15 @@
 //! `/model_info`, `/server_info`, `/v1/loads` and their older names: facts about the server.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, routing::get};
 use serde_json::{Value, json};
 
-use crate::{clock::since_1970, metrics::used_tokens, state::AppState};
+use crate::{
+    clock::{since_1970, wall_clock},
+    metrics::used_tokens,
+    state::AppState,
+};
 
 /// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
@@ -72,7 +76,7 @@ fn internal_state(state: &AppState) -> Value {
 
 async fn loads(State(state): State<Arc<AppState>>) -> Json<Value> {
     Json(json!({
-        "timestamp": since_1970(SystemTime::now()).as_secs_f64(),
+        "timestamp": since_1970(wall_clock()).as_secs_f64(),
         "version": env!("CARGO_PKG_VERSION"),
         "accelerator": state.model.device,
         "num_accelerators": 1,

@@ -12,7 +12,15 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    caller::Caller, live_view::Sample, page, protocol::error::detail, recent_log::RECENT, state::AppState, stream,
+    blocking,
+    caller::Caller,
+    clock::wall_clock,
+    live_view::Sample,
+    page,
+    protocol::{ApiError, error::detail},
+    recent_log::RECENT,
+    state::AppState,
+    stream,
 };
 
 /// Its routes.
@@ -43,10 +51,10 @@ async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
     page::file(&name, &headers).unwrap_or_else(|| detail(StatusCode::NOT_FOUND, "Not Found"))
 }
 
-async fn table(State(state): State<Arc<AppState>>) -> impl IntoResponse {
+async fn table(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
     // Some tens of milliseconds: not on a thread that serves sockets.
-    let made = tokio::task::spawn_blocking(state.configure_table).await;
-    ([(header::CONTENT_TYPE, "application/json")], made.expect("the rules do not panic"))
+    let made = blocking::run(state.configure_table).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], made))
 }
 
 /// Interval of the live view's events.
@@ -96,7 +104,7 @@ async fn events(State(state): State<Arc<AppState>>, Extension(caller): Extension
                 }
             };
             let (samples, next_sample) = state.live_view.since(next);
-            let uptime = state.started.elapsed().unwrap_or_default().as_secs_f64();
+            let uptime = wall_clock().duration_since(state.started).unwrap_or_default().as_secs_f64();
             frames.data(&LiveUpdate { model: &state.config.served_model_name, uptime, samples, log });
             sender.send(&mut frames).await;
             next = next_sample;

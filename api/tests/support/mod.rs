@@ -65,6 +65,12 @@ pub(crate) fn small_engine() -> EngineConfig {
 
 /// `model` as the byte model, behind an API.
 pub(crate) fn service(setup: Setup, model: Box<dyn Model>) -> Service {
+    let engine = quern_engine::start(model, setup.engine).unwrap();
+    service_over(setup, engine)
+}
+
+/// An engine that runs, as that of the byte model, behind an API.
+pub(crate) fn service_over(setup: Setup, handle: EngineHandle) -> Service {
     let Setup { api, engine } = setup;
     let tokenizer = tokenizer();
     let template =
@@ -93,7 +99,7 @@ pub(crate) fn service(setup: Setup, model: Box<dyn Model>) -> Service {
             },
         },
         settings: json!({ "page_size": engine.page_size }),
-        engine: quern_engine::start(model, engine).unwrap(),
+        engine: handle,
         template,
         tokenizer,
         configure_table: || "{}".to_owned(),
