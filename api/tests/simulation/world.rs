@@ -59,13 +59,16 @@ pub(crate) struct Alive {
     pub(crate) may_abort: Rc<Cell<bool>>,
 }
 
+/// How many prompts have a shared and a whole length, in tokens.
+pub(crate) type PromptCounts = BTreeMap<(usize, usize), usize>;
+
 /// What the world knows of what was said in it.
 #[derive(Default)]
 pub(crate) struct Memory {
     /// The outputs of a request, by what decides them.
     pub(crate) outputs: BTreeMap<String, Vec<String>>,
-    /// What prompts each owner's cache may hold, by family: how many of which shared and whole lengths.
-    pub(crate) prompts: BTreeMap<(usize, Option<usize>), BTreeMap<(usize, usize), usize>>,
+    /// What prompts each owner's cache may hold, by family.
+    pub(crate) prompts: BTreeMap<(usize, Option<usize>), PromptCounts>,
     /// By their ids.
     pub(crate) alive: BTreeMap<String, Alive>,
     /// Ids of stored answers, and whose they are.
