@@ -3,12 +3,13 @@
 use std::{
     fs::File,
     io,
-    process::{Command, Stdio},
+    os::unix::process::ExitStatusExt,
+    process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use rustix::process::getuid;
+use rustix::process::{Signal, getuid};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -120,33 +121,42 @@ pub(crate) fn files(_: Scale) -> Row {
     Row::new("ulimit -n 24 and 64, 100 connections at once".into(), figures, failures)
 }
 
-/// Starts under a limit: each either refuses with a status of its own, or serves.
+/// Starts under a limit: each refuses with a status of its own, serves, or ends as Rust's allocator ends a process that
+/// gets no memory (SIGABRT).
 fn starts(amount: &str, prefixes: &[String], arguments: &[&str]) -> Row {
-    let (mut served, mut refused, mut failures) = (0, 0, Vec::new());
+    let (mut served, mut refused, mut aborted, mut failures) = (0, 0, 0, Vec::new());
+    let is_abort = |status: ExitStatus| status.signal() == Some(Signal::ABORT.as_raw());
     for prefix in prefixes {
-        let mut process = Process::spawn(prefix, arguments, Stdio::piped());
+        let mut process = Process::spawn(prefix, arguments, Stdio::null());
         match process.until_ready() {
             Ok(_) => {
-                let client = client();
-                let base = process.url("");
+                let (client, base) = (client(), process.url(""));
+                let mut wrong = Vec::new();
                 // One after the other: what no thread can be had for may be refused, and must not end the server.
                 for index in 0..14 {
-                    let outcome = block_on(mixed(&client, &base, index));
-                    if let Outcome::Wrong(why) = outcome
+                    if let Outcome::Wrong(why) = block_on(mixed(&client, &base, index))
                         && !why.contains(": 503")
                     {
-                        failures.push(format!("{prefix}: {why}"));
+                        wrong.push(format!("{prefix}: {why}"));
                     }
                 }
-                served += 1;
-                failures.extend(process.stop());
+                if !wrong.is_empty() && process.ended().is_some_and(is_abort) {
+                    aborted += 1;
+                } else {
+                    served += 1;
+                    failures.extend(wrong);
+                    failures.extend(process.stop());
+                }
             }
-            // An ordinary error's status: no panic (101), no signal.
+            Err(status) if is_abort(status) => aborted += 1,
+            // An ordinary error's status: no panic (101), no other signal.
             Err(status) if matches!(status.code(), Some(1 | 2)) => refused += 1,
             Err(status) => failures.push(format!("{prefix}: it ends with {status}")),
         }
     }
-    Row::new(amount.to_owned(), format!("{served} serve, {refused} refuse to start with a message"), failures)
+    let figures =
+        format!("{served} serve, {refused} refuse to start with a message, {aborted} end by the allocator's abort");
+    Row::new(amount.to_owned(), figures, failures)
 }
 
 pub(crate) fn threads(_: Scale) -> Row {
@@ -165,6 +175,6 @@ pub(crate) fn threads(_: Scale) -> Row {
 
 pub(crate) fn memory(_: Scale) -> Row {
     let prefixes: Vec<String> =
-        [40, 80, 120, 160, 240, 400, 800, 1600].map(|mib| format!("ulimit -v {}; exec", mib * 1024)).into();
-    starts("40 to 1600 MiB of addresses", &prefixes, &["--max-total-tokens", "4096"])
+        [80, 120, 160, 240, 400, 800, 1600, 2400].map(|mib| format!("ulimit -v {}; exec", mib * 1024)).into();
+    starts("80 to 2400 MiB of addresses", &prefixes, &["--max-total-tokens", "4096"])
 }
