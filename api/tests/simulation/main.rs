@@ -40,7 +40,7 @@ use world::{Fault, World};
 const REQUESTS: usize = 400;
 
 /// Worlds of a usual run.
-const WORLDS: u64 = 200;
+const WORLDS: u64 = 60;
 
 /// The seed of the first world.
 const FIRST: u64 = 1;

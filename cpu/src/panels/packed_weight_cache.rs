@@ -182,7 +182,12 @@ impl PackedWeightCache {
             FileState::Off(error) => return on_saved(Err(error)),
             FileState::Partial => {
                 self.state = FileState::Partial;
-                Box::new(move || on_saved(self.finish()))
+                Box::new(move || {
+                    let result = self.finish();
+                    // What is not finished goes before anybody hears of it.
+                    drop(self);
+                    on_saved(result);
+                })
             }
         };
         // A system without a thread to spare has more urgent needs; the next start repacks.
