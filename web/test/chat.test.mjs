@@ -187,7 +187,9 @@ test("as code is the request that was sent", async () => {
   await page.getByLabel("Top k").fill("20");
   const code = async () => {
     await page.getByRole("button", { name: "As code" }).click();
-    const [curl, python] = await page.getByRole("dialog").locator("pre").allInnerTexts();
+    const commands = page.getByRole("dialog").locator("pre");
+    await commands.nth(1).waitFor();
+    const [curl, python] = await commands.allInnerTexts();
     await page.getByRole("button", { name: "Close" }).click();
     return { curl, python, body: JSON.parse(/-d '([^]*)'$/.exec(curl.trimEnd())[1].replaceAll("'\\''", "'")) };
   };
@@ -216,7 +218,9 @@ test("the shown commands print what the page shows", async () => {
   await settle(page);
   const said = (await answers(page).locator(".markdown").innerText()).trim();
   await page.getByRole("button", { name: "As code" }).click();
-  const [curl, python] = await page.getByRole("dialog").locator("pre").allInnerTexts();
+  const commands = page.getByRole("dialog").locator("pre");
+  await commands.nth(1).waitFor();
+  const [curl, python] = await commands.allInnerTexts();
   const frames = execFileSync("sh", ["-c", curl], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
   const texts = frames.split("\n").filter((line) => line.startsWith("data: {")).map((line) => JSON.parse(line.slice(6)).choices[0]?.delta.content ?? "");
   assert.equal(texts.join("").trim(), said);
@@ -240,8 +244,7 @@ test("an empty conversation says what the model is, and its prompts work", async
     assert.match(await answers(page).innerText(), words, title);
   }
   await page.getByRole("button", { name: "Let the example answer" }).click();
-  await settle(page);
-  assert.match(await answers(page).last().innerText(), /It is \w+ in Paris, with \d+ degrees/);
+  await answers(page).getByText(/It is \w+ in Paris, with \d+ degrees/).waitFor();
   check();
 });
 
