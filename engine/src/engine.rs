@@ -144,13 +144,18 @@ pub fn start_observed(
     config: EngineConfig,
     observer: FailureObserver,
 ) -> std::io::Result<EngineHandle> {
-    let (handle, engine) = new(model, config, observer);
+    let (handle, engine) = new(model, config, observer, Instant::now());
     thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
     Ok(handle)
 }
 
 /// An engine that nobody runs yet, and its handle.
-pub(crate) fn new(model: Box<dyn Model>, config: EngineConfig, observer: FailureObserver) -> (EngineHandle, Engine) {
+pub(crate) fn new(
+    model: Box<dyn Model>,
+    config: EngineConfig,
+    observer: FailureObserver,
+    now: Instant,
+) -> (EngineHandle, Engine) {
     let (commands, inbox) = mpsc::channel();
     let shared = Arc::new(Shared {
         config,
@@ -168,8 +173,8 @@ pub(crate) fn new(model: Box<dyn Model>, config: EngineConfig, observer: Failure
         failures: VecDeque::new(),
         broken: None,
         step: 0,
-        checked: Instant::now(),
-        simulated: None,
+        now,
+        checked: now,
         observer,
         log: StepLog::new(config),
         last_step_s: 0.0,
@@ -346,10 +351,10 @@ pub(crate) struct Engine {
     broken: Option<String>,
     /// The number of the step that is planned or computed.
     step: u64,
+    /// When this turn began.
+    now: Instant,
     /// When pages and locks were last counted.
     checked: Instant,
-    /// What time it is, where that is not the machine's affair.
-    simulated: Option<Instant>,
     observer: FailureObserver,
     log: StepLog,
     last_step_s: f64,
@@ -368,13 +373,6 @@ pub enum Flow {
     Stop,
 }
 
-/// Whether an engine without work waits for some.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
-    ForCommands,
-    Never,
-}
-
 impl Engine {
     fn run(mut self) {
         // A panic here is an error of ours in the scheduler: the model's are caught where it is called.
@@ -387,14 +385,37 @@ impl Engine {
     }
 
     fn serve(&mut self) {
-        while self.drain_commands(Wait::ForCommands) == Flow::Continue {
+        loop {
+            let flow = match self.turn(Instant::now()) {
+                Flow::Idle => self.wait(),
+                flow => flow,
+            };
+            if flow == Flow::Stop {
+                return self.end();
+            }
+        }
+    }
+
+    /// Apply the commands that have come in, then compute a step if there is something to compute. `now` decides which
+    /// failures lie close together.
+    pub(crate) fn turn(&mut self, now: Instant) -> Flow {
+        self.now = now;
+        let flow = self.drain_commands();
+        if flow == Flow::Continue {
             self.step();
         }
-        self.end();
+        flow
+    }
+
+    /// Wait for a command and apply it.
+    fn wait(&mut self) -> Flow {
+        let Ok(command) = self.inbox.recv() else { return Flow::Stop };
+        self.shared.metrics.note_progress();
+        self.apply(command)
     }
 
     /// Plan a step, compute it and tell its outcome.
-    pub(crate) fn step(&mut self) {
+    fn step(&mut self) {
         self.step += 1;
         let plan = self.scheduler.schedule();
         self.report_incidents(StepMix::default(), Vec::new());
@@ -433,78 +454,66 @@ impl Engine {
         &self.scheduler
     }
 
-    /// What time it is from now on, instead of the machine's.
-    pub(crate) fn set_time(&mut self, now: Instant) {
-        if self.simulated.is_none() {
-            self.checked = now;
-        }
-        self.simulated = Some(now);
-    }
-
-    fn now(&self) -> Instant {
-        self.simulated.unwrap_or_else(Instant::now)
-    }
-
     /// Count pages and locks, once a second.
     ///
     /// # Panics
     /// If they do not add up: whose a page is is not known any more, and the engine begins anew.
     fn check_balance(&mut self) {
-        let now = self.now();
-        if now.duration_since(self.checked) < CHECK_EVERY {
+        if self.now.duration_since(self.checked) < CHECK_EVERY {
             return;
         }
-        self.checked = now;
+        self.checked = self.now;
         if let Err(numbers) = self.scheduler.check_balance() {
             self.shared.metrics.note_invariant_violation();
             panic!("{numbers}");
         }
     }
 
-    /// Apply what has come in; where `wait` says so, wait for something while there is nothing to compute.
-    pub(crate) fn drain_commands(&mut self, wait: Wait) -> Flow {
+    /// Apply what has come in.
+    pub(crate) fn drain_commands(&mut self) -> Flow {
         loop {
-            let is_idle = self.scheduler.is_idle();
-            let command = if is_idle && wait == Wait::ForCommands {
-                self.last_step_s = 0.0;
-                self.publish();
-                self.shared.metrics.note_idle();
-                let Ok(command) = self.inbox.recv() else { return Flow::Stop };
-                self.shared.metrics.note_progress();
-                command
-            } else {
-                match self.inbox.try_recv() {
-                    Ok(command) => command,
-                    Err(TryRecvError::Empty) if is_idle => {
-                        self.publish();
-                        return Flow::Idle;
-                    }
-                    Err(TryRecvError::Empty) => return Flow::Continue,
-                    Err(TryRecvError::Disconnected) => return Flow::Stop,
-                }
-            };
-            match command {
-                EngineCommand::Submit(key, request, sink) => {
-                    self.scheduler.submit(key, *request, sink);
-                    // Submitted before the engine failed for good, received after.
-                    if let Some(cause) = &self.broken {
-                        self.scheduler.fail_all(&FailCause::Engine(cause.clone()));
+            match self.inbox.try_recv() {
+                Ok(command) => {
+                    if self.apply(command) == Flow::Stop {
+                        return Flow::Stop;
                     }
                 }
-                EngineCommand::Abort(key) => self.scheduler.abort(key),
-                EngineCommand::Close(key) => self.scheduler.close(key),
-                EngineCommand::AbortMatching(scope) => self.scheduler.abort_matching(&scope),
-                EngineCommand::Flush(reply) => {
-                    let flushed = self.scheduler.flush();
-                    if flushed {
-                        tracing::info!("Cache flushed successfully!");
-                    }
-                    // The caller may have gone.
-                    let _ = reply.send(flushed);
+                Err(TryRecvError::Disconnected) => return Flow::Stop,
+                Err(TryRecvError::Empty) if self.scheduler.is_idle() => {
+                    self.last_step_s = 0.0;
+                    self.publish();
+                    self.shared.metrics.note_idle();
+                    return Flow::Idle;
                 }
-                EngineCommand::Shutdown => return Flow::Stop,
+                Err(TryRecvError::Empty) => return Flow::Continue,
             }
         }
+    }
+
+    /// Do what a command says; stop, or go on.
+    fn apply(&mut self, command: EngineCommand) -> Flow {
+        match command {
+            EngineCommand::Submit(key, request, sink) => {
+                self.scheduler.submit(key, *request, sink);
+                // Submitted before the engine failed for good, received after.
+                if let Some(cause) = &self.broken {
+                    self.scheduler.fail_all(&FailCause::Engine(cause.clone()));
+                }
+            }
+            EngineCommand::Abort(key) => self.scheduler.abort(key),
+            EngineCommand::Close(key) => self.scheduler.close(key),
+            EngineCommand::AbortMatching(scope) => self.scheduler.abort_matching(&scope),
+            EngineCommand::Flush(reply) => {
+                let flushed = self.scheduler.flush();
+                if flushed {
+                    tracing::info!("Cache flushed successfully!");
+                }
+                // The caller may have gone.
+                let _ = reply.send(flushed);
+            }
+            EngineCommand::Shutdown => return Flow::Stop,
+        }
+        Flow::Continue
     }
 
     /// A failed step ends its sequences. A device that is lost, or several failures in a row, and the machine is not
@@ -586,7 +595,7 @@ impl Engine {
 
     /// Count a failure; says whether it is one too many.
     fn count_failure(&mut self) -> bool {
-        let now = self.now();
+        let now = self.now;
         self.failures.push_back(now);
         while self.failures.front().is_some_and(|then| now.duration_since(*then) > FAILURE_WINDOW) {
             self.failures.pop_front();

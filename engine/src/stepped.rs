@@ -9,7 +9,7 @@ use quern_model::Model;
 
 use crate::{
     config::EngineConfig,
-    engine::{self, Engine, EngineHandle, Flow, Wait},
+    engine::{self, Engine, EngineHandle, Flow},
     failure::FailureObserver,
 };
 
@@ -25,21 +25,17 @@ impl SteppedEngine {
         observer: FailureObserver,
         now: Instant,
     ) -> (EngineHandle, Self) {
-        let (handle, mut engine) = engine::new(model, config, observer);
-        engine.set_time(now);
+        let (handle, engine) = engine::new(model, config, observer, now);
         (handle, Self(engine))
     }
 
     /// Apply the commands that have come in, then compute a step if there is something to compute. `now` decides which
     /// failures lie close together.
     pub fn turn(&mut self, now: Instant) -> Flow {
-        self.0.set_time(now);
         self.guarded(|engine| {
-            let flow = engine.drain_commands(Wait::Never);
-            match flow {
-                Flow::Continue => engine.step(),
-                Flow::Idle => {}
-                Flow::Stop => engine.end(),
+            let flow = engine.turn(now);
+            if flow == Flow::Stop {
+                engine.end();
             }
             flow
         })
@@ -47,7 +43,7 @@ impl SteppedEngine {
 
     /// Apply the commands that have come in, and compute nothing.
     pub fn apply_commands(&mut self) -> Flow {
-        self.guarded(|engine| engine.drain_commands(Wait::Never))
+        self.guarded(|engine| engine.drain_commands())
     }
 
     /// Verify that every page has exactly one owner and every lock is accounted for.
