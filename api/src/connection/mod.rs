@@ -46,18 +46,12 @@ pub fn serve<L: Listener>(
         read_timeout: Duration::from_secs_f64(config.request_read_timeout),
         slow_client: Duration::from_secs_f64(config.slow_client_timeout),
     };
-    let recorded = (!config.no_ui).then(|| Arc::clone(state));
+    let (state, has_ui) = (Arc::clone(state), !config.no_ui);
     async move {
         let closing = GracefulShutdown::new();
-        let record = async {
-            match recorded {
-                Some(state) => live_recorder::record(state).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = front.run(listener, &closing, stop) => {}
-            () = record => {}
+            () = live_recorder::record(&state), if has_ui => {}
         }
         if tokio::time::timeout(CLOSE_TIMEOUT, closing.shutdown()).await.is_err() {
             tracing::warn!("some connections did not end within {CLOSE_TIMEOUT:?}; they are cut");
