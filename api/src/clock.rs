@@ -1,30 +1,40 @@
-//! Times as answers carry them, by the machine's wall clock, which operators and time servers set: nothing waits by it.
+//! [`WallClock`]: the time as answers carry it, which operators and time servers set: nothing waits by it.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Seconds since 1970 that the clock shows; 0: the machine's.
-static PINNED: AtomicU64 = AtomicU64::new(0);
+/// A server's clock: the machine's, unless it is pinned.
+#[derive(Debug, Default)]
+pub struct WallClock {
+    /// Seconds since 1970 that it shows; 0: those of the machine.
+    pinned: AtomicU64,
+}
 
-/// The time of the wall clock.
-pub fn wall_clock() -> SystemTime {
-    match PINNED.load(Ordering::Relaxed) {
-        0 => SystemTime::now(),
-        seconds => UNIX_EPOCH + Duration::from_secs(seconds),
+impl WallClock {
+    /// What it shows.
+    pub fn now(&self) -> SystemTime {
+        match self.pinned.load(Ordering::Relaxed) {
+            0 => SystemTime::now(),
+            seconds => UNIX_EPOCH + Duration::from_secs(seconds),
+        }
     }
-}
 
-/// Have the wall clock of this process show so many seconds since 1970 and stand still: for simulations, which set it
-/// forwards and back.
-pub fn pin(seconds: u64) {
-    PINNED.store(seconds, Ordering::Relaxed);
-}
+    /// Have it show so many seconds since 1970 and stand still: for simulations, which set it forwards and back.
+    pub fn pin(&self, seconds: u64) {
+        self.pinned.store(seconds, Ordering::Relaxed);
+    }
 
-/// Seconds since 1970.
-pub fn unix_seconds() -> u64 {
-    since_1970(wall_clock()).as_secs()
+    /// Time since 1970.
+    pub fn since_1970(&self) -> Duration {
+        since_1970(self.now())
+    }
+
+    /// Seconds since 1970.
+    pub fn unix_seconds(&self) -> u64 {
+        self.since_1970().as_secs()
+    }
 }
 
 /// Time from 1970 to `time`.

@@ -6,7 +6,6 @@ use quern_engine::{MetricsSnapshot, Work, stats::SchedulerStats};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
-    clock::{since_1970, wall_clock},
     latency::Counts,
     live_view::{COARSENESS, Percentiles, Sample},
     metrics::used_tokens,
@@ -66,7 +65,7 @@ fn sample(state: &AppState, before: &Reading, now: &Reading) -> Sample {
     let (work, done) = (now.engine.work, before.engine.work);
     let work = Work { bytes: work.bytes - done.bytes, ops: work.ops - done.ops };
     Sample {
-        time: since_1970(wall_clock()).as_millis() as u64,
+        time: state.clock.since_1970().as_millis() as u64,
         running: scheduler.running,
         waiting: state.engine.num_queued(),
         prefill_rate: rate(since(|stats| stats.prefill_tokens)),

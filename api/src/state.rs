@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     api_keys::ApiKeys,
-    clock::wall_clock,
+    clock::WallClock,
     config::{ApiConfig, GrammarBackend, SamplingDefaults},
     grammars::Grammars,
     health_check::HealthCheck,
@@ -104,6 +104,8 @@ pub struct AppState {
     pub health: HealthCheck,
     /// Makes the table of the command generator, as JSON.
     pub configure_table: fn() -> String,
+    /// The time that answers tell.
+    pub clock: WallClock,
     /// When the server started.
     pub started: SystemTime,
     /// How long it took until it was ready.
@@ -131,6 +133,7 @@ impl AppState {
             }
             None => Grammars::none(),
         };
+        let clock = WallClock::default();
         Self {
             limits: Limits::new(&config, engine.config().pool_tokens()),
             metrics: Metrics::new(&config, weight_cache_failures),
@@ -149,7 +152,8 @@ impl AppState {
             peaks: OnceLock::new(),
             health: HealthCheck::default(),
             configure_table,
-            started: wall_clock(),
+            started: clock.now(),
+            clock,
             startup: began.elapsed(),
             ready: AtomicBool::new(false),
             num_seeds: AtomicU64::new(0),

@@ -11,12 +11,12 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     chat_generation::{ChatGeneration, OutputDelta},
-    clock::{since_1970, wall_clock},
     generate::Output,
     logprobs::NativeScores,
     outcome::{FinishWords, Outcome},
     protocol::ApiError,
     respond::Dialect,
+    state::AppState,
     stream::Frames,
 };
 
@@ -71,7 +71,7 @@ impl Native {
         let tokenizer = self.with_text.then_some(&*state.tokenizer);
         write_json(out, "{\"text\":", &said.text());
         write_json(out, ",\"output_ids\":", &said.tokens);
-        write_json(out, ",\"meta_info\":", &meta_info(output, said.outcome.as_ref(), &state.config.weight_version));
+        write_json(out, ",\"meta_info\":", &meta_info(output, said.outcome.as_ref(), state));
         if let Some(known) = &mut self.scores[index] {
             // Between the braces of `meta_info`.
             out.pop();
@@ -136,17 +136,17 @@ impl Dialect for Native {
     }
 }
 
-fn meta_info(output: &Output, outcome: Option<&Outcome>, weight_version: &str) -> Map<String, Value> {
+fn meta_info(output: &Output, outcome: Option<&Outcome>, state: &AppState) -> Map<String, Value> {
     let mut info = Map::from_iter([
         ("id".into(), json!(output.id)),
         ("finish_reason".into(), outcome.map(|outcome| finish_reason(output, outcome)).unwrap_or_default()),
         ("prompt_tokens".into(), json!(output.prompt_tokens)),
-        ("weight_version".into(), json!(weight_version)),
+        ("weight_version".into(), json!(state.config.weight_version)),
         ("num_retractions".into(), json!(output.num_retractions)),
         ("reasoning_tokens".into(), json!(0)),
         ("completion_tokens".into(), json!(output.completion_tokens())),
         ("cached_tokens".into(), json!(output.prompt.cached_tokens)),
-        ("response_sent_to_client_ts".into(), json!(since_1970(wall_clock()).as_secs_f64())),
+        ("response_sent_to_client_ts".into(), json!(state.clock.since_1970().as_secs_f64())),
     ]);
     if outcome.is_some() {
         info.insert("e2e_latency".into(), json!(output.seconds));

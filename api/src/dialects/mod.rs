@@ -11,7 +11,7 @@ pub mod ollama;
 pub mod response_items;
 pub mod responses;
 
-use crate::{clock::unix_seconds, config::ApiConfig, protocol::chat::StreamOptions};
+use crate::{protocol::chat::StreamOptions, state::AppState};
 
 /// The name that an answer carries when the request names no model.
 pub const NO_MODEL: &str = "default";
@@ -33,13 +33,13 @@ pub struct OpenAiHead {
 
 impl OpenAiHead {
     /// Of an answer that begins now.
-    pub fn new(id: String, model: Option<String>, options: Option<StreamOptions>, config: &ApiConfig) -> Self {
+    pub fn new(id: String, model: Option<String>, options: Option<StreamOptions>, state: &AppState) -> Self {
         let options = options.unwrap_or_default();
         Self {
             id,
-            created: unix_seconds(),
+            created: state.clock.unix_seconds(),
             model: model.unwrap_or_else(|| NO_MODEL.into()),
-            include_usage: options.include_usage.unwrap_or(config.stream_response_default_include_usage),
+            include_usage: options.include_usage.unwrap_or(state.config.stream_response_default_include_usage),
             continuous_usage: options.continuous_usage_stats.unwrap_or(false),
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     chat_generation::{ChatGeneration, OutputDelta, call_id},
-    clock::unix_seconds,
+    clock::WallClock,
     outcome::FinishWords,
     protocol::{
         ApiError,
@@ -65,13 +65,19 @@ impl Ollama {
     }
 
     /// The answer to a request without a prompt.
-    pub fn empty(model: &str, form: OllamaEndpoint, done_reason: &'static str) -> Response {
+    pub fn empty(clock: &WallClock, model: &str, form: OllamaEndpoint, done_reason: &'static str) -> Response {
         let end = OllamaEnd { done_reason, ..OllamaEnd::default() };
-        Json(piece(model, form, String::new(), Vec::new(), Some(end))).into_response()
+        Json(piece(clock, model, form, String::new(), Vec::new(), Some(end))).into_response()
     }
 
-    fn piece(&self, content: String, calls: Vec<OllamaCall>, end: Option<OllamaEnd>) -> OllamaPiece<'_> {
-        piece(&self.model, self.form, content, calls, end)
+    fn piece(
+        &self,
+        clock: &WallClock,
+        content: String,
+        calls: Vec<OllamaCall>,
+        end: Option<OllamaEnd>,
+    ) -> OllamaPiece<'_> {
+        piece(clock, &self.model, self.form, content, calls, end)
     }
 
     fn end(&self, generation: &ChatGeneration) -> OllamaEnd {
@@ -90,16 +96,17 @@ impl Ollama {
     }
 }
 
-fn piece(
-    model: &str,
+fn piece<'a>(
+    clock: &WallClock,
+    model: &'a str,
     form: OllamaEndpoint,
     content: String,
     calls: Vec<OllamaCall>,
     end: Option<OllamaEnd>,
-) -> OllamaPiece<'_> {
+) -> OllamaPiece<'a> {
     OllamaPiece {
         model,
-        created_at: rfc3339(unix_seconds()),
+        created_at: rfc3339(clock.unix_seconds()),
         said: form.answer(content, calls),
         done: end.is_some(),
         end,
@@ -123,7 +130,7 @@ impl Dialect for Ollama {
                 },
             };
             if generation.streams() {
-                frames.line(&self.piece(content, call.into_iter().collect(), None));
+                frames.line(&self.piece(&generation.state().clock, content, call.into_iter().collect(), None));
             } else {
                 self.content += &content;
                 self.calls.extend(call);
@@ -134,12 +141,12 @@ impl Dialect for Ollama {
         }
     }
 
-    fn idle(&mut self, _: &ChatGeneration, frames: &mut Frames) {
-        frames.line(&self.piece(String::new(), Vec::new(), None));
+    fn idle(&mut self, generation: &ChatGeneration, frames: &mut Frames) {
+        frames.line(&self.piece(&generation.state().clock, String::new(), Vec::new(), None));
     }
 
     fn close(&mut self, generation: &ChatGeneration, frames: &mut Frames) {
-        frames.line(&self.piece(String::new(), Vec::new(), Some(self.end(generation))));
+        frames.line(&self.piece(&generation.state().clock, String::new(), Vec::new(), Some(self.end(generation))));
     }
 
     fn fail(&mut self, _: &ChatGeneration, error: ApiError, frames: &mut Frames) {
@@ -148,7 +155,7 @@ impl Dialect for Ollama {
 
     fn whole(mut self, generation: &ChatGeneration) -> Response {
         let (content, calls) = (std::mem::take(&mut self.content), std::mem::take(&mut self.calls));
-        Json(self.piece(content, calls, Some(self.end(generation)))).into_response()
+        Json(self.piece(&generation.state().clock, content, calls, Some(self.end(generation)))).into_response()
     }
 }
 

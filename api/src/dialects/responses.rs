@@ -15,7 +15,6 @@ use super::{
 use crate::{
     caller::Owner,
     chat_generation::{ChatGeneration, OutputDelta},
-    clock::unix_seconds,
     logprobs,
     outcome::FinishWords,
     protocol::{
@@ -74,7 +73,7 @@ impl Responses {
         if fields.store != Some(false) {
             state.responses.begun(&context.owner, &id, generation.aborters());
         }
-        let (created, items) = (unix_seconds(), Items::new(functions));
+        let (created, items) = (state.clock.unix_seconds(), Items::new(functions));
         Self { id, created, fields, context, items, status: "in_progress", num_events: 0, state: Arc::clone(state) }
     }
 

@@ -65,7 +65,7 @@ async fn chat(State(state): State<Arc<AppState>>, request: Request) -> Result<Re
         streams: fields.stream.unwrap_or(false),
     };
     let generation = request.begin(&state).await?;
-    let head = OpenAiHead::new(id, fields.model, fields.stream_options, &state.config);
+    let head = OpenAiHead::new(id, fields.model, fields.stream_options, &state);
     let dialect = Chat::new(head, calls, &generation);
     respond(generation, dialect).await
 }

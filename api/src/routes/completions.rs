@@ -99,7 +99,7 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
     }
     let streams = fields.stream.unwrap_or(false);
     let generation = ChatGeneration::of_text(Generations::submit(&state, specs, streams).await?);
-    let head = OpenAiHead::new(id, fields.model, fields.stream_options, &state.config);
+    let head = OpenAiHead::new(id, fields.model, fields.stream_options, &state);
     let first_tokens = prompts.iter().map(|prompt| prompt[0]).collect();
     let dialect = Completions::new(head, first_tokens, echoes, logprobs.is_some(), &generation);
     respond(generation, dialect).await

@@ -5,11 +5,7 @@ use std::sync::Arc;
 use axum::{Json, Router, extract::State, routing::get};
 use serde_json::{Value, json};
 
-use crate::{
-    clock::{since_1970, wall_clock},
-    metrics::used_tokens,
-    state::AppState,
-};
+use crate::{metrics::used_tokens, state::AppState};
 
 /// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
@@ -76,7 +72,7 @@ fn internal_state(state: &AppState) -> Value {
 
 async fn loads(State(state): State<Arc<AppState>>) -> Json<Value> {
     Json(json!({
-        "timestamp": since_1970(wall_clock()).as_secs_f64(),
+        "timestamp": state.clock.since_1970().as_secs_f64(),
         "version": env!("CARGO_PKG_VERSION"),
         "accelerator": state.model.device,
         "num_accelerators": 1,

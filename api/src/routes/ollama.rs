@@ -118,5 +118,5 @@ async fn answer(
 fn load(state: &AppState, fields: &OllamaFields, form: OllamaEndpoint) -> Response {
     // It stays in memory all the same: it is what the server serves.
     let done_reason = if fields.unloads() { "unload" } else { "load" };
-    Ollama::empty(fields.model.as_deref().unwrap_or(&state.config.served_model_name), form, done_reason)
+    Ollama::empty(&state.clock, fields.model.as_deref().unwrap_or(&state.config.served_model_name), form, done_reason)
 }

@@ -14,7 +14,6 @@ use serde::Serialize;
 use crate::{
     blocking,
     caller::Caller,
-    clock::wall_clock,
     live_view::Sample,
     page,
     protocol::{ApiError, error::detail},
@@ -104,7 +103,7 @@ async fn events(State(state): State<Arc<AppState>>, Extension(caller): Extension
                 }
             };
             let (samples, next_sample) = state.live_view.since(next);
-            let uptime = wall_clock().duration_since(state.started).unwrap_or_default().as_secs_f64();
+            let uptime = state.clock.now().duration_since(state.started).unwrap_or_default().as_secs_f64();
             frames.data(&LiveUpdate { model: &state.config.served_model_name, uptime, samples, log });
             sender.send(&mut frames).await;
             next = next_sample;

@@ -18,7 +18,6 @@ use crate::{
     caller::Caller,
     chat_generation::ChatGeneration,
     chat_request::ChatRequest,
-    clock::unix_seconds,
     dialects::responses::{ResponseContext, Responses, incomplete_details, usage},
     generate::namespace,
     logprobs,
@@ -217,7 +216,7 @@ async fn compact(State(state): State<Arc<AppState>>, request: Request) -> Result
     Ok(Json(json!({
         "id": id,
         "object": "response.compaction",
-        "created_at": unix_seconds(),
+        "created_at": state.clock.unix_seconds(),
         "status": status,
         "incomplete_details": incomplete_details(status),
         "output": output,

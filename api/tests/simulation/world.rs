@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use quern_api::{AppState, clock, connection};
+use quern_api::{AppState, connection};
 use quern_engine::{EngineState, Flow, SteppedEngine, fake::FakeModel};
 use tokio::{
     io::duplex,
@@ -139,14 +139,16 @@ impl World {
         if let Some(file) = &swarm.api.api_key_file {
             fs::write(file, key(2)).expect("room for a key");
         }
-        clock::pin(NOON);
         let start = Instant::now();
         let next_fault = NextFault::default();
         let inner = FakeModel::new(VOCAB, swarm.engine.page_size, swarm.engine.num_pages);
         let model = Box::new(FaultyModel::new(inner, next_fault.clone()));
         let (handle, engine) = SteppedEngine::new(model, swarm.engine, Box::new(|_| {}), start.into_std());
         let service = service_over(Setup { api: swarm.api.clone(), engine: swarm.engine }, handle);
-        let state = Arc::new(AppState::new(service, std::time::Instant::now()));
+        let mut state = AppState::new(service, std::time::Instant::now());
+        state.clock.pin(NOON);
+        state.started = state.clock.now();
+        let state = Arc::new(state);
         if swarm.num_keys > 2 {
             state.keys.reload().expect("a file of one key");
         }
@@ -331,7 +333,7 @@ impl World {
                     "slow step"
                 }
                 1 | 2 => {
-                    clock::pin(NOON + rng.below(2 * 86_400) as u64 - 86_400);
+                    self.state.clock.pin(NOON + rng.below(2 * 86_400) as u64 - 86_400);
                     "wall clock jumps"
                 }
                 3 | 4 => {
