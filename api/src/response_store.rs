@@ -75,18 +75,18 @@ impl ResponseStore {
         let id = (owner.clone(), id);
         let mut kept = self.lock();
         kept.remove(&id);
-        while kept.by_id.len() >= self.max_entries || kept.bytes + bytes > self.max_bytes {
-            let has_too_many = kept.by_id.len() >= self.max_entries;
-            let size = |share: OwnerShare| if has_too_many { share.entries } else { share.bytes };
-            let Some(oldest) = kept.oldest_of_most(owner, OwnerShare { entries: 1, bytes }, size) else {
-                tracing::debug!("{} is not stored: the other owners have less", id.1);
-                return;
-            };
-            kept.remove(&oldest);
+        let new = OwnerShare { entries: 1, bytes };
+        let most = OwnerShare { entries: self.max_entries, bytes: self.max_bytes };
+        let Some(leaving) = kept.leaving_for(owner, new, most) else {
+            tracing::debug!("{} is not stored: the other owners have less", id.1);
+            return;
+        };
+        for old in &leaving {
+            kept.remove(old);
         }
         kept.bytes += bytes;
         let share = kept.owners.entry(owner.clone()).or_default();
-        *share = share.with(OwnerShare { entries: 1, bytes });
+        *share = share.with(new);
         kept.oldest_first.push_back(id.clone());
         kept.by_id.insert(id, (Arc::new(response), bytes));
     }
@@ -140,28 +140,49 @@ impl Kept {
         self.bytes -= bytes;
         self.oldest_first.retain(|other| other != id);
         let share = self.owners.get_mut(&id.0).expect("an owner of an answer has a share");
-        *share = OwnerShare { entries: share.entries - 1, bytes: share.bytes - bytes };
+        *share = share.without(OwnerShare { entries: 1, bytes });
         if share.entries == 0 {
             self.owners.remove(&id.0);
         }
         true
     }
 
-    /// The oldest answer of the owner that has most by `size`, `owner` with `more` than it has; of several such owners the
-    /// oldest of all. None if `owner` alone has most and has no answer here.
-    fn oldest_of_most(&self, owner: &Owner, more: OwnerShare, size: impl Fn(OwnerShare) -> usize) -> Option<OwnedId> {
-        let of = |whose: &Owner| {
-            let share = self.owners.get(whose).copied().unwrap_or_default();
-            size(if whose == owner { share.with(more) } else { share })
-        };
-        let oldest = self.oldest_first.iter().min_by_key(|(whose, _)| Reverse(of(whose)))?;
-        (of(&oldest.0) >= of(owner)).then(|| oldest.clone())
+    /// The answers that leave so that one of `owner` with `new` has room: while there are too many, or too many bytes, the
+    /// oldest of the owner that has most of them; of several such owners the oldest of all. None if `owner` alone comes
+    /// to have most and has no answer left that could leave.
+    fn leaving_for(&self, owner: &Owner, new: OwnerShare, most: OwnerShare) -> Option<Vec<OwnedId>> {
+        let mut all = OwnerShare { entries: self.by_id.len(), bytes: self.bytes }.with(new);
+        let mut shares = self.owners.clone();
+        let own = shares.entry(owner.clone()).or_default();
+        *own = own.with(new);
+        let mut staying: Vec<&OwnedId> = self.oldest_first.iter().collect();
+        let mut leaving = Vec::new();
+        while all.entries > most.entries || all.bytes > most.bytes {
+            let size = |whose: &Owner| {
+                let share = shares[whose];
+                if all.entries > most.entries { share.entries } else { share.bytes }
+            };
+            let (index, (whose, _)) = staying.iter().enumerate().min_by_key(|(_, id)| Reverse(size(&id.0)))?;
+            if size(whose) < size(owner) {
+                return None;
+            }
+            let old = staying.remove(index);
+            let less = OwnerShare { entries: 1, bytes: self.by_id[old].1 };
+            all = all.without(less);
+            shares.entry(old.0.clone()).and_modify(|share| *share = share.without(less));
+            leaving.push(old.clone());
+        }
+        Some(leaving)
     }
 }
 
 impl OwnerShare {
     fn with(self, more: Self) -> Self {
         Self { entries: self.entries + more.entries, bytes: self.bytes + more.bytes }
+    }
+
+    fn without(self, less: Self) -> Self {
+        Self { entries: self.entries - less.entries, bytes: self.bytes - less.bytes }
     }
 }
 
@@ -235,6 +256,11 @@ mod tests {
         store.insert(&red, "b".into(), response(70));
         store.insert(&blue, "b".into(), response(31));
         assert_eq!((ids(&store, &red).as_str(), ids(&store, &blue).as_str()), ("", "ab"));
+        // What is not kept after all has pushed out nothing of its owner's, either.
+        store.insert(&red, "c".into(), response(30));
+        store.insert(&red, "d".into(), response(62));
+        assert_eq!((ids(&store, &red).as_str(), ids(&store, &blue).as_str()), ("c", "ab"));
+        store.remove(&red, "c");
         store.remove(&blue, "a");
         store.remove(&blue, "b");
         let kept = store.lock();
