@@ -16,7 +16,6 @@ mod older_files;
 mod regular_file;
 pub mod rendered;
 pub mod stop;
-mod template_source;
 pub mod tokenizer;
 pub mod tokenizer_config;
 mod tokenizer_json;

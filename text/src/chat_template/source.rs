@@ -1,7 +1,10 @@
-//! [`check`]: a template's source, held to what parsing and compiling it may cost.
+//! [`check`]: a template's source, held to what parsing and compiling it may cost; [`without_generation_tags`].
 //!
 //! Parser and compiler recurse: into blocks, brackets and prefixes, and into every operator of a chain, whose tree leans
 //! to one side. Sources that would need a deep stack are refused before they are parsed.
+
+/// Longest template source.
+pub(super) const MAX_SOURCE_BYTES: usize = 1 << 20;
 
 /// Deepest nesting of blocks and brackets.
 const MAX_NESTING: usize = 200;
@@ -15,11 +18,14 @@ const MAX_BRANCHES: usize = 500;
 /// Words that are operators.
 const OPERATORS: &[&str] = &["and", "or", "not", "is", "in", "if", "else"];
 
-/// Refuse a `source` that nests or chains absurdly.
+/// Refuse a `source` that is too long, or nests or chains absurdly.
 ///
 /// # Errors
 /// What is too much, and its limit.
-pub(crate) fn check(source: &str) -> Result<(), String> {
+pub(super) fn check(source: &str) -> Result<(), String> {
+    if source.len() > MAX_SOURCE_BYTES {
+        return Err(format!("{} bytes; at most {MAX_SOURCE_BYTES} are read", source.len()));
+    }
     let mut deepest = 0usize;
     let mut depth = 0usize;
     for c in source.bytes() {
@@ -126,6 +132,32 @@ fn count(tag: &str) -> (usize, usize) {
         rest = &rest[length..];
     }
     (operators, branches)
+}
+
+/// `source` without `{% generation %}` and its end, by which trainers mark what the model wrote: what lies between
+/// is rendered as if they were not there.
+pub(super) fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        out.push_str(before);
+        // Behind the two bytes that open it: those of `{%}` are not its end.
+        let Some(end) = tag[2..].find("%}").map(|at| at + 2) else {
+            rest = tag;
+            break;
+        };
+        let inside = &tag[2..end];
+        let word = inside.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
+        match word {
+            // The signs beside the tag, which trim blanks, stay.
+            "generation" => out.push_str(&format!("{{%{}%}}", inside.replace(word, "if true"))),
+            "endgeneration" => out.push_str(&format!("{{%{}%}}", inside.replace(word, "endif"))),
+            _ => out.push_str(&tag[..end + 2]),
+        }
+        rest = &tag[end + 2..];
+    }
+    out + rest
 }
 
 #[cfg(test)]
