@@ -312,16 +312,14 @@ fn read_whole(file: &mut File, identity: &str) -> io::Result<Contents> {
         return damaged("the table does not fit the file".into());
     }
     let told = checksums.split_whitespace().skip(1).map(|word| u32::from_str_radix(word, 16).ok());
+    let told: Vec<_> = told.collect();
     let found = checksum::of_chunks(file, HEADER as u64..start, ALIGNMENT)?;
-    match told.eq(found.iter().copied().map(Some)) {
-        true => Ok(Contents::Whole(regions)),
-        false => {
-            let mut told = checksums.split_whitespace().skip(1).map(|word| u32::from_str_radix(word, 16).ok());
-            let chunk = found.iter().position(|&found| told.next() != Some(Some(found))).unwrap_or(found.len()) as u64;
-            let bytes = (chunk * ALIGNMENT).max(HEADER as u64)..((chunk + 1) * ALIGNMENT).min(start);
-            damaged(format!("bytes {} to {} do not have their checksum", bytes.start, bytes.end))
-        }
-    }
+    let differs = told.iter().zip(&found).position(|(told, found)| *told != Some(*found));
+    let missing = (told.len() != found.len()).then_some(told.len().min(found.len()));
+    let Some(chunk) = differs.or(missing) else { return Ok(Contents::Whole(regions)) };
+    let chunk = chunk as u64;
+    let bytes = (chunk * ALIGNMENT).max(HEADER as u64)..((chunk + 1) * ALIGNMENT).min(start);
+    damaged(format!("bytes {} to {} do not have their checksum", bytes.start, bytes.end))
 }
 
 /// Room on the disk: a page of the mapping that finds none when it is written would end the process.
@@ -352,6 +350,7 @@ mod tests {
         PackedMatrix, QuantFormat,
         conformance::{Rng, matrix},
     };
+    use tempfile::TempDir;
 
     use super::*;
     use crate::{panels::Panels, pool::Pool};
@@ -371,10 +370,24 @@ mod tests {
         all.iter().map(pack).collect()
     }
 
-    fn keep(file: Option<PackedWeightCache>) -> u64 {
+    fn saved(file: Option<PackedWeightCache>) -> io::Result<u64> {
         let (done, wait) = mpsc::channel();
         file.unwrap().save(Box::new(move |result| done.send(result).unwrap()));
-        wait.recv().unwrap().unwrap()
+        wait.recv().unwrap()
+    }
+
+    fn keep(file: Option<PackedWeightCache>) -> u64 {
+        saved(file).unwrap()
+    }
+
+    /// A folder, the path of a file in it that keeps `all`, and what was packed.
+    fn kept(all: &[Vec<PackedMatrix>]) -> (TempDir, PathBuf, Vec<Vec<u8>>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights.panels");
+        let mut file = PackedWeightCache::open(&path, "these").unwrap();
+        let packed = pack(&mut file, all);
+        keep(file);
+        (dir, path, packed)
     }
 
     #[test]
@@ -408,12 +421,8 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "maps a file")]
     fn a_flipped_bit_anywhere_is_found_and_the_file_written_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("weights.panels");
         let all = matrices(1);
-        let mut file = PackedWeightCache::open(&path, "these").unwrap();
-        let want = pack(&mut file, &all);
-        keep(file);
+        let (_dir, path, want) = kept(&all);
         let whole = fs::read(&path).unwrap();
         let text = String::from_utf8_lossy(&whole[..100]).into_owned();
         let table = text.lines().nth(2).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
@@ -452,9 +461,7 @@ mod tests {
 
     /// What is said of a file that was not kept.
     fn lost(file: Option<PackedWeightCache>) -> String {
-        let (done, wait) = mpsc::channel();
-        file.unwrap().save(Box::new(move |result| done.send(result).unwrap()));
-        wait.recv().unwrap().unwrap_err().to_string()
+        saved(file).unwrap_err().to_string()
     }
 
     #[test]
@@ -484,12 +491,8 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "maps a file")]
     fn a_file_with_other_regions_goes() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("weights.panels");
         let all = matrices(1);
-        let mut file = PackedWeightCache::open(&path, "these").unwrap();
-        pack(&mut file, &all);
-        keep(file);
+        let (_dir, path, _) = kept(&all);
         let mut file = PackedWeightCache::open(&path, "these").unwrap();
         let other = [vec![], all].concat().split_off(2);
         assert_eq!(pack(&mut file, &other), pack(&mut None, &other));
