@@ -7,7 +7,7 @@ use quern_backend::{
     conformance::{self, Grid},
 };
 use quern_gpu::{KV_FORMATS, WEIGHT_FORMATS};
-use support::{Target, backend};
+use support::{Target, backend, on_each_target};
 
 fn conforms(target: Target) {
     let Some(backend) = backend(target) else { return };
@@ -21,17 +21,4 @@ fn conforms(target: Target) {
     conformance::run(&backend, &grid);
 }
 
-#[test]
-fn sm_90() {
-    conforms(Target::Sm90);
-}
-
-#[test]
-fn gfx942() {
-    conforms(Target::Gfx942);
-}
-
-#[test]
-fn gfx950() {
-    conforms(Target::Gfx950);
-}
+on_each_target!(conforms);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use network::{Driver, limits, open};
 use quern_backend::KvFormat;
-use support::{Target, backend};
+use support::{Target, backend, on_each_target};
 
 /// One prompt alone in small chunks, and all prompts in one batch: the same tokens with the same log-probabilities, bit
 /// by bit.
@@ -32,17 +32,4 @@ fn repeats(target: Target) {
     }
 }
 
-#[test]
-fn sm_90_repeats_itself() {
-    repeats(Target::Sm90);
-}
-
-#[test]
-fn gfx942_repeats_itself() {
-    repeats(Target::Gfx942);
-}
-
-#[test]
-fn gfx950_repeats_itself() {
-    repeats(Target::Gfx950);
-}
+on_each_target!(repeats);

@@ -11,7 +11,7 @@ use std::{path::Path, sync::Arc};
 use network::{Driver, Golden, full_row, limits, open};
 use quern_backend::{Backend, KvFormat, Precision, RefBackend};
 use quern_cpu::{CpuBackend, CpuConfig};
-use twin::{Target, backend};
+use twin::{Target, backend, on_each_target};
 
 /// A dense network, sparse ones in FP8 and in several encodings, one with rotary scaling, one with biases.
 const NAMES: [&str; 5] = ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn", "tiny-qwen2"];
@@ -56,17 +56,4 @@ fn agrees(target: Target) {
     }
 }
 
-#[test]
-fn sm_90_agrees_with_the_reference() {
-    agrees(Target::Sm90);
-}
-
-#[test]
-fn gfx942_agrees_with_the_reference() {
-    agrees(Target::Gfx942);
-}
-
-#[test]
-fn gfx950_agrees_with_the_reference() {
-    agrees(Target::Gfx950);
-}
+on_each_target!(agrees);

@@ -1,5 +1,5 @@
 //! Driver twins: libraries with the drivers' symbols whose device is emulated by this machine (`gpu/twin`).
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, unused_imports, unused_macros, reason = "each test file uses its own part")]
 
 #[path = "../../../tests/skip.rs"]
 pub mod skip;
@@ -44,6 +44,31 @@ impl Target {
         if self == Target::Sm90 { "libcuda.so.1" } else { "libamdhip64.so" }
     }
 }
+
+/// A test for each [`Target`], in a module called like the function `$check` that is given it.
+macro_rules! on_each_target {
+    ($check:ident) => {
+        mod $check {
+            use super::{Target, $check};
+
+            #[test]
+            fn sm_90() {
+                $check(Target::Sm90);
+            }
+
+            #[test]
+            fn gfx942() {
+                $check(Target::Gfx942);
+            }
+
+            #[test]
+            fn gfx950() {
+                $check(Target::Gfx950);
+            }
+        }
+    };
+}
+pub(crate) use on_each_target;
 
 /// The folder of a target's twin, built if need be; `None` with a loud line where there is no C++ compiler.
 pub fn folder(target: Target) -> Option<PathBuf> {
