@@ -6,7 +6,7 @@ mod twin;
 
 use std::{
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use process::Server;
@@ -15,9 +15,8 @@ use twin::Target;
 
 /// `quern` with the libraries of `folder` before the system's, and its caches in `caches`.
 fn quern(folder: &Path, caches: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
-    command.args(arguments).env("LD_LIBRARY_PATH", folder).env("XDG_CACHE_HOME", caches);
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    let mut command = process::quern(arguments);
+    command.env("LD_LIBRARY_PATH", folder).env("XDG_CACHE_HOME", caches);
     command
 }
 

@@ -3,22 +3,20 @@
 
 mod process;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
-use process::Server;
+use process::{Server, quern};
 use serde_json::{Value, json};
 
 /// The shipped model on a free port.
 fn serve() -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
-    command.args(["serve", "--port", "0", "--cpu-threads", "1", "--max-total-tokens", "16384"]);
-    Server::start(command)
+    Server::start(quern(&["serve", "--port", "0", "--cpu-threads", "1", "--max-total-tokens", "16384"]))
 }
 
 /// Run a command against the server in `folder`; what it printed. It must succeed.
 fn ask(server: &Server, folder: &Path, words: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
-    command.args(words).args(["--port", &server.address.port().to_string()]).current_dir(folder);
+    let mut command = quern(words);
+    command.args(["--port", &server.address.port().to_string()]).current_dir(folder);
     // Published data sets must not be fetched.
     command.env("HF_HUB_OFFLINE", "1").env("XDG_CACHE_HOME", folder).env("HF_HOME", folder);
     command.env_remove("OPENAI_API_KEY").env_remove("API_KEY");

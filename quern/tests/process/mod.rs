@@ -1,13 +1,52 @@
-//! `quern serve` as a process of its own, on a free port, that ends with its test.
+//! The built program as a process: run to its end, or serving on a free port until its test ends.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::mpsc,
 };
+
+/// The program, to be run with `arguments`.
+pub(crate) fn quern(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
+    command.args(arguments);
+    // Nothing of the machine these tests run on may matter.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if ["HF_", "SGLANG_", "RUST_LOG", "HTTP_PROXY", "http_proxy"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command.env("RUST_BACKTRACE", "1").stdin(Stdio::null());
+    command
+}
+
+/// Its end, and what it printed.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    quern(arguments).output().unwrap()
+}
+
+/// A start that must fail with status 1 and one clear line.
+pub(crate) fn failure(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+    assert!(!error.contains("panicked") && !error.contains("stack backtrace"), "{error}");
+    let line = error.lines().find(|line| line.starts_with("quern: error: "));
+    line.unwrap_or_else(|| panic!("{arguments:?}: {error}")).to_owned()
+}
+
+/// Serve the shipped model on the CPU.
+pub(crate) fn serve(arguments: &[&str]) -> Server {
+    // What the test says comes last and wins.
+    let mut command =
+        quern(&["serve", "--port", "0", "--max-total-tokens", "2048", "--cpu-threads", "1", "--device", "cpu"]);
+    command.args(arguments);
+    Server::start(command)
+}
 
 pub(crate) struct Server {
     pub(crate) process: Child,
