@@ -7,9 +7,8 @@
 
 mod process;
 
-use std::process::Command;
-
-use process::Server;
+use process::{Server, quern};
+use quern_backend::conformance::Rng;
 use serde_json::{Map, Value, json};
 
 /// Prompts of each kind.
@@ -26,10 +25,8 @@ struct Asked {
 
 impl Asked {
     fn start() -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quern"));
-        command.args(["serve", "--port", "0", "--max-total-tokens", "16384"]);
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { server: Server::start(command), client }
+        let server = Server::start(quern(&["serve", "--port", "0", "--max-total-tokens", "16384"]));
+        Self { server, client: reqwest::Client::builder().no_proxy().build().unwrap() }
     }
 
     async fn chat(&self, body: &Value) -> Value {
@@ -42,16 +39,12 @@ impl Asked {
     }
 }
 
-/// Numbers that depend on a seed alone (SplitMix64).
-struct Dice(u64);
+/// Prompts and schemas that depend on a seed alone.
+struct Dice(Rng);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides as u64) as usize
+        self.0.below(sides)
     }
 
     fn one_of<'a>(&mut self, words: &[&'a str]) -> &'a str {
@@ -120,7 +113,7 @@ async fn answers_of_a_form_are_complete_and_valid() {
     for way in ways() {
         let (mut valid, mut objects, mut wrong) = (0, 0, Vec::new());
         for seed in 0..PROMPTS {
-            let mut dice = Dice(seed);
+            let mut dice = Dice(Rng(seed));
             let (prompt, schema) = (dice.prompt(), dice.object(6, 2));
             let ask = json!({"messages": [{"role": "user", "content": prompt}], "max_tokens": 512});
             let form =
@@ -155,7 +148,7 @@ async fn a_required_call_is_made() {
     for way in ways() {
         let mut called = 0;
         for seed in 0..PROMPTS {
-            let mut dice = Dice(1000 + seed);
+            let mut dice = Dice(Rng(1000 + seed));
             let prompt = dice.prompt();
             let tools: Vec<Value> = ["look_up", "store", "send_mail"][..=dice.roll(3)]
                 .iter()

@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use quern_backend::conformance::Rng;
 use targets::TARGETS;
 
 /// Changed inputs of each seed.
@@ -37,19 +38,6 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let mut seeds: Vec<_> = entries.map(|entry| read(entry.expect("a readable folder"))).collect();
     seeds.sort();
     seeds
-}
-
-/// Fixed pseudo-random numbers (SplitMix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n.max(1) as u64) as usize
-    }
 }
 
 /// Pieces that readers trip over.
@@ -75,7 +63,7 @@ const PIECES: &[&[u8]] = &[
 ];
 
 /// The seed with one to four changes.
-fn changed(seed: &[u8], others: &[(String, Vec<u8>)], numbers: &mut Numbers) -> Vec<u8> {
+fn changed(seed: &[u8], others: &[(String, Vec<u8>)], numbers: &mut Rng) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..1 + numbers.below(4) {
         let at = numbers.below(bytes.len() + 1);
@@ -106,7 +94,7 @@ fn run(name: &str) {
     let seeds = seeds(name);
     assert!(!seeds.is_empty(), "{name} has no corpus");
     let changes = std::env::var("QUERN_FUZZ_CHANGES").ok().and_then(|n| n.parse().ok()).unwrap_or(CHANGES);
-    let mut numbers = Numbers(0x5eed);
+    let mut numbers = Rng(0x5eed);
     let mut runs = 0;
     let mut survive = |seed: &str, input: &[u8]| {
         runs += 1;
