@@ -25,17 +25,7 @@ pub(crate) fn kills(scale: Scale) -> Row {
     for round in 0..scale.kills {
         let process = Process::start(&[]);
         let base = process.url("");
-        block_on(async {
-            let (begun, mut has_begun) = mpsc::unbounded_channel();
-            let streams = (0..KILLED_STREAMS).map(|index| stream(&base, index, 2000, begun.clone()));
-            let kill = async {
-                for _ in 0..KILLED_STREAMS {
-                    has_begun.recv().await;
-                }
-                process.signal(Signal::KILL);
-            };
-            tokio::join!(join_all(streams), kill);
-        });
+        block_on(during_streams(&base, KILLED_STREAMS, 2000, async { process.signal(Signal::KILL) }));
         drop(process);
         let mut again = Process::spawn("", &[], Stdio::null());
         match again.until_ready() {
@@ -49,7 +39,20 @@ pub(crate) fn kills(scale: Scale) -> Row {
     Row::new(format!("{} kills, {KILLED_STREAMS} streams running", scale.kills), figures, failures)
 }
 
-/// A stream's text, as far as it comes, and whether it has its end.
+/// Runs `act` once `count` streams of so many tokens have begun; whether each of them has its end, and what came of `act`.
+async fn during_streams<T>(base: &str, count: usize, tokens: usize, act: impl Future<Output = T>) -> (Vec<bool>, T) {
+    let (begun, mut has_begun) = mpsc::unbounded_channel();
+    let streams = (0..count).map(|index| stream(base, index, tokens, begun.clone()));
+    let act = async {
+        for _ in 0..count {
+            has_begun.recv().await;
+        }
+        act.await
+    };
+    tokio::join!(join_all(streams), act)
+}
+
+/// Reads a stream as far as it comes; whether it has its end.
 async fn stream(base: &str, index: usize, tokens: usize, begun: mpsc::UnboundedSender<()>) -> bool {
     let (path, body) = long_stream(index, tokens);
     let Ok(answer) = client().post(format!("{base}{path}")).json(&body).send().await else {
@@ -73,18 +76,11 @@ pub(crate) fn drains(scale: Scale) -> Row {
     for round in 0..scale.drains {
         let mut process = Process::start(&[]);
         let base = process.url("");
-        let (ended, asked) = block_on(async {
-            let (begun, mut has_begun) = mpsc::unbounded_channel();
-            let streams = (0..DRAINED_STREAMS).map(|index| stream(&base, index, 60, begun.clone()));
-            let drain = async {
-                for _ in 0..DRAINED_STREAMS {
-                    has_begun.recv().await;
-                }
-                process.signal(Signal::TERM);
-                Instant::now()
-            };
-            tokio::join!(join_all(streams), drain)
-        });
+        let drain = async {
+            process.signal(Signal::TERM);
+            Instant::now()
+        };
+        let (ended, asked) = block_on(during_streams(&base, DRAINED_STREAMS, 60, drain));
         let cut = ended.iter().filter(|is_whole| !**is_whole).count();
         whole += ended.len() - cut;
         if cut > 0 {
@@ -107,18 +103,13 @@ pub(crate) fn pauses(scale: Scale) -> Row {
     let process = Process::start(&[]);
     let base = process.url("");
     let ended = block_on(async {
-        let (begun, mut has_begun) = mpsc::unbounded_channel();
-        let streams = (0..KILLED_STREAMS).map(|index| stream(&base, index, 120, begun.clone()));
         let stop = async {
-            for _ in 0..KILLED_STREAMS {
-                has_begun.recv().await;
-            }
             process.signal(Signal::STOP);
             tokio::time::sleep(pause).await;
             process.signal(Signal::CONT);
         };
-        let both = async { tokio::join!(join_all(streams), stop) };
-        tokio::time::timeout(PATIENCE, both).await.expect("streams end").0
+        let streams = during_streams(&base, KILLED_STREAMS, 120, stop);
+        tokio::time::timeout(PATIENCE, streams).await.expect("streams end").0
     });
     let cut = ended.iter().filter(|is_whole| !**is_whole).count();
     let mut failures: Vec<String> = (cut > 0).then(|| format!("{cut} streams were cut")).into_iter().collect();

@@ -29,8 +29,7 @@ fn answers(process: &Process) -> Vec<String> {
         let client = client();
         join_all((0..REQUESTS).map(|index| mixed(&client, &base, index))).await
     });
-    let wrong = |outcome| if let Outcome::Wrong(why) = outcome { Some(why) } else { None };
-    outcomes.into_iter().filter_map(wrong).collect()
+    outcomes.into_iter().filter_map(Outcome::wrong).collect()
 }
 
 fn with_log(log: impl Into<Stdio>) -> Row {
@@ -111,10 +110,7 @@ pub(crate) fn files(_: Scale) -> Row {
             }
             outcomes
         });
-        failures.extend(outcomes.into_iter().filter_map(|outcome| match outcome {
-            Outcome::Wrong(why) => Some(format!("{limit}: {why}")),
-            _ => None,
-        }));
+        failures.extend(outcomes.into_iter().filter_map(Outcome::wrong).map(|why| format!("{limit}: {why}")));
         failures.extend(process.stop());
     }
     let figures = format!("{} requests after them wrong", failures.len());
@@ -134,7 +130,7 @@ fn starts(amount: &str, prefixes: &[String], arguments: &[&str]) -> Row {
                 let mut wrong = Vec::new();
                 // One after the other: what no thread can be had for may be refused, and must not end the server.
                 for index in 0..14 {
-                    if let Outcome::Wrong(why) = block_on(mixed(&client, &base, index))
+                    if let Some(why) = block_on(mixed(&client, &base, index)).wrong()
                         && !why.contains(": 503")
                     {
                         wrong.push(format!("{prefix}: {why}"));

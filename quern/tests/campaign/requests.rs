@@ -16,6 +16,13 @@ pub(crate) enum Outcome {
     Wrong(String),
 }
 
+impl Outcome {
+    /// What may not happen and did.
+    pub(crate) fn wrong(self) -> Option<String> {
+        if let Self::Wrong(why) = self { Some(why) } else { None }
+    }
+}
+
 /// Kinds of requests in [`mixed`].
 const KINDS: usize = 14;
 

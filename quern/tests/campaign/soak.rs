@@ -55,13 +55,7 @@ pub(crate) fn soak(scale: Scale) -> Row {
     });
     let outcomes = outcomes.into_inner().expect("no panic while it was held");
     let count = |wanted: &Outcome| outcomes.iter().filter(|outcome| *outcome == wanted).count();
-    let mut failures: Vec<String> = outcomes
-        .iter()
-        .filter_map(|outcome| match outcome {
-            Outcome::Wrong(why) => Some(why.clone()),
-            _ => None,
-        })
-        .collect();
+    let mut failures: Vec<String> = outcomes.iter().cloned().filter_map(Outcome::wrong).collect();
     let seconds = begin.elapsed().as_secs_f64();
     let warm: Vec<_> = memory.iter().copied().filter(|(at, _)| *at > seconds * WARM_UP).collect();
     let slope = slope(&warm) * 3600.0 / f64::from(1 << 20);
