@@ -61,11 +61,6 @@ async fn run(command: &mut Command) -> String {
     text
 }
 
-/// The Python of a framework's own environment, `requirements/NAME.txt`: together their packages cannot be installed.
-fn python(client: &str) -> Option<PathBuf> {
-    installed(&format!("venv-{client}/bin/python"))
-}
-
 /// A script of `tests/clients`, to the end, which it says it has reached.
 async fn run_script(program: &Path, name: &str, arguments: &[&str]) {
     let mut command = Command::new(program);
@@ -150,51 +145,58 @@ async fn replicas_behind_a_router() {
     assert!(text.contains("passed"), "{text}");
 }
 
-/// A framework's script against the shipped model.
-async fn framework(program: Option<PathBuf>, name: &str) {
-    let Some(program) = program else { return };
+/// A script against the shipped model.
+async fn on_the_shipped_model(program: &Path, script: &str) {
     let demo = Demo::start().await;
-    run_script(&program, name, &[&demo.base]).await;
+    run_script(program, script, &[&demo.base]).await;
+}
+
+/// A framework in Python against the shipped model. Each has an environment of its own, `requirements/NAME.txt`: together
+/// their packages cannot be installed.
+async fn framework(name: &str) {
+    let Some(python) = installed(&format!("venv-{name}/bin/python")) else { return };
+    on_the_shipped_model(&python, &format!("{name}_client.py")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn langchain() {
-    framework(python("langchain"), "langchain_client.py").await;
+    framework("langchain").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn llama_index() {
-    framework(python("llama_index"), "llama_index_client.py").await;
+    framework("llama_index").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pydantic_ai() {
-    framework(python("pydantic_ai"), "pydantic_ai_client.py").await;
+    framework("pydantic_ai").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instructor() {
-    framework(python("instructor"), "instructor_client.py").await;
+    framework("instructor").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn litellm() {
-    framework(python("litellm"), "litellm_client.py").await;
+    framework("litellm").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ollamas_sdk() {
-    framework(python("ollama"), "ollama_client.py").await;
+    framework("ollama").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lm_eval() {
-    framework(python("lm_eval"), "lm_eval_client.py").await;
+    framework("lm_eval").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vercels_and_ollamas_sdk_in_javascript() {
-    framework(installed("node_modules/ai").map(|_| "node".into()), "ai_sdk.mjs").await;
+    let Some(_) = installed("node_modules/ai") else { return };
+    on_the_shipped_model(Path::new("node"), "ai_sdk.mjs").await;
 }
 
 /// A call as the model writes it.
