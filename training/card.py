@@ -3,7 +3,7 @@
 import json
 import sys
 
-from train import MODEL_FOLDER
+from model import MODEL_FOLDER
 
 BEGIN, END = "<!-- run -->\n", "<!-- /run -->\n"
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import HeldOut
 from evaluate import generate
-from train import MODEL_FOLDER
+from model import MODEL_FOLDER
 
 LIMIT = 200
 EXECUTE_CODE = {"type": "function", "function": {

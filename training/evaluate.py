@@ -7,6 +7,7 @@ import sys
 import torch
 
 from data import HeldOut, prompt_text
+from model import MODEL_FOLDER, restored
 
 
 @torch.no_grad()
@@ -108,8 +109,6 @@ def scores(model, tokenizer, held, show=0):
 
 def main(path):
     from tokenizers import Tokenizer
-
-    from train import MODEL_FOLDER, restored
 
     model, _ = restored(path)
     tokenizer = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))

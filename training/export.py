@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from train import MODEL_FOLDER, restored
+from model import MODEL_FOLDER, restored
 
 SHARDS = 2
 

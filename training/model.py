@@ -5,10 +5,13 @@ them apart into the published names.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "quern-demo"
 
 
 @dataclass(frozen=True)
@@ -224,3 +227,10 @@ class Model(nn.Module):
 
     def balance(self):
         return sum(layer.mlp.balance for layer in self.layers) / len(self.layers)
+
+
+def restored(path):
+    state = torch.load(path, weights_only=False)
+    model = Model(Shape(**state["shape"]))
+    model.load_state_dict(state["model"])
+    return model, state

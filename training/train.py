@@ -20,10 +20,9 @@ from tokenizers import Tokenizer
 
 from data import VALIDATION_SEED, HeldOut, Stream
 from evaluate import scores
-from model import Model, Shape
+from model import MODEL_FOLDER, Model, Shape, restored
 from topics import copies
 
-MODEL_FOLDER = Path(__file__).resolve().parent.parent / "models" / "quern-demo"
 SEED = 1_000
 RANKS = 2  # processes of one thread each: they meet once a step, so that a busy neighbour costs little
 WARM_UP = 60
@@ -147,13 +146,6 @@ class Batches:
             ids[i, : len(row)] = torch.tensor(row)
             learned[i, : len(row)] = torch.tensor(flags).long() + 1
         return ids, learned
-
-
-def restored(path):
-    state = torch.load(path, weights_only=False)
-    model = Model(Shape(**state["shape"]))
-    model.load_state_dict(state["model"])
-    return model, state
 
 
 def arguments():

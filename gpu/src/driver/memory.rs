@@ -2,7 +2,7 @@
 
 use std::{mem::MaybeUninit, ptr, slice, sync::Arc};
 
-use super::{device::Context, table::Opaque};
+use super::{context::Context, table::Opaque};
 use crate::GpuError;
 
 /// Numbers without padding, every bit pattern of which is one: they may be copied to and from a device as bytes.

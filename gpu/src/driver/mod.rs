@@ -2,6 +2,7 @@
 //! opened at run time, and every `unsafe` of this crate.
 
 mod compiler;
+mod context;
 mod device;
 mod kernels;
 mod memory;

@@ -1,7 +1,5 @@
 //! A file's metadata in the words of `config.json`.
 
-use std::fmt;
-
 use serde_json::{Map, Value, json};
 
 use super::{GgufFile, GgufValue, TensorInfo, rope};
@@ -36,7 +34,7 @@ pub(super) fn config<'a>(
     let known = Architecture::ALL.into_iter().find(|known| Some(known.gguf_name()) == text(key));
     let architecture = known.ok_or_else(|| {
         let list = Architecture::ALL.map(Architecture::gguf_name).join(", ");
-        let problem = wrong(file, key, format!("one of {list}"), shown(metadata.get(key)));
+        let problem = file.wrong(key, format!("one of {list}"), shown(metadata.get(key)));
         problem.mended_by("Only these networks are served; a Qwen3-Coder-30B-A3B file is of the last.")
     })?;
     let prefix = architecture.gguf_name();
@@ -49,7 +47,7 @@ pub(super) fn config<'a>(
             Some(value @ GgufValue::Float(_)) => json!(value.as_f64()),
             Some(value) => match value.as_u64() {
                 Some(number) => json!(number),
-                None => return Err(wrong(file, &key, "a number", value.shown())),
+                None => return Err(file.wrong(&key, "a number", value.shown())),
             },
         };
         config.insert(ours.into(), value);
@@ -91,7 +89,7 @@ fn kind(file: &GgufFile) -> Result<(), TensorProblem> {
         Some(_) => "Give the file of a model.",
     };
     let found = kind.map_or_else(String::new, |kind| format!("{kind:?}"));
-    Err(wrong(file, key, "\"model\"", found).mended_by(remedy))
+    Err(file.wrong(key, "\"model\"", found).mended_by(remedy))
 }
 
 /// Keys behind the architecture's name that would make it another computation, and the values that leave it as it is.
@@ -139,7 +137,7 @@ fn neutral(file: &GgufFile, prefix: &str) -> Result<(), TensorProblem> {
         let Some(found) = value(&key) else { continue };
         if !number(found).is_some_and(|found| values.contains(&found)) {
             let expected: Vec<String> = values.iter().map(ToString::to_string).collect();
-            return Err(wrong(file, &key, expected.join(" or "), found.shown()).mended_by(remedy));
+            return Err(file.wrong(&key, expected.join(" or "), found.shown()).mended_by(remedy));
         }
     }
     // All of a head is rotated, and values are as long as keys.
@@ -150,22 +148,10 @@ fn neutral(file: &GgufFile, prefix: &str) -> Result<(), TensorProblem> {
             && found.as_u64() != Some(head)
         {
             let expected = format!("{head}, as attention.key_length");
-            return Err(wrong(file, &key, expected, found.shown()).mended_by(remedy));
+            return Err(file.wrong(&key, expected, found.shown()).mended_by(remedy));
         }
     }
     Ok(())
-}
-
-/// The number under `key`, if there is something.
-pub(super) fn number(file: &GgufFile, key: &str) -> Result<Option<f64>, TensorProblem> {
-    let Some(value) = file.metadata().get(key) else { return Ok(None) };
-    let number = value.as_f64().filter(|number| number.is_finite());
-    number.map(Some).ok_or_else(|| wrong(file, key, "a number", value.shown()))
-}
-
-/// What is wrong with the value of `key`.
-pub(super) fn wrong(file: &GgufFile, key: &str, expected: impl fmt::Display, found: impl ToString) -> TensorProblem {
-    TensorProblem::file(file.name(), format!("{expected} (metadata `{key}`)"), found)
 }
 
 /// Tokens that end an answer: those that the file names, and those of Qwen's that llama.cpp knows by their

@@ -1,6 +1,6 @@
 //! [`GgufFile`]: the metadata of one file and where its tensors lie.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use quern_backend::{QuantFormat, SharedBytes};
 
@@ -144,6 +144,21 @@ impl GgufFile {
     /// Its tensors, in the order in which they lie.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
+    }
+
+    /// The number under `key` of the metadata, if there is something.
+    ///
+    /// # Errors
+    /// If it is no finite number.
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>, TensorProblem> {
+        let Some(value) = self.metadata().get(key) else { return Ok(None) };
+        let number = value.as_f64().filter(|number| number.is_finite());
+        number.map(Some).ok_or_else(|| self.wrong(key, "a number", value.shown()))
+    }
+
+    /// What is wrong with the value of `key` of the metadata.
+    pub(super) fn wrong(&self, key: &str, expected: impl fmt::Display, found: impl ToString) -> TensorProblem {
+        TensorProblem::file(self.name(), format!("{expected} (metadata `{key}`)"), found)
     }
 }
 

@@ -6,10 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    GgufFile, GgufValue,
-    config::{number, wrong},
-};
+use super::{GgufFile, GgufValue};
 use crate::{
     config::{YarnConfig, yarn_temperature},
     weights::TensorProblem,
@@ -18,7 +15,7 @@ use crate::{
 /// `rope_scaling` in the words of config.json, `None` where positions are not stretched.
 pub(crate) fn read(file: &GgufFile, architecture: &str) -> Result<Option<Value>, TensorProblem> {
     let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
-    let number = |name: &str| number(file, &key(name));
+    let number = |name: &str| file.number(&key(name));
     let kind = file.metadata().get(&key("type"));
     // 0 is no factor.
     let factor = number("factor")?.filter(|&factor| factor != 0.0).unwrap_or(1.0);
@@ -31,14 +28,14 @@ pub(crate) fn read(file: &GgufFile, architecture: &str) -> Result<Option<Value>,
             plain(file, &key("factor"), factor)?;
             return plain(file, &key("attn_factor"), attn_factor);
         }
-        Some((kind, _)) => return Err(wrong(file, &key("type"), "none or yarn", kind.shown())),
+        Some((kind, _)) => return Err(file.wrong(&key("type"), "none or yarn", kind.shown())),
     }
     // How much of the ramp there is; what is below 0 leaves it to the program.
     if let Some(found) = number("yarn_ext_factor")?.filter(|&found| found >= 0.0 && found != 1.0) {
-        return Err(wrong(file, &key("yarn_ext_factor"), "1", found));
+        return Err(file.wrong(&key("yarn_ext_factor"), "1", found));
     }
     if let Some(found) = number("yarn_log_multiplier")?.filter(|&found| found != 0.0) {
-        return Err(wrong(file, &key("yarn_log_multiplier"), "0", found));
+        return Err(file.wrong(&key("yarn_log_multiplier"), "0", found));
     }
     let mut scaling = json!({ "rope_type": "yarn", "factor": factor });
     for (theirs, ours) in [
@@ -60,7 +57,7 @@ pub(crate) fn read(file: &GgufFile, architecture: &str) -> Result<Option<Value>,
 
 /// Positions are not stretched if `found` says so.
 fn plain(file: &GgufFile, key: &str, found: f64) -> Result<Option<Value>, TensorProblem> {
-    if found != 1.0 { Err(wrong(file, key, "1, since only yarn stretches positions", found)) } else { Ok(None) }
+    if found != 1.0 { Err(file.wrong(key, "1, since only yarn stretches positions", found)) } else { Ok(None) }
 }
 
 /// The keys behind `{architecture}.` that say `yarn`, whose bounds must be whole dimensions.

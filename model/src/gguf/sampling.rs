@@ -3,10 +3,7 @@
 //! Its other keys (`xtc_*`, `mirostat*`, `penalty_last_n`, the order of samplers) recommend what this program does
 //! not do, and are left alone as the other fields of generation_config.json are.
 
-use super::{
-    GgufFile, GgufValue,
-    config::{number, wrong},
-};
+use super::{GgufFile, GgufValue};
 use crate::{GenerationConfig, weights::TensorProblem};
 
 /// Our fields and llama.cpp's keys.
@@ -23,10 +20,10 @@ pub(crate) fn read(file: &GgufFile) -> Result<GenerationConfig, TensorProblem> {
     GenerationConfig::of_numbers(|field, range| {
         let (_, key) = KEYS.iter().find(|(ours, _)| *ours == field).expect("every field has a key");
         // llama.cpp takes what is below 0 for 0.
-        let value = number(file, key)?.map(|value| value.max(0.0));
+        let value = file.number(key)?.map(|value| value.max(0.0));
         let expected = || format!("a number from {} to {}", range.start(), range.end());
         match value {
-            Some(value) if !range.contains(&value) => Err(wrong(file, key, expected(), value)),
+            Some(value) if !range.contains(&value) => Err(file.wrong(key, expected(), value)),
             value => Ok(value),
         }
     })

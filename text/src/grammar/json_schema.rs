@@ -103,6 +103,10 @@ const OF_OBJECTS: [&str; 7] = [
 ];
 const OF_STRINGS: [&str; 4] = ["format", "maxLength", "minLength", "pattern"];
 
+/// Formats of strings that llguidance has an expression for.
+const FORMATS: [&str; 10] =
+    ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
+
 const TYPES: [&str; 6] = ["object", "array", "string", "number", "boolean", "null"];
 
 /// The rule of JSON that is valid under `schema`, whose references point into `root`.
@@ -236,7 +240,7 @@ impl<'a> SchemaWriter<'a> {
     }
 
     fn string(&mut self, fields: &Map<String, Value>) -> Result<String, String> {
-        let format = fields.get("format").and_then(Value::as_str).filter(|format| part::FORMATS.contains(format));
+        let format = fields.get("format").and_then(Value::as_str).filter(|format| FORMATS.contains(format));
         if fields.contains_key("pattern") || format.is_some() {
             return self.part_of_type(fields, "string", &OF_STRINGS);
         }

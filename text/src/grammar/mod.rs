@@ -23,6 +23,7 @@ mod matcher;
 mod spec;
 mod structural_tag;
 mod tool_calls;
+mod tool_parameters;
 
 pub use factory::GrammarFactory;
 pub use json_blanks::JsonBlanks;

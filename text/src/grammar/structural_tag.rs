@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     bounds, ebnf, json_schema,
     lark::{Lark, literal, one_of, regex},
-    tool_calls,
+    tool_parameters::{self, Parameters},
 };
 
 /// Nesting of formats.
@@ -152,7 +152,7 @@ fn tag_of<'a>(lark: &mut Lark, tag: &'a Value, depth: usize) -> Result<Structura
 
 /// XGrammar's parameters bring their line breaks; an `end` that begins with one means the last of them.
 fn xml_parameters(lark: &mut Lark, content: &Value, end: &str) -> Result<String, String> {
-    tool_calls::parameters(lark, schema(content)?, end.strip_prefix('\n').unwrap_or(end))
+    tool_parameters::rule(lark, &Parameters::of(schema(content)?), end.strip_prefix('\n').unwrap_or(end))
 }
 
 fn whole(lark: &mut Lark, tag: &StructuralTag<'_>) -> String {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     super::lark::{literal, one_of},
-    OF_OBJECTS, SchemaWriter, is_keyword, list, part, shown,
+    FORMATS, OF_OBJECTS, SchemaWriter, is_keyword, list, shown,
 };
 
 /// Most properties of one object: each is a step of a recursion in llguidance's compiler.
@@ -145,7 +145,7 @@ pub(super) fn is_harmless_name(names: &Value) -> bool {
         Value::Object(fields) => {
             let says_text = |(key, value): (&String, &Value)| {
                 !is_keyword(key) && (key != "type" || *value == "string")
-                    || key == "format" && !value.as_str().is_some_and(|format| part::FORMATS.contains(&format))
+                    || key == "format" && !value.as_str().is_some_and(|format| FORMATS.contains(&format))
             };
             fields.iter().all(says_text)
         }

@@ -6,12 +6,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    OF_ARRAYS, OF_NUMBERS, OF_OBJECTS, OF_STRINGS, SchemaWriter, check_keywords, object::is_harmless_name, union,
+    FORMATS, OF_ARRAYS, OF_NUMBERS, OF_OBJECTS, OF_STRINGS, SchemaWriter, check_keywords, object::is_harmless_name,
+    union,
 };
-
-/// Formats of strings that llguidance has an expression for.
-pub(super) const FORMATS: [&str; 10] =
-    ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
 
 /// Where the whole schema is in a part that refers to it.
 const DOCUMENT: &str = "document";
