@@ -233,9 +233,10 @@ fn modules_named(text: &str, root: &str) -> BTreeSet<String> {
     names
 }
 
-/// Which modules at the top of a crate use which others. What the crate's root re-exports counts as its module's.
-fn module_graph(krate: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let source = format!("{krate}/src/");
+/// Which modules of a folder use which others of it: at the top of a crate, whose folder is `src`, or of one module.
+/// What the folder's own module (re-)exports counts as its module's.
+fn module_graph(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let (source, is_crate) = (format!("{folder}/"), folder.ends_with("/src"));
     let texts = files(&source, &["rs"]);
     let module_of = |path: &str| {
         let inside = path.strip_prefix(&source).expect("walked from there");
@@ -243,20 +244,22 @@ fn module_graph(krate: &str) -> BTreeMap<String, BTreeSet<String>> {
     };
     let modules: BTreeSet<String> = texts.iter().map(|(path, _)| module_of(path)).collect();
     let mut home = BTreeMap::new();
-    let root = texts.iter().find(|(path, _)| path.ends_with("src/lib.rs")).map_or("", |(_, text)| text);
+    let own = ["lib.rs", "mod.rs"].map(|name| root().join(&source).join(name));
+    let own =
+        own.into_iter().chain([root().join(format!("{folder}.rs"))]).find_map(|path| fs::read_to_string(path).ok());
     // All of it: a module for tests alone may stand among the others.
-    let root = root.lines().map(code).collect::<Vec<_>>().join("\n");
-    for line in root.split("pub use ").skip(1).filter_map(|rest| rest.split(';').next()) {
+    let own = own.unwrap_or_default().lines().map(code).collect::<Vec<_>>().join("\n");
+    for line in own.split("use ").skip(1).filter_map(|rest| rest.split(';').next()) {
         let (module, names) = line.split_once("::").unwrap_or((line, ""));
         home.extend(words(names).filter(|name| !name.is_empty()).map(|name| (name.to_owned(), module.to_owned())));
     }
     let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (path, text) in &texts {
         let from = module_of(path);
-        if from == "lib" || from == "main" {
+        if ["lib", "main", "mod"].contains(&from.as_str()) {
             continue;
         }
-        let mut named = modules_named(text, "crate");
+        let mut named = if is_crate { modules_named(text, "crate") } else { BTreeSet::new() };
         match path.strip_prefix(&source).expect("walked from there").matches('/').count() {
             0 => named.extend(modules_named(text, "super")),
             1 if !path.ends_with("/mod.rs") => named.extend(modules_named(text, "super::super")),
@@ -435,9 +438,14 @@ fn i2_the_wire_and_the_command_line_have_their_crates() {
 }
 
 #[test]
-fn modules_of_a_crate_form_no_circle() {
+fn modules_of_a_folder_form_no_circle() {
     for (krate, _) in ARROWS {
-        assert_eq!(circle(&module_graph(krate)), None, "modules of `{krate}` use one another in a circle");
+        let source = format!("{krate}/src");
+        let paths = files(&source, &["rs"]);
+        let folders: BTreeSet<&str> = paths.iter().filter_map(|(path, _)| Some(path.rsplit_once('/')?.0)).collect();
+        for folder in folders {
+            assert_eq!(circle(&module_graph(folder)), None, "modules of `{folder}` use one another in a circle");
+        }
     }
 }
 
