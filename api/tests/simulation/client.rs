@@ -1,6 +1,6 @@
 //! [`Client`]: asks, and now and then does what no client should.
 
-use std::{cell::Cell, pin::pin, rc::Rc, time::Duration};
+use std::{pin::pin, rc::Rc, time::Duration};
 
 use quern_engine::EngineState;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::{
     swarm::{ADMIN_KEY, key},
     trick::{Sending, Trick},
     wire::{Response, Wire},
-    world::{Alive, World},
+    world::{Abort, World},
 };
 
 /// Longest that any answer takes, in virtual time: the queue of a slow world, and a step that takes its time.
@@ -99,12 +99,10 @@ impl Client {
     async fn request(&mut self, ask: &Ask, trick: Option<Trick>) -> bool {
         let world = Rc::clone(&self.world);
         let rid = format!("c{}-{}", self.index, self.num_sent);
-        let alive = Alive { owner: self.owner(), may_abort: Rc::new(Cell::new(false)) };
-        let may_abort = Rc::clone(&alive.may_abort);
         let named = !matches!(ask.api, Api::Messages | Api::Responses | Api::Ollama);
         // Ids of one's own choice can be named by others; the server's cannot, but everything can be aborted.
         let id = if named { rid.clone() } else { format!("~{rid}") };
-        world.memory.borrow_mut().alive.insert(id.clone(), alive);
+        let may_abort = world.memory.borrow_mut().begin(id.clone(), self.owner());
         let body = ask.body(named.then_some(rid.as_str())).to_string();
         let mut sending = Sending::plain(ask.api.path(), self.own_key(), body.into_bytes());
         if let Some(trick) = trick {
@@ -115,6 +113,7 @@ impl Client {
             trick,
             owner: self.owner(),
             struck: world.num_struck(),
+            unaccepted: world.unaccepted.get(),
             was_serving: world.state.engine.metrics().state() == EngineState::Serving,
             may_abort,
             is_reused: false,
@@ -239,27 +238,24 @@ impl Client {
                     world.memory.borrow().alive.keys().filter(|id| !id.starts_with('~')).cloned().collect();
                 let rid = if ids.is_empty() { "nobody".to_owned() } else { self.rng.pick(&ids).clone() };
                 let sees_all = is_admins || !admin && world.swarm.num_keys == 0;
-                for (id, alive) in &world.memory.borrow().alive {
-                    let is_meant =
-                        if sees_all { id.starts_with(&rid) } else { *id == rid && alive.owner == self.owner() };
-                    if is_meant && (!admin || is_admins) {
-                        alive.may_abort.set(true);
-                    }
-                }
-                world.tally.borrow_mut().fault("aborts by name");
                 let sending = Sending::plain("/abort_request", key, json!({"rid": rid}).to_string().into_bytes());
-                return self.look(sending, &[200, 401]).await;
+                let abort = Abort { owner: (!sees_all).then(|| self.owner()), rid: Some(rid) };
+                let abort = (!admin || is_admins).then(|| world.memory.borrow_mut().send_abort(abort));
+                world.tally.borrow_mut().fault("aborts by name");
+                let goes_on = self.look(sending, &[200, 401]).await;
+                abort.iter().for_each(|abort| world.memory.borrow_mut().end_abort(abort));
+                return goes_on;
             }
             3 => {
                 let sees_all = admin || world.swarm.num_keys == 0;
-                for alive in world.memory.borrow().alive.values() {
-                    if sees_all || alive.owner == self.owner() {
-                        alive.may_abort.set(true);
-                    }
-                }
+                let abort = Abort { owner: (!sees_all).then(|| self.owner()), rid: None };
+                let abort = world.memory.borrow_mut().send_abort(abort);
                 world.tally.borrow_mut().fault("everything is aborted");
                 let body = json!({"abort_all": true}).to_string();
-                return self.look(Sending::plain("/abort_request", admin_key, body.into_bytes()), &[200]).await;
+                let sending = Sending::plain("/abort_request", admin_key, body.into_bytes());
+                let goes_on = self.look(sending, &[200]).await;
+                world.memory.borrow_mut().end_abort(&abort);
+                return goes_on;
             }
             4 if !world.swarm.is_tight && !world.is_draining.get() => {
                 world.tally.borrow_mut().fault("the cache is flushed");

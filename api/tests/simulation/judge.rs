@@ -18,6 +18,8 @@ pub(crate) struct Circumstances {
     pub(crate) owner: usize,
     /// Faults of the engine that had struck.
     pub(crate) struck: u64,
+    /// Connections that could not be accepted.
+    pub(crate) unaccepted: u64,
     pub(crate) was_serving: bool,
     /// Whether somebody who may has aborted it meanwhile.
     pub(crate) may_abort: Rc<Cell<bool>>,
@@ -45,7 +47,10 @@ pub(crate) fn judge(world: &World, ask: &Ask, response: Option<Response>, about:
     }
     let Some(response) = response else {
         note(world, &format!("{now} 0"), status);
-        let excused = about.may_be_cut || about.is_reused || world.swarm.is_tight || world.is_draining.get();
+        // Where the system has no file for a connection, one whose request is not whole gives way.
+        let gave_way = about.trick == Some(Trick::Pieces) && world.unaccepted.get() != about.unaccepted;
+        let excused =
+            gave_way || about.may_be_cut || about.is_reused || world.swarm.is_tight || world.is_draining.get();
         assert!(excused, "{:?}, {ask:?}: no answer", about.trick);
         return;
     };

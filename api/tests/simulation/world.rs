@@ -59,6 +59,24 @@ pub(crate) struct Alive {
     pub(crate) may_abort: Rc<Cell<bool>>,
 }
 
+/// An abort on its way to the server. Requests that begin meanwhile may be meant too.
+pub(crate) struct Abort {
+    /// Whose requests; everybody's where there is none.
+    pub(crate) owner: Option<usize>,
+    /// The id that is named, or, to who sees everybody's, its beginning; none: all requests.
+    pub(crate) rid: Option<String>,
+}
+
+impl Abort {
+    fn means(&self, id: &str, owner: usize) -> bool {
+        let is_named = self.rid.as_ref().is_none_or(|rid| match self.owner {
+            Some(_) => id == rid,
+            None => id.starts_with(rid),
+        });
+        is_named && self.owner.is_none_or(|own| own == owner)
+    }
+}
+
 /// How many prompts have a shared and a whole length, in tokens.
 pub(crate) type PromptCounts = BTreeMap<(usize, usize), usize>;
 
@@ -73,6 +91,31 @@ pub(crate) struct Memory {
     pub(crate) alive: BTreeMap<String, Alive>,
     /// Ids of stored answers, and whose they are.
     pub(crate) stored: Vec<(usize, String)>,
+    /// Aborts that are not answered yet.
+    aborts: Vec<Rc<Abort>>,
+}
+
+impl Memory {
+    /// A request begins.
+    pub(crate) fn begin(&mut self, id: String, owner: usize) -> Rc<Cell<bool>> {
+        let may_abort = Rc::new(Cell::new(self.aborts.iter().any(|abort| abort.means(&id, owner))));
+        self.alive.insert(id, Alive { owner, may_abort: Rc::clone(&may_abort) });
+        may_abort
+    }
+
+    /// An abort is sent.
+    pub(crate) fn send_abort(&mut self, abort: Abort) -> Rc<Abort> {
+        let meant = self.alive.iter().filter(|(id, alive)| abort.means(id, alive.owner));
+        meant.for_each(|(_, alive)| alive.may_abort.set(true));
+        let abort = Rc::new(abort);
+        self.aborts.push(Rc::clone(&abort));
+        abort
+    }
+
+    /// It is answered.
+    pub(crate) fn end_abort(&mut self, abort: &Rc<Abort>) {
+        self.aborts.retain(|other| !Rc::ptr_eq(other, abort));
+    }
 }
 
 /// What fails in a quiet world.
@@ -101,6 +144,8 @@ pub(crate) struct World {
     /// The next step takes so much longer.
     slow_step_ms: Cell<u64>,
     pub(crate) is_draining: Cell<bool>,
+    /// Connections that could not be accepted: for each, one that costs no answer had to go.
+    pub(crate) unaccepted: Cell<u64>,
     write_fault: Arc<Nth>,
     turn_fault: Nth,
 }
@@ -166,6 +211,7 @@ impl World {
             open: Cell::new(0),
             slow_step_ms: Cell::new(0),
             is_draining: Cell::new(false),
+            unaccepted: Cell::default(),
             write_fault: Arc::new(Nth::new(if let Fault::Write(at) = fault { at } else { 0 })),
             turn_fault: Nth::new(if let Fault::Turn(at) = fault { at } else { 0 }),
             swarm,
@@ -341,6 +387,7 @@ impl World {
                     let arrivals = self.arrivals.borrow();
                     let Some(arrivals) = &*arrivals else { return };
                     let _ = arrivals.send(Err(failed));
+                    self.unaccepted.set(self.unaccepted.get() + 1);
                     "accept fails"
                 }
                 _ => {
