@@ -337,3 +337,111 @@ async fn a_key_of_the_clients_own_is_no_grammar() {
     let hermes = ApiConfig { tool_call_parser: ToolCallParser::from_name("hermes"), ..config() };
     Server::saying("ok", hermes).await.ok("/v1/chat/completions", body).await;
 }
+
+/// Text, names of calls and end of an answer that has calls, of any API.
+async fn said(server: &Server, path: &str, body: &Value, streams: bool) -> (String, Vec<String>, Value) {
+    let body = with(body, json!({"stream": streams}));
+    let (mut text, mut calls, mut end) = (String::new(), Vec::new(), Value::Null);
+    match (path, streams) {
+        ("/v1/chat/completions", true) => {
+            let (content, found, finish) = fold(&server.frames(path, body).await);
+            return (content, found.into_iter().map(|call| call.1).collect(), finish);
+        }
+        ("/v1/chat/completions", false) => {
+            let choice = server.ok(path, body).await["choices"][0].clone();
+            text += choice["message"]["content"].as_str().unwrap_or_default();
+            for call in choice["message"]["tool_calls"].as_array().into_iter().flatten() {
+                calls.push(call["function"]["name"].as_str().unwrap().into());
+            }
+            end = choice["finish_reason"].clone();
+        }
+        ("/v1/messages", true) => {
+            for event in server.events(path, body).await {
+                text += event["delta"]["text"].as_str().unwrap_or_default();
+                calls.extend(event["content_block"]["name"].as_str().map(String::from));
+                end = if event["delta"]["stop_reason"].is_null() { end } else { event["delta"]["stop_reason"].clone() };
+            }
+        }
+        ("/v1/messages", false) => {
+            let answer = server.ok(path, body).await;
+            for block in answer["content"].as_array().unwrap() {
+                text += block["text"].as_str().unwrap_or_default();
+                calls.extend(block["name"].as_str().map(String::from));
+            }
+            end = answer["stop_reason"].clone();
+        }
+        _ => {
+            let response = match streams {
+                true => server.events(path, body).await.pop().unwrap()["response"].clone(),
+                false => server.ok(path, body).await,
+            };
+            for item in response["output"].as_array().unwrap() {
+                text += item["content"][0]["text"].as_str().unwrap_or_default();
+                calls.extend(item["name"].as_str().map(String::from));
+            }
+            end = response["status"].clone();
+        }
+    }
+    (text, calls, end)
+}
+
+#[tokio::test]
+async fn nothing_follows_the_calls_that_must_be_made_on_any_api() {
+    let calls =
+        "<tool_call>\n<function=ls>\n</function>\n</tool_call>\n<tool_call>\n<function=ls>\n</function>\n</tool_call>";
+    let functions: Vec<Value> = tools().as_array().unwrap().iter().map(|tool| tool["function"].clone()).collect();
+    let anthropic: Vec<Value> =
+        functions.iter().map(|f| json!({"name": f["name"], "input_schema": {"type": "object"}})).collect();
+    let responses: Vec<Value> = functions.iter().map(|f| with(f, json!({"type": "function"}))).collect();
+    let chat = json!({"messages": user("Go"), "tools": tools()});
+    let messages = json!({"model": "m", "max_tokens": 300, "messages": user("Go"), "tools": anthropic});
+    let response = json!({"model": "m", "input": "Go", "tools": responses});
+    let named = json!({"type": "function", "function": {"name": "ls"}});
+    let single = json!({"parallel_tool_calls": false});
+    let cases = [
+        ("/v1/chat/completions", &chat, json!({"tool_choice": "required"}), 2, "tool_calls"),
+        ("/v1/chat/completions", &chat, with(&single, json!({"tool_choice": "required"})), 1, "tool_calls"),
+        ("/v1/chat/completions", &chat, json!({"tool_choice": named}), 1, "tool_calls"),
+        ("/v1/messages", &messages, json!({"tool_choice": {"type": "any"}}), 2, "tool_use"),
+        (
+            "/v1/messages",
+            &messages,
+            json!({"tool_choice": {"type": "any", "disable_parallel_tool_use": true}}),
+            1,
+            "tool_use",
+        ),
+        ("/v1/messages", &messages, json!({"tool_choice": {"type": "tool", "name": "ls"}}), 1, "tool_use"),
+        ("/v1/responses", &response, json!({"tool_choice": "required"}), 2, "completed"),
+        ("/v1/responses", &response, with(&single, json!({"tool_choice": "required"})), 1, "completed"),
+        ("/v1/responses", &response, json!({"tool_choice": {"type": "function", "name": "ls"}}), 1, "completed"),
+    ];
+    // What the model would go on with, if it were let.
+    for more in [" Done.", "\n\nThat is all.\n<parameter=path>", "<tool_response>\n[]\n</tool_response>"] {
+        let server = Server::saying(&format!("{calls}{more}"), parsing()).await;
+        for (path, body, choice, wanted, end) in &cases {
+            for streams in [false, true] {
+                let found = said(&server, path, &with(body, choice.clone()), streams).await;
+                let wanted = (String::new(), vec!["ls".to_owned(); *wanted], json!(end));
+                assert_eq!(found, wanted, "{path} {choice} after {more:?}");
+            }
+        }
+        server.is_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_sampled_answer_that_must_call_holds_no_text() {
+    let server = Server::with(parsing(), None).await;
+    let mut ended = 0;
+    for seed in 0..12 {
+        let tools = json!([{"type": "function", "function": {"name": "ls"}}]);
+        let body = json!({"messages": user("Go"), "tools": tools, "tool_choice": "required", "seed": seed});
+        for streams in [false, true] {
+            let (text, calls, end) = said(&server, "/v1/chat/completions", &body, streams).await;
+            assert_eq!(text, "", "seed {seed}: {calls:?}");
+            ended += usize::from(end == "tool_calls" && !calls.is_empty());
+        }
+    }
+    assert!(ended > 12, "{ended} of 24 ended");
+    server.is_clean().await;
+}

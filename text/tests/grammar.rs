@@ -237,22 +237,42 @@ fn the_parser_reads_constrained_calls_as_they_were_meant() {
 }
 
 #[test]
-fn a_call_that_must_come_comes_at_once() {
+fn a_call_that_must_come_comes_at_once_and_nothing_follows_but_calls() {
     let call = "<tool_call>\n<function=now>\n</function>\n</tool_call>";
-    for parallel in [true, false] {
-        let spec = GrammarSpec::ToolCalls { tools: tools(), choice: CallChoice::Required, parallel };
-        assert!(matches(&spec, call));
-        assert_eq!(matches(&spec, &format!("{call}\nAnd again.\n{call}")), parallel);
-        for bad in ["", "Sure.", &format!("Sure.\n{call}"), "<function=now>\n</function>\n</tool_call>"] {
-            assert!(!matches(&spec, bad), "{bad:?}");
+    for (choice, may_repeat) in [(CallChoice::Required, true), (CallChoice::Named("now".into()), false)] {
+        for parallel in [true, false] {
+            let spec = GrammarSpec::ToolCalls { tools: tools(), choice: choice.clone(), parallel };
+            assert!(matches(&spec, call));
+            for gap in ["\n", "\n\n"] {
+                let calls = [call; 3].join(gap);
+                assert_eq!(matches(&spec, &calls), may_repeat && parallel, "{choice:?} {gap:?}");
+                // A line break commits to nothing.
+                assert_eq!(matches(&spec, &format!("{call}{gap}")), may_repeat && parallel, "{choice:?} {gap:?}");
+            }
+            for bad in [
+                "",
+                "Sure.",
+                &format!("Sure.\n{call}"),
+                "<function=now>\n</function>\n</tool_call>",
+                &format!("{call} "),
+                &format!("{call}\n\n\n"),
+                &format!("{call}\nDone."),
+                &format!("{call}</tool_call>"),
+                &format!("{call}\n</parameter>"),
+                &format!("{call}{call}"),
+                &format!("{call}\nAnd again.\n{call}"),
+            ] {
+                assert!(!matches(&spec, bad), "{choice:?}: {bad:?}");
+            }
         }
     }
 }
 
 #[test]
 fn text_after_a_call_does_not_go_on_with_its_markup() {
-    let tools = tools();
-    let spec = GrammarSpec::ToolCalls { tools: tools.clone(), choice: CallChoice::Required, parallel: true };
+    let mut tools = tools();
+    tools.iter_mut().for_each(|tool| tool["function"]["strict"] = json!(true));
+    let spec = GrammarSpec::ToolCalls { tools: tools.clone(), choice: CallChoice::AutoStrict, parallel: true };
     let name = |tool: &&Value| tool["function"]["parameters"]["required"].as_array().is_none_or(Vec::is_empty);
     let tool = tools.iter().find(name).expect("a tool without required parameters");
     let call =

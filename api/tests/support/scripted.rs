@@ -11,7 +11,7 @@ pub(crate) type Script = Arc<dyn Fn(&str) -> String + Send + Sync>;
 /// Says what its script makes of the prompt *as read back through the pages*, then ends its turn.
 pub(crate) struct Scripted {
     script: Script,
-    /// Say the first thing that a grammar allows where it forbids the script.
+    /// Where a grammar forbids the script, end the turn if it may end, else say the first thing that is allowed.
     heeds_masks: bool,
     tokenizer: Arc<Tokenizer>,
     page_size: usize,
@@ -57,7 +57,7 @@ impl Scripted {
         let end = self.tokenizer.eos_id().expect("the model's turn has an end");
         let said = self.last.1.get(step).copied().unwrap_or(end);
         let allowed = |&token: &u32| !self.heeds_masks || mask.as_ref().is_none_or(|mask| mask.allows(token));
-        std::iter::once(said).chain(0..=end).find(allowed).unwrap_or(said)
+        [said, end].into_iter().chain(0..end).find(allowed).unwrap_or(said)
     }
 
     fn slot(&self, pages: &[u32], position: usize) -> usize {

@@ -30,13 +30,13 @@ pub enum GrammarSpec {
 /// Which calls an output makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallChoice {
-    /// At least one, of any tool, the first at once: a model that may talk first may talk until its limit.
+    /// At least one, of any tool, the first at once, and no text: a model that may talk may talk until its limit.
     Required,
     /// One call of this tool and nothing else.
     Named(String),
     /// None or some; those of tools marked `strict` follow their schemas.
     AutoStrict,
-    /// Nothing but some, as under [`AutoStrict`](Self::AutoStrict), or an answer under this constraint.
+    /// Nothing but some, those of tools marked `strict` following their schemas, or an answer under this constraint.
     OrAnswer(Box<GrammarSpec>),
 }
 

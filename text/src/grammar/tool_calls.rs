@@ -9,8 +9,10 @@
 //! end tag, a head or a line for markup, the grammar allows it only as such:
 //!
 //! - A call begins with `<function=`, with or without `<tool_call>` before it, since models forget that;
-//!   neither of them appears in the text between calls. Where there must be a call, or one is the only thing
-//!   that may stand in place of an answer, it begins at once and with both.
+//!   neither of them appears in the text between calls.
+//! - Where there must be a call, or one is the only thing that may stand in place of an answer, it begins at once and
+//!   with both, nothing but line breaks stands between calls, and the turn ends after the last: a model that may talk
+//!   around a call that it was made to write may talk until its limit.
 //! - Parameters come in the order of the schema.
 //! - A text value ends at the first `⏎</parameter>⏎` that a `<parameter=` or `</function>` follows, and holds
 //!   nothing else that ends a value or opens a call in it.
@@ -52,21 +54,26 @@ pub(super) fn to_lark(mut lark: Lark, tools: &[Value], choice: &CallChoice, para
     let strict_only = *choice != CallChoice::Required;
     let bodies = tools.iter().map(|tool| call_rule(&mut lark, tool, tool.strict || !strict_only));
     let call = calls_rule(bodies.collect::<Result<Vec<_>, _>>()?, &mut lark);
+    // Nothing but calls, beginning at once.
     let begin = literal("<tool_call>\n<function=");
-    if let CallChoice::OrAnswer(answer) = choice {
-        let answer = answer_rule(&mut lark, answer)?;
-        let more = format!("{} {begin} {call}", regex("\n{1,2}"));
-        let more = if parallel { format!(" ({more})*") } else { String::new() };
-        return Ok(lark.finish(&format!("{answer} | {begin} {call}{more}")));
+    let gap = regex("\n{1,2}");
+    // The gap may be the end: after a line break that it did not mean, a model must not have to make another call.
+    let more = if parallel { format!(" ({gap} {begin} {call})* {gap}?") } else { String::new() };
+    let only_calls = format!("{begin} {call}{more}");
+    match choice {
+        CallChoice::Required => return Ok(lark.finish(&only_calls)),
+        CallChoice::OrAnswer(answer) => {
+            let answer = answer_rule(&mut lark, answer)?;
+            return Ok(lark.finish(&format!("{answer} | {only_calls}")));
+        }
+        CallChoice::Named(_) | CallChoice::AutoStrict => {}
     }
     let text = format!("{} & ~{}", regex(ANY_TEXT), regex(BEGINS_CALL));
     let text = lark.terminal(&text);
     let head = lark.until(&text, &regex("(<tool_call>\n)?<function="));
-    let start = match (choice, parallel) {
-        (CallChoice::Required, false) => format!("{begin} {call}"),
-        (CallChoice::Required, true) => format!("{begin} {call} ({head} {call})* {text}?"),
-        (_, false) => format!("{head} {call} | {text}?"),
-        (_, true) => format!("({head} {call})* {text}?"),
+    let start = match parallel {
+        false => format!("{head} {call} | {text}?"),
+        true => format!("({head} {call})* {text}?"),
     };
     Ok(lark.finish(&start))
 }
