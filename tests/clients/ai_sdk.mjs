@@ -1,4 +1,5 @@
-// Vercel's AI SDK by its OpenAI-compatible provider and OpenAI's own, and Ollama's SDK: node ai_sdk.mjs BASE_URL.
+// Vercel's AI SDK by its OpenAI-compatible provider and OpenAI's own, and Ollama's SDK: node ai_sdk.mjs BASE_URL [scripted].
+// What they ask is what scene.py says.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -18,7 +19,10 @@ const weather = "What is the weather in Paris?";
 const answer = "It is sunny in Paris, with 18 degrees.";
 const lives = "Anna is 30 and lives in Kiel. Who is it?";
 const person = z.object({ name: z.string(), age: z.number().int() });
-const isPerson = (each) => person.parse(each);
+const isPerson = (each) => {
+  person.parse(each);
+  if (process.argv[3] === "scripted") assert.deepEqual(each, { name: "Anna", age: 30 });
+};
 const tools = {
   get_weather: tool({
     description: "Get the weather in a city",

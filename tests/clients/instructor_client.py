@@ -1,4 +1,4 @@
-"""instructor in its modes for OpenAI-compatible servers: python instructor_client.py BASE_URL."""
+"""instructor in its modes for OpenAI-compatible servers: python instructor_client.py BASE_URL [scripted]."""
 
 import importlib.metadata
 import sys

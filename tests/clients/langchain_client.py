@@ -1,4 +1,4 @@
-"""LangChain's chat model over chat completions and over Responses: python langchain_client.py BASE_URL."""
+"""LangChain's chat model over chat completions and over Responses: python langchain_client.py BASE_URL [scripted]."""
 
 import importlib.metadata
 import sys

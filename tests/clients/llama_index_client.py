@@ -1,4 +1,4 @@
-"""LlamaIndex over the OpenAI and the Ollama API: python llama_index_client.py BASE_URL."""
+"""LlamaIndex over the OpenAI and the Ollama API: python llama_index_client.py BASE_URL [scripted]."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Ollama's Python SDK: python ollama_client.py BASE_URL."""
+"""Ollama's Python SDK: python ollama_client.py BASE_URL [scripted]."""
 
 import asyncio
 import importlib.metadata

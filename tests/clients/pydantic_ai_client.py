@@ -1,4 +1,4 @@
-"""Pydantic AI over chat completions, Responses and Anthropic's API: python pydantic_ai_client.py BASE_URL."""
+"""Pydantic AI over chat completions, Responses and Anthropic's API: python pydantic_ai_client.py BASE_URL [scripted]."""
 
 import asyncio
 import sys

@@ -1,12 +1,17 @@
-"""What the frameworks' scripts ask of the shipped model, small and greedy, and what comes of it."""
+"""What the frameworks' scripts ask of a model, and what comes of it: python NAME_client.py BASE_URL [scripted].
+
+The model is the shipped one, or one that a test has answer what a large model would: that one finds the right answers.
+"""
 
 import json
+import sys
 
 from pydantic import BaseModel
 
 HELLO = "Hello"
 WEATHER = "What is the weather in Paris?"
 ANSWER = "It is sunny in Paris, with 18 degrees."
+SCRIPTED = "scripted" in sys.argv[2:]
 LIVES = "Anna is 30 and lives in Kiel. Who is it?"
 
 
@@ -28,5 +33,6 @@ def get_weather(city: str) -> str:
 
 
 def check_person(person):
-    """A whole answer of the schema; a model so small does not find the right one."""
+    """A whole answer of the schema; the shipped model, so small, does not find the right one."""
     assert isinstance(person, Person), person
+    assert not SCRIPTED or (person.name, person.age) == ("Anna", 30), person
