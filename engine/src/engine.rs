@@ -508,6 +508,8 @@ impl Engine {
                 if flushed {
                     tracing::info!("Cache flushed successfully!");
                 }
+                // The answer's reader may look at the figures next.
+                self.publish();
                 // The caller may have gone.
                 let _ = reply.send(flushed);
             }

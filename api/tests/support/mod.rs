@@ -213,11 +213,9 @@ impl Server {
         let engine = self.engine().clone();
         let idle = tokio::task::spawn_blocking(move || engine.wait_idle(std::time::Duration::from_secs(20)));
         assert!(idle.await.unwrap(), "{} requests are still alive", self.engine().num_alive());
-        // A flush is answered by the engine's thread between steps, so the figures behind it are settled.
+        // A flush is answered by the engine's thread between steps, once its figures are published.
         let engine = self.engine().clone();
         assert!(tokio::task::spawn_blocking(move || engine.flush_cache()).await.unwrap());
-        let engine = self.engine().clone();
-        tokio::task::spawn_blocking(move || engine.flush_cache()).await.unwrap();
         let scheduler = self.engine().metrics().snapshot().scheduler;
         assert_eq!((scheduler.running, scheduler.waiting), (0, 0));
         assert_eq!(scheduler.free_pages, self.engine().config().num_pages, "pages leaked");
