@@ -19,7 +19,9 @@ fn values_of_every_block_are_those_of_the_gguf_package() {
         matrix.decode_row(0, &mut got);
         for (i, (got, want)) in got.iter().zip(want.chunks_exact(4)).enumerate() {
             let want = f32::from_le_bytes(want.try_into().unwrap());
-            assert_eq!(got.to_bits(), want.to_bits(), "{format}, element {i}: {got:e} for {want:e}");
+            // A minimum that is subtracted makes zeros of one sign, a factor of both.
+            let both_zero = format == QuantFormat::Iq1S && *got == 0.0 && want == 0.0;
+            assert!(got.to_bits() == want.to_bits() || both_zero, "{format}, element {i}: {got:e} for {want:e}");
         }
         seen.push(format);
     }

@@ -28,6 +28,16 @@ const LAYOUTS: &[(&str, u64)] = &[
     ("IQ4_NL", 0x7adcbf5197d7c412),
     ("IQ4_XS", 0xe052879415b1fd93),
     ("MXFP4", 0x71398fdcd95bccdd),
+    ("IQ1_S", 0xc9d2c3edfbcef602),
+    ("IQ1_M", 0x6d074d73d098fc53),
+    ("IQ2_XXS", 0x5167dbff4cfc077a),
+    ("IQ2_XS", 0xd1986a39292bbb12),
+    ("IQ2_S", 0xbe55441336df613d),
+    ("IQ3_XXS", 0x0d46df0910737d97),
+    ("IQ3_S", 0xce47c74579f945d6),
+    ("TQ1_0", 0xf26f75aed13d99a9),
+    ("TQ2_0", 0x5edf9e3913286429),
+    ("NVFP4", 0x9875f29675e05598),
 ];
 
 /// Bytes of the header, which holds the identity of the weights.

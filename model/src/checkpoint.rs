@@ -243,7 +243,7 @@ impl Checkpoint {
     pub fn scanned_bytes(&self) -> u64 {
         match &self.source {
             TensorSource::Files(files) => files.scanned_bytes(),
-            TensorSource::Gguf(model) => model.num_bytes(),
+            TensorSource::Gguf(model) => model.stored_bytes(),
             TensorSource::Dummy(_) => 0,
         }
     }

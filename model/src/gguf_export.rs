@@ -73,6 +73,10 @@ pub fn export<W: Write>(
             io::Result::Ok(())
         };
         match spec.shape {
+            Shape::Matrix(..) if announced.name == names::factors(&names::of(spec)) => {
+                let matrices = checkpoint.weights().matrices(spec)?;
+                matrices.iter().try_for_each(|matrix| put(&matrix.factor().to_le_bytes()))?;
+            }
             Shape::Matrix(..) => {
                 let (matrices, format) = (checkpoint.weights().matrices(spec)?, announced.format);
                 match format.blocks() {
@@ -135,8 +139,18 @@ fn announce(checkpoint: &Checkpoint, plain: Unquantised) -> Vec<(&TensorSpec, An
             })
         }
     };
-    let announced = |spec| Announced { name: names::of(spec), dims: names::dims(spec), format: format(spec) };
-    network.tensors().iter().map(|spec| (spec, announced(spec))).collect()
+    let announced = |spec| {
+        let (name, format) = (names::of(spec), format(spec));
+        // What the matrices are multiplied by lies beside them.
+        let factors = (format == QuantFormat::Nvfp4).then(|| Announced {
+            name: names::factors(&name),
+            dims: vec![spec.count as u64],
+            format: QuantFormat::F32,
+        });
+        let whole = Announced { name, dims: names::dims(spec), format };
+        std::iter::once(whole).chain(factors).map(move |announced| (spec, announced))
+    };
+    network.tensors().iter().flat_map(announced).collect()
 }
 
 /// Each matrix in a plain format.

@@ -299,7 +299,7 @@ fn gate_and_up_of_experts_may_be_one_tensor() {
 #[test]
 fn encodings_that_are_not_supported_are_named_as_ggml_names_them() {
     for (number, name) in
-        [(16, "IQ2_XXS"), (19, "IQ1_S"), (34, "TQ1_0"), (40, "NVFP4"), (157, "IQ2_KL"), (99, "type 99, unknown")]
+        [(9, "Q8_1"), (31, "Q4_0_4_4"), (41, "Q1_0"), (137, "IQ2_K"), (157, "IQ2_KL"), (99, "type 99, unknown")]
     {
         let bytes = SharedBytes::new(Arc::new(with("one", &[8, 0, 0, 0], &u32::to_le_bytes(number))));
         let error = GgufModel::embedded("m.gguf", &bytes).err().unwrap().to_string();

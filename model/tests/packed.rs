@@ -59,7 +59,7 @@ fn matrices(checkpoint: &Checkpoint) -> Vec<(String, Role, PackedMatrix)> {
     for tensor in checkpoint.network().tensors() {
         if let Shape::Matrix(..) = tensor.shape {
             let matrices = checkpoint.weights().matrices(tensor).unwrap();
-            let bytes: u64 = matrices.iter().map(|matrix| matrix.num_bytes() as u64).sum();
+            let bytes: u64 = matrices.iter().map(|matrix| matrix.held_bytes() as u64).sum();
             let counted = checkpoint.weights().part_bytes(tensor, &Shard::whole(tensor)).unwrap();
             assert_eq!(counted, bytes, "{:?}", tensor.role);
             let named = tensor.names().zip(matrices);
@@ -122,7 +122,7 @@ fn a_checkpoint_counts_as_what_it_is_computed_with() {
     for (name, dir, _) in checkpoints() {
         let checkpoint = open(&dir);
         let matrices = matrices(&checkpoint);
-        let held: u64 = matrices.iter().map(|(_, _, matrix)| matrix.num_bytes() as u64).sum();
+        let held: u64 = matrices.iter().map(|(_, _, matrix)| matrix.held_bytes() as u64).sum();
         let vectors = 2 * (3 * 64 + 2 * 32);
         assert_eq!(checkpoint.weight_bytes(), held + vectors, "{name}");
         let in_fp8 = matrices.iter().filter(|(_, _, matrix)| matrix.format() == QuantFormat::Fp8Block128);
@@ -147,7 +147,7 @@ fn what_a_recipe_leaves_counts_as_it_is_stored() {
     let checkpoint = open(&golden().0.join("mlx")).quantised(Some(QuantRecipe::Q8_0));
     let weights = checkpoint.quantised_weights().unwrap();
     assert_eq!(checkpoint.formats(), [QuantFormat::Q8_0, QuantFormat::F32]);
-    let held = |tensor| weights.matrices(tensor).unwrap().iter().map(|matrix| matrix.num_bytes() as u64).sum::<u64>();
+    let held = |tensor| weights.matrices(tensor).unwrap().iter().map(|matrix| matrix.held_bytes() as u64).sum::<u64>();
     let network = checkpoint.network().tensors().iter();
     let held: u64 = network.filter(|tensor| matches!(tensor.shape, Shape::Matrix(..))).map(held).sum();
     assert_eq!(checkpoint.weight_bytes(), held + 4 * (3 * 64 + 2 * 32));

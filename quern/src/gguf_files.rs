@@ -7,8 +7,8 @@ use std::{
 };
 
 /// Quantisations in the order in which one is taken when none is named: four bits first, then fewer, since what does not
-/// fit is passed over.
-const PREFERRED: [&str; 15] = [
+/// fit is passed over. Those whose blocks hold indices come last: in memory they are larger than Q2_K.
+const PREFERRED: [&str; 30] = [
     "Q4_K_M",
     "UD-Q4_K_XL",
     "Q4_K_S",
@@ -24,7 +24,27 @@ const PREFERRED: [&str; 15] = [
     "UD-Q2_K_XL",
     "Q2_K_L",
     "Q2_K",
+    "IQ3_M",
+    "IQ3_S",
+    "IQ3_XS",
+    "UD-IQ3_XXS",
+    "IQ3_XXS",
+    "UD-IQ2_M",
+    "IQ2_M",
+    "IQ2_S",
+    "IQ2_XS",
+    "UD-IQ2_XXS",
+    "IQ2_XXS",
+    "UD-IQ1_M",
+    "IQ1_M",
+    "UD-IQ1_S",
+    "IQ1_S",
 ];
+
+/// How much larger models are in memory than their files, by what their quantisations' names begin with: at most, since
+/// files are mixtures. Of others it is little.
+const GROWTH: [(&str, f64); 7] =
+    [("IQ1", 2.04), ("TQ1", 2.04), ("TQ2", 1.61), ("IQ2", 1.61), ("IQ3", 1.41), ("Q2_K", 1.2), ("NVFP4", 1.12)];
 
 /// One model: a file, or several that follow one another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +79,14 @@ impl GgufChoice {
         let exact = choices.iter().find(|choice| upper(choice) == wanted);
         let end = format!("-{wanted}");
         exact.or_else(|| choices.iter().find(|choice| upper(choice).ends_with(&end)))
+    }
+
+    /// Bytes of it in memory at most, where its files have `bytes`.
+    pub fn held_bytes(&self, bytes: u64) -> u64 {
+        let kind = self.quantisation.to_ascii_uppercase();
+        let kind = kind.strip_prefix("UD-").unwrap_or(&kind);
+        let growth = GROWTH.iter().find(|(begin, _)| kind.starts_with(begin)).map_or(1.06, |(_, growth)| *growth);
+        (bytes as f64 * growth) as u64
     }
 
     /// All of them, in the order in which one would be taken.
@@ -133,6 +161,8 @@ pub fn pieces(name: &str) -> Option<(String, Vec<String>)> {
 
 #[cfg(test)]
 mod tests {
+    use quern_backend::QuantFormat;
+
     use super::*;
 
     fn labels(names: &[&str]) -> Vec<(String, usize)> {
@@ -169,6 +199,21 @@ mod tests {
         let order: Vec<&str> =
             GgufChoice::by_preference(&choices).iter().map(|choice| choice.quantisation.as_str()).collect();
         assert_eq!(order, ["Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "Q2_K", "Q8_0"]);
+        let few = GgufChoice::among(["m-UD-IQ1_M.gguf", "m-UD-IQ2_M.gguf", "m-UD-IQ3_XXS.gguf", "m-UD-TQ1_0.gguf"]);
+        let order: Vec<&str> = GgufChoice::by_preference(&few).iter().map(|c| c.quantisation.as_str()).collect();
+        assert_eq!(order, ["UD-IQ3_XXS", "UD-IQ2_M", "UD-IQ1_M", "UD-TQ1_0"]);
+    }
+
+    #[test]
+    fn no_type_grows_more_in_memory_than_its_name_says() {
+        for blocks in QuantFormat::ALL.into_iter().filter_map(QuantFormat::blocks) {
+            let choice = GgufChoice { quantisation: blocks.name.into(), files: Vec::new() };
+            let (bytes, held) = (1000 * blocks.bytes as u64, 1000 * blocks.held_bytes as u64);
+            assert!(choice.held_bytes(bytes) >= held, "{}: {held} for {bytes}", blocks.name);
+        }
+        let held =
+            |quantisation: &str| GgufChoice { quantisation: quantisation.into(), files: Vec::new() }.held_bytes(100);
+        assert_eq!(["UD-IQ2_M", "ud-iq2_m", "UD-Q2_K_XL", "Q4_K_M"].map(held), [161, 161, 120, 106]);
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::{
     start_error::StartError,
 };
 
+/// How many times as large as in their file weights are in memory where the summary says both.
+const GROWN: f64 = 1.1;
+
 /// The lines about the model, before its weights are read.
 pub fn model_lines(settings: &ModelSettings, checkpoint: &Checkpoint) -> Vec<String> {
     let (model, network) = (checkpoint.config(), checkpoint.network());
@@ -28,6 +31,14 @@ pub fn model_lines(settings: &ModelSettings, checkpoint: &Checkpoint) -> Vec<Str
     let formats = formats.join(", ");
     let format = checkpoint.recipe().map_or(formats.clone(), |recipe| format!("{recipe} ({formats})"));
     let weights = gib(checkpoint.weight_bytes());
+    // Indices into grids are a code for each element in memory.
+    let grown = checkpoint.recipe().is_none() && !checkpoint.gguf_files().is_empty();
+    let weights = match checkpoint.scanned_bytes() {
+        stored if grown && checkpoint.weight_bytes() as f64 > GROWN * stored as f64 => {
+            format!("{weights} of memory for {} of the file", gib(stored))
+        }
+        _ => weights,
+    };
     lines.push(match (checkpoint.is_dummy(), &settings.model_dir) {
         (true, _) => format!(
             "Weights: {weights} of RANDOM numbers. Everything works, but the answers make no sense; leave out \

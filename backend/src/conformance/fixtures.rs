@@ -64,14 +64,18 @@ pub fn matrix(rng: &mut Rng, format: QuantFormat, rows: usize, cols: usize) -> P
             let span = if blocks.group < blocks.elements { 0.0003 } else { 0.01 };
             let mut bytes: Vec<u8> = (0..rows * format.row_bytes(cols)).map(|_| rng.bits() as u8).collect();
             for block in bytes.chunks_exact_mut(blocks.bytes) {
-                for &at in blocks.halves {
-                    block[at..at + 2].copy_from_slice(&f16::from_f32(rng.value() * span).to_le_bytes());
+                for index in 0..blocks.halves.count() {
+                    blocks.halves.set(block, index, f16::from_f32(rng.value() * span).to_bits());
                 }
-                if format == QuantFormat::Mxfp4 {
-                    block[0] = 118 + block[0] % 8;
+                match format {
+                    QuantFormat::Mxfp4 => block[0] = 118 + block[0] % 8,
+                    // Up to 2^-1, and some zeros.
+                    QuantFormat::Nvfp4 => block[..4].iter_mut().for_each(|scale| *scale %= 48),
+                    _ => {}
                 }
             }
-            PackedMatrix::plain(format, rows, cols, shared(bytes))
+            let matrix = PackedMatrix::plain(format, rows, cols, shared(bytes));
+            if format == QuantFormat::Nvfp4 { matrix.scaled_by(0.3 + rng.value().abs()) } else { matrix }
         }
     }
 }

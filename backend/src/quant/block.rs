@@ -23,18 +23,18 @@ pub struct Block {
     pub quants: [i8; MAX_ELEMENTS],
     /// Scale of all groups.
     pub scale: f32,
-    /// Scale of each group, times `scale`.
-    pub scales: [i8; MAX_GROUPS],
+    /// Scale of each group, times `scale`: an integer of 8 bits, in NVFP4 an E4M3.
+    pub scales: [f32; MAX_GROUPS],
     /// Scale of all minimums.
     pub min: f32,
     /// What is subtracted in each group, times `min`.
-    pub mins: [u8; MAX_GROUPS],
+    pub mins: [i8; MAX_GROUPS],
 }
 
 impl Block {
     /// All zeros, ready for an `unpack`.
     pub const ZERO: Block =
-        Block { quants: [0; MAX_ELEMENTS], scale: 0.0, scales: [1; MAX_GROUPS], min: 0.0, mins: [1; MAX_GROUPS] };
+        Block { quants: [0; MAX_ELEMENTS], scale: 0.0, scales: [1.0; MAX_GROUPS], min: 0.0, mins: [1; MAX_GROUPS] };
 
     /// The values, in groups of `group`.
     ///
@@ -42,7 +42,7 @@ impl Block {
     /// If `out` is longer than a block.
     pub fn values(&self, group: usize, out: &mut [f32]) {
         for ((values, quants), g) in out.chunks_mut(group).zip(self.quants.chunks(group)).zip(0..) {
-            let (scale, min) = (self.scale * f32::from(self.scales[g]), self.min * f32::from(self.mins[g]));
+            let (scale, min) = (self.scale * self.scales[g], self.min * f32::from(self.mins[g]));
             for (value, &quant) in values.iter_mut().zip(quants) {
                 *value = scale * f32::from(quant) - min;
             }
@@ -69,12 +69,55 @@ pub struct BlockFormat {
     pub group: usize,
     /// Bytes of a block.
     pub bytes: usize,
+    /// Bytes of a block as kernels read it from memory: its codes may be written in more bits than a file takes for
+    /// them, and its groups' scales are whole bytes. The memory that is planned for weights is this.
+    pub held_bytes: usize,
     /// Where in a block its binary16 scales lie.
-    pub halves: &'static [usize],
+    pub halves: Halves,
     /// Take a block apart.
     pub unpack: Unpack,
     /// Put a block together, where this program can.
     pub encode: Option<Encode>,
+}
+
+/// Where in a block the binary16 lie that its groups share.
+#[derive(Clone, Copy, Debug)]
+pub enum Halves {
+    /// At these bytes: the scale, then the minimum where there is one.
+    At(&'static [usize]),
+    /// Only a scale, in the upper halves of these bytes, the lowest four bits first.
+    Spread([usize; 4]),
+}
+
+impl Halves {
+    /// How many there are.
+    pub fn count(self) -> usize {
+        match self {
+            Halves::At(places) => places.len(),
+            Halves::Spread(_) => 1,
+        }
+    }
+
+    /// Number `index` of those of `block`, its bits.
+    #[inline]
+    pub fn get(self, block: &[u8], index: usize) -> u16 {
+        match self {
+            Halves::At(places) => u16::from_le_bytes([block[places[index]], block[places[index] + 1]]),
+            Halves::Spread(places) => places.iter().rev().fold(0, |bits, &at| bits << 4 | u16::from(block[at] >> 4)),
+        }
+    }
+
+    /// Write number `index` of those of `block`.
+    pub fn set(self, block: &mut [u8], index: usize, bits: u16) {
+        match self {
+            Halves::At(places) => block[places[index]..places[index] + 2].copy_from_slice(&bits.to_le_bytes()),
+            Halves::Spread(places) => {
+                for (&at, shift) in places.iter().zip([0, 4, 8, 12]) {
+                    block[at] = block[at] & 15 | ((bits >> shift & 15) << 4) as u8;
+                }
+            }
+        }
+    }
 }
 
 /// The binary16 at `at`, little-endian.

@@ -12,7 +12,7 @@
 //! elements 0 to 15, the high ones 16 to 31.
 
 use super::{
-    block::{BlockFormat, half_at, nibbles},
+    block::{BlockFormat, Halves, half_at, nibbles},
     encode,
 };
 
@@ -26,7 +26,8 @@ pub const Q4_0: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: ELEMENTS,
     bytes: 18,
-    halves: &[0],
+    held_bytes: 18,
+    halves: Halves::At(&[0]),
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 0);
         nibbles(&bytes[2..], &mut block.quants[..ELEMENTS]);
@@ -42,7 +43,8 @@ pub const Q4_1: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: ELEMENTS,
     bytes: 20,
-    halves: &[0, 2],
+    held_bytes: 20,
+    halves: Halves::At(&[0, 2]),
     unpack: |bytes, block| {
         (block.scale, block.min) = (half_at(bytes, 0), -half_at(bytes, 2));
         nibbles(&bytes[4..], &mut block.quants[..ELEMENTS]);
@@ -57,7 +59,8 @@ pub const Q5_0: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: ELEMENTS,
     bytes: 22,
-    halves: &[0],
+    held_bytes: 22,
+    halves: Halves::At(&[0]),
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 0);
         fives(&bytes[2..], &mut block.quants[..ELEMENTS]);
@@ -73,7 +76,8 @@ pub const Q5_1: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: ELEMENTS,
     bytes: 24,
-    halves: &[0, 2],
+    held_bytes: 24,
+    halves: Halves::At(&[0, 2]),
     unpack: |bytes, block| {
         (block.scale, block.min) = (half_at(bytes, 0), -half_at(bytes, 2));
         fives(&bytes[4..], &mut block.quants[..ELEMENTS]);
@@ -88,7 +92,8 @@ pub const Q8_0: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: ELEMENTS,
     bytes: 34,
-    halves: &[0],
+    held_bytes: 34,
+    halves: Halves::At(&[0]),
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 0);
         block.quants.iter_mut().zip(&bytes[2..]).for_each(|(quant, &byte)| *quant = byte as i8);

@@ -12,7 +12,7 @@
 //! holds elements `l`, `l + 32`, `l + 64`, `l + 96` of its half block.
 
 use super::{
-    block::{Block, BlockFormat, half_at, nibbles},
+    block::{Block, BlockFormat, Halves, half_at, nibbles},
     encode,
 };
 
@@ -26,11 +26,12 @@ pub const Q2_K: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: 16,
     bytes: 84,
-    halves: &[80, 82],
+    held_bytes: 100,
+    halves: Halves::At(&[80, 82]),
     unpack: |bytes, block| {
         (block.scale, block.min) = (half_at(bytes, 80), half_at(bytes, 82));
         for (g, byte) in bytes[..16].iter().enumerate() {
-            (block.scales[g], block.mins[g]) = ((byte & 15) as i8, byte >> 4);
+            (block.scales[g], block.mins[g]) = (f32::from(byte & 15), (byte >> 4) as i8);
         }
         two_bits(&bytes[16..80], 0, &mut block.quants);
     },
@@ -44,15 +45,15 @@ pub const Q3_K: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: 16,
     bytes: 110,
-    halves: &[108],
+    held_bytes: 114,
+    halves: Halves::At(&[108]),
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 108);
         // 12 bytes: the low nibbles of scales 0 to 7 and of 8 to 15, then all pairs of high bits.
         let scales = &bytes[96..108];
-        nibbles(&scales[..8], &mut block.scales);
         for (g, scale) in block.scales.iter_mut().enumerate() {
-            let high = scales[8 + g % 4] >> (g / 4 * 2) & 3;
-            *scale = (*scale | (high << 4) as i8) - 32;
+            let (low, high) = (scales[g % 8] >> (g / 8 * 4) & 15, scales[8 + g % 4] >> (g / 4 * 2) & 3);
+            *scale = f32::from(low | high << 4) - 32.0;
         }
         two_bits(&bytes[32..96], 0, &mut block.quants);
         one_bits(&bytes[..32], 2, &mut block.quants);
@@ -68,7 +69,8 @@ pub const Q4_K: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: 32,
     bytes: 144,
-    halves: &[0, 2],
+    held_bytes: 148,
+    halves: Halves::At(&[0, 2]),
     unpack: |bytes, block| {
         scales_and_mins(bytes, block);
         for (run, quants) in bytes[16..].chunks_exact(32).zip(block.quants.chunks_exact_mut(64)) {
@@ -85,7 +87,8 @@ pub const Q5_K: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: 32,
     bytes: 176,
-    halves: &[0, 2],
+    held_bytes: 180,
+    halves: Halves::At(&[0, 2]),
     unpack: |bytes, block| {
         scales_and_mins(bytes, block);
         for (run, quants) in bytes[48..].chunks_exact(32).zip(block.quants.chunks_exact_mut(64)) {
@@ -103,10 +106,11 @@ pub const Q6_K: BlockFormat = BlockFormat {
     elements: ELEMENTS,
     group: 16,
     bytes: 210,
-    halves: &[208],
+    held_bytes: 210,
+    halves: Halves::At(&[208]),
     unpack: |bytes, block| {
         block.scale = half_at(bytes, 208);
-        block.scales.iter_mut().zip(&bytes[192..208]).for_each(|(to, &scale)| *to = scale as i8);
+        block.scales.iter_mut().zip(&bytes[192..208]).for_each(|(to, &scale)| *to = f32::from(scale as i8));
         for (run, quants) in bytes[..128].chunks_exact(64).zip(block.quants.chunks_exact_mut(128)) {
             nibbles(run, quants);
         }
@@ -123,7 +127,7 @@ const _: () = assert!(Q6_K.bytes == ELEMENTS / 2 + ELEMENTS / 4 + 16 + 2);
 
 /// Add 64 bytes of 2 bits to a block's integers, which have nothing there, from bit `at` on; from bit 0 they
 /// take the integers' place.
-fn two_bits(bytes: &[u8], at: u32, quants: &mut [i8; ELEMENTS]) {
+pub(super) fn two_bits(bytes: &[u8], at: u32, quants: &mut [i8; ELEMENTS]) {
     for (run, quants) in bytes.chunks_exact(32).zip(quants.chunks_exact_mut(128)) {
         for (quants, j) in quants.chunks_exact_mut(32).zip(0..) {
             for (quant, byte) in quants.iter_mut().zip(run) {
@@ -148,9 +152,9 @@ fn scales_and_mins(bytes: &[u8], block: &mut Block) {
     (block.scale, block.min) = (half_at(bytes, 0), half_at(bytes, 2));
     let packed = &bytes[4..16];
     for g in 0..4 {
-        (block.scales[g], block.mins[g]) = ((packed[g] & 63) as i8, packed[g + 4] & 63);
+        (block.scales[g], block.mins[g]) = (f32::from(packed[g] & 63), (packed[g + 4] & 63) as i8);
         let last = packed[g + 8];
-        block.scales[g + 4] = (last & 15 | packed[g] >> 6 << 4) as i8;
-        block.mins[g + 4] = last >> 4 | packed[g + 4] >> 6 << 4;
+        block.scales[g + 4] = f32::from(last & 15 | packed[g] >> 6 << 4);
+        block.mins[g + 4] = (last >> 4 | packed[g + 4] >> 6 << 4) as i8;
     }
 }

@@ -8,14 +8,17 @@ pub mod blocks32;
 pub mod codebook;
 mod encode;
 pub mod fp8;
+pub mod grid_quants;
+mod grids;
 pub mod k_quants;
+pub mod ternary;
 
 use std::{fmt, ops::Range, sync::Arc};
 
 use half::{bf16, f16};
 
 use crate::DType;
-pub use block::{Block, BlockFormat};
+pub use block::{Block, BlockFormat, Halves};
 
 /// Name of an encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,11 +58,31 @@ pub enum QuantFormat {
     Iq4Xs,
     /// See [`codebook`].
     Mxfp4,
+    /// See [`grid_quants`].
+    Iq1S,
+    /// See [`grid_quants`].
+    Iq1M,
+    /// See [`grid_quants`].
+    Iq2Xxs,
+    /// See [`grid_quants`].
+    Iq2Xs,
+    /// See [`grid_quants`].
+    Iq2S,
+    /// See [`grid_quants`].
+    Iq3Xxs,
+    /// See [`grid_quants`].
+    Iq3S,
+    /// See [`ternary`].
+    Tq1_0,
+    /// See [`ternary`].
+    Tq2_0,
+    /// See [`codebook`].
+    Nvfp4,
 }
 
 impl QuantFormat {
     /// Every encoding that can be read.
-    pub const ALL: [QuantFormat; 17] = [
+    pub const ALL: [QuantFormat; 27] = [
         QuantFormat::F32,
         QuantFormat::F16,
         QuantFormat::BF16,
@@ -77,6 +100,16 @@ impl QuantFormat {
         QuantFormat::Iq4Nl,
         QuantFormat::Iq4Xs,
         QuantFormat::Mxfp4,
+        QuantFormat::Iq1S,
+        QuantFormat::Iq1M,
+        QuantFormat::Iq2Xxs,
+        QuantFormat::Iq2Xs,
+        QuantFormat::Iq2S,
+        QuantFormat::Iq3Xxs,
+        QuantFormat::Iq3S,
+        QuantFormat::Tq1_0,
+        QuantFormat::Tq2_0,
+        QuantFormat::Nvfp4,
     ];
 
     /// Rows and columns that share a scale in [`QuantFormat::Fp8Block128`].
@@ -124,6 +157,16 @@ impl QuantFormat {
             QuantFormat::Iq4Nl => Some(&codebook::IQ4_NL),
             QuantFormat::Iq4Xs => Some(&codebook::IQ4_XS),
             QuantFormat::Mxfp4 => Some(&codebook::MXFP4),
+            QuantFormat::Iq1S => Some(&grid_quants::IQ1_S),
+            QuantFormat::Iq1M => Some(&grid_quants::IQ1_M),
+            QuantFormat::Iq2Xxs => Some(&grid_quants::IQ2_XXS),
+            QuantFormat::Iq2Xs => Some(&grid_quants::IQ2_XS),
+            QuantFormat::Iq2S => Some(&grid_quants::IQ2_S),
+            QuantFormat::Iq3Xxs => Some(&grid_quants::IQ3_XXS),
+            QuantFormat::Iq3S => Some(&grid_quants::IQ3_S),
+            QuantFormat::Tq1_0 => Some(&ternary::TQ1_0),
+            QuantFormat::Tq2_0 => Some(&ternary::TQ2_0),
+            QuantFormat::Nvfp4 => Some(&codebook::NVFP4),
         }
     }
 
@@ -143,6 +186,15 @@ impl QuantFormat {
     /// Bytes of one row of `cols` elements, a whole number of blocks; scales beside the rows not counted.
     pub fn row_bytes(self, cols: usize) -> usize {
         cols / self.block_elements() * self.block_bytes()
+    }
+
+    /// Bytes of one row of `cols` elements as kernels read it from memory ([`BlockFormat::held_bytes`]); scales beside the
+    /// rows not counted.
+    pub fn held_row_bytes(self, cols: usize) -> usize {
+        match self.blocks() {
+            Some(blocks) => cols / blocks.elements * blocks.held_bytes,
+            None => self.row_bytes(cols),
+        }
     }
 
     /// The stored element, where each is stored by itself.
@@ -241,6 +293,8 @@ pub struct PackedMatrix {
     /// Bytes from one row to the next: more than a row where this is some columns of a wider matrix.
     stride: usize,
     scales: Option<BlockScales>,
+    /// What all of its values are multiplied by, see [`PackedMatrix::scaled_by`].
+    factor: f32,
 }
 
 /// The scales of a whole fp8 matrix, and where in it a part begins.
@@ -266,7 +320,7 @@ impl PackedMatrix {
         assert!(format != QuantFormat::Fp8Block128, "{format} needs scales");
         assert_eq!(cols % format.block_elements(), 0, "{cols} columns in blocks of {}", format.block_elements());
         assert_eq!(data.len(), rows * format.row_bytes(cols), "bytes of a {rows}×{cols} {format} matrix");
-        Self { format, rows, cols, stride: format.row_bytes(cols), data, scales: None }
+        Self { format, rows, cols, stride: format.row_bytes(cols), data, scales: None, factor: 1.0 }
     }
 
     /// An E4M3 matrix with its block scales, `[ceil(rows / 128), ceil(cols / 128)]` row-major.
@@ -292,7 +346,22 @@ impl PackedMatrix {
         assert_eq!(data.len(), rows * cols, "bytes of a {rows}×{cols} fp8 matrix");
         assert_eq!(scales.len(), rows.div_ceil(block_rows) * per_row, "scales of a {rows}×{cols} fp8 matrix");
         let scales = BlockScales { values: scales, per_row, block_rows, row: 0, col: 0 };
-        Self { format: QuantFormat::Fp8Block128, rows, cols, stride: cols, data, scales: Some(scales) }
+        Self { format: QuantFormat::Fp8Block128, rows, cols, stride: cols, data, scales: Some(scales), factor: 1.0 }
+    }
+
+    /// The same with all values times `factor`, which belongs to the whole matrix in [`QuantFormat::Nvfp4`]. A block's
+    /// scale is multiplied by it, rounded to f32, before anything else is.
+    ///
+    /// # Panics
+    /// If it is in another format.
+    pub fn scaled_by(self, factor: f32) -> Self {
+        assert_eq!(self.format, QuantFormat::Nvfp4, "a factor for a whole matrix");
+        Self { factor, ..self }
+    }
+
+    /// See [`scaled_by`](Self::scaled_by); 1 where nothing was said.
+    pub fn factor(&self) -> f32 {
+        self.factor
     }
 
     /// These rows and columns of it, sharing the bytes and the scales; either may be empty.
@@ -418,6 +487,7 @@ impl PackedMatrix {
                 let mut block = Block::ZERO;
                 for (values, bytes) in out.chunks_exact_mut(blocks.elements).zip(bytes.chunks_exact(blocks.bytes)) {
                     (blocks.unpack)(bytes, &mut block);
+                    block.scale *= self.factor;
                     block.values(blocks.group, values);
                 }
             }
@@ -429,9 +499,9 @@ impl PackedMatrix {
         self.data.release();
     }
 
-    /// Bytes in memory, with the scales that hold for some of it.
-    pub fn num_bytes(&self) -> usize {
-        let rows = self.rows * self.format.row_bytes(self.cols);
+    /// Bytes in memory as kernels read it, with the scales that hold for some of it.
+    pub fn held_bytes(&self) -> usize {
+        let rows = self.rows * self.format.held_row_bytes(self.cols);
         let Some(scales) = &self.scales else { return rows };
         let places = [scales.row..scales.row + self.rows, scales.col..scales.col + self.cols];
         rows + Self::num_scales(&places, scales.block_rows) * size_of::<f32>()

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! 3 bits are a plane set of 2 and one of 1, 5 are 4 + 1, 6 are 4 + 2. As many bits as in the file, in
-//! another order. A code is the block's integer plus `OFFSET`, so that it is unsigned, as the hardware
+//! another order; but for indices into grids and ternary digits, which become a code for each element, 3 or 4 and 2 bits.
+//! A code is the block's integer plus `OFFSET`, so that it is unsigned, as the hardware
 //! wants one side of its dot product; the offset's share is subtracted as `OFFSET` times the sum of the
 //! inputs. Scales lie apart from the codes, so that every vector of codes is one cache line.
 
@@ -20,6 +21,8 @@ use half::{bf16, f16};
 use quern_backend::quant::{
     Block,
     codebook::{E2M1_DOUBLED, NON_LINEAR},
+    fp8::{E4M3, encode_e4m3},
+    grid_quants::{CODES_1_M, CODES_2, CODES_3_S, CODES_3_XXS},
 };
 
 use crate::{
@@ -97,6 +100,37 @@ unsafe fn load_bits<L: IntLanes>(lanes: L, planes: *const u8, bits: usize, s: us
     }
 }
 
+/// Lay one row's codes, a step a word, into planes of `LOW` bits and of `HIGH` bits behind them.
+#[inline(always)]
+fn pack_planes<const LOW: usize, const HIGH: usize>(codes: &[u32; STEPS], row: usize, block: &mut [u8]) {
+    let (low, high) = block.split_at_mut(LOW * BYTES);
+    pack_bits(codes, LOW, 0, row, low);
+    if HIGH > 0 {
+        pack_bits(codes, HIGH, LOW, row, high);
+    }
+}
+
+/// What `pack_planes` put there for one row and column.
+fn unpack_planes<const LOW: usize, const HIGH: usize>(block: &[u8], row: usize, col: usize) -> u8 {
+    let (step, byte) = (col / STEP, STEP * row + col % STEP);
+    let (low, high) = block.split_at(LOW * BYTES);
+    let code = unpack_bits(low, LOW, step, byte);
+    if HIGH == 0 { code } else { code | unpack_bits(high, HIGH, step, byte) << LOW }
+}
+
+/// The codes of step `s`.
+///
+/// # Safety
+/// `block` is readable for `LOW + HIGH` planes.
+#[inline(always)]
+unsafe fn load_planes<L: IntLanes, const LOW: usize, const HIGH: usize>(lanes: L, block: *const u8, s: usize) -> L::B {
+    // SAFETY: by this function's contract; planes of the high bits lie behind those of the low ones.
+    unsafe {
+        let low = load_bits(lanes, block, LOW, s, 0);
+        if HIGH == 0 { low } else { lanes.or(low, load_bits(lanes, block.add(LOW * BYTES), HIGH, s, LOW)) }
+    }
+}
+
 impl<const LOW: usize, const HIGH: usize, const OFFSET: u32> Codes for Planes<LOW, HIGH, OFFSET> {
     const BYTES: usize = (LOW + HIGH) * BYTES;
     const OFFSET: u32 = OFFSET;
@@ -104,41 +138,33 @@ impl<const LOW: usize, const HIGH: usize, const OFFSET: u32> Codes for Planes<LO
 
     #[inline(always)]
     fn pack(steps: &[[i8; STEP]; STEPS], row: usize, block: &mut [u8]) {
-        // As many bits as the integers have, half of which are below zero: adding the offset is flipping its bit.
-        // What it leaves above those bits is masked.
-        let offset = u32::from_ne_bytes([OFFSET as u8; STEP]);
         let mut codes = [0; STEPS];
-        codes.iter_mut().zip(steps).for_each(|(code, step)| *code = word(step, |q| q as u8) ^ offset);
-        let (low, high) = block.split_at_mut(LOW * BYTES);
-        pack_bits(&codes, LOW, 0, row, low);
-        if HIGH > 0 {
-            pack_bits(&codes, HIGH, LOW, row, high);
+        if OFFSET == 0 || OFFSET == 1 << (LOW + HIGH - 1) {
+            // As many bits as the integers have, half of which are below zero: adding the offset is flipping its bit.
+            // What it leaves above those bits is masked.
+            let offset = u32::from_ne_bytes([OFFSET as u8; STEP]);
+            codes.iter_mut().zip(steps).for_each(|(code, step)| *code = word(step, |q| q as u8) ^ offset);
+        } else {
+            let offset = OFFSET as u8;
+            codes.iter_mut().zip(steps).for_each(|(code, step)| *code = word(step, |q| (q as u8).wrapping_add(offset)));
         }
+        pack_planes::<LOW, HIGH>(&codes, row, block);
     }
 
     fn unpack(block: &[u8], row: usize, col: usize) -> i8 {
-        let (step, byte) = (col / STEP, STEP * row + col % STEP);
-        let (low, high) = block.split_at(LOW * BYTES);
-        let mut code = unpack_bits(low, LOW, step, byte);
-        if HIGH > 0 {
-            code |= unpack_bits(high, HIGH, step, byte) << LOW;
-        }
-        code.wrapping_sub(OFFSET as u8) as i8
+        unpack_planes::<LOW, HIGH>(block, row, col).wrapping_sub(OFFSET as u8) as i8
     }
 
     #[inline(always)]
     unsafe fn step<L: IntLanes>(lanes: L, block: *const u8, s: usize) -> L::B {
-        // SAFETY: by this function's contract; planes of the high bits lie behind those of the low ones.
-        unsafe {
-            let low = load_bits(lanes, block, LOW, s, 0);
-            if HIGH == 0 { low } else { lanes.or(low, load_bits(lanes, block.add(LOW * BYTES), HIGH, s, LOW)) }
-        }
+        // SAFETY: by this function's contract.
+        unsafe { load_planes::<L, LOW, HIGH>(lanes, block, s) }
     }
 }
 
-/// Sixteen values that nibbles choose from.
+/// Values that codes of 4 bits or 3 choose from.
 pub(crate) trait Codebook {
-    /// The values.
+    /// The values. Codes of 3 bits choose from the first eight.
     const VALUES: [i8; 16];
     /// Added to each so that it is not negative.
     const OFFSET: u32;
@@ -180,11 +206,48 @@ impl Codebook for E2m1 {
     const OFFSET: u32 = 16;
 }
 
-/// Integers of a codebook: planes of 4 bits.
-pub(crate) struct CodebookCodes<B>(B);
+/// See [`CODES_1_M`].
+pub(crate) struct Grid1M;
 
-impl<B: Codebook> Codes for CodebookCodes<B> {
-    const BYTES: usize = 4 * BYTES;
+impl Codebook for Grid1M {
+    const VALUES: [i8; 16] = twice(CODES_1_M);
+    const OFFSET: u32 = 16;
+}
+
+/// See [`CODES_2`].
+pub(crate) struct Grid2;
+
+impl Codebook for Grid2 {
+    const VALUES: [i8; 16] = twice(CODES_2);
+    const OFFSET: u32 = 64;
+}
+
+/// See [`CODES_3_XXS`].
+pub(crate) struct Grid3Xxs;
+
+impl Codebook for Grid3Xxs {
+    const VALUES: [i8; 16] = CODES_3_XXS;
+    const OFFSET: u32 = 64;
+}
+
+/// See [`CODES_3_S`].
+pub(crate) struct Grid3S;
+
+impl Codebook for Grid3S {
+    const VALUES: [i8; 16] = CODES_3_S;
+    const OFFSET: u32 = 16;
+}
+
+/// A codebook of eight values, whatever the fourth bit of a code.
+const fn twice([a, b, c, d, e, f, g, h]: [i8; 8]) -> [i8; 16] {
+    [a, b, c, d, e, f, g, h, a, b, c, d, e, f, g, h]
+}
+
+/// Integers of a codebook: planes of `LOW` bits, and of `HIGH` bits above them.
+pub(crate) struct CodebookCodes<B, const LOW: usize, const HIGH: usize>(B);
+
+impl<B: Codebook, const LOW: usize, const HIGH: usize> Codes for CodebookCodes<B, LOW, HIGH> {
+    const BYTES: usize = (LOW + HIGH) * BYTES;
     const OFFSET: u32 = B::OFFSET;
     const WIDE: bool = B::OFFSET == 128;
 
@@ -192,17 +255,17 @@ impl<B: Codebook> Codes for CodebookCodes<B> {
     fn pack(steps: &[[i8; STEP]; STEPS], row: usize, block: &mut [u8]) {
         let mut codes = [0; STEPS];
         codes.iter_mut().zip(steps).for_each(|(code, step)| *code = word(step, |q| B::CODES[q as u8 as usize]));
-        pack_bits(&codes, 4, 0, row, block);
+        pack_planes::<LOW, HIGH>(&codes, row, block);
     }
 
     fn unpack(block: &[u8], row: usize, col: usize) -> i8 {
-        B::VALUES[unpack_bits(block, 4, col / STEP, STEP * row + col % STEP) as usize]
+        B::VALUES[unpack_planes::<LOW, HIGH>(block, row, col) as usize]
     }
 
     #[inline(always)]
     unsafe fn step<L: IntLanes>(lanes: L, block: *const u8, s: usize) -> L::B {
         // SAFETY: by this function's contract.
-        let codes = unsafe { load_bits(lanes, block, 4, s, 0) };
+        let codes = unsafe { load_planes::<L, LOW, HIGH>(lanes, block, s) };
         lanes.look_up(const { &B::SHIFTED }, codes)
     }
 }
@@ -288,10 +351,11 @@ impl<const BRAIN: bool, const MINS: bool> Scales for PlainScales<BRAIN, MINS> {
 }
 
 /// Two levels over 256 columns: binary16 scales (and minimums), then for each group the 16 rows' integers,
-/// scales before minimums.
-pub(crate) struct Nested<const GROUPS: usize, const MINS: bool>;
+/// scales before minimums. What is binary16 is written as `DIVISOR` times what it is, a power of two: the binary16 of
+/// the file, where its groups count parts of it.
+pub(crate) struct Nested<const GROUPS: usize, const MINS: bool, const DIVISOR: u32>;
 
-impl<const GROUPS: usize, const MINS: bool> Nested<GROUPS, MINS> {
+impl<const GROUPS: usize, const MINS: bool, const DIVISOR: u32> Nested<GROUPS, MINS, DIVISOR> {
     /// Kinds of scales: only scales, or minimums too.
     const KINDS: usize = if MINS { 2 } else { 1 };
 
@@ -302,7 +366,18 @@ impl<const GROUPS: usize, const MINS: bool> Nested<GROUPS, MINS> {
     }
 }
 
-impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
+/// 16 binary16 over `DIVISOR`.
+///
+/// # Safety
+/// `from` is readable for [`HALVES`].
+#[inline(always)]
+unsafe fn load_halves<L: IntLanes, const DIVISOR: u32>(lanes: L, from: *const u8) -> L::F {
+    // SAFETY: by this function's contract.
+    let values = unsafe { lanes.load_f16(from.cast()) };
+    if DIVISOR == 1 { values } else { lanes.mul(values, lanes.splat(1.0 / DIVISOR as f32)) }
+}
+
+impl<const GROUPS: usize, const MINS: bool, const DIVISOR: u32> Scales for Nested<GROUPS, MINS, DIVISOR> {
     const BLOCKS: usize = 8;
     const GROUPS: usize = GROUPS;
     const MINS: bool = MINS;
@@ -310,27 +385,27 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
 
     #[inline(always)]
     fn pack(block: &Block, row: usize, scales: &mut [u8]) {
-        put_half(scales, row, f16::from_f32(block.scale).to_bits());
+        put_half(scales, row, f16::from_f32(block.scale * DIVISOR as f32).to_bits());
         if MINS {
-            put_half(&mut scales[HALVES..], row, f16::from_f32(block.min).to_bits());
+            put_half(&mut scales[HALVES..], row, f16::from_f32(block.min * DIVISOR as f32).to_bits());
         }
         for g in 0..8 * GROUPS {
-            scales[Self::at(g) + row] = block.scales[g] as u8;
+            scales[Self::at(g) + row] = block.scales[g] as i8 as u8;
             if MINS {
-                scales[Self::at(g) + LANES + row] = block.mins[g];
+                scales[Self::at(g) + LANES + row] = block.mins[g] as u8;
             }
         }
     }
 
     fn unpack(scales: &[u8], row: usize, block: &mut Block) {
-        block.scale = f16::from_bits(half_of(scales, row)).to_f32();
+        block.scale = f16::from_bits(half_of(scales, row)).to_f32() / DIVISOR as f32;
         if MINS {
-            block.min = f16::from_bits(half_of(&scales[HALVES..], row)).to_f32();
+            block.min = f16::from_bits(half_of(&scales[HALVES..], row)).to_f32() / DIVISOR as f32;
         }
         for g in 0..8 * GROUPS {
-            block.scales[g] = scales[Self::at(g) + row] as i8;
+            block.scales[g] = f32::from(scales[Self::at(g) + row] as i8);
             if MINS {
-                block.mins[g] = scales[Self::at(g) + LANES + row];
+                block.mins[g] = scales[Self::at(g) + LANES + row] as i8;
             }
         }
     }
@@ -339,8 +414,8 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
     unsafe fn outer<L: IntLanes>(lanes: L, scales: *const u8) -> (L::F, L::F) {
         // SAFETY: by this function's contract.
         unsafe {
-            let min = if MINS { lanes.load_f16(scales.add(HALVES).cast()) } else { lanes.splat(0.0) };
-            (lanes.load_f16(scales.cast()), min)
+            let scale = load_halves::<L, DIVISOR>(lanes, scales);
+            (scale, if MINS { load_halves::<L, DIVISOR>(lanes, scales.add(HALVES)) } else { lanes.splat(0.0) })
         }
     }
 
@@ -349,7 +424,6 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
         // SAFETY: by this function's contract.
         unsafe {
             let scale = lanes.mul(outer.0, lanes.load_i8(scales.add(Self::at(g)).cast()));
-            // Minimums are below 64, so signed bytes read them as they are.
             let min =
                 if MINS { lanes.mul(outer.1, lanes.load_i8(scales.add(Self::at(g) + LANES).cast())) } else { outer.1 };
             (scale, min)
@@ -357,25 +431,81 @@ impl<const GROUPS: usize, const MINS: bool> Scales for Nested<GROUPS, MINS> {
     }
 }
 
+/// Two levels over 64 columns: binary32 scales, then for each group of 16 columns the 16 rows' E4M3.
+pub(crate) struct E4m3Scales;
+
+impl E4m3Scales {
+    /// Where the E4M3 of group `g` begin.
+    #[inline(always)]
+    fn at(g: usize) -> usize {
+        4 * LANES + g * LANES
+    }
+}
+
+impl Scales for E4m3Scales {
+    const BLOCKS: usize = 2;
+    const GROUPS: usize = 2;
+    const MINS: bool = false;
+    const BYTES: usize = 4 * LANES + 4 * LANES;
+
+    #[inline(always)]
+    fn pack(block: &Block, row: usize, scales: &mut [u8]) {
+        scales[4 * row..4 * row + 4].copy_from_slice(&block.scale.to_le_bytes());
+        for g in 0..4 {
+            scales[Self::at(g) + row] = encode_e4m3(block.scales[g]);
+        }
+    }
+
+    fn unpack(scales: &[u8], row: usize, block: &mut Block) {
+        let [a, b, c, d] = scales[4 * row..][..4] else { unreachable!("a slice of four") };
+        block.scale = f32::from_le_bytes([a, b, c, d]);
+        for g in 0..4 {
+            block.scales[g] = E4M3[scales[Self::at(g) + row] as usize];
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn outer<L: IntLanes>(lanes: L, scales: *const u8) -> (L::F, L::F) {
+        // SAFETY: by this function's contract.
+        (unsafe { lanes.load(scales.cast()) }, lanes.splat(0.0))
+    }
+
+    #[inline(always)]
+    unsafe fn group<L: IntLanes>(lanes: L, scales: *const u8, outer: (L::F, L::F), g: usize) -> (L::F, L::F) {
+        // SAFETY: by this function's contract.
+        (lanes.mul(outer.0, unsafe { lanes.load_e4m3(scales.add(Self::at(g))) }), outer.1)
+    }
+}
+
 /// The one table of panels: `$f::<codes, scales>` for the block format `$format`.
 macro_rules! panel_format {
     ($format:expr, $f:ident) => {{
         use quern_backend::QuantFormat;
-        use $crate::panels::format::{CodebookCodes, E2m1, Nested, NonLinear, PlainScales, Planes};
+        use $crate::panels::format::{
+            CodebookCodes, E2m1, E4m3Scales, Grid1M, Grid2, Grid3S, Grid3Xxs, Nested, NonLinear, PlainScales, Planes,
+        };
         match $format {
             QuantFormat::Q4_0 => $f::<Planes<4, 0, 8>, PlainScales<false, false>>,
             QuantFormat::Q4_1 => $f::<Planes<4, 0, 0>, PlainScales<false, true>>,
             QuantFormat::Q5_0 => $f::<Planes<4, 1, 16>, PlainScales<false, false>>,
             QuantFormat::Q5_1 => $f::<Planes<4, 1, 0>, PlainScales<false, true>>,
             QuantFormat::Q8_0 => $f::<Planes<8, 0, 128>, PlainScales<false, false>>,
-            QuantFormat::Q2K => $f::<Planes<2, 0, 0>, Nested<2, true>>,
-            QuantFormat::Q3K => $f::<Planes<2, 1, 4>, Nested<2, false>>,
-            QuantFormat::Q4K => $f::<Planes<4, 0, 0>, Nested<1, true>>,
-            QuantFormat::Q5K => $f::<Planes<4, 1, 0>, Nested<1, true>>,
-            QuantFormat::Q6K => $f::<Planes<4, 2, 32>, Nested<2, false>>,
-            QuantFormat::Iq4Nl => $f::<CodebookCodes<NonLinear>, PlainScales<false, false>>,
-            QuantFormat::Iq4Xs => $f::<CodebookCodes<NonLinear>, Nested<1, false>>,
-            QuantFormat::Mxfp4 => $f::<CodebookCodes<E2m1>, PlainScales<true, false>>,
+            QuantFormat::Q2K => $f::<Planes<2, 0, 0>, Nested<2, true, 1>>,
+            QuantFormat::Q3K => $f::<Planes<2, 1, 4>, Nested<2, false, 1>>,
+            QuantFormat::Q4K => $f::<Planes<4, 0, 0>, Nested<1, true, 1>>,
+            QuantFormat::Q5K => $f::<Planes<4, 1, 0>, Nested<1, true, 1>>,
+            QuantFormat::Q6K => $f::<Planes<4, 2, 32>, Nested<2, false, 1>>,
+            QuantFormat::Iq4Nl => $f::<CodebookCodes<NonLinear, 4, 0>, PlainScales<false, false>>,
+            QuantFormat::Iq4Xs => $f::<CodebookCodes<NonLinear, 4, 0>, Nested<1, false, 1>>,
+            QuantFormat::Mxfp4 => $f::<CodebookCodes<E2m1, 4, 0>, PlainScales<true, false>>,
+            QuantFormat::Iq1S => $f::<Planes<2, 0, 1>, Nested<1, true, 8>>,
+            QuantFormat::Iq1M => $f::<CodebookCodes<Grid1M, 2, 1>, Nested<2, false, 8>>,
+            QuantFormat::Iq2Xxs => $f::<CodebookCodes<Grid2, 2, 1>, Nested<1, false, 8>>,
+            QuantFormat::Iq2Xs | QuantFormat::Iq2S => $f::<CodebookCodes<Grid2, 2, 1>, Nested<2, false, 8>>,
+            QuantFormat::Iq3Xxs => $f::<CodebookCodes<Grid3Xxs, 4, 0>, Nested<1, false, 8>>,
+            QuantFormat::Iq3S => $f::<CodebookCodes<Grid3S, 4, 0>, Nested<1, false, 1>>,
+            QuantFormat::Tq1_0 | QuantFormat::Tq2_0 => $f::<Planes<2, 0, 1>, Nested<1, false, 1>>,
+            QuantFormat::Nvfp4 => $f::<CodebookCodes<E2m1, 4, 0>, E4m3Scales>,
             format @ (QuantFormat::F32 | QuantFormat::F16 | QuantFormat::BF16 | QuantFormat::Fp8Block128) => {
                 unreachable!("{format} has no blocks")
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quern_backend::SharedBytes;
+use quern_backend::{PackedMatrix, SharedBytes};
 use quern_model::{Checkpoint, CheckpointOptions, GenerationConfig, ModelConfig, gguf::GgufModel, network::Shape};
 use serde_json::{Map, Value};
 
@@ -10,6 +10,9 @@ use super::files::with_file;
 
 /// Most numbers of a network that is looked through: a small file may announce a large one.
 const MAX_PARAMS: u64 = 1 << 20;
+
+/// Most rows of a tensor that are looked at.
+const MAX_ROWS: usize = 4;
 
 /// No bytes make the header's reader panic or take more memory than they justify.
 pub(super) fn safetensors(bytes: &[u8]) {
@@ -64,11 +67,19 @@ pub(super) fn packed(bytes: &[u8]) {
     }
 }
 
-/// No bytes make the reader of llama.cpp's files panic or take more memory than they justify: header, metadata, tensors,
-/// and the configuration read out of them.
+/// No bytes make the reader of llama.cpp's files panic or take more memory than they justify: header, metadata, tensors
+/// down to what their blocks say, and the configuration read out of them.
 pub(super) fn gguf(bytes: &[u8]) {
     let bytes = SharedBytes::new(Arc::new(bytes.to_vec()));
     if let Ok(model) = GgufModel::embedded("fuzz.gguf", &bytes) {
+        for (_, tensor) in model.tensors() {
+            // As many bytes as the file has: a row is never longer than they say.
+            let cols = tensor.dims[0] as usize;
+            let rows = tensor.bytes.len() / tensor.format.row_bytes(cols);
+            let mut values = vec![0.0; cols];
+            let matrix = PackedMatrix::plain(tensor.format, rows, cols, tensor.bytes.clone());
+            (0..rows.min(MAX_ROWS)).for_each(|row| matrix.decode_row(row, &mut values));
+        }
         // A configuration that is wrong is an error like another.
         let _ = Checkpoint::gguf(model, &Map::new());
     }

@@ -49,6 +49,15 @@ impl TensorInfo {
         format!("{} {:?}", self.format, self.dims)
     }
 
+    /// Bytes of it once loaded.
+    pub fn held_bytes(&self) -> u64 {
+        let stored = self.bytes.len() as u64;
+        match self.format.blocks() {
+            Some(blocks) => stored / blocks.bytes as u64 * blocks.held_bytes as u64,
+            None => stored,
+        }
+    }
+
     /// What a scan looks at; it lies in `file`.
     pub fn scanned<'a>(&'a self, file: &'a str) -> Scanned<'a> {
         Scanned { file, name: &self.name, format: self.format, bytes: &self.bytes }

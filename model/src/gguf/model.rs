@@ -160,7 +160,12 @@ impl GgufModel {
             }
         }
         for (name, (file, tensor)) in &self.tensors {
-            if !wanted.contains_key(name) {
+            if let Some((whole, expected)) = self.factors_of(name) {
+                if !(tensor.format == QuantFormat::F32 && tensor.dims == expected) {
+                    let expected = format!("f32 {expected:?}, since `{whole}` is in {}", QuantFormat::Nvfp4);
+                    problems.push(TensorProblem::tensor(file, name, expected, tensor.found()));
+                }
+            } else if !wanted.contains_key(name) {
                 let expected = format!("no such tensor in {}", config.architecture);
                 problems.push(TensorProblem::tensor(file, name, expected, tensor.found()));
             }
@@ -180,6 +185,21 @@ impl GgufModel {
             }
         }
         formats
+    }
+
+    /// Bytes of all tensors in the files.
+    pub fn stored_bytes(&self) -> u64 {
+        self.tensors.values().map(|(_, tensor)| tensor.bytes.len() as u64).sum()
+    }
+
+    /// Of the tensor `name`, if it holds factors beside a tensor in NVFP4: that tensor's name, and the sizes that they
+    /// have, a number for each matrix. Those of inputs are not used, since inputs are not rounded to E2M1.
+    fn factors_of(&self, name: &str) -> Option<(String, Vec<u64>)> {
+        let module = name.strip_suffix(".scale").or_else(|| name.strip_suffix(".input_scale"))?;
+        let whole = format!("{module}.weight");
+        let (_, tensor) = self.tensors.get(&whole)?;
+        let count = tensor.dims.get(2).copied().unwrap_or(1);
+        (tensor.format == QuantFormat::Nvfp4).then(|| (whole, vec![count]))
     }
 
     /// Where `spec` is stored.
@@ -216,7 +236,12 @@ impl WeightSource for GgufModel {
             let bytes = tensor.bytes.slice(index * len..(index + 1) * len).expect("sizes that were verified");
             PackedMatrix::plain(tensor.format, rows, cols, bytes).part(shard.rows.clone(), shard.cols.clone())
         };
-        Ok(shard.experts.clone().map(part).collect())
+        let factors = self.tensors.get(&names::factors(&place.name)).map(|(_, factors)| &factors.bytes);
+        let scaled = |index: usize| match factors.and_then(|bytes| bytes.as_chunks().0.get(index)) {
+            Some(factor) if tensor.format == QuantFormat::Nvfp4 => part(index).scaled_by(f32::from_le_bytes(*factor)),
+            _ => part(index),
+        };
+        Ok(shard.experts.clone().map(scaled).collect())
     }
 
     fn formats(&self, spec: &TensorSpec) -> Vec<QuantFormat> {
@@ -232,7 +257,7 @@ impl WeightSource for GgufModel {
     }
 
     fn num_bytes(&self) -> u64 {
-        self.tensors.values().map(|(_, tensor)| tensor.bytes.len() as u64).sum()
+        self.tensors.values().map(|(_, tensor)| tensor.held_bytes()).sum()
     }
 }
 

@@ -40,6 +40,11 @@ pub(crate) fn dims(spec: &TensorSpec) -> Vec<u64> {
     dims
 }
 
+/// The tensor of what the matrices of the tensor `name` are multiplied by where they are in NVFP4, one number each.
+pub(crate) fn factors(name: &str) -> String {
+    format!("{}.scale", name.strip_suffix(".weight").unwrap_or(name))
+}
+
 /// The tensor into which llama.cpp's converter puts gate and up of all experts (`--fuse-gate-up-exps`), and which half of
 /// each expert's rows `spec` is; `None` for other tensors.
 pub(crate) fn fused(spec: &TensorSpec) -> Option<(String, usize)> {

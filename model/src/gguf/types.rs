@@ -1,7 +1,7 @@
 //! Names of the encodings that GGUF files number and that are not supported.
 
 /// llama.cpp's, by number (`enum ggml_type` in ggml.h).
-const GGML: [&str; 41] = [
+const GGML: [&str; 42] = [
     "F32",
     "F16",
     "Q4_0",
@@ -43,6 +43,7 @@ const GGML: [&str; 41] = [
     "IQ4_NL_8_8",
     "MXFP4",
     "NVFP4",
+    "Q1_0",
 ];
 
 /// Those that only ik_llama.cpp has.
@@ -85,8 +86,8 @@ mod tests {
 
     #[test]
     fn names_are_ggmls() {
-        assert_eq!(named(16), "IQ2_XXS (type 16)");
-        assert_eq!(named(40), "NVFP4 (type 40)");
+        assert_eq!(named(31), "Q4_0_4_4 (type 31)");
+        assert_eq!(named(41), "Q1_0 (type 41)");
         assert_eq!(named(157), "IQ2_KL (type 157 of ik_llama.cpp)");
         assert_eq!(named(77), "type 77, unknown");
         for format in QuantFormat::ALL {

@@ -146,13 +146,13 @@ impl WeightSource for DummyWeights {
     }
 }
 
-/// Bytes of a matrix, with the scales beside it.
+/// Bytes of a matrix once loaded, with the scales beside it.
 fn bytes_of(format: QuantFormat, rows: usize, cols: usize) -> u64 {
     let scales = match format {
         QuantFormat::Fp8Block128 => PackedMatrix::num_scales(&[0..rows, 0..cols], QuantFormat::FP8_BLOCK),
         _ => 0,
     };
-    (format.row_bytes(cols) as u64).saturating_mul(rows as u64).saturating_add(4 * scales as u64)
+    (format.held_row_bytes(cols) as u64).saturating_mul(rows as u64).saturating_add(4 * scales as u64)
 }
 
 /// Blocks whose elements begin with number `from`: codes drawn as they come, scales that spread them over the width.
@@ -169,12 +169,10 @@ fn random_blocks(format: QuantFormat, seed: u64, from: u64, bytes: &mut [u8]) {
         for (byte, i) in block.iter_mut().zip(place..) {
             *byte = (uniform(seed, i).to_bits() >> 8) as u8;
         }
-        match blocks.halves {
+        match blocks.halves.count() {
             // The exponent of numbers up to 6 * 2^-7.
-            [] => block[0] = 120,
-            halves => halves.iter().zip([scale, least]).for_each(|(&at, half)| {
-                block[at..at + 2].copy_from_slice(&half.to_le_bytes());
-            }),
+            0 => block[0] = 120,
+            count => (0..count).zip([scale, least]).for_each(|(i, half)| blocks.halves.set(block, i, half.to_bits())),
         }
     }
 }

@@ -64,14 +64,14 @@ pub trait WeightSource: Send + Sync {
     /// If it cannot be read.
     fn vector(&self, tensor: &TensorSpec) -> Result<Vec<f32>, LoadError>;
 
-    /// Bytes of the `shard` of the matrices of `tensor`. Sources that make them when asked override this.
+    /// Bytes of the `shard` of the matrices of `tensor` once loaded. Sources that make them when asked override this.
     ///
     /// # Errors
     /// If one is missing.
     fn part_bytes(&self, tensor: &TensorSpec, shard: &Shard) -> Result<u64, LoadError> {
-        Ok(self.parts(tensor, shard)?.iter().map(|matrix| matrix.num_bytes() as u64).sum())
+        Ok(self.parts(tensor, shard)?.iter().map(|matrix| matrix.held_bytes() as u64).sum())
     }
 
-    /// Bytes of all weights as stored.
+    /// Bytes of all weights once loaded.
     fn num_bytes(&self) -> u64;
 }

@@ -69,7 +69,7 @@ impl WeightSource for Quantised<'_> {
     fn part_bytes(&self, tensor: &TensorSpec, shard: &Shard) -> Result<u64, LoadError> {
         let rows = (shard.experts.len() * shard.rows.len()) as u64;
         match self.format(tensor) {
-            Some(format) => Ok(rows * format.row_bytes(shard.cols.len()) as u64),
+            Some(format) => Ok(rows * format.held_row_bytes(shard.cols.len()) as u64),
             None => self.source.part_bytes(tensor, shard),
         }
     }

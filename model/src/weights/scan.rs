@@ -73,14 +73,14 @@ pub fn non_finite(tensors: &[Scanned<'_>], threads: usize, advanced: &mut dyn Fn
 
 /// Index of the first element that is infinite or NaN, or of the first of a block with such a scale.
 fn first_non_finite(format: QuantFormat, bytes: &[u8]) -> Option<usize> {
-    let half = |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00;
+    let half = |bits: u16| bits & 0x7c00 == 0x7c00;
     if let Some(blocks) = format.blocks() {
-        let bad = |block: &[u8]| blocks.halves.iter().any(|&at| half([block[at], block[at + 1]]));
+        let bad = |block: &[u8]| (0..blocks.halves.count()).any(|index| half(blocks.halves.get(block, index)));
         return bytes.chunks_exact(blocks.bytes).position(bad).map(|block| block * blocks.elements);
     }
     match format.element()? {
         DType::F32 => find::<4>(bytes, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
-        DType::F16 => find::<2>(bytes, half),
+        DType::F16 => find::<2>(bytes, |b| half(u16::from_le_bytes(b))),
         DType::BF16 => find::<2>(bytes, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
         DType::F8E4M3 => find::<1>(bytes, |[b]| b & 0x7f == 0x7f),
     }
@@ -115,5 +115,17 @@ mod tests {
         assert_eq!(first_non_finite(QuantFormat::BF16, &[0, 0, 0x80, 0x7f]), Some(1));
         assert_eq!(first_non_finite(QuantFormat::F16, &[0xff, 0x7b, 0, 0xfc]), Some(1));
         assert_eq!(first_non_finite(QuantFormat::Fp8Block128, &[0x7e, 0xfe, 0xff]), Some(2));
+        for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
+            let blocks = format.blocks().unwrap();
+            let mut bytes = vec![0; 3 * blocks.bytes];
+            assert_eq!(first_non_finite(format, &bytes), None, "{format}");
+            for index in 0..blocks.halves.count() {
+                bytes.fill(0xff);
+                bytes[..2 * blocks.bytes].fill(0);
+                assert_eq!(first_non_finite(format, &bytes), Some(2 * blocks.elements), "{format}");
+                blocks.halves.set(&mut bytes[blocks.bytes..], index, 0xfc00);
+                assert_eq!(first_non_finite(format, &bytes), Some(blocks.elements), "{format}");
+            }
+        }
     }
 }

@@ -77,7 +77,7 @@ impl StoredMatrix<'_> {
 
     /// Bytes of these rows and columns in that encoding, with the scales beside them. Nothing stored is read.
     pub(super) fn part_bytes(&self, rows: &Range<usize>, cols: &Range<usize>) -> u64 {
-        let bytes = rows.len() as u64 * self.format().row_bytes(cols.len()) as u64;
+        let bytes = rows.len() as u64 * self.format().held_row_bytes(cols.len()) as u64;
         let scales = self.scale_rows().map(|block| PackedMatrix::num_scales(&[rows.clone(), cols.clone()], block));
         bytes + scales.map_or(0, |scales| 4 * scales as u64)
     }

@@ -61,7 +61,7 @@ pub(super) fn run<B: Backend>(
 
     // Those that a Q4_K_M, a Q4_0 or a Q8_0 file holds in every step, then one of each other kind of code.
     let blocks = [QuantFormat::Q4K, QuantFormat::Q6K, QuantFormat::Q8_0, QuantFormat::Q4_0];
-    let others = [QuantFormat::Q2K, QuantFormat::Q3K, QuantFormat::Q5K, QuantFormat::Iq4Xs];
+    let others = [QuantFormat::Q2K, QuantFormat::Q3K, QuantFormat::Q5K, QuantFormat::Iq4Xs, QuantFormat::Iq2Xxs];
     for format in [QuantFormat::BF16, QuantFormat::Fp8Block128].into_iter().chain(blocks) {
         for tokens in [1, 4, 8, 64, 512] {
             bench.linear(format, tokens, "qkv_proj", HIDDEN, HEADS.qkv_dim())?;
@@ -162,7 +162,7 @@ impl<B: Backend> KernelBench<'_, B> {
         if self.is_left_out(&name) {
             return Ok(());
         }
-        let bytes = rows * format.row_bytes(cols);
+        let bytes = rows * format.held_row_bytes(cols);
         let weights: Vec<_> = (0..(ARENA / bytes).clamp(1, 32))
             .map(|i| backend.uploader().weight(&[self.matrix(format, rows, cols, i)]).expect("supported"))
             .collect();
@@ -216,7 +216,7 @@ impl<B: Backend> KernelBench<'_, B> {
         let mut touched: Vec<_> = (0..tokens * TOP_K).map(|i| chosen(0, i / TOP_K, i % TOP_K)).collect();
         touched.sort_unstable();
         touched.dedup();
-        let bytes = touched.len() * 3 * INNER * format.row_bytes(HIDDEN);
+        let bytes = touched.len() * 3 * INNER * format.held_row_bytes(HIDDEN);
         self.row(&name, bytes, 2 * tokens * TOP_K * 3 * INNER * HIDDEN, format, |i| {
             backend.moe(&x, &routings[i % routings.len()], &experts, &mut out);
         })

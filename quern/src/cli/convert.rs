@@ -25,10 +25,48 @@ pub struct ConvertArgs {
 
     /// Encoding of the matrices: f32, f16 and bf16 keep each value by itself; q8_0, q4_0 and q4_k_m are llama.cpp's
     /// mixtures of blocks, q4_best is q4_k_m with more bits for attention and the embedding; auto leaves each matrix as
-    /// it is stored (int4, int8, MXFP4 and MLX become the types that hold the same numbers; FP8 is rounded to bf16)
-    #[arg(long, value_name = "TYPE", default_value = "q4_k_m", value_parser = Names::new(OutType::names()))]
+    /// it is stored (int4, int8, MXFP4, NVFP4 and MLX become the types that hold the same numbers; FP8 is rounded to bf16)
+    #[arg(
+        long,
+        value_name = "TYPE",
+        default_value = "q4_k_m",
+        value_parser = Names::new(OutType::names()).refusing(UNWRITTEN)
+    )]
     pub outtype: OutType,
 }
+
+/// Names of llama.cpp's for encodings and mixtures that are read and not written.
+const UNWRITTEN: &[&str] = &[
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "q2_k",
+    "q2_k_s",
+    "q3_k_s",
+    "q3_k_m",
+    "q3_k_l",
+    "q4_k_s",
+    "q5_k_s",
+    "q5_k_m",
+    "q6_k",
+    "iq1_s",
+    "iq1_m",
+    "iq2_xxs",
+    "iq2_xs",
+    "iq2_s",
+    "iq2_m",
+    "iq3_xxs",
+    "iq3_xs",
+    "iq3_s",
+    "iq3_m",
+    "iq4_nl",
+    "iq4_xs",
+    "tq1_0",
+    "tq2_0",
+    "mxfp4",
+    "mxfp4_moe",
+    "nvfp4",
+];
 
 /// Encoding of the matrices of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

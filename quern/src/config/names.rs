@@ -76,7 +76,7 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for Names<T> {
         if let Some((_, meaning)) = self.known.iter().find(|(known, _)| known.matches(&name, ignore_case)) {
             return Ok(meaning.clone());
         }
-        if self.unsupported.contains(&name.as_ref()) {
+        if self.unsupported.iter().any(|known| known.eq_ignore_ascii_case(&name)) {
             let flag = arg.and_then(Arg::get_long).unwrap_or_default();
             let message = format!("--{flag} {name}: {} are supported\n", self.offered());
             return Err(Error::raw(ErrorKind::InvalidValue, message).with_cmd(command));

@@ -22,7 +22,7 @@ pub enum Weights {
     Bf16,
     /// One byte, and a float32 scale for each block of 128 × 128.
     Fp8,
-    /// `--quantization q4_k_m`: 4.8 bits, made from a BF16 checkpoint as it is loaded.
+    /// `--quantization q4_k_m`: 5 bits in memory, made from a BF16 checkpoint as it is loaded.
     #[value(name = "4bit")]
     FourBit,
 }
@@ -145,8 +145,8 @@ mod tests {
         // `metadata.total_size` of the 30B's model.safetensors.index.json; the 480B is named after its weights.
         assert_eq!(bytes(Size::B30, Weights::Bf16, 1, 1), 61_064_245_248);
         assert_eq!(bytes(Size::B480, Weights::Bf16, 1, 1) / 1_000_000_000, 960);
-        // 4.8 bits of 30.5 billion weights.
-        assert_eq!(bytes(Size::B30, Weights::FourBit, 1, 1) / 100_000_000, 185);
+        // 4.8 bits of 30.5 billion weights, and 4 bytes more for each 256 of the 25.4 billion that are in Q4_K.
+        assert_eq!(bytes(Size::B30, Weights::FourBit, 1, 1) / 100_000_000, 189);
     }
 
     #[test]

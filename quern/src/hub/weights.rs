@@ -61,7 +61,7 @@ impl Hub {
         for choice in &sorted {
             let heads = self.heads(snapshot, choice.files.clone()).await?;
             let size: u64 = heads.iter().map(|head| head.size).sum();
-            if room.is_none_or(|room| size <= room) {
+            if room.is_none_or(|room| choice.held_bytes(size) <= room) {
                 taken = (choice, Some(size));
                 break;
             }
