@@ -83,6 +83,7 @@ impl ModelConfig {
             if architecture.has_experts() { moe(&fields, num_layers)? } else { (None, vec![false; num_layers]) };
         let needs_dense = sparse_layers.contains(&false);
         let max_position_embeddings = fields.size("max_position_embeddings")?;
+        let dtype = dtype(&fields)?;
         Ok(Self {
             architecture,
             num_layers,
@@ -97,8 +98,8 @@ impl ModelConfig {
             rope: rope::read(&fields, max_position_embeddings)?,
             max_position_embeddings,
             eos_token_ids: token_ids(object.get("eos_token_id"), "eos_token_id")?,
-            dtype: dtype(&fields)?,
-            quantization: quantization::read(&fields)?,
+            dtype,
+            quantization: quantization::read(&fields, dtype)?,
         })
     }
 }

@@ -22,8 +22,8 @@ pub struct Foreign {
 /// What to serve instead of quantised weights in an encoding that is not supported.
 const OTHER_ENCODINGS: &str = "served are, of the same model: the official FP8 checkpoint (e.g. \
     Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8) and others in FP8; integers of 4 bits or symmetric 8 bits in groups \
-    (compressed-tensors, AWQ, GPTQ, AutoRound); MXFP4; MLX of 4 bits; a GGUF file (e.g. Q4_K_M); or the BF16 checkpoint \
-    with --quantization q4_k_m";
+    (compressed-tensors, AWQ, GPTQ, AutoRound); MXFP4, NVFP4 and NF4; MLX of 4 bits; a GGUF file (e.g. Q4_K_M); or the \
+    BF16 checkpoint with --quantization q4_k_m";
 
 /// What to serve instead of a GGUF file in an encoding that is not supported.
 pub const OTHER_GGUF: &str = "Take a file of another quantisation of the same model, e.g. Q4_K_M, Q2_K or IQ4_XS; \
@@ -65,9 +65,19 @@ impl Foreign {
         })
     }
 
-    /// Whether `algorithm` is one of ModelOpt's that are served: FP8 with a scale a matrix, a row or a block.
-    pub(crate) fn serves_modelopt(algorithm: &str) -> bool {
+    /// Whether `algorithm` is one of ModelOpt's that are served.
+    fn serves_modelopt(algorithm: &str) -> bool {
+        Self::modelopt_is_fp8(algorithm) || Self::modelopt_is_nvfp4(algorithm)
+    }
+
+    /// Whether ModelOpt's `algorithm` is FP8 with a scale a matrix, a row or a block.
+    pub(crate) fn modelopt_is_fp8(algorithm: &str) -> bool {
         ["fp8", "fp8_pb_wo", "fp8_per_channel_per_token"].iter().any(|served| algorithm.eq_ignore_ascii_case(served))
+    }
+
+    /// Whether ModelOpt's `algorithm` is NVFP4.
+    pub(crate) fn modelopt_is_nvfp4(algorithm: &str) -> bool {
+        algorithm.eq_ignore_ascii_case("nvfp4")
     }
 
     /// Whether a scale for each row goes with `algorithm`, one that is served.

@@ -508,8 +508,8 @@ fn formats_of_others_are_named_with_what_works() {
     }
     let write = |dir: &TempDir, name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     let modelopt = copy("tiny-dense");
-    write(&modelopt, "hf_quant_config.json", r#"{"quantization": {"quant_algo": "NVFP4"}}"#);
-    refused(modelopt.path(), &["hf_quant_config.json", "NVFP4", "--quantization"]);
+    write(&modelopt, "hf_quant_config.json", r#"{"quantization": {"quant_algo": "NVFP4_AWQ"}}"#);
+    refused(modelopt.path(), &["hf_quant_config.json", "NVFP4_AWQ", "--quantization"]);
     let pickled = tempfile::tempdir().unwrap();
     write(&pickled, "config.json", "{}");
     write(&pickled, "pytorch_model.bin", "");

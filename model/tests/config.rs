@@ -227,8 +227,9 @@ fn quantised_checkpoints_of_others_are_named_with_what_works() {
         (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), ["gptq", "marlin"]),
         (json!({"quant_method": "auto-round", "bits": 2}), ["auto-round", "2 bits"]),
         (json!({"quant_method": "auto-round", "bits": 4, "data_type": "nv_fp"}), ["auto-round", "4 bits"]),
-        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), ["bitsandbytes", "quant_method"]),
-        (json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}), ["modelopt", "NVFP4"]),
+        (json!({"quant_method": "bitsandbytes", "load_in_8bit": true}), ["bitsandbytes, 8 bits", "quant_method"]),
+        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), ["bitsandbytes, fp4", "bnb_4bit_quant_type"]),
+        (json!({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}), ["modelopt", "NVFP4_AWQ"]),
         (json!({"quant_method": "mxfp4"}), ["mxfp4", "quant_method"]),
         (json!({"quant_method": "fp8", "weight_block_size": [64, 64]}), ["FP8", "weight_block_size"]),
         (json!({"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e5m2"}), ["FP8", "e5m2"]),
@@ -246,7 +247,7 @@ fn quantised_checkpoints_of_others_are_named_with_what_works() {
         ),
         (
             json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"group_0": {
-            "weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}}}}),
+            "weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 32}}}}),
             ["nvfp4-pack-quantized", "float of 4 bits"],
         ),
         (
@@ -288,6 +289,17 @@ fn what_is_announced_of_quantised_weights_is_known() {
         (json!({"quant_method": "fp8", "activation_scheme": "static"}), TensorLayout::Fp8, QuantFormat::Fp8Block128),
         (json!({"quant_method": "fbgemm_fp8"}), TensorLayout::Fp8, QuantFormat::Fp8Block128),
         (json!({"quant_method": "modelopt", "quant_algo": "FP8"}), TensorLayout::Fp8, QuantFormat::Fp8Block128),
+        (json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}), TensorLayout::ModelOpt, QuantFormat::Nvfp4),
+        (
+            json!({"quant_method": "bitsandbytes", "_load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}),
+            TensorLayout::Bitsandbytes,
+            QuantFormat::BF16,
+        ),
+        (
+            compressed("nvfp4-pack-quantized", &weights(4, "float", "tensor_group", json!({"group_size": 16}))),
+            TensorLayout::CompressedTensors,
+            QuantFormat::Nvfp4,
+        ),
         (
             compressed("float-quantized", &weights(8, "float", "tensor", json!({}))),
             TensorLayout::CompressedTensors,
@@ -376,9 +388,12 @@ fn what_modelopt_says_in_a_file_of_its_own_is_read() {
     assert!(ModelConfig::open(dir.path(), None).unwrap().is_fp8());
     let off = json!({"quantization_config": null});
     assert!(!ModelConfig::open(dir.path(), off.as_object()).unwrap().is_fp8());
-    write("hf_quant_config.json", &json!({"quantization": {"quant_algo": "NVFP4"}}));
+    write("hf_quant_config.json", &json!({"quantization": {"quant_algo": "NVFP4", "group_size": 16}}));
+    let nvfp4 = ModelConfig::open(dir.path(), None).unwrap().quantization.unwrap();
+    assert_eq!((nvfp4.layout, nvfp4.format), (TensorLayout::ModelOpt, QuantFormat::Nvfp4));
+    write("hf_quant_config.json", &json!({"quantization": {"quant_algo": "NVFP4_AWQ"}}));
     let error = ModelConfig::open(dir.path(), None).unwrap_err().to_string();
-    assert!(error.contains("NVFP4") && error.contains("--quantization"), "{error}");
+    assert!(error.contains("NVFP4_AWQ") && error.contains("--quantization"), "{error}");
 }
 
 #[test]

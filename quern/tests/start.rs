@@ -248,14 +248,14 @@ fn what_config_json_rules_out_is_refused_before_weights_are_fetched() {
     };
     let outfile = tempfile::tempdir().unwrap();
     let outfile = outfile.path().join("x.gguf").display().to_string();
-    let nf4 = with("quantization_config", serde_json::json!({"quant_method": "bitsandbytes", "load_in_4bit": true}));
+    let int8 = with("quantization_config", serde_json::json!({"quant_method": "bitsandbytes", "load_in_8bit": true}));
     for (config, arguments, part) in [
-        (nf4.clone(), vec!["serve", "--model", "x/y"], "bitsandbytes"),
-        (nf4.clone(), vec!["serve", "x/y"], "bitsandbytes"),
-        (nf4.clone(), vec!["serve", "-hf", "x/y"], "bitsandbytes"),
-        (nf4.clone(), vec!["convert", "--model", "x/y", "--outfile", &outfile], "bitsandbytes"),
-        (nf4.clone(), vec!["bench", "offline", "--model", "x/y"], "bitsandbytes"),
-        (nf4, vec!["bench", "offline", "x/y"], "bitsandbytes"),
+        (int8.clone(), vec!["serve", "--model", "x/y"], "bitsandbytes"),
+        (int8.clone(), vec!["serve", "x/y"], "bitsandbytes"),
+        (int8.clone(), vec!["serve", "-hf", "x/y"], "bitsandbytes"),
+        (int8.clone(), vec!["convert", "--model", "x/y", "--outfile", &outfile], "bitsandbytes"),
+        (int8.clone(), vec!["bench", "offline", "--model", "x/y"], "bitsandbytes"),
+        (int8, vec!["bench", "offline", "x/y"], "bitsandbytes"),
         (
             with("architectures", serde_json::json!(["Qwen3NextForCausalLM"])),
             vec!["serve", "--model", "x/y"],

@@ -9,8 +9,11 @@ pub enum TensorLayout {
     /// `weight` in E4M3 with a scale for each 128 × 128, each row or the matrix. Every other layout may hold such
     /// matrices too.
     Fp8,
-    /// `weight_packed` of compressed-tensors: integers, or E2M1 with a power of two for each 32 (MXFP4).
+    /// `weight_packed` of compressed-tensors: integers, or E2M1 with a power of two for each 32 (MXFP4) or an E4M3 for
+    /// each 16 (NVFP4).
     CompressedTensors,
+    /// `weight` of ModelOpt in bytes of two E2M1, with an E4M3 for each 16 (NVFP4).
+    ModelOpt,
     /// `qweight` of AutoAWQ's `gemm`: integers, eight interleaved rows a word.
     Awq,
     /// `qweight` of GPTQ: integers, eight (or four) columns a word.
@@ -22,6 +25,8 @@ pub enum TensorLayout {
     },
     /// `weight`, `scales` and `biases` of MLX.
     Mlx,
+    /// `weight` of bitsandbytes: places in a list of sixteen numbers (NF4).
+    Bitsandbytes,
 }
 
 /// The quantised matrices of a checkpoint.

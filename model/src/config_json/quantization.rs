@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use quern_backend::QuantFormat;
+use quern_backend::{DType, QuantFormat};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -11,8 +11,8 @@ use crate::{
     json_file::read_object,
 };
 
-/// What a config says of quantised weights, if it says anything.
-pub(super) fn read(fields: &Fields<'_>) -> Result<Option<Quantization>, ConfigError> {
+/// What a config says of quantised weights, if it says anything; `dtype` is what it says of others.
+pub(super) fn read(fields: &Fields<'_>, dtype: DType) -> Result<Option<Quantization>, ConfigError> {
     let Some(config) = fields.object("quantization_config")? else {
         // MLX's own name for it, beside which it writes the usual one only lately.
         let mlx = fields.object("quantization")?;
@@ -24,14 +24,18 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Option<Quantization>, ConfigEr
         Some("fbgemm_fp8") => {
             Quantization { has_row_scales: true, ..Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128) }
         }
-        Some("modelopt") if named("quant_algo").is_some_and(Foreign::serves_modelopt) => Quantization {
+        Some("modelopt") if named("quant_algo").is_some_and(Foreign::modelopt_is_fp8) => Quantization {
             has_row_scales: named("quant_algo").is_some_and(Foreign::modelopt_has_row_scales),
             ..Quantization::of(TensorLayout::Fp8, QuantFormat::Fp8Block128)
         },
+        Some("modelopt") if named("quant_algo").is_some_and(Foreign::modelopt_is_nvfp4) => {
+            Quantization::of(TensorLayout::ModelOpt, QuantFormat::Nvfp4)
+        }
         Some("compressed-tensors") => compressed_tensors(config)?,
         Some("awq") => awq(config)?,
         Some("gptq") => gptq(config)?,
         Some("auto-round") => auto_round(config)?,
+        Some("bitsandbytes") => bitsandbytes(config, dtype)?,
         None if config.get("bits").is_some() => mlx(config, "quantization_config.quant_method is absent")?,
         _ => return Err(Foreign::method(config).into()),
     };
@@ -140,6 +144,9 @@ fn compressed(weights: &Map<String, Value>, format: Option<&str>) -> Option<Quan
                 .then_some(QuantFormat::Fp8Block128)
         }
         ("float", 4, Some("group")) if symmetric && format == Some("mxfp4-pack-quantized") => Some(QuantFormat::Mxfp4),
+        ("float", 4, Some("tensor_group")) if symmetric && format == Some("nvfp4-pack-quantized") => {
+            (group_size(weights) == Some(16)).then_some(QuantFormat::Nvfp4)
+        }
         ("int", 4, Some("group" | "channel" | "tensor")) if packed("pack-quantized") => {
             Some(if symmetric { QuantFormat::Q4_0 } else { QuantFormat::Q5_0 })
         }
@@ -216,6 +223,19 @@ fn auto_round(config: &Map<String, Value>) -> Result<Quantization, ConfigError> 
         _ if packing.contains("gptq") && !packing.contains("gptqmodel") => gptq_layout(config, "auto-round", 1),
         _ => gptq_layout(config, "auto-round", 0),
     }
+}
+
+/// Of bitsandbytes, what is stored in 4 bits as NF4.
+fn bitsandbytes(config: &Map<String, Value>, dtype: DType) -> Result<Quantization, ConfigError> {
+    let four = ["load_in_4bit", "_load_in_4bit"].iter().any(|field| config.get(*field) == Some(&json!(true)));
+    let kind = config.get("bnb_4bit_quant_type").and_then(Value::as_str).unwrap_or("fp4");
+    if !four || kind != "nf4" {
+        let what = if four { format!("bitsandbytes, {kind}") } else { "bitsandbytes, 8 bits".into() };
+        let seen =
+            "quantization_config.quant_method = bitsandbytes; of it, 4 bits with bnb_4bit_quant_type nf4 are served";
+        return Err(other(what, seen));
+    }
+    Ok(Quantization::of(TensorLayout::Bitsandbytes, QuantFormat::plain(dtype)))
 }
 
 /// What MLX writes into either of its two fields; `seen` names it.

@@ -3,6 +3,7 @@
 
 use super::{
     TensorProblem,
+    nf4::Nf4,
     tensor::{Named, wrong},
 };
 
@@ -15,6 +16,10 @@ pub(super) enum ContentCheck<'a> {
     InOrder { index: Named<'a>, group: usize },
     /// The sizes of the matrix.
     Sizes { stored: Named<'a>, sizes: [usize; 2] },
+    /// The state of a matrix of bitsandbytes.
+    Nf4(Nf4<'a>),
+    /// A number that others are multiplied or divided by.
+    Factor { factor: Named<'a>, divides: bool },
 }
 
 /// What to do with columns in another order.
@@ -45,6 +50,15 @@ impl ContentCheck<'_> {
                     let problem = wrong(index, "groups of columns that follow one another");
                     let found = "another order (act-order, `desc_act`)".into();
                     TensorProblem { found, ..problem }.mended_by(ACT_ORDER)
+                })
+            }
+            Self::Nf4(nf4) => nf4.problem(),
+            Self::Factor { factor: (name, tensor), divides } => {
+                let number = tensor.bytes.as_chunks().0.first().map(|bytes| f32::from_le_bytes(*bytes))?;
+                let usable = if divides { number.recip().is_normal() } else { number.is_finite() };
+                (!usable).then(|| {
+                    let expected = if divides { "a number to divide by" } else { "a number" };
+                    TensorProblem::tensor(&tensor.file, name, expected, format!("{number:e}")).broken()
                 })
             }
             Self::Sizes { stored: (name, tensor), sizes } => {

@@ -50,7 +50,8 @@ impl DummyWeights {
             ((tensor.role, tensor.layer), formats)
         };
         let matrices = network.tensors().iter().filter(|tensor| matches!(tensor.shape, Shape::Matrix(..)));
-        let all_formats = quantised.into_iter().chain([QuantFormat::BF16]).collect();
+        let other = quantised.filter(|format| *format != QuantFormat::BF16);
+        let all_formats = other.into_iter().chain([QuantFormat::BF16]).collect();
         let mut weights = Self { formats: matrices.map(formats).collect(), all_formats, num_bytes: 0 };
         let bytes = |tensor: &TensorSpec| match tensor.shape {
             Shape::Matrix(rows, cols) => {
@@ -96,10 +97,9 @@ impl WeightSource for DummyWeights {
                     QuantFormat::Fp8Block128 => {
                         bytes.iter_mut().zip(values).for_each(|(byte, x)| *byte = encode_e4m3(x / FP8_SCALE));
                     }
-                    _ => {
-                        let pairs = bytes.as_chunks_mut().0.iter_mut();
-                        pairs.zip(values).for_each(|(pair, x)| *pair = bf16::from_f32(x).to_le_bytes());
-                    }
+                    QuantFormat::F32 => put_each(bytes, values, f32::to_le_bytes),
+                    QuantFormat::F16 => put_each(bytes, values, |x| f16::from_f32(x).to_le_bytes()),
+                    _ => put_each(bytes, values, |x| bf16::from_f32(x).to_le_bytes()),
                 }
             }
         });
@@ -146,6 +146,10 @@ impl WeightSource for DummyWeights {
     }
 }
 
+fn put_each<const N: usize>(bytes: &mut [u8], values: impl Iterator<Item = f32>, stored: impl Fn(f32) -> [u8; N]) {
+    bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(bytes, x)| *bytes = stored(x));
+}
+
 /// Bytes of a matrix once loaded, with the scales beside it.
 fn bytes_of(format: QuantFormat, rows: usize, cols: usize) -> u64 {
     let scales = match format {
@@ -170,6 +174,8 @@ fn random_blocks(format: QuantFormat, seed: u64, from: u64, bytes: &mut [u8]) {
             *byte = (uniform(seed, i).to_bits() >> 8) as u8;
         }
         match blocks.halves.count() {
+            // E4M3 of numbers up to 6 * 2^-8.
+            0 if format == QuantFormat::Nvfp4 => block[..4].fill(2),
             // The exponent of numbers up to 6 * 2^-7.
             0 => block[0] = 120,
             count => (0..count).zip([scale, least]).for_each(|(i, half)| blocks.halves.set(block, i, half.to_bits())),

@@ -10,6 +10,8 @@ mod fill;
 mod int_groups;
 pub mod mapping;
 mod mxfp4;
+mod nf4;
+mod nvfp4;
 pub mod quantised;
 pub mod recipe;
 pub mod safetensors;

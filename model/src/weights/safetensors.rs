@@ -32,7 +32,7 @@ use crate::{
 const SET_ASIDE: [(&[&str], &str); 3] = [
     (&["rotary_emb.inv_freq"], "the angles of positions follow from config.json"),
     (&[".k_scale", ".v_scale"], "keys and values are stored without scales"),
-    (&[".input_scale"], "inputs of products are not rounded to FP8"),
+    (&[".input_scale", ".input_global_scale"], "inputs of products are not rounded to FP8 or FP4"),
 ];
 
 /// A checkpoint's tensors, verified against a config.

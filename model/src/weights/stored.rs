@@ -6,13 +6,15 @@ use std::{
     ops::Range,
 };
 
-use quern_backend::{DType, PackedMatrix, QuantFormat};
+use quern_backend::{DType, PackedMatrix, QuantFormat, SharedBytes};
 
 use super::{
     TensorProblem,
     contents::{ACT_ORDER, ContentCheck},
     int_groups::{BLOCK, IntGroups, Offset, Order, PerGroup, Zeros},
     mxfp4::Mxfp4,
+    nf4::{self, Nested, Nf4},
+    nvfp4::{self, Nvfp4},
     tensor::{Named, Tensor, floats, wrong},
 };
 use crate::{
@@ -49,6 +51,10 @@ pub(super) enum StoredEncoding<'a> {
     Ints(IntGroups<'a>),
     /// To be written as blocks.
     Mxfp4(Mxfp4<'a>),
+    /// To be written as blocks.
+    Nvfp4(Nvfp4<'a>),
+    /// To be written number by number.
+    Nf4(Nf4<'a>),
 }
 
 impl StoredMatrix<'_> {
@@ -59,6 +65,8 @@ impl StoredMatrix<'_> {
             StoredEncoding::Fp8 { .. } => QuantFormat::Fp8Block128,
             StoredEncoding::Ints(ints) => ints.format,
             StoredEncoding::Mxfp4(_) => QuantFormat::Mxfp4,
+            StoredEncoding::Nvfp4(_) => QuantFormat::Nvfp4,
+            StoredEncoding::Nf4(nf4) => nf4.format(),
         }
     }
 
@@ -87,7 +95,11 @@ impl StoredMatrix<'_> {
         match self.encoding {
             StoredEncoding::Fp8 { scales, .. } if has_a_scale_a_row(self.rows, scales) => Some(1),
             StoredEncoding::Fp8 { .. } => Some(QuantFormat::FP8_BLOCK),
-            StoredEncoding::Plain(..) | StoredEncoding::Ints(_) | StoredEncoding::Mxfp4(_) => None,
+            StoredEncoding::Plain(..)
+            | StoredEncoding::Ints(_)
+            | StoredEncoding::Mxfp4(_)
+            | StoredEncoding::Nvfp4(_)
+            | StoredEncoding::Nf4(_) => None,
         }
     }
 
@@ -115,7 +127,9 @@ impl StoredMatrix<'_> {
                     (scales, _) => PackedMatrix::fp8(rows, cols, bytes, scales.into()),
                 })
             }
-            StoredEncoding::Ints(_) | StoredEncoding::Mxfp4(_) => None,
+            StoredEncoding::Ints(_) | StoredEncoding::Mxfp4(_) | StoredEncoding::Nvfp4(_) | StoredEncoding::Nf4(_) => {
+                None
+            }
         }
     }
 
@@ -128,7 +142,18 @@ impl StoredMatrix<'_> {
         match &self.encoding {
             StoredEncoding::Ints(ints) => ints.fill(first, cols, out),
             StoredEncoding::Mxfp4(mxfp4) => mxfp4.fill(first, cols, out),
+            StoredEncoding::Nvfp4(nvfp4) => nvfp4.fill(first, cols, out),
+            StoredEncoding::Nf4(nf4) => nf4.fill(first, cols, out),
             StoredEncoding::Plain(..) | StoredEncoding::Fp8 { .. } => unreachable!("it is computed with as it lies"),
+        }
+    }
+
+    /// The matrix that was written anew: these `bytes` of its encoding, `rows` × `cols` of it.
+    pub(super) fn written(&self, rows: usize, cols: usize, bytes: SharedBytes) -> PackedMatrix {
+        let written = PackedMatrix::plain(self.format(), rows, cols, bytes);
+        match &self.encoding {
+            StoredEncoding::Nvfp4(nvfp4) => written.scaled_by(nvfp4.factor()),
+            _ => written,
         }
     }
 
@@ -137,6 +162,8 @@ impl StoredMatrix<'_> {
         match &self.encoding {
             StoredEncoding::Ints(ints) => ints.codes.bytes.release(),
             StoredEncoding::Mxfp4(mxfp4) => mxfp4.codes.bytes.release(),
+            StoredEncoding::Nvfp4(nvfp4) => nvfp4.codes.bytes.release(),
+            StoredEncoding::Nf4(nf4) => nf4.codes.bytes.release(),
             StoredEncoding::Plain(..) | StoredEncoding::Fp8 { .. } => {}
         }
     }
@@ -167,9 +194,22 @@ impl<'a> Lookup<'a> {
     pub(super) fn parts(&self, weight: &str) -> impl Iterator<Item = String> {
         let parts: &[&str] = match self.quantization.map(|quantization| quantization.layout) {
             None | Some(TensorLayout::Fp8) => &[],
-            Some(TensorLayout::CompressedTensors) => {
-                &["weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"]
-            }
+            Some(TensorLayout::CompressedTensors) => &[
+                "weight_packed",
+                "weight_scale",
+                "weight_global_scale",
+                "weight_shape",
+                "weight_zero_point",
+                "weight_g_idx",
+            ],
+            Some(TensorLayout::ModelOpt) => &["weight_scale", "weight_scale_2"],
+            Some(TensorLayout::Bitsandbytes) => &[
+                "weight.absmax",
+                "weight.quant_map",
+                "weight.nested_absmax",
+                "weight.nested_quant_map",
+                "weight.quant_state.bitsandbytes__nf4",
+            ],
             Some(TensorLayout::Awq | TensorLayout::Gptq { .. }) => &["qweight", "qzeros", "scales", "g_idx"],
             Some(TensorLayout::Mlx) => &["scales", "biases"],
         };
@@ -186,6 +226,12 @@ impl<'a> Lookup<'a> {
             (Some(TensorLayout::Mlx), Some((name, tensor))) if tensor.dtype == "U32" => shape.mlx((name, tensor)),
             (Some(TensorLayout::CompressedTensors), Some((name, tensor))) if tensor.dtype == "I8" => {
                 shape.signed_bytes((name, tensor))
+            }
+            (Some(TensorLayout::ModelOpt), Some((name, tensor))) if tensor.dtype == "U8" => {
+                shape.nvfp4((name, tensor), "weight_scale_2", false)
+            }
+            (Some(TensorLayout::Bitsandbytes), Some((name, tensor))) if tensor.dtype == "U8" => {
+                shape.nf4((name, tensor))
             }
             (_, Some((name, tensor))) => self.plain((name, tensor), rows, cols),
             (Some(TensorLayout::CompressedTensors), None) if shape.part("weight_packed").is_some() => shape.packed(),
@@ -288,8 +334,10 @@ impl<'a> ModuleParts<'_, 'a> {
     fn packed(&self) -> LookupResult<'a> {
         let codes = self.required("weight_packed")?;
         let scales = self.required("weight_scale")?;
-        if codes.1.dtype == "U8" && scales.1.dtype == "U8" {
-            return self.mxfp4(codes, scales, 2);
+        match (codes.1.dtype.as_str(), scales.1.dtype.as_str()) {
+            ("U8", "U8") => return self.mxfp4(codes, scales, 2),
+            ("U8", "F8_E4M3") => return self.nvfp4(codes, "weight_global_scale", true),
+            _ => {}
         }
         let bits = self.bits(codes, &[self.rows, 0], "I32")?;
         let groups = self.groups(scales, [self.rows, 0])?;
@@ -388,6 +436,58 @@ impl<'a> ModuleParts<'_, 'a> {
         let encoding = StoredEncoding::Mxfp4(mxfp4);
         let names = vec![codes.0, exponents.0];
         Ok(StoredMatrix { rows: self.rows, cols: self.cols, encoding, names, checks: Vec::new() })
+    }
+
+    /// Two numbers of 4 bits a byte, their scales, and the number `factor` for all of them.
+    fn nvfp4(&self, codes: Named<'a>, factor: &str, divides: bool) -> LookupResult<'a> {
+        let (scales, factor) = (self.required("weight_scale")?, self.required(factor)?);
+        if !self.cols.is_multiple_of(nvfp4::BLOCK) {
+            return Err(vec![wrong(codes, "rows of a multiple of 64 numbers")]);
+        }
+        expect(codes, &[self.rows, self.cols / 2], "U8")?;
+        expect(scales, &[self.rows, self.cols / nvfp4::GROUP], "F8_E4M3")?;
+        let one = factor.1.shape.iter().product::<u64>() == 1;
+        if !one || factor.1.dtype != "F32" {
+            return Err(vec![wrong(factor, "one F32")]);
+        }
+        let (cols, scales_name) = (self.cols, scales.0);
+        let nvfp4 = Nvfp4 { cols, codes: codes.1, scales: scales.1, scales_name, factor: factor.1, divides };
+        let (encoding, names) = (StoredEncoding::Nvfp4(nvfp4), vec![codes.0, scales.0, factor.0]);
+        // Reading it here would ask for the file's bytes whenever a matrix is looked up.
+        let checks = vec![ContentCheck::Factor { factor, divides }];
+        Ok(StoredMatrix { rows: self.rows, cols, encoding, names, checks })
+    }
+
+    /// Places in a list of sixteen, two a byte, and factors of blocks.
+    fn nf4(&self, codes: Named<'a>) -> LookupResult<'a> {
+        let (map, factors) = (self.required("weight.quant_map")?, self.required("weight.absmax")?);
+        let state = self.required("weight.quant_state.bitsandbytes__nf4")?;
+        let (rows, cols) = (self.rows, self.cols);
+        self.whole_blocks(codes)?;
+        expect(codes, &[rows * cols / 2, 1], "U8")?;
+        expect(map, &[16], "F32")?;
+        let blocks = (rows * cols).div_ceil(nf4::BLOCK);
+        let mut names = vec![codes.0, map.0, factors.0, state.0];
+        let nested = match factors.1.dtype.as_str() {
+            "U8" => {
+                let map = self.required("weight.nested_quant_map")?;
+                let outer = self.required("weight.nested_absmax")?;
+                expect(factors, &[blocks], "U8")?;
+                expect(map, &[256], "F32")?;
+                expect(outer, &[blocks.div_ceil(nf4::NESTED_BLOCK)], "F32")?;
+                names.extend([map.0, outer.0]);
+                Some(Nested { map: map.1, factors: outer.1 })
+            }
+            _ => {
+                expect(factors, &[blocks], "F32")?;
+                None
+            }
+        };
+        let element = self.lookup.quantization.and_then(|quantization| quantization.format.element());
+        let dtype = element.unwrap_or(DType::BF16);
+        let nf4 = Nf4 { cols, dtype, codes: codes.1, map: map.1, factors: factors.1, nested, state };
+        let checks = vec![ContentCheck::Nf4(nf4)];
+        Ok(StoredMatrix { rows, cols, encoding: StoredEncoding::Nf4(nf4), names, checks })
     }
 
     fn zeros_of_groups(&self, (name, tensor): Named<'a>, bits: usize, interleaved: bool, added: u8) -> Offset<'a> {

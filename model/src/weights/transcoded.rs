@@ -42,7 +42,7 @@ pub(super) fn loaded(
         None => {
             matrix.release();
             let bytes = SharedBytes::new(Arc::new(buffers.next().expect("a buffer for each that was written")));
-            let written = PackedMatrix::plain(matrix.format(), rows.len(), wider.len(), bytes);
+            let written = matrix.written(rows.len(), wider.len(), bytes);
             written.part(0..rows.len(), cols.start - wider.start..cols.end - wider.start)
         }
     };

@@ -11,7 +11,9 @@ time; what the numbers mean is written down beside it, in float32, and packed.js
 
 Formulas: compressed-tensors `pack_to_int32` (signed integers shifted up by 2^(bits-1), first column lowest; zero points
 packed along rows), AutoAWQ `WQLinear_GEMM.from_linear` (order 0, 2, 4, 6, 1, 3, 5, 7), GPTQ `QuantLinear.pack` (columns
-lowest first; zero points less one in format v1), mlx.core `dequantize` (q * scale + bias), OCP Microscaling 1.0 (E2M1).
+lowest first; zero points less one in format v1), mlx.core `dequantize` (q * scale + bias), OCP Microscaling 1.0 (E2M1),
+ModelOpt's NVFP4 (E2M1 * (scale * scale_2)) and that of compressed-tensors, whose number divides: as in vLLM, by way of its
+reciprocal; bitsandbytes `dequantize_4bit` (the sixteen times a block's factor, rounded to the type of the state).
 """
 
 import hashlib
@@ -266,6 +268,64 @@ def mxfp4():
     return c
 
 
+def nvfp4(name, quantization, codes_name, factor_name, divides):
+    c = Checkpoint(name, quantization, inner=128)
+    for module, (rows, cols) in c.matrices():
+        r = rng(name, module)
+        codes = r.integers(0, 16, (rows, cols))
+        scales = r.uniform(0, 2, (rows, cols // 16)).astype(F8)
+        size = F32(0.4 / np.sqrt(cols) * r.uniform(0.5, 1.5))
+        stored = F32(1) / size if divides else size
+        factor = F32(1) / stored if divides else stored
+        c.numbers[module] = E2M1[codes] * (factor * scales.astype(F32))[:, np.arange(cols) // 16]
+        # The kernels' codebook knows one zero.
+        c.numbers[module][codes == 8] = 0
+        c.tensors[f"{module}.{codes_name}"] = (codes[:, ::2] | codes[:, 1::2] << 4).astype(np.uint8)
+        c.tensors[module + ".weight_scale"] = scales
+        c.tensors[f"{module}.{factor_name}"] = np.array([stored], F32) if divides else np.array(stored, F32)
+        c.tensors[module + (".input_global_scale" if divides else ".input_scale")] = np.array(0.5, F32)
+    return c
+
+
+def nvfp4_groups():
+    weights = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": 16,
+               "dynamic": False}
+    inputs = weights | {"dynamic": "local"}
+    return {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "ignore": ["lm_head"],
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}}}
+
+
+NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+                -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634,
+                0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1], F32)
+
+
+def nf4(name, nested, dtype, kind):
+    c = Checkpoint(name, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+                          "bnb_4bit_use_double_quant": nested}, dtype=dtype)
+    for module, (rows, cols) in c.matrices():
+        r, blocks = rng(name, module), rows * cols // 64
+        codes, size = r.integers(0, 16, rows * cols), 1 / np.sqrt(cols)
+        state = {"quant_type": "nf4", "blocksize": 64, "dtype": kind, "shape": [rows, cols]}
+        weight = module + ".weight"
+        if nested:
+            places, outer = r.integers(0, 256, blocks), (size * r.uniform(0.5, 1, -(-blocks // 256))).astype(F32)
+            table, offset = np.sort(r.uniform(-1, 1, 256)).astype(F32), F32(size * 1.1)
+            factors = table[places] * outer[np.arange(blocks) // 256] + offset
+            state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": float(offset)}
+            c.tensors[weight + ".absmax"] = places.astype(np.uint8)
+            c.tensors[weight + ".nested_absmax"], c.tensors[weight + ".nested_quant_map"] = outer, table
+        else:
+            factors = (size * r.uniform(0.5, 1.5, blocks)).astype(F32)
+            c.tensors[weight + ".absmax"] = factors
+        values = (NF4[codes] * factors[np.arange(rows * cols) // 64]).astype(dtype)
+        c.numbers[module] = values.astype(F32).reshape(rows, cols)
+        c.tensors[weight] = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)[:, None]
+        c.tensors[weight + ".quant_map"] = NF4
+        c.tensors[weight + ".quant_state.bitsandbytes__nf4"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    return c
+
+
 def fp8(name, quantization, scale_of, suffix="weight_scale", inner=INNER):
     c = Checkpoint(name, quantization, inner=inner)
     for module, (rows, cols) in c.matrices():
@@ -304,6 +364,11 @@ MADE = [
         lambda r, rows, cols, size: np.array(size * r.uniform(0.5, 1.5), F32)),
     fp8("fp8-row", fp8_groups("channel"),
         lambda r, rows, cols, size: (size * r.uniform(0.5, 1.5, (rows, 1))).astype(BF16)),
+    nvfp4("modelopt-nvfp4", {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]},
+          "weight", "weight_scale_2", False),
+    nvfp4("ct-nvfp4", nvfp4_groups(), "weight_packed", "weight_global_scale", True),
+    nf4("bnb-nf4", False, BF16, "bfloat16"),
+    nf4("bnb-nf4-nested", True, F16, "float16"),
     # Matrices of several blocks: with one, every shape is one number.
     fp8("fp8-block", {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"},
         lambda r, rows, cols, size: (size * r.uniform(0.5, 1.5, (-(-rows // 128), 1, -(-cols // 128), 1))).astype(F32),
