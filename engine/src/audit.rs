@@ -1,7 +1,5 @@
 //! [`Scheduler::check`]: every page has exactly one owner (invariant I5).
 
-use std::collections::BTreeMap;
-
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
@@ -31,9 +29,9 @@ impl Scheduler {
     /// If not, naming the page.
     pub fn check(&self) {
         self.cache.check();
-        let mut owners: BTreeMap<u32, &str> = BTreeMap::new();
+        let mut owners: Vec<Option<&str>> = vec![None; self.pool.total()];
         let mut own = |page: u32, owner| {
-            if let Some(other) = owners.insert(page, owner) {
+            if let Some(other) = owners[page as usize].replace(owner) {
                 panic!("page {page} is owned by {owner} and by {other}");
             }
         };
@@ -46,7 +44,8 @@ impl Scheduler {
             sequence.pages[sequence.num_shared..].iter().for_each(|&page| own(page, "a sequence"));
             assert!(sequence.lock.is_some() || sequence.pages.is_empty(), "{}: pages without a lock", sequence.id);
         }
-        assert_eq!(owners.len(), self.pool.total(), "free + cached + private pages, of all");
+        let owned = owners.iter().flatten().count();
+        assert_eq!(owned, self.pool.total(), "free + cached + private pages, of all");
         assert_eq!(locks, self.cache.num_locks(), "locks that sequences hold, of those that are out");
         let waiting_tokens: usize = self.waiting.iter().map(|key| self.sequences[&key].tokens.len()).sum();
         assert_eq!(waiting_tokens, self.waiting_tokens, "tokens that wait");

@@ -217,26 +217,31 @@ impl RadixCache {
     /// # Panics
     /// If a count is wrong, naming it.
     pub fn check(&self) {
-        let nodes = || self.nodes.iter().enumerate().filter_map(|(id, node)| Some((id, node.as_ref()?)));
-        let paged = || nodes().filter(|(_, n)| n.page.is_some());
-        assert_eq!(paged().count(), self.num_pages, "cached pages");
-        assert_eq!(paged().filter(|(_, n)| n.lock_count > 0).count(), self.num_protected, "protected pages");
-        for (id, node) in nodes() {
-            let below: usize = node.children.values().map(|&child| self.node(child).lock_count).sum();
-            assert!(node.lock_count >= below, "node {id}: {} locks at or below, {below} below", node.lock_count);
+        let (mut paged, mut protected, mut evictable) = (0, 0, 0);
+        for (id, node) in self.nodes.iter().enumerate().filter_map(|(id, node)| Some((id, node.as_ref()?))) {
+            paged += usize::from(node.page.is_some());
+            protected += usize::from(node.page.is_some() && node.lock_count > 0);
             let parent_verified = node.parent.is_none_or(|parent| self.node(parent).verified);
             assert!(parent_verified || !node.verified, "node {id} is verified and what it continues is not");
-            let listed = self.evictable_leaves.contains(&(node.last_used, id));
-            assert_eq!(self.is_evictable_leaf(id), listed, "node {id}: evictable and listed as such");
-            for (edge, &child) in &node.children {
-                assert_eq!(self.node(child).parent, Some(id), "parent of node {child}");
-                assert_eq!(&self.node(child).edge, edge, "edge of node {child}");
+            let mut below = 0;
+            for (edge, &child_id) in &node.children {
+                let child = self.node(child_id);
+                below += child.lock_count;
+                assert_eq!(child.parent, Some(id), "parent of node {child_id}");
+                assert_eq!(&child.edge, edge, "edge of node {child_id}");
+            }
+            assert!(node.lock_count >= below, "node {id}: {} locks at or below, {below} below", node.lock_count);
+            if self.is_evictable_leaf(id) {
+                evictable += 1;
+                assert!(self.evictable_leaves.contains(&(node.last_used, id)), "node {id}: evictable and not listed");
             }
         }
+        assert_eq!(paged, self.num_pages, "cached pages");
+        assert_eq!(protected, self.num_protected, "protected pages");
+        // Each is listed, so that as many mean that nothing else is.
+        assert_eq!(evictable, self.evictable_leaves.len(), "evictable leaves, of those listed");
         let locks: usize = self.roots.values().map(|&root| self.node(root).lock_count).sum();
         assert_eq!(locks, self.num_locks, "locks that are out");
-        let listed = nodes().filter(|&(id, _)| self.is_evictable_leaf(id)).count();
-        assert_eq!(listed, self.evictable_leaves.len(), "evictable leaves, of those listed");
     }
 
     /// The nodes along the longest cached prefix, without the root.
