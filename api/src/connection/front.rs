@@ -141,6 +141,8 @@ impl Desk {
     async fn receive<S: Socket>(&self, mut newcomer: Newcomer<S>, place: Place) {
         let look = timeout(self.front.read_timeout, newcomer.look(&self.front.root_path));
         let first = tokio::select! {
+            // A request that is there is answered, though room is wanted.
+            biased;
             looked = look => match looked {
                 Ok(Ok(first)) => first,
                 // It has gone, or it was too slow.
