@@ -86,12 +86,17 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    pub(crate) fn new(rng: &mut Rng) -> Self {
+    /// One for at most `longest` tokens.
+    pub(crate) fn new(rng: &mut Rng, longest: usize) -> Self {
         let api = *rng.pick(&Api::ALL);
         Self {
             api,
             prompt: Prompt::new(rng),
-            max_new: if rng.percent(80.0) { rng.between(1, 24) } else { rng.between(25, 90) },
+            max_new: if rng.percent(80.0) {
+                rng.between(1, longest.min(24))
+            } else {
+                rng.between(longest / 4, longest)
+            },
             streams: rng.percent(60.0),
             n: if matches!(api, Api::Generate | Api::Completions | Api::Chat) && rng.percent(10.0) { 2 } else { 1 },
             seed: rng.next() >> 12,

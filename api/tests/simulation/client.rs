@@ -1,6 +1,6 @@
 //! [`Client`]: asks, and now and then does what no client should.
 
-use std::{pin::pin, rc::Rc, time::Duration};
+use std::{pin::pin, rc::Rc, thread, time::Duration};
 
 use quern_engine::EngineState;
 use serde_json::json;
@@ -18,6 +18,9 @@ use crate::{
 
 /// Longest that any answer takes, in virtual time: the queue of a slow world, and a step that takes its time.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+
+/// Longest that threads which virtual time does not wait for may take, in the machine's time.
+const PREPARING: Duration = Duration::from_secs(60);
 
 /// Requests that a client remembers to send again.
 const REMEMBERED: usize = 6;
@@ -68,13 +71,17 @@ impl Client {
         }
         let mut ask = self.ask();
         let trick = self.rng.percent(self.world.swarm.client_faults).then(|| *self.rng.pick(Trick::ALL));
-        // Grammars are compiled by threads of their own. A client waits for them before time goes on, but not one that
-        // waits for a place.
-        let trick = trick.filter(|trick| *trick != Trick::BadGrammar || !self.world.swarm.is_tight);
-        if trick.is_some() {
+        // Grammars are compiled by threads of their own. A client waits for them before time goes on.
+        let trick = trick.filter(|trick| *trick != Trick::BadGrammar || self.is_heard_at_once());
+        if trick.is_some() || !self.is_heard_at_once() {
             ask.lift_constraint();
         }
         self.request(&ask, trick).await
+    }
+
+    /// Whether the server reads what is sent before time goes on: a new connection may wait to be accepted, or for a place.
+    fn is_heard_at_once(&self) -> bool {
+        self.wire.is_some() && !self.world.swarm.is_tight
     }
 
     /// Something new, or something that was asked before.
@@ -84,10 +91,7 @@ impl Client {
             ask.streams = self.rng.percent(60.0);
             return ask;
         }
-        let mut ask = Ask::new(&mut self.rng);
-        if self.world.swarm.is_tight {
-            ask.lift_constraint();
-        }
+        let ask = Ask::new(&mut self.rng, self.world.swarm.longest_output);
         if self.remembered.len() >= REMEMBERED {
             let index = self.rng.below(REMEMBERED);
             self.remembered.swap_remove(index);
@@ -114,6 +118,8 @@ impl Client {
             owner: self.owner(),
             struck: world.num_struck(),
             unaccepted: world.unaccepted.get(),
+            comes_in_pieces: trick == Some(Trick::Pieces)
+                || !world.is_accepting() && sending.head.len() > world.swarm.wire_bytes,
             was_serving: world.state.engine.metrics().state() == EngineState::Serving,
             may_abort,
             is_reused: false,
@@ -133,7 +139,6 @@ impl Client {
     async fn exchange(&mut self, sending: &Sending, settles: bool) -> Option<(Option<Response>, bool)> {
         let world = Rc::clone(&self.world);
         self.num_sent += 1;
-        world.tally.borrow_mut().requests += 1;
         let mut wire = match self.wire.take() {
             Some(wire) if !sending.wants_new_wire => wire,
             _ => world.connect(self.address())?,
@@ -153,6 +158,7 @@ impl Client {
                 } else if wire.send(piece).await.is_err() {
                     break;
                 }
+                world.wake_engine();
             }
             if sending.leaves {
                 return None;
@@ -166,12 +172,13 @@ impl Client {
                 // What prepares the request is a thread that virtual time does not wait for.
                 let settled = async {
                     let began = std::time::Instant::now();
-                    while (world.state.engine.num_alive() <= alive || sending.applies_commands)
-                        && began.elapsed() < Duration::from_secs(5)
-                    {
+                    while world.state.engine.num_alive() <= alive || sending.applies_commands {
+                        assert!(began.elapsed() < PREPARING, "{:?} is not read", sending.first_line());
                         if sending.applies_commands {
                             world.apply_commands();
                         }
+                        // Other worlds play meanwhile.
+                        thread::yield_now();
                         yield_now().await;
                     }
                 };
@@ -257,7 +264,7 @@ impl Client {
                 world.memory.borrow_mut().end_abort(&abort);
                 return goes_on;
             }
-            4 if !world.swarm.is_tight && !world.is_draining.get() => {
+            4 if self.is_heard_at_once() && !world.is_draining.get() => {
                 world.tally.borrow_mut().fault("the cache is flushed");
                 let sending =
                     Sending { applies_commands: true, ..Sending::plain("/flush_cache", admin_key, Vec::new()) };

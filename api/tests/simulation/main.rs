@@ -33,14 +33,24 @@ use std::{
     time::Instant,
 };
 
+use mimalloc::MiMalloc;
 use tally::Tally;
 use world::{Fault, World};
 
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 /// Requests of a world.
-const REQUESTS: usize = 400;
+const REQUESTS: usize = 1000;
 
 /// Worlds of a usual run.
-const WORLDS: u64 = 60;
+const WORLDS: u64 = 1060;
+
+/// What a usual run holds at least.
+const LEAST_REQUESTS: u64 = 1_000_000;
+const LEAST_FAULTS: u64 = 100_000;
+const LEAST_HOURS: f64 = 200.0;
 
 /// The seed of the first world.
 const FIRST: u64 = 1;
@@ -76,10 +86,11 @@ fn play(seeds: impl Iterator<Item = u64>) -> Tally {
 #[test]
 fn whatever_happens_each_request_ends_once_with_its_own_words() {
     let began = Instant::now();
+    let (seed, worlds) = (env("QUERN_SEED"), env("QUERN_SIM_WORLDS"));
     let first = env("QUERN_SIM_FIRST").unwrap_or(FIRST);
-    let tally = match env("QUERN_SEED") {
+    let tally = match seed {
         Some(seed) => play(std::iter::once(seed)),
-        None => play(first..first + env("QUERN_SIM_WORLDS").unwrap_or(WORLDS)),
+        None => play(first..first + worlds.unwrap_or(WORLDS)),
     };
     let hours = tally.seconds / 3600.0;
     eprintln!(
@@ -93,8 +104,12 @@ fn whatever_happens_each_request_ends_once_with_its_own_words() {
     );
     eprintln!("statuses: {:?}", tally.statuses);
     tally.faults.iter().for_each(|(kind, count)| eprintln!("{count:>8}  {kind}"));
-    if env("QUERN_SEED").is_none() {
+    if seed.is_none() {
         assert!(tally.compared > tally.requests / 2 && tally.faults.len() >= 25, "{tally:?}");
+    }
+    if (seed, worlds) == (None, None) {
+        let is_enough = tally.requests >= LEAST_REQUESTS && tally.num_faults() >= LEAST_FAULTS && hours >= LEAST_HOURS;
+        assert!(is_enough, "too few worlds");
     }
 }
 

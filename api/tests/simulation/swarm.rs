@@ -31,6 +31,8 @@ pub(crate) struct Swarm {
     pub(crate) is_doomed: bool,
     /// Mean time between two requests of a client.
     pub(crate) think_ms: f64,
+    /// Tokens of the longest output that is asked for.
+    pub(crate) longest_output: usize,
     /// Bytes that a connection holds on their way, each direction.
     pub(crate) wire_bytes: usize,
     pub(crate) step_ms: u64,
@@ -92,6 +94,7 @@ impl Swarm {
             engine_fault_ms: has_engine_faults.then_some(if is_doomed { 20_000.0 } else { 200_000.0 }),
             is_doomed,
             think_ms: *rng.pick(&[20.0, 400.0, 5_000.0, 60_000.0]),
+            longest_output: *rng.pick(&[6, 6, 24, 90]),
             wire_bytes: *rng.pick(&[64, 700, 4 << 10, 64 << 10]),
             step_ms: *rng.pick(&[5, 20, 20, 80]),
             is_tight,
@@ -115,6 +118,7 @@ impl Swarm {
             engine_fault_ms: None,
             is_doomed: false,
             think_ms: 100.0,
+            longest_output: 90,
             wire_bytes: 700,
             step_ms: 20,
             is_tight: false,

@@ -41,11 +41,11 @@ use crate::{
 /// What the wall clock shows at first, seconds since 1970.
 const NOON: u64 = 1_764_417_600;
 
-/// How often an engine without work looks for some, while a client waits for something.
+/// How often an engine without work looks for some while a client waits for something, besides whenever one sends.
 const IDLE_TICK_MS: u64 = 100;
 
-/// How often is looked whether enough requests have been sent.
-const LOOK_EVERY_MS: u64 = 500;
+/// How long the server accepts no connection after it could not accept one.
+const ACCEPT_PAUSE_MS: u64 = 100;
 
 /// Steps between two counts of every page.
 const CHECK_EVERY: u64 = 64;
@@ -138,7 +138,11 @@ pub(crate) struct World {
     engine: RefCell<Option<SteppedEngine>>,
     start: Instant,
     taken: RefCell<BTreeSet<u64>>,
+    /// Wakes an engine without work.
     wake: Notify,
+    /// So many requests are enough for a world that does not end by itself.
+    enough: u64,
+    has_enough: Notify,
     /// Requests that wait for an answer.
     open: Cell<usize>,
     /// The next step takes so much longer.
@@ -146,6 +150,8 @@ pub(crate) struct World {
     pub(crate) is_draining: Cell<bool>,
     /// Connections that could not be accepted: for each, one that costs no answer had to go.
     pub(crate) unaccepted: Cell<u64>,
+    /// Until when the server pauses for them.
+    accepts_from_ms: Cell<u64>,
     write_fault: Arc<Nth>,
     turn_fault: Nth,
 }
@@ -208,10 +214,13 @@ impl World {
             engine: RefCell::new(Some(engine)),
             taken: RefCell::default(),
             wake: Notify::new(),
+            enough: requests as u64 * 9 / 10,
+            has_enough: Notify::new(),
             open: Cell::new(0),
             slow_step_ms: Cell::new(0),
             is_draining: Cell::new(false),
             unaccepted: Cell::default(),
+            accepts_from_ms: Cell::default(),
             write_fault: Arc::new(Nth::new(if let Fault::Write(at) = fault { at } else { 0 })),
             turn_fault: Nth::new(if let Fault::Turn(at) = fault { at } else { 0 }),
             swarm,
@@ -226,15 +235,17 @@ impl World {
             let client = Client::new(Rc::clone(&world), index, rng.fork());
             clients.spawn_local(client.live(requests.div_ceil(world.swarm.clients)));
         }
-        let enough = requests as u64 * 9 / 10;
-        while world.swarm.ending == Ending::Idle || world.tally.borrow().requests < enough {
+        loop {
             tokio::select! {
                 biased;
                 ended = clients.join_next() => match ended {
                     Some(ended) => ended.unwrap_or_else(|panic| resume_unwind(panic.into_panic())),
                     None => break,
                 },
-                () = world.pause(LOOK_EVERY_MS) => {}
+                () = world.has_enough.notified(), if world.swarm.ending != Ending::Idle => {
+                    world.pause(1).await;
+                    break;
+                }
             }
         }
         match world.swarm.ending {
@@ -301,11 +312,25 @@ impl World {
         Some(Wire::new(ours))
     }
 
-    /// A request is on its way: the engine will have to look.
+    /// Whether the server accepts a connection at once.
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.now_ms() > self.accepts_from_ms.get()
+    }
+
+    /// A request is on its way.
     pub(crate) fn open(self: &Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
-        self.wake.notify_one();
+        let mut tally = self.tally.borrow_mut();
+        tally.requests += 1;
+        if tally.requests == self.enough {
+            self.has_enough.notify_one();
+        }
         Open(Rc::clone(self))
+    }
+
+    /// A piece of a request has been sent, with which there may be something for the engine to do.
+    pub(crate) fn wake_engine(&self) {
+        self.wake.notify_one();
     }
 
     /// Faults of the engine that have struck.
@@ -324,11 +349,10 @@ impl World {
     async fn drive(self: Rc<Self>) {
         let mut is_idle = true;
         loop {
-            if is_idle && self.open.get() == 0 && self.state.engine.num_alive() == 0 {
-                self.wake.notified().await;
+            if is_idle {
+                self.work().await;
             }
-            let slow = self.slow_step_ms.take();
-            self.pause(if is_idle { self.swarm.step_ms.min(IDLE_TICK_MS) } else { self.swarm.step_ms } + slow).await;
+            self.pause(self.swarm.step_ms + self.slow_step_ms.take()).await;
             let mut engine = self.engine.borrow_mut();
             let Some(running) = &mut *engine else { return };
             if self.turn_fault.strikes() {
@@ -350,6 +374,18 @@ impl World {
                     *engine = None;
                     return;
                 }
+            }
+        }
+    }
+
+    /// Until there may be something to do: a client has sent something, or what it sent before has become a request since,
+    /// when there was a place for its connection for instance.
+    async fn work(&self) {
+        while self.state.engine.num_alive() == 0 {
+            tokio::select! {
+                biased;
+                () = self.wake.notified() => return,
+                () = self.pause(IDLE_TICK_MS), if self.open.get() > 0 => {}
             }
         }
     }
@@ -388,6 +424,7 @@ impl World {
                     let Some(arrivals) = &*arrivals else { return };
                     let _ = arrivals.send(Err(failed));
                     self.unaccepted.set(self.unaccepted.get() + 1);
+                    self.accepts_from_ms.set(self.accepts_from_ms.get().max(self.now_ms()) + ACCEPT_PAUSE_MS + 1);
                     "accept fails"
                 }
                 _ => {
