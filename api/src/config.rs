@@ -7,7 +7,7 @@ use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::cross_origin::CrossOriginConfig;
+use crate::{cross_origin::CrossOriginConfig, protocol::body_memory::MAX_BODY_MEMORY};
 
 /// Everything that was decided for the API. Field names are those of the flags, as `/server_info` shows them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -66,6 +66,8 @@ pub struct ApiConfig {
     pub no_ui: bool,
     /// Largest request body, bytes.
     pub max_request_bytes: usize,
+    /// Memory that the bodies of all requests may take as values, bytes.
+    pub max_body_memory: usize,
     /// Most answers of `/v1/responses` that are kept for requests that go on from them; 0: none.
     pub response_store_entries: usize,
     /// Their size at most, bytes of JSON.
@@ -145,6 +147,7 @@ impl Default for ApiConfig {
             cross_origin: CrossOriginConfig::default(),
             no_ui: false,
             max_request_bytes: 32 << 20,
+            max_body_memory: MAX_BODY_MEMORY,
             response_store_entries: 1024,
             response_store_bytes: 64 << 20,
             max_connections: 1024,

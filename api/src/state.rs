@@ -144,7 +144,7 @@ impl AppState {
             model,
             eos_token_ids,
             chat_defaults,
-            bodies: BodyMemory::new(config.max_request_bytes),
+            bodies: BodyMemory::new(config.max_body_memory),
             keys: ApiKeys::new(&config),
             ids: Arc::default(),
             responses: ResponseStore::new(config.response_store_entries, config.response_store_bytes),

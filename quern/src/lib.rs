@@ -21,6 +21,7 @@ pub mod memory;
 pub mod model_files;
 pub mod models;
 pub mod progress;
+pub mod request_memory;
 pub mod resolve;
 pub mod roofline;
 pub mod serve;

@@ -27,13 +27,14 @@ impl Machine {
     /// Ask this machine.
     pub fn probe() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::probe_under(Path::new("/"), threads)
+        Self::probe_under(Path::new("/"), threads, getrlimit(Resource::As).current)
     }
 
     /// Read `proc` and `sys` under `root`. `threads`: hardware threads this process may run on at once,
-    /// quotas considered.
-    fn probe_under(root: &Path, threads: usize) -> Self {
-        let limits = cgroup_headroom(root);
+    /// quotas considered. `address_limit`: that of `ulimit -v`, bytes.
+    fn probe_under(root: &Path, threads: usize, address_limit: Option<u64>) -> Self {
+        let mut limits = cgroup_headroom(root);
+        limits.extend(address_limit.map(|limit| limit.saturating_sub(addresses_in_use(root))));
         let available_bytes = mem_available(root).into_iter().chain(limits).min();
         // Two threads of one core share its arithmetic units, so a worker per core is as fast and steadier.
         let cores = physical_cores(root).map_or(threads, |cores| cores.min(threads)).max(1);
@@ -148,6 +149,14 @@ fn mem_available(root: &Path) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// Addresses that this process has mapped, bytes; 0 where the system does not say.
+fn addresses_in_use(root: &Path) -> u64 {
+    let text = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map_or(0, |kib: u64| kib * 1024)
+}
+
 /// What is left below the memory limit of each control group this process is in, bytes.
 fn cgroup_headroom(root: &Path) -> Vec<u64> {
     let Ok(text) = fs::read_to_string(root.join("proc/self/cgroup")) else { return Vec::new() };
@@ -259,7 +268,7 @@ mod tests {
     }
 
     fn machine(files: &[(&str, &str)], threads: usize) -> Machine {
-        Machine::probe_under(root(files).path(), threads)
+        Machine::probe_under(root(files).path(), threads, None)
     }
 
     #[test]
@@ -293,6 +302,15 @@ mod tests {
     fn without_a_group_the_host_decides() {
         assert_eq!(machine(&[MEMINFO], 4), Machine { available_bytes: Some(8000 * 1024), cores: 4 });
         assert_eq!(machine(&[], 0), Machine { available_bytes: None, cores: 1 });
+    }
+
+    #[test]
+    fn a_limit_of_addresses_counts_less_what_is_mapped() {
+        let root = root(&[MEMINFO, ("proc/self/status", "VmPeak: 9 kB\nVmSize:\t  300 kB\n")]);
+        let available = |limit| Machine::probe_under(root.path(), 1, limit).available_bytes;
+        assert_eq!(available(Some(1000 * 1024)), Some(700 * 1024));
+        assert_eq!(available(Some(100 * 1024)), Some(0));
+        assert_eq!(available(Some(1 << 40)), Some(8000 * 1024));
     }
 
     #[test]

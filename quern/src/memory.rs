@@ -7,6 +7,8 @@ pub struct PoolDemand {
     pub available_bytes: Option<u64>,
     /// `--mem-fraction-static`: the share of it for weights and pool.
     pub fraction: f64,
+    /// Bytes that are neither weights' nor the pool's, whatever the share.
+    pub reserved_bytes: u64,
     /// Bytes of the weights. Mapped files count too: evicting their pages to disk would stop the server
     /// for seconds per token.
     pub weight_bytes: u64,
@@ -107,7 +109,8 @@ impl PoolDemand {
             None if self.max_total_tokens.is_some() => u64::MAX,
             None => return Err(PoolError::Unknown),
             Some(available_bytes) => {
-                let budget_bytes = (available_bytes as f64 * self.fraction) as u64;
+                let share = (available_bytes as f64 * self.fraction) as u64;
+                let budget_bytes = share.min(available_bytes.saturating_sub(self.reserved_bytes));
                 let Some(pool_bytes) = budget_bytes.checked_sub(self.weight_bytes).filter(|&left| left > 0) else {
                     return Err(PoolError::Weights {
                         weight_bytes: self.weight_bytes,
@@ -155,6 +158,7 @@ mod tests {
     const DEMAND: PoolDemand = PoolDemand {
         available_bytes: Some(100_000_000),
         fraction: 0.8,
+        reserved_bytes: 0,
         weight_bytes: 30_000_000,
         kv_bytes_per_token: 1000,
         page_size: 32,
@@ -171,6 +175,13 @@ mod tests {
     fn the_pool_is_what_the_weights_leave_in_whole_pages() {
         // 0.8 × 100 MB − 30 MB = 50 MB = 50,000 tokens = 1562.5 pages.
         assert_eq!(pages(DEMAND), 1562);
+    }
+
+    #[test]
+    fn what_is_reserved_stays() {
+        // 100 MB − 60 MB − 30 MB = 10 MB = 10,000 tokens.
+        assert_eq!(pages(PoolDemand { reserved_bytes: 60_000_000, ..DEMAND }), 312);
+        assert_eq!(pages(PoolDemand { reserved_bytes: 20_000_000, ..DEMAND }), 1562);
     }
 
     #[test]

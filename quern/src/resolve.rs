@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use quern_api::config::ToolCallParser;
+use quern_api::{ApiConfig, config::ToolCallParser};
 use quern_backend::{KvFormat, KvSpec, Precision, QuantFormat};
 use quern_model::{Checkpoint, ModelConfig};
 
@@ -18,6 +18,7 @@ use crate::{
     environment::longer_context_is_allowed,
     machine::Machine,
     memory::PoolError,
+    request_memory::{LEAST_REQUEST_MEMORY, RequestDemand},
 };
 
 /// What the decisions depend on beside the command line.
@@ -204,6 +205,8 @@ pub fn place(
             kv_bytes_per_token: host.kv_bytes_per_token(network, numbers.kv_cache_dtype, args.device.parallel),
             weight_bytes: weights.bytes,
             available_bytes,
+            // A GPU's memory is not that of requests.
+            reserved_bytes: if host.gpu.is_some() { 0 } else { LEAST_REQUEST_MEMORY },
         };
         args.engine.settings(&facts, notes)
     };
@@ -245,9 +248,27 @@ pub fn resolve(args: &ServeArgs, facts: Facts<'_>, mut notes: Vec<String>) -> Re
         template_parser,
         random_seed: random_seed(),
     };
+    // A GPU has weights and pool in a memory of its own.
+    let of_engine = match host.gpu {
+        Some(_) => 0,
+        None => {
+            weights.bytes.saturating_add((engine.max_total_num_tokens as u64).saturating_mul(engine.kv_bytes_per_token))
+        }
+    };
+    let requests = RequestDemand {
+        free_bytes: host.machine.available_bytes.map(|available| available.saturating_sub(of_engine)),
+        max_request_bytes: args.api.server.max_request_bytes,
+    };
+    let requests = requests.memory()?;
+    notes.extend(requests.note);
+    let api = ApiConfig {
+        max_request_bytes: requests.max_request_bytes,
+        max_body_memory: requests.max_body_memory,
+        ..args.api.config(&args.metrics, &api_facts, &mut notes)
+    };
     let config = Config {
         model: args.model.settings(numbers, load_format, places, args.api.template.clone()),
-        api: args.api.config(&args.metrics, &api_facts, &mut notes),
+        api,
         listen: args.listen.clone(),
         engine,
         device: args.device.settings(&host.machine, host.gpu.map(|gpu| gpu.compute)),
@@ -266,7 +287,6 @@ pub(crate) mod tests {
     use std::path::PathBuf;
 
     use proptest::prelude::*;
-    use quern_api::ApiConfig;
     use serde_json::{Value, json};
 
     use super::*;
@@ -338,7 +358,10 @@ pub(crate) mod tests {
     #[test]
     fn nothing_typed_gives_the_documented_defaults() {
         let config = decide("--random-seed 0 --max-total-tokens 8192").unwrap().config;
-        assert_eq!(config.api, ApiConfig::default());
+        // Half of what is left of 1 GiB.
+        let max_body_memory = config.api.max_body_memory;
+        assert!((256 << 20..512 << 20).contains(&max_body_memory), "{max_body_memory}");
+        assert_eq!(config.api, ApiConfig { max_body_memory, ..ApiConfig::default() });
         let shown = serde_json::to_value(&config).unwrap();
         for (field, value) in [
             ("model_path", json!("quern-demo")),

@@ -14,7 +14,7 @@ use quern_api::{
 use quern_engine::FailureObserver;
 use serde_json::json;
 use tokio::{
-    runtime::{self, Handle, Runtime},
+    runtime::{self, Handle},
     sync::{oneshot, watch},
 };
 
@@ -39,6 +39,15 @@ const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// compilers, four that render.
 const FIXED_THREADS: usize = 15;
 
+/// Threads that prepare requests and answers, of which each may be long.
+const MAX_BLOCKING_THREADS: usize = 512;
+
+/// Fewest of them: they wait for nothing but processors.
+const MIN_BLOCKING_THREADS: usize = 8;
+
+/// Addresses that such a thread takes: its stack and what it allocates first.
+const BLOCKING_THREAD_BYTES: u64 = 4 << 20;
+
 /// Reading a model walks templates and schemas of any depth.
 const START_STACK_BYTES: usize = 16 << 20;
 
@@ -54,11 +63,19 @@ pub fn run(args: ServeArgs) -> Result<(), StartError> {
     // Handles signals, accepts connections and answers probes, whatever happens on the threads of requests.
     let mut front = runtime::Builder::new_multi_thread();
     let front = front.worker_threads(1).thread_name("front").enable_all().build().map_err(StartError::Thread)?;
-    let requests = Runtime::new().map_err(StartError::Thread)?;
+    let mut requests = runtime::Builder::new_multi_thread();
+    requests.max_blocking_threads(blocking_threads(Machine::probe().available_bytes));
+    let requests = requests.enable_all().build().map_err(StartError::Thread)?;
     let outcome = front.block_on(live(args, requests.handle().clone(), began));
     requests.shutdown_timeout(LEFTOVERS_TIMEOUT);
     front.shutdown_timeout(LEFTOVERS_TIMEOUT);
     outcome
+}
+
+/// As many as an eighth of the memory has room for.
+fn blocking_threads(available_bytes: Option<u64>) -> usize {
+    let fit = available_bytes.map_or(u64::MAX, |bytes| bytes / 8 / BLOCKING_THREAD_BYTES);
+    usize::try_from(fit).unwrap_or(usize::MAX).clamp(MIN_BLOCKING_THREADS, MAX_BLOCKING_THREADS)
 }
 
 /// Threads are started deep inside libraries, some of which panic where the system refuses one: try it first.

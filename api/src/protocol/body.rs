@@ -121,7 +121,7 @@ impl Body {
         }
         let seconds = config.request_read_timeout;
         let memory = request.extensions().get::<BodyMemory>().cloned();
-        let memory = memory.unwrap_or_else(|| BodyMemory::new(limit));
+        let memory = memory.unwrap_or_else(|| BodyMemory::new(config.max_body_memory));
         let whole = async {
             let (mut bytes, mut held, mut body) = (Vec::new(), HeldMemory::default(), request.into_body());
             while let Some(frame) = body.frame().await {

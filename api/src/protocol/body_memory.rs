@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 
-/// Memory for all bodies, bytes; more where one body may have a quarter of it (`--max-request-bytes`).
+/// Memory for all bodies, bytes, where there is enough.
 pub const MAX_BODY_MEMORY: usize = 1 << 30;
 
 /// Memory is counted in pieces of this many bytes.
@@ -33,9 +33,9 @@ pub struct HeldMemory {
 }
 
 impl BodyMemory {
-    /// Memory for bodies of at most `max_request_bytes` each.
-    pub fn new(max_request_bytes: usize) -> Self {
-        let limit = MAX_BODY_MEMORY.max(max_request_bytes.saturating_mul(4)).min(Semaphore::MAX_PERMITS);
+    /// Memory of `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
         Self { free: Arc::new(Semaphore::new(limit / UNIT)), limit }
     }
 
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn bodies_share_one_memory_and_give_it_back() {
-        let memory = BodyMemory::new(1 << 20);
+        let memory = BodyMemory::new(MAX_BODY_MEMORY);
         let (mut one, mut other) = (HeldMemory::default(), HeldMemory::default());
         memory.hold(&mut one, memory.limit() - 4096).unwrap();
         memory.hold(&mut one, 10).unwrap();

@@ -6,6 +6,7 @@ use clap::Args;
 use quern_api::{
     ApiConfig, api_keys,
     config::{GrammarBackend, LOGPROBS_MODES, SamplingDefaults, Secret, ToolCallParser},
+    protocol::body_memory::MAX_BODY_MEMORY,
 };
 use quern_backend::LogprobsOf;
 use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
@@ -264,6 +265,7 @@ impl ApiFlags {
             cross_origin: server.cross_origin.config(),
             no_ui: server.no_ui,
             max_request_bytes: server.max_request_bytes,
+            max_body_memory: MAX_BODY_MEMORY,
             response_store_entries: server.response_store_entries,
             response_store_bytes: server.response_store_bytes,
             max_connections: server.max_connections,

@@ -143,6 +143,8 @@ pub struct PoolFacts {
     pub weight_bytes: u64,
     /// Memory that can be allocated, bytes; `None`: unknown.
     pub available_bytes: Option<u64>,
+    /// Bytes of it that requests need.
+    pub reserved_bytes: u64,
 }
 
 impl EngineFlags {
@@ -168,6 +170,7 @@ impl EngineFlags {
         let pool = PoolDemand {
             available_bytes: facts.available_bytes,
             fraction: mem_fraction_static,
+            reserved_bytes: facts.reserved_bytes,
             weight_bytes: facts.weight_bytes,
             kv_bytes_per_token: facts.kv_bytes_per_token,
             page_size,

@@ -2,7 +2,7 @@
 
 use quern_model::LoadError;
 
-use crate::memory::PoolError;
+use crate::{memory::PoolError, request_memory::NoRequestMemory};
 
 /// A flag, its value and why it cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,4 +35,7 @@ pub enum ResolveError {
     /// The KV pool does not fit.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// Nothing is left for requests.
+    #[error(transparent)]
+    Requests(#[from] NoRequestMemory),
 }
