@@ -2,11 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Router, middleware};
+use axum::{
+    Extension, Router,
+    extract::Request,
+    middleware::{self, Next},
+    response::Response,
+};
 
 use crate::{
     access_log, auth,
+    offload::Offloadable,
     origin_guard::{self, CrossOrigin},
+    pieces::in_pieces,
     routes,
     state::AppState,
 };
@@ -25,9 +32,15 @@ pub fn probe_router(state: Arc<AppState>, cross_origin: &Arc<CrossOrigin>) -> Ro
 fn layered(routes: Router<Arc<AppState>>, state: Arc<AppState>, cross_origin: &Arc<CrossOrigin>) -> Router {
     routes
         .with_state(Arc::clone(&state))
+        .layer(middleware::from_fn(offloadable))
         .layer(Extension(state.bodies.clone()))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(origin_guard::cors(cross_origin))
         .layer(middleware::from_fn_with_state(Arc::clone(cross_origin), origin_guard::guard))
         .layer(middleware::from_fn_with_state(state, access_log::record))
+}
+
+/// Let a request leave the threads that serve sockets while it has much to do, and its answer be sent in pieces.
+async fn offloadable(request: Request, next: Next) -> Response {
+    in_pieces(Offloadable::new(next.run(request)).await)
 }

@@ -5,7 +5,8 @@ use quern_text::tool::{ToolEvent, ToolParser};
 use uuid::Uuid;
 
 use crate::{
-    generate::{Generations, Output, TextDelta},
+    generate::{Generations, Output, TOKEN_BYTES, TextDelta},
+    logprobs::scores_bytes,
     outcome::{Matched, Outcome},
     state::AppState,
 };
@@ -89,6 +90,11 @@ impl ChatGeneration {
         self.generations.outputs()
     }
 
+    /// About how many bytes have been said so far; see [`Generations::answer_bytes`].
+    pub fn answer_bytes(&self) -> usize {
+        self.generations.answer_bytes()
+    }
+
     /// Whether the answer streams.
     pub fn streams(&self) -> bool {
         self.generations.streams()
@@ -104,6 +110,11 @@ impl OutputDelta {
     /// Whether there is nothing new.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.tokens.is_empty() && self.logprobs.is_empty() && self.outcome.is_none()
+    }
+
+    /// About how many bytes an answer says of it.
+    pub fn bytes(&self) -> usize {
+        self.tokens.len() * TOKEN_BYTES + scores_bytes(&self.logprobs)
     }
 
     /// Its text, without calls.

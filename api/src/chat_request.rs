@@ -15,6 +15,7 @@ use crate::{
     constraint::ToolUse,
     generate::{GenerationSpec, Generations},
     limits::check_prompt_tokens,
+    offload::to_pool_for,
     prompt::PromptSource,
     protocol::{ApiError, sampling::SamplingFields, scalar::Int},
     sampling::Sampling,
@@ -85,6 +86,8 @@ impl ChatRequest {
         }
         check_prompt_tokens("messages", prompt.len() * sampling.n)?;
         let n = sampling.n;
+        // Each output has a copy of it.
+        to_pool_for(prompt.len() * n * size_of::<u32>()).await;
         let spec = GenerationSpec {
             id: self.id,
             prompt,

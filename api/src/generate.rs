@@ -20,6 +20,8 @@ use crate::{
     caller::Caller,
     limits::check_stop_states,
     live_ids::ClaimedIds,
+    logprobs::scores_bytes,
+    offload::{LARGE_BYTES, to_pool_for},
     outcome::{Matched, Outcome},
     prompt::off_thread,
     protocol::ApiError,
@@ -32,8 +34,11 @@ use crate::{
 /// their turn: a millisecond.
 const VISITS_A_TURN: u64 = 1 << 18;
 
-/// Stop strings longer than this together are compiled off the threads that serve sockets.
-const LONG_STOPS: usize = 64 << 10;
+/// About what an answer has of a token: its text, or its id in a list.
+pub const TOKEN_BYTES: usize = 8;
+
+/// About what an answer and its server have of each output, however little it says.
+pub const OUTPUT_BYTES: usize = 1024;
 
 /// One output to generate.
 #[derive(Clone, Debug)]
@@ -85,6 +90,7 @@ pub struct Output {
     interval: usize,
     first_token: Option<Duration>,
     last_token: Duration,
+    score_bytes_of_token: usize,
     /// Its id.
     pub id: String,
     /// How its tokens are chosen, every default filled in.
@@ -117,6 +123,14 @@ pub struct TextDelta {
 }
 
 impl GenerationSpec {
+    /// About what is copied to submit it.
+    fn bytes(&self) -> usize {
+        let Sampling { params, stop_token_ids, .. } = &*self.sampling;
+        let ids = self.prompt.len() + stop_token_ids.len() + 2 * params.logit_bias.len();
+        let labels = self.logprobs.as_ref().map_or(0, |logprobs| logprobs.ids.len());
+        OUTPUT_BYTES + (ids + labels) * size_of::<u32>() + self.namespace.as_ref().map_or(0, |name| name.len())
+    }
+
     /// `n` outputs of its prompt, each with an id of its own.
     pub fn samples(self, n: usize) -> impl Iterator<Item = Self> {
         (0..n).map(move |sample_index| {
@@ -135,7 +149,10 @@ impl Generations {
         let scores = |spec: &GenerationSpec| {
             spec.score_report.of_output(spec.prompt.len(), spec.max_new_tokens, spec.logprobs.as_ref())
         };
-        ScoreBytes::sum(specs.iter().map(scores)).check(specs.len())?;
+        let score_bytes = ScoreBytes::sum(specs.iter().map(scores));
+        score_bytes.check(specs.len())?;
+        // What an answer may come to hold is freed at its end, or when its client leaves.
+        to_pool_for(score_bytes.whole() + specs.iter().map(GenerationSpec::bytes).sum::<usize>()).await;
         let stops = stops(state, &specs).await?;
         let grammars = grammars(state, &specs).await?;
         let (events, inbox) = mpsc::unbounded_channel();
@@ -184,6 +201,15 @@ impl Generations {
             whole[index].append(delta);
         }
         Ok(whole)
+    }
+
+    /// About how many bytes an answer in one piece would have by now.
+    pub fn answer_bytes(&self) -> usize {
+        let bytes = |output: &Output| {
+            let of_token = TOKEN_BYTES + output.score_bytes_of_token;
+            OUTPUT_BYTES + output.tokens.len() * of_token + scores_bytes(&output.prompt.logprobs)
+        };
+        self.outputs.iter().map(bytes).sum()
     }
 
     /// Ways to abort what has not ended, from elsewhere.
@@ -260,6 +286,7 @@ impl Generations {
 
 impl Output {
     fn of(state: &AppState, spec: GenerationSpec, stops: Arc<Stops>) -> Result<(Self, GenerateRequest), ApiError> {
+        let score_bytes_of_token = spec.score_report.of_output(0, 1, spec.logprobs.as_ref()).whole();
         let GenerationSpec { id, prompt, sampling, max_new_tokens, logprobs, caller, namespace, sample_index, .. } =
             spec;
         if prompt.is_empty() {
@@ -276,6 +303,7 @@ impl Output {
             interval: sampling.stream_interval.unwrap_or(state.config.stream_interval),
             first_token: None,
             last_token: Duration::ZERO,
+            score_bytes_of_token,
             id: id.clone(),
             sampling: Arc::clone(&sampling),
             prompt_tokens: prompt.len(),
@@ -371,7 +399,7 @@ async fn stops(state: &Arc<AppState>, specs: &[GenerationSpec]) -> Result<Vec<Ar
         which.push(distinct.len() - 1);
     }
     let bytes: usize = distinct.iter().flat_map(|sampling| &sampling.stop).map(String::len).sum();
-    let is_quick = bytes < LONG_STOPS && distinct.iter().all(|sampling| sampling.stop_regex.is_empty());
+    let is_quick = bytes <= LARGE_BYTES && distinct.iter().all(|sampling| sampling.stop_regex.is_empty());
     let outputs = specs.len();
     let compile = move |_: &AppState| {
         let (mut compiled, mut states) = (Vec::with_capacity(distinct.len()), 0);

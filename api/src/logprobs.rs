@@ -11,6 +11,7 @@ use crate::protocol::{
     completions::CompletionLogprobs,
     scalar::Int,
 };
+use crate::score_limits::TEXT_SCORE_BYTES;
 
 /// Most of the likeliest tokens on OpenAI's endpoints, OpenAI's own limit.
 pub const MAX_TOP_LOGPROBS: i64 = 20;
@@ -51,6 +52,11 @@ pub fn check_top(field: &str, top: i64, limit: i64) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::invalid(format!("{field} must be in [0, {limit}], got {top}.")).about(field))
+}
+
+/// About how many bytes an answer has of `scores`, which have as many tokens each as the first.
+pub fn scores_bytes(scores: &[TokenLogprobs]) -> usize {
+    scores.first().map_or(0, |first| scores.len() * (1 + first.top.len() + first.requested.len()) * TEXT_SCORE_BYTES)
 }
 
 /// A conversation's form.
@@ -126,6 +132,11 @@ impl NativeScores {
         self.tokens.push(&triple(tokenizer, score.id, Some(score.logprob)));
         self.top.push(&triples(&score.top));
         self.requested.push(&triples(&score.requested));
+    }
+
+    /// Bytes of all that is kept.
+    pub fn bytes(&self) -> usize {
+        [&self.tokens, &self.top, &self.requested].into_iter().map(|entries| entries.0.len()).sum()
     }
 
     /// Forget all places.

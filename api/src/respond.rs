@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::{
     chat_generation::{ChatGeneration, OutputDelta},
+    offload::{to_pool_for, to_pool_if_heavy_or, to_socket_thread},
     outcome::{FinishWords, Outcome},
     protocol::ApiError,
     stream::{self, FrameSender, Frames},
@@ -28,6 +29,11 @@ pub trait Dialect: Sized + Send + 'static {
 
     /// Something is new. An outcome in it is one that the API has a name for.
     fn delta(&mut self, generation: &ChatGeneration, delta: OutputDelta, frames: &mut Frames);
+
+    /// About how many bytes an answer says of `delta`.
+    fn delta_bytes(&self, _generation: &ChatGeneration, delta: &OutputDelta) -> usize {
+        delta.bytes()
+    }
 
     /// Nothing is new, and the connection must be kept awake.
     fn idle(&mut self, generation: &ChatGeneration, frames: &mut Frames);
@@ -70,9 +76,11 @@ struct AnswerStream<D> {
 impl<D: Dialect> AnswerStream<D> {
     async fn whole(mut self) -> Result<Response, ApiError> {
         let mut frames = Frames::discarded();
+        to_socket_thread().await;
         loop {
             let next = self.generation.next().await;
             if let ControlFlow::Break(end) = self.take(next, &mut frames) {
+                to_pool_if_heavy_or(self.generation.answer_bytes()).await;
                 return end.map(|()| self.dialect.whole(&self.generation));
             }
         }
@@ -80,14 +88,21 @@ impl<D: Dialect> AnswerStream<D> {
 
     async fn stream(mut self, sender: FrameSender) {
         let mut frames = Frames::default();
+        to_pool_if_heavy_or(self.generation.answer_bytes()).await;
         self.dialect.open(&self.generation, &mut frames);
         loop {
             sender.send(&mut frames).await;
+            to_socket_thread().await;
             let Ok(next) = timeout(self.generation.state().keep_alive(), self.generation.next()).await else {
+                // Some repeat what was asked.
+                to_pool_if_heavy_or(0).await;
                 self.dialect.idle(&self.generation, &mut frames);
                 continue;
             };
+            let bytes = next.as_ref().map_or(0, |delta| self.dialect.delta_bytes(&self.generation, delta));
+            to_pool_for(bytes).await;
             if let ControlFlow::Break(end) = self.take(next, &mut frames) {
+                to_pool_if_heavy_or(self.generation.answer_bytes()).await;
                 match end {
                     Ok(()) => self.dialect.close(&self.generation, &mut frames),
                     Err(error) => self.dialect.fail(&self.generation, error, &mut frames),

@@ -4,15 +4,18 @@
 //! goes first, so that no key pushes out what others have. A client that wants more patience sends its history itself.
 
 use std::{
-    cmp::Reverse,
     collections::{HashMap, VecDeque},
+    io,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use quern_engine::Aborter;
 use serde_json::Value;
 
-use crate::caller::Owner;
+use crate::{
+    caller::Owner,
+    offload::{LARGE_BYTES, discard},
+};
 
 /// Whose an answer is, and its id: nobody else finds it.
 type OwnedId = (Owner, String);
@@ -32,6 +35,8 @@ struct Kept {
     /// Each with its size as JSON.
     by_id: HashMap<OwnedId, (Arc<StoredResponse>, usize)>,
     oldest_first: VecDeque<OwnedId>,
+    /// Whose answer has the item of this id, and where among its output.
+    items: HashMap<OwnedId, (OwnedId, usize)>,
     bytes: usize,
     /// Of those owners that have any.
     owners: HashMap<Owner, OwnerShare>,
@@ -56,6 +61,7 @@ pub struct StoredResponse {
     pub tools: Vec<Value>,
     /// The items of the request's input.
     pub input: Vec<Value>,
+    bytes: usize,
 }
 
 impl ResponseStore {
@@ -67,28 +73,31 @@ impl ResponseStore {
     /// Keep an answer. One that is larger than the whole store is not kept, nor is one for which only answers of others
     /// could make room, who have less than its owner would.
     pub fn insert(&self, owner: &Owner, id: String, response: StoredResponse) {
-        let bytes = response.bytes();
+        let bytes = response.bytes;
         if self.max_entries == 0 || bytes > self.max_bytes {
             tracing::debug!("{id} is not stored: it has {bytes} bytes (--response-store-bytes {})", self.max_bytes);
             return;
         }
         let id = (owner.clone(), id);
         let mut kept = self.lock();
-        kept.remove(&id);
+        let mut removed = Vec::from_iter(kept.remove(&id));
         let new = OwnerShare { entries: 1, bytes };
         let most = OwnerShare { entries: self.max_entries, bytes: self.max_bytes };
         let Some(leaving) = kept.leaving_for(owner, new, most) else {
             tracing::debug!("{} is not stored: the other owners have less", id.1);
             return;
         };
-        for old in &leaving {
-            kept.remove(old);
-        }
+        removed.extend(leaving.iter().filter_map(|old| kept.remove(old)));
         kept.bytes += bytes;
         let share = kept.owners.entry(owner.clone()).or_default();
         *share = share.with(new);
         kept.oldest_first.push_back(id.clone());
+        for (index, item) in response.item_ids() {
+            kept.items.insert((owner.clone(), item.to_owned()), (id.clone(), index));
+        }
         kept.by_id.insert(id, (Arc::new(response), bytes));
+        drop(kept);
+        removed.into_iter().for_each(free);
     }
 
     /// The answer of this id.
@@ -98,7 +107,8 @@ impl ResponseStore {
 
     /// Forget it. Says whether it was there.
     pub fn remove(&self, owner: &Owner, id: &str) -> bool {
-        self.lock().remove(&(owner.clone(), id.to_owned()))
+        let removed = self.lock().remove(&(owner.clone(), id.to_owned()));
+        removed.map(free).is_some()
     }
 
     /// An answer that will be kept is under way, until [`ended`](Self::ended).
@@ -123,10 +133,12 @@ impl ResponseStore {
 
     /// The part of this id of any of the owner's answers.
     pub fn item(&self, owner: &Owner, id: &str) -> Option<Value> {
-        let kept = self.lock();
-        let own = kept.by_id.iter().filter(|((whose, _), _)| whose == owner).map(|(_, (response, _))| response);
-        let mut items = own.filter_map(|response| response.object["output"].as_array()).flatten();
-        items.find(|item| item["id"] == id).cloned()
+        let (response, index) = {
+            let kept = self.lock();
+            let (response, index) = kept.items.get(&(owner.clone(), id.to_owned()))?;
+            (Arc::clone(&kept.by_id.get(response)?.0), *index)
+        };
+        response.object["output"].get(index).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -135,8 +147,14 @@ impl ResponseStore {
 }
 
 impl Kept {
-    fn remove(&mut self, id: &OwnedId) -> bool {
-        let Some((_, bytes)) = self.by_id.remove(id) else { return false };
+    fn remove(&mut self, id: &OwnedId) -> Option<Arc<StoredResponse>> {
+        let (response, bytes) = self.by_id.remove(id)?;
+        for (_, item) in response.item_ids() {
+            let item = (id.0.clone(), item.to_owned());
+            if self.items.get(&item).is_some_and(|(whose, _)| whose == id) {
+                self.items.remove(&item);
+            }
+        }
         self.bytes -= bytes;
         self.oldest_first.retain(|other| other != id);
         let share = self.owners.get_mut(&id.0).expect("an owner of an answer has a share");
@@ -144,7 +162,7 @@ impl Kept {
         if share.entries == 0 {
             self.owners.remove(&id.0);
         }
-        true
+        Some(response)
     }
 
     /// The answers that leave so that one of `owner` with `new` has room: while there are too many, or too many bytes, the
@@ -162,10 +180,8 @@ impl Kept {
                 let share = shares[whose];
                 if all.entries > most.entries { share.entries } else { share.bytes }
             };
-            let (index, (whose, _)) = staying.iter().enumerate().min_by_key(|(_, id)| Reverse(size(&id.0)))?;
-            if size(whose) < size(owner) {
-                return None;
-            }
+            let largest = shares.keys().map(size).max()?;
+            let index = staying.iter().position(|(whose, _)| size(whose) == largest)?;
             let old = staying.remove(index);
             let less = OwnerShare { entries: 1, bytes: self.by_id[old].1 };
             all = all.without(less);
@@ -187,10 +203,45 @@ impl OwnerShare {
 }
 
 impl StoredResponse {
+    /// An answer and what led to it.
+    pub fn new(object: Value, messages: Vec<Value>, tools: Vec<Value>, input: Vec<Value>) -> Self {
+        let parts = messages.iter().chain(&tools).chain(&input);
+        let bytes = json_bytes(&object) + parts.map(json_bytes).sum::<usize>();
+        Self { object, messages, tools, input, bytes }
+    }
+
     /// Its size as JSON.
-    fn bytes(&self) -> usize {
-        let json = |value: &Value| serde_json::to_vec(value).map_or(0, |json| json.len());
-        json(&self.object) + self.messages.iter().chain(&self.tools).chain(&self.input).map(json).sum::<usize>()
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The ids of its output's items, each with its place.
+    fn item_ids(&self) -> impl Iterator<Item = (usize, &str)> {
+        let items = self.object["output"].as_array().into_iter().flatten().enumerate();
+        items.filter_map(|(index, item)| Some((index, item["id"].as_str()?)))
+    }
+}
+
+fn json_bytes(value: &Value) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value).expect("counting does not fail");
+    count.0
+}
+
+/// Drop an answer that is no longer kept.
+fn free(response: Arc<StoredResponse>) {
+    if response.bytes > LARGE_BYTES {
+        discard(response);
     }
 }
 
@@ -202,12 +253,7 @@ mod tests {
 
     fn response(bytes: usize) -> StoredResponse {
         // Two quotes belong to it.
-        StoredResponse {
-            object: "x".repeat(bytes - 2).into(),
-            messages: Vec::new(),
-            tools: Vec::new(),
-            input: Vec::new(),
-        }
+        StoredResponse::new("x".repeat(bytes - 2).into(), Vec::new(), Vec::new(), Vec::new())
     }
 
     #[test]
@@ -274,15 +320,18 @@ mod tests {
         store.insert(
             &None,
             "a".into(),
-            StoredResponse {
-                object: json!({"output": [item]}),
-                messages: Vec::new(),
-                tools: Vec::new(),
-                input: Vec::new(),
-            },
+            StoredResponse::new(json!({"output": [item]}), Vec::new(), Vec::new(), Vec::new()),
+        );
+        assert_eq!(store.item(&None, "msg_1").as_ref(), Some(&item));
+        assert_eq!(store.item(&None, "msg_2"), None);
+        store.remove(&None, "a");
+        assert!(store.item(&None, "msg_1").is_none() && store.lock().items.is_empty());
+        store.insert(
+            &None,
+            "a".into(),
+            StoredResponse::new(json!({"output": [item]}), Vec::new(), Vec::new(), Vec::new()),
         );
         assert_eq!(store.item(&None, "msg_1"), Some(item));
-        assert_eq!(store.item(&None, "msg_2"), None);
         let other = Some("key:other".into());
         assert!(
             store.item(&other, "msg_1").is_none() && store.get(&other, "a").is_none() && !store.remove(&other, "a")

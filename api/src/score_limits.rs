@@ -17,7 +17,7 @@ pub const MAX_REPEATED_BYTES: usize = 1 << 30;
 const SCORE_BYTES: usize = 32;
 
 /// The same with a token's text, and its bytes where OpenAI has them: `{"token":" the","bytes":[32,…],"logprob":-0.12345678},`.
-const TEXT_SCORE_BYTES: usize = 64;
+pub const TEXT_SCORE_BYTES: usize = 64;
 
 /// How an output's log-probabilities are reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +93,11 @@ impl ScoreBytes {
             whole: sum.whole.saturating_add(more.whole),
             repeated: sum.repeated.saturating_add(more.repeated),
         })
+    }
+
+    /// Those of an answer in one piece.
+    pub fn whole(self) -> usize {
+        self.whole
     }
 
     /// Refuse more than a request of `outputs` outputs may have.

@@ -20,6 +20,11 @@ use futures_util::Stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::{
+    offload::{self, LARGE_BYTES, Offloadable},
+    pieces::FreedOnPool,
+};
+
 /// Sendings that wait for the connection to take them; the future pauses when there are more.
 const FRAMES_AHEAD: usize = 16;
 
@@ -112,18 +117,20 @@ impl FrameSender {
         let bytes = piece.len().min(BYTES_AHEAD) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.expect("the semaphore is never closed");
         // The receiver lives in the same body as the future that calls this.
-        let _ = self.frames.send((piece.into(), room)).await;
+        let _ = self.frames.send((Bytes::from_owner(FreedOnPool(piece)), room)).await;
     }
 }
 
-/// A response of this content type whose frames `write` sends.
+/// A response of this content type whose frames `write` sends. The future may be offloaded; it is taken to hold large
+/// values if the one that calls this does.
 pub fn response<F>(content_type: &'static str, write: impl FnOnce(FrameSender) -> F) -> Response
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, frames) = mpsc::channel(FRAMES_AHEAD);
     let sender = FrameSender { frames: sender, room: Arc::new(Semaphore::new(BYTES_AHEAD)) };
-    let body = Written { writer: Some(Box::pin(write(sender))), frames };
+    let writer = Offloadable::of_weight(offload::is_heavy(), write(sender));
+    let body = Written { writer: Some(writer), frames, next: None };
     let mut response = Body::from_stream(body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -134,8 +141,10 @@ where
 }
 
 struct Written {
-    writer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    writer: Option<Offloadable<()>>,
     frames: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
+    /// Taken off `frames` already.
+    next: Option<(Bytes, OwnedSemaphorePermit)>,
 }
 
 impl Stream for Written {
@@ -143,16 +152,31 @@ impl Stream for Written {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(writer) = &mut self.writer
-            && writer.as_mut().poll(context).is_ready()
+            && Pin::new(writer).poll(context).is_ready()
         {
             // Drops the future's sender, so the channel ends behind its last frame.
             self.writer = None;
         }
-        // What is there leaves as one piece: one write to the socket instead of one a frame.
+        // What is there leaves as one piece: one write to the socket instead of one a frame. A large frame leaves alone;
+        // joining it would copy it.
         let mut frames = Vec::new();
         loop {
-            match self.frames.poll_recv(context) {
-                Poll::Ready(Some((frame, _room))) => frames.push(frame),
+            let next = match self.next.take() {
+                None => self.frames.poll_recv(context),
+                next => Poll::Ready(next),
+            };
+            match next {
+                Poll::Ready(Some(next)) if next.0.len() > LARGE_BYTES && !frames.is_empty() => {
+                    self.next = Some(next);
+                    break;
+                }
+                Poll::Ready(Some((frame, _room))) => {
+                    let is_large = frame.len() > LARGE_BYTES;
+                    frames.push(frame);
+                    if is_large {
+                        break;
+                    }
+                }
                 Poll::Ready(None) if frames.is_empty() => return Poll::Ready(None),
                 Poll::Pending if frames.is_empty() => return Poll::Pending,
                 Poll::Ready(None) | Poll::Pending => break,

@@ -8,7 +8,7 @@ use axum::{
 use super::OpenAiHead;
 use crate::{
     chat_generation::{ChatGeneration, OutputDelta},
-    logprobs,
+    logprobs::{self, scores_bytes},
     outcome::FinishWords,
     protocol::{
         ApiError,
@@ -114,6 +114,13 @@ impl Dialect for Completions {
         length: "length",
         abort: Some("abort"),
     };
+
+    fn delta_bytes(&self, generation: &ChatGeneration, delta: &OutputDelta) -> usize {
+        let echo = self.echoes.get(delta.index / self.n).filter(|_| !self.begun[delta.index]);
+        let prompt =
+            echo.map_or(0, |text| text.len() + scores_bytes(&generation.outputs()[delta.index].prompt.logprobs));
+        prompt + delta.bytes()
+    }
 
     fn delta(&mut self, generation: &ChatGeneration, delta: OutputDelta, frames: &mut Frames) {
         let index = delta.index;

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     chat_generation::{ChatGeneration, OutputDelta},
-    generate::Output,
-    logprobs::NativeScores,
+    generate::{Output, TOKEN_BYTES},
+    logprobs::{NativeScores, scores_bytes},
     outcome::{FinishWords, Outcome},
     protocol::ApiError,
     respond::Dialect,
@@ -94,6 +94,17 @@ impl Dialect for Native {
         length: "length",
         abort: Some("abort"),
     };
+
+    /// A frame repeats those before it.
+    fn delta_bytes(&self, generation: &ChatGeneration, delta: &OutputDelta) -> usize {
+        let output = &generation.outputs()[delta.index];
+        let said = self.outputs[delta.index].tokens.len() * TOKEN_BYTES;
+        let scores = self.scores[delta.index].as_ref().map_or(0, |known| match &known.input {
+            None => known.output.bytes() + scores_bytes(&output.prompt.logprobs),
+            Some(input) => known.output.bytes() + input.bytes(),
+        });
+        said + scores + delta.bytes()
+    }
 
     fn delta(&mut self, generation: &ChatGeneration, mut delta: OutputDelta, frames: &mut Frames) {
         let index = delta.index;

@@ -47,11 +47,16 @@ impl Infill {
         if self.wanted.is_empty() {
             return whole;
         }
-        let found = |path: &String| {
-            let value = path.split('/').try_fold(&whole, |value, key| value.get(key))?;
-            Some((path.clone(), value.clone()))
-        };
-        self.wanted.iter().filter_map(found).collect::<Map<_, _>>().into()
+        let mut found = Map::new();
+        for path in &self.wanted {
+            // A path may be wanted many times, and its value may be long.
+            if let (false, Some(value)) =
+                (found.contains_key(path), path.split('/').try_fold(&whole, |value, key| value.get(key)))
+            {
+                found.insert(path.clone(), value.clone());
+            }
+        }
+        found.into()
     }
 
     fn piece(&self, generation: &ChatGeneration, content: String, end: Option<InfillEnd>) -> InfillPiece<'_> {

@@ -146,7 +146,7 @@ impl Responses {
         let read = read_input(self.items.functions(), output, |_| None, &mut messages);
         read.expect("what was written here can be read here");
         let input = self.fields.input.as_ref().map(items_of).unwrap_or_default();
-        let response = StoredResponse { object: object.clone(), messages, tools: self.context.brought.clone(), input };
+        let response = StoredResponse::new(object.clone(), messages, self.context.brought.clone(), input);
         self.state.responses.insert(&self.context.owner, self.id.clone(), response);
     }
 }

@@ -15,10 +15,7 @@ use super::{
     error::ApiError,
     scalar::shown,
 };
-use crate::{blocking, config::ApiConfig};
-
-/// A body longer than this is parsed off the threads that serve sockets: it takes milliseconds.
-const LONG_BODY: usize = 256 << 10;
+use crate::{config::ApiConfig, offload::to_pool_for, pieces::FreedOnPool};
 
 /// A text that every frame of a stream repeats, and so is sent once a token.
 const REPEATED: &str = "model";
@@ -46,7 +43,7 @@ pub struct Body {
 
 /// The bytes of a body, and where their memory is counted.
 struct Received {
-    bytes: Vec<u8>,
+    bytes: FreedOnPool<Vec<u8>>,
     memory: BodyMemory,
     held: HeldMemory,
 }
@@ -61,10 +58,10 @@ impl Body {
             require_json(&request)?;
         }
         let received = Self::receive_bytes(request, config).await?;
-        if received.bytes.is_empty() {
+        if received.bytes.0.is_empty() {
             return Err(ApiError::schema("The body is empty; a JSON object is wanted."));
         }
-        Self::parse(received).await
+        Self::parse(received)
     }
 
     /// The same for endpoints whose body may be left out.
@@ -73,35 +70,28 @@ impl Body {
     /// As for [`receive`](Self::receive).
     pub async fn receive_optional(request: Request, config: &ApiConfig) -> Result<Self, ApiError> {
         let received = Self::receive_bytes(request, config).await?;
-        if received.bytes.iter().all(u8::is_ascii_whitespace) {
+        if received.bytes.0.iter().all(u8::is_ascii_whitespace) {
             return Self::from_value(Map::new().into());
         }
-        Self::parse(received).await
+        Self::parse(received)
     }
 
-    async fn parse(received: Received) -> Result<Self, ApiError> {
-        let is_long = received.bytes.len() > LONG_BODY;
-        let parse = move || {
-            let Received { bytes, memory, mut held } = received;
-            memory.hold(&mut held, tree_bytes(&bytes))?;
-            // A later key of the same name wins, as in Python.
-            let parsed: Result<Value, serde_json::Error> = quern_text::json::parse(&bytes);
-            let fields = parsed.map_err(|cause| ApiError::schema(format!("Invalid JSON: {cause}")))?;
-            let body = Self { _held: held, ..Self::from_value(fields)? };
-            let repeated = body.get(REPEATED).and_then(Value::as_str).map_or(0, str::len);
-            if repeated > MAX_REPEATED_BYTES {
-                let message = format!(
-                    "{REPEATED}: {repeated} bytes, which every frame of the answer would repeat; at most \
-                     {MAX_REPEATED_BYTES} are allowed."
-                );
-                return Err(ApiError::invalid(message).about(REPEATED));
-            }
-            Ok(body)
-        };
-        if !is_long {
-            return parse();
+    fn parse(received: Received) -> Result<Self, ApiError> {
+        let Received { bytes, memory, mut held } = received;
+        memory.hold(&mut held, tree_bytes(&bytes.0))?;
+        // A later key of the same name wins, as in Python.
+        let parsed: Result<Value, serde_json::Error> = quern_text::json::parse(&bytes.0);
+        let fields = parsed.map_err(|cause| ApiError::schema(format!("Invalid JSON: {cause}")))?;
+        let body = Self { _held: held, ..Self::from_value(fields)? };
+        let repeated = body.get(REPEATED).and_then(Value::as_str).map_or(0, str::len);
+        if repeated > MAX_REPEATED_BYTES {
+            let message = format!(
+                "{REPEATED}: {repeated} bytes, which every frame of the answer would repeat; at most \
+                 {MAX_REPEATED_BYTES} are allowed."
+            );
+            return Err(ApiError::invalid(message).about(REPEATED));
         }
-        blocking::run(parse).await?
+        Ok(body)
     }
 
     async fn receive_bytes(request: Request, config: &ApiConfig) -> Result<Received, ApiError> {
@@ -123,7 +113,9 @@ impl Body {
         let memory = request.extensions().get::<BodyMemory>().cloned();
         let memory = memory.unwrap_or_else(|| BodyMemory::new(config.max_body_memory));
         let whole = async {
-            let (mut bytes, mut held, mut body) = (Vec::new(), HeldMemory::default(), request.into_body());
+            let (mut held, mut body) = (HeldMemory::default(), request.into_body());
+            let mut received = FreedOnPool(Vec::new());
+            let bytes = &mut received.0;
             while let Some(frame) = body.frame().await {
                 let frame =
                     frame.map_err(|cause| ApiError::schema(format!("The body did not arrive whole: {cause}")))?;
@@ -135,12 +127,15 @@ impl Body {
                 memory.hold(&mut held, bytes.len() + chunk.len())?;
                 bytes.extend_from_slice(&chunk);
             }
-            Ok(Received { bytes, memory, held })
+            Ok(Received { bytes: received, memory, held })
         };
-        tokio::time::timeout(Duration::from_secs_f64(seconds), whole).await.unwrap_or_else(|_| {
+        let whole = tokio::time::timeout(Duration::from_secs_f64(seconds), whole).await.unwrap_or_else(|_| {
             let message = format!("The body did not arrive within {seconds} s (--request-read-timeout).");
             Err(ApiError::status(StatusCode::REQUEST_TIMEOUT, message))
-        })
+        })?;
+        // Whatever is made of a long body takes long, and so does freeing it: the request goes on elsewhere.
+        to_pool_for(whole.bytes.0.len()).await;
+        Ok(whole)
     }
 
     /// A body that is known already.

@@ -15,6 +15,12 @@ pub fn tools_of_input(input: &Value) -> Vec<Value> {
     items.filter_map(|item| item["tools"].as_array()).flatten().cloned().collect()
 }
 
+/// Whether it names items of earlier answers by their ids.
+pub fn refers_to_items(input: &Value) -> bool {
+    let items = input.as_array().map_or(std::slice::from_ref(input), Vec::as_slice);
+    items.iter().any(|item| item["type"] == "item_reference")
+}
+
 /// Append what `input` says to `messages`. Calls belong to the assistant's message before them. `find` looks
 /// up an item by its id.
 ///

@@ -15,9 +15,10 @@ use crate::{
     chat_generation::ChatGeneration,
     dialects::{OpenAiHead, completions::Completions},
     fim::FimPrompt,
-    generate::{GenerationSpec, Generations, namespace},
+    generate::{GenerationSpec, Generations, OUTPUT_BYTES, namespace},
     limits::{check_outputs, check_prompt_tokens},
     logprobs,
+    offload::to_pool_for,
     prompt::{MAX_PROMPTS, off_thread, tokenise},
     protocol::{
         ApiError, Body,
@@ -73,6 +74,7 @@ async fn complete(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let namespace = namespace(fields.cache_salt.as_deref(), fields.extra_key.as_deref());
     let (mut specs, mut tokens) = (Vec::new(), 0);
     let outputs = prompts.len() * sampling.n;
+    to_pool_for(prompts.iter().map(|prompt| (OUTPUT_BYTES + prompt.len() * size_of::<u32>()) * sampling.n).sum()).await;
     let report = ScoreReport { with_text: true, repeated_every: None };
     for prompt in &mut prompts {
         let mut max_new_tokens = state.limits.admit(prompt, wanted)?;

@@ -15,9 +15,10 @@ use crate::{
     caller::Caller,
     chat_generation::ChatGeneration,
     dialects::generate::{Native, OutputScores},
-    generate::{GenerationSpec, Generations, namespace},
+    generate::{GenerationSpec, Generations, OUTPUT_BYTES, namespace},
     limits::{check_outputs, check_prompt_tokens},
     logprobs::{MAX_NATIVE_TOP_LOGPROBS, check_top},
+    offload::to_pool_for,
     prompt::{MAX_PROMPTS, off_thread, tokenise},
     protocol::{
         ApiError, Body, NativeError,
@@ -70,10 +71,12 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
     let (samplings, fields) = off_thread(&state, move |state| Ok((samplings(state, &fields, count)?, fields))).await?;
     let outputs = samplings.iter().map(|sampling| sampling.n).sum();
     check_outputs("text or input_ids", count, outputs)?;
+    to_pool_for(outputs * OUTPUT_BYTES).await;
 
     let (streams, with_text) = (fields.stream.unwrap_or(false), fields.return_text_in_logprobs.unwrap_or(false));
     let repeats = streams && !state.config.incremental_streaming_output;
 
+    let namespace = namespace(None, fields.extra_key.as_deref());
     let (mut specs, mut tokens) = (Vec::new(), 0);
     let mut scores = Vec::new();
     for (index, mut prompt) in tokenise(&state, prompts.list).await?.into_iter().enumerate() {
@@ -100,7 +103,7 @@ async fn generate(State(state): State<Arc<AppState>>, request: Request) -> Resul
             logprobs,
             score_report: report,
             caller: caller.clone(),
-            namespace: namespace(None, fields.extra_key.as_deref()),
+            namespace: namespace.clone(),
             sample_index: 0,
         };
         specs.extend(spec.samples(sampling.n));
@@ -144,6 +147,8 @@ fn check_token_ids(fields: &NativeFields, count: usize, is_batch: bool) -> Resul
 
 /// The prompts' ids: the request's own, or numbered from it, or new ones.
 fn ids(fields: &NativeFields, count: usize, is_batch: bool) -> Result<Vec<String>, ApiError> {
+    // Before one is written once for each prompt.
+    fields.rid.iter().flat_map(|rid| &rid.list).try_for_each(|id: &String| check_id(id))?;
     let ids = match &fields.rid {
         None => (0..count).map(|_| new_id()).collect(),
         Some(rid) if rid.is_batch && rid.list.len() == count => rid.list.clone(),

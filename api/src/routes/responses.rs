@@ -21,12 +21,13 @@ use crate::{
     dialects::responses::{ResponseContext, Responses, incomplete_details, usage},
     generate::namespace,
     logprobs,
+    offload::{to_pool, to_pool_for},
     prompt::{Conversation, PromptSource},
     protocol::{
         ApiError, Body,
         body::ContentType,
         compaction,
-        response_input::{read_input, tools_of_input},
+        response_input::{read_input, refers_to_items, tools_of_input},
         responses::{Functions, ResponsesError, ResponsesFields},
         sampling::SamplingFields,
         scalar::Int,
@@ -128,6 +129,11 @@ async fn read(
         None => None,
         Some(id) => Some(state.responses.get(caller.owner(), id).ok_or_else(|| previous_not_found(id))?),
     };
+    to_pool_for(previous.as_ref().map_or(0, |previous| previous.bytes())).await;
+    if refers_to_items(input) {
+        // Few words, and each stands for an item of any length.
+        to_pool().await;
+    }
     let mut brought = previous.as_ref().map(|previous| previous.tools.clone()).unwrap_or_default();
     brought.extend(tools_of_input(input));
     functions.extend(&brought);
@@ -255,6 +261,7 @@ async fn input_items(
     if !(1..=100).contains(&limit) {
         return Err(ApiError::invalid(format!("limit must be in [1, 100], got {limit}.")).about("limit").into());
     }
+    to_pool_for(response.bytes()).await;
     let mut items: Vec<&Value> = response.input.iter().collect();
     if query.order.as_deref() != Some("asc") {
         items.reverse();
@@ -292,7 +299,10 @@ async fn retrieve(
     Path(id): Path<String>,
 ) -> Result<Response, ResponsesError> {
     match state.responses.get(caller.owner(), &id) {
-        Some(response) => Ok(Json(&response.object).into_response()),
+        Some(response) => {
+            to_pool_for(response.bytes()).await;
+            Ok(Json(&response.object).into_response())
+        }
         None => Err(not_found(&id).into()),
     }
 }

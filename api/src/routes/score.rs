@@ -13,9 +13,10 @@ use quern_engine::LogprobRequest;
 use crate::{
     caller::Caller,
     dialects::NO_MODEL,
-    generate::{GenerationSpec, Generations},
+    generate::{GenerationSpec, Generations, OUTPUT_BYTES},
     limits::check_prompt_tokens,
     logprobs::MAX_NATIVE_TOP_LOGPROBS,
+    offload::{to_pool_for, to_pool_if_heavy_or, to_socket_thread},
     prompt::{MAX_PROMPTS, tokenise},
     protocol::{
         ApiError, Body,
@@ -53,6 +54,14 @@ async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<R
             format!("temperature: {temperature} needs apply_softmax: true; probabilities are the model's own.");
         return Err(ApiError::invalid(message).about("temperature"));
     }
+    let (items, labels_bytes) = (fields.items.as_ref().map_or(0, |items| items.list.len()), labels.len() * 16);
+    // Each item is joined with the query, and answered with a score for each label.
+    let query_bytes = match &fields.query {
+        Some(ScoreText(Prompt::Text(query))) => query.len(),
+        Some(ScoreText(Prompt::Ids(query))) => size_of_val(&query[..]),
+        None => 0,
+    };
+    to_pool_for(items.min(MAX_PROMPTS) * (OUTPUT_BYTES + query_bytes + labels_bytes)).await;
     let prompts = tokenise(&state, prompts(&fields)?).await?;
     let greedy = SamplingFields { temperature: Some(0.0), ..SamplingFields::default() };
     let sampling = Arc::new(Sampling::new(&greedy, Defaults::default(), state.vocab_size())?);
@@ -78,7 +87,10 @@ async fn score(State(state): State<Arc<AppState>>, request: Request) -> Result<R
         });
     }
     let mut generations = Generations::submit(&state, specs, false).await?;
-    let deltas = generations.whole().await?;
+    to_socket_thread().await;
+    let deltas = generations.whole().await;
+    to_pool_if_heavy_or(0).await;
+    let deltas = deltas?;
     let scores = deltas.iter().map(|piece| {
         let first = piece.logprobs.first().ok_or_else(|| ApiError::unavailable("The request was aborted."))?;
         let logprobs = first.requested.iter().map(|&(_, logprob)| f64::from(logprob));

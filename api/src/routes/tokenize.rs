@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     constraint::ToolUse,
+    offload::to_pool_for,
     prompt::{Conversation, off_thread, tokenise_any},
     protocol::{
         ApiError, Body,
@@ -21,6 +22,9 @@ use crate::{
     },
     state::AppState,
 };
+
+/// A token with its piece is an object of its own.
+const PIECE_BYTES: usize = 128;
 
 /// Their routes.
 pub fn routes() -> Router<Arc<AppState>> {
@@ -86,6 +90,7 @@ async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Resul
             if !fields.with_pieces.unwrap_or(false) {
                 return Ok(Json(json!({ "tokens": ids })));
             }
+            to_pool_for(ids.len() * PIECE_BYTES).await;
             // A token that ends inside a character is shown by its bytes.
             let piece = |id: &u32| {
                 let bytes = state.tokenizer.token_bytes(*id).unwrap_or_default();
@@ -119,6 +124,7 @@ async fn detokenize(State(state): State<Arc<AppState>>, request: Request) -> Res
         Ok(lists.iter().map(|ids| state.tokenizer.decode(ids, skip_special)).collect::<Vec<_>>())
     });
     let mut texts = texts.await?;
+    to_pool_for(texts.iter().map(String::len).sum()).await;
     // `[]` is an empty list of tokens, not an empty list of lists.
     let text = if tokens.is_batch && !texts.is_empty() { json!(texts) } else { json!(texts.pop().unwrap_or_default()) };
     // SGLang's name, vLLM's and llama.cpp's.
