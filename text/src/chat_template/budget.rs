@@ -1,8 +1,12 @@
-//! What rendering may cost: [`fuel`] for its work, [`writable`] for a value, [`BoundedOutput`] for all that it writes.
+//! What rendering may cost: [`fuel`] for its work, [`writable`] for a value, [`BoundedOutput`] for all that it writes,
+//! [`bounded`] for what is gone through without being written, [`shallow`] for what is kept.
 
-use std::io;
+use std::{cell::Cell, io};
 
-use minijinja::State;
+use minijinja::{
+    Error, ErrorKind, State,
+    value::{Value, ValueKind},
+};
 use serde_json::Value as Json;
 
 use super::prompt::ChatPrompt;
@@ -42,6 +46,106 @@ pub(super) fn fuel(prompt: &ChatPrompt) -> u64 {
 pub(super) fn writable(state: &State) -> usize {
     let left = state.fuel_levels().map_or(MOST_FUEL, |(_, left)| left);
     usize::try_from(left.saturating_mul(WRITTEN_PER_FUEL)).unwrap_or(usize::MAX).min(MAX_OUTPUT_BYTES)
+}
+
+/// What going through a value costs, in bytes of [`writable`].
+const VALUE_BYTES: usize = 32;
+
+/// Values within values. Jinja's own ways to write, compare and look up a value have no bound of their depth.
+const MAX_DEPTH: usize = 128;
+
+/// Values that a render may go through for each unit of its fuel, all [`bounded`] together.
+const VALUES_PER_FUEL: u64 = 1;
+
+thread_local! {
+    /// Values that the render of this thread has gone through.
+    static GONE_THROUGH: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A render begins on this thread.
+pub(super) fn begin() {
+    GONE_THROUGH.set(0);
+}
+
+/// Refuse a value that is longer, on paper, than the render may yet write, or nested deeper than anything that has an
+/// end.
+///
+/// # Errors
+/// If it is.
+pub(super) fn bounded(state: &State, value: &Value) -> Result<(), Error> {
+    if value.as_object().is_none() {
+        return Ok(());
+    }
+    let (used, left) = state.fuel_levels().unwrap_or((0, MOST_FUEL));
+    let most = (used + left).saturating_mul(VALUES_PER_FUEL);
+    go_through(value, writable(state), most, &mut 0, 0)
+}
+
+/// Refuse a value that is nested deeper than anything that has an end, or that holds so many others that it was not made
+/// one by one: to free a list in a list in a list takes as much stack as they are deep. What is neither list nor dict is
+/// not looked at. A namespace may be in no other value, since one that came to hold itself would never be freed; `depth`:
+/// 1 where `value` is about to be in one, else 0.
+///
+/// # Errors
+/// If it is.
+pub(super) fn shallow(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
+    let (used, left) = state.fuel_levels().unwrap_or((0, MOST_FUEL));
+    go_into(value, (used + left).saturating_mul(VALUES_PER_FUEL), depth)
+}
+
+fn go_into(value: &Value, most: u64, depth: usize) -> Result<(), Error> {
+    let Some(object) = value.as_object() else { return Ok(()) };
+    if !matches!(value.kind(), ValueKind::Map | ValueKind::Seq | ValueKind::Iterable) {
+        return Ok(());
+    }
+    if depth > 0 && object.type_name().ends_with("::Namespace") {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a namespace cannot be kept in another value"));
+    }
+    enter(most, depth)?;
+    let is_map = value.kind() == ValueKind::Map;
+    for item in value.try_iter()? {
+        match is_map {
+            true => go_into(&value.get_item(&item)?, most, depth + 1)?,
+            false => go_into(&item, most, depth + 1)?,
+        }
+    }
+    Ok(())
+}
+
+/// Count a value, this deep in another.
+fn enter(most: u64, depth: usize) -> Result<(), Error> {
+    let gone_through = GONE_THROUGH.get() + 1;
+    GONE_THROUGH.set(gone_through);
+    if gone_through > most {
+        return Err(ErrorKind::OutOfFuel.into());
+    }
+    if depth > MAX_DEPTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("a value is nested deeper than {MAX_DEPTH}")));
+    }
+    Ok(())
+}
+
+fn go_through(value: &Value, limit: usize, most: u64, bytes: &mut usize, depth: usize) -> Result<(), Error> {
+    enter(most, depth)?;
+    *bytes += VALUE_BYTES + value.as_str().map_or(0, str::len);
+    if *bytes > limit {
+        return Err(ErrorKind::OutOfFuel.into());
+    }
+    match value.kind() {
+        ValueKind::Map => {
+            for key in value.try_iter()? {
+                go_through(&key, limit, most, bytes, depth + 1)?;
+                go_through(&value.get_item(&key)?, limit, most, bytes, depth + 1)?;
+            }
+        }
+        ValueKind::Seq | ValueKind::Iterable if value.as_object().is_some() => {
+            for item in value.try_iter()? {
+                go_through(&item, limit, most, bytes, depth + 1)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Output with an end.

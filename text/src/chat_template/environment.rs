@@ -8,7 +8,10 @@ use minijinja::{
     value::{Kwargs, Value},
 };
 
-use super::budget::writable;
+use super::{
+    budget::{bounded, shallow, writable},
+    guard::{BOUNDED, SHALLOW, TEXT},
+};
 use crate::json::{dumps, python_str};
 
 /// Widest field of `str.format`.
@@ -29,6 +32,7 @@ pub(super) fn environment() -> Environment<'static> {
             let told = format!("format: fields of variable width, or wider than {MAX_FIELD_WIDTH}, are not written");
             return Err(minijinja::Error::new(ErrorKind::InvalidOperation, told));
         }
+        args.iter().try_for_each(|argument| bounded(state, argument))?;
         match (method, value.as_str(), args) {
             ("join", Some(separator), [list]) => joined(separator, list, writable(state)),
             _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
@@ -49,9 +53,19 @@ pub(super) fn environment() -> Environment<'static> {
     env.add_filter("string", |state: &State, value: Value| python_str(&value, writable(state)));
     // In Python `None` is not iterable; here it would be, as an empty sequence.
     env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
-    env.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    env.add_filter(TEXT, |state: &State, value: Value| match value.as_str() {
+        Some(_) => Ok(value),
+        None => python_str(&value, writable(state)).map(Value::from),
     });
+    env.add_filter(BOUNDED, |state: &State, value: Value| bounded(state, &value).map(|()| value));
+    env.add_filter(SHALLOW, |state: &State, value: Value, depth: Option<usize>| {
+        shallow(state, &value, depth.unwrap_or(0)).map(|()| value)
+    });
+    env.add_function("raise_exception", |state: &State, message: Value| -> Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, python_str(&message, writable(state))?))
+    });
+    // Not Jinja's, and it writes all there is.
+    env.remove_global("debug");
     env.add_function("range", bounded_range);
     env.add_function("strftime_now", strftime_now);
     env

@@ -7,6 +7,7 @@
 
 mod budget;
 mod environment;
+mod guard;
 mod marker;
 mod prompt;
 mod source;
@@ -24,6 +25,7 @@ pub use self::prompt::ChatPrompt;
 use self::{
     budget::{BoundedOutput, MAX_OUTPUT_BYTES, fuel},
     environment::environment,
+    guard::guarded,
     marker::Marker,
     source::MAX_SOURCE_BYTES,
 };
@@ -115,7 +117,7 @@ impl ChatTemplate {
 
     fn compile(&mut self, name: &'static str, source: &str) -> Result<(), TemplateError> {
         source::check(source).map_err(TemplateError::Malformed)?;
-        let added = self.environment.add_template_owned(name, source::without_generation_tags(source));
+        let added = self.environment.add_template_owned(name, guarded(&source::without_generation_tags(source)));
         added.map_err(|e| TemplateError::Malformed(describe(&e)))
     }
 
@@ -217,6 +219,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(fuel(prompt)));
         let name = if self.tool_use.is_some() && prompt.tools.is_some() { TOOL_USE } else { USUAL };
         let template = environment.get_template(name).expect("added when compiled");
+        budget::begin();
         let mut output = BoundedOutput::default();
         match template.render_captured_to(Value::from_pairs(variables), &mut output) {
             Ok(_) => {}
@@ -299,7 +302,38 @@ mod tests {
             lists.clone() + "{{ ns.x | tojson | length }}",
             lists.clone() + "{{ ns.x | string | length }}",
             lists.clone() + "{{ {'a': ns.x} | tojson(indent=4) }}",
-            lists + "{{ ','.join([ns.x]) | length }}",
+            lists.clone() + "{{ ','.join([ns.x]) | length }}",
+            lists.clone() + "{{ (ns.x ~ '') | length }}",
+            lists.clone() + "{{ 'a' ~ ns.x ~ 'b' }}",
+            lists.clone() + "{{ ('a' ~ [1] + ns.x ~ 'b') | length }}",
+            lists.clone() + "{{ '%s' | format(ns.x) | length }}",
+            lists.clone() + "{{ '{}'.format(ns.x) | length }}",
+            lists.clone() + "{{ ns.x | pprint | length }}",
+            lists.clone() + "{{ ns.x | upper | length }}",
+            lists.clone() + "{{ [ns.x] | map('upper') | list | length }}",
+            lists.clone() + "{{ ns.x | join | length }}",
+            lists.clone() + "{{ 'a' | replace('a', ns.x) | length }}",
+            lists.clone() + "{{ 'a' | indent(2, ns.x) | length }}{{ ns.x | indent | length }}",
+            lists.clone() + "{{ ns.x | urlencode | length }}{{ ns.x | e | length }}",
+            lists.clone() + "{{ ns.x in 'a' }}{{ ns.x not in 'a' }}",
+            lists.clone() + "{{ raise_exception(ns.x) }}",
+            lists.clone() + "{{ debug() }}{{ ns.x | e }}",
+            lists.clone()
+                + "{% set y = ns.x %}"
+                + lists.split_once("%}").expect("two tags").1
+                + "{{ ns.x == y }}{{ [ns.x, 1] | sort }}",
+            lists.clone() + "{{ {ns.x: 1} }}{{ {1: 2}[ns.x] }}{{ {1: 2}.get(ns.x) }}",
+            lists + "{{ ns | string | length }}{{ (ns ~ '') | length }}",
+            "{{ ([1] * 1000000000 ~ '') | length }}".into(),
+            "{% set x = ([1] * 1000000) %}{% for i in range(9999) %}{{ (x ~ '') | length }}{{ x == [2] }}{% endfor %}"
+                .into(),
+            // A value that is too deep to be freed.
+            doubled("[1]", 300_000).replace("STEP", "[ns.x]") + "{{ ns.x | length }}",
+            doubled("[1]", 300_000).replace("STEP", "{'a': [0, ns.x]}") + "{{ ns.x | length }}",
+            "{% set x = [x] %}".repeat(60_000) + "{{ x | length }}",
+            // A value that holds itself.
+            "{% set ns = namespace() %}{% set ns.x = ns %}{{ (ns ~ '') | length }}{{ ns | pprint }}".into(),
+            "{% set ns = namespace() %}{% set ns.x = [ns, ns] %}{{ ns | upper | length }}".into(),
             "{{ ('a' * 4000000000) | length }}".into(),
             "{{ ([1] * 1000000000) | length }}".into(),
             "{{ '{:>999999999}'.format(5) | length }}".into(),
