@@ -31,13 +31,13 @@ pub(super) struct Nf4<'a> {
     pub(super) codes: &'a Tensor,
     pub(super) map: &'a Tensor,
     pub(super) factors: &'a Tensor,
-    pub(super) nested: Option<Nested<'a>>,
+    pub(super) nested: Option<NestedFactors<'a>>,
     pub(super) state: Named<'a>,
 }
 
 /// Where factors are places in a list.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Nested<'a> {
+pub(super) struct NestedFactors<'a> {
     pub(super) map: &'a Tensor,
     pub(super) factors: &'a Tensor,
 }

@@ -13,7 +13,7 @@ use super::{
     contents::{ACT_ORDER, ContentCheck},
     int_groups::{BLOCK, IntGroups, Offset, Order, PerGroup, Zeros},
     mxfp4::Mxfp4,
-    nf4::{self, Nested, Nf4},
+    nf4::{self, NestedFactors, Nf4},
     nvfp4::{self, Nvfp4},
     tensor::{Named, Tensor, floats, wrong},
 };
@@ -476,7 +476,7 @@ impl<'a> ModuleParts<'_, 'a> {
                 expect(map, &[256], "F32")?;
                 expect(outer, &[blocks.div_ceil(nf4::NESTED_BLOCK)], "F32")?;
                 names.extend([map.0, outer.0]);
-                Some(Nested { map: map.1, factors: outer.1 })
+                Some(NestedFactors { map: map.1, factors: outer.1 })
             }
             _ => {
                 expect(factors, &[blocks], "F32")?;
