@@ -21,6 +21,9 @@ use serde_json::{Map, json};
 
 const VOCAB: usize = 96;
 
+/// Tensors of a file with their bytes.
+type Tensors = Vec<(Announced, Vec<u8>)>;
+
 /// A mixture of experts whose rows are one block or two.
 fn network() -> Checkpoint {
     let config = json!({
@@ -172,13 +175,13 @@ fn a_file_of_each_type_is_written_again_as_it_is() {
 #[test]
 fn factors_without_nvfp4_and_of_other_sizes_are_refused() {
     let [nvfp4, plain] = twins(QuantFormat::Nvfp4);
-    let refusal = |bytes: &SharedBytes, change: &dyn Fn(&mut Vec<(Announced, Vec<u8>)>)| {
+    let refusal = |bytes: &SharedBytes, change: &dyn Fn(&mut Tensors)| {
         let model = GgufModel::embedded("m.gguf", bytes).unwrap();
         let metadata: Vec<_> = model.metadata().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let tensor = |(_, t): (&str, &quern_model::gguf::TensorInfo)| {
             (Announced { name: t.name.clone(), dims: t.dims.clone(), format: t.format }, t.bytes.to_vec())
         };
-        let mut tensors: Vec<_> = model.tensors().map(tensor).collect();
+        let mut tensors: Tensors = model.tensors().map(tensor).collect();
         change(&mut tensors);
         let model = GgufModel::embedded("m.gguf", &written(&metadata, &tensors)).unwrap();
         Checkpoint::gguf(model, &Map::new()).err().map(|error| error.to_string())

@@ -31,7 +31,7 @@ pub const TQ1_0: BlockFormat = BlockFormat {
             for run in quants.chunks_exact_mut(bytes.len()) {
                 for (quant, byte) in run.iter_mut().zip(bytes) {
                     let left = byte.wrapping_mul(power);
-                    *quant = (u16::from(left) * 3 >> 8) as i8 - 1;
+                    *quant = ((u16::from(left) * 3) >> 8) as i8 - 1;
                 }
                 power = power.wrapping_mul(3);
             }
