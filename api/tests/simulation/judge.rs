@@ -172,14 +172,19 @@ impl Reply {
 fn compare(world: &World, ask: &Ask, reply: &Reply, is_cut: bool) {
     let is_finished = |end: &End| matches!(end, End::Finished(_));
     let is_whole = !is_cut && reply.error.is_none() && reply.ends.iter().all(is_finished);
+    let mut is_compared = false;
     if let (true, Some(ids), Some((tokens, is_stopped))) = (is_whole, &reply.ids, ask.expected()) {
         let wanted = if is_stopped { &tokens[..tokens.len() - 1] } else { &tokens[..] };
         assert!(ids == &tokens || ids == wanted, "{ask:?}: {ids:?} instead of {tokens:?}");
         assert_eq!(reply.ends[0], End::Finished(if is_stopped { "stop" } else { "length" }), "{ask:?}");
+        is_compared = true;
     }
     let mut memory = world.memory.borrow_mut();
     match memory.outputs.get(&ask.key()) {
-        Some(known) if is_whole => assert_eq!(&reply.texts, known, "{ask:?}: other words than before"),
+        Some(known) if is_whole => {
+            assert_eq!(&reply.texts, known, "{ask:?}: other words than before");
+            is_compared = true;
+        }
         Some(known) => {
             for (text, known) in reply.texts.iter().zip(known) {
                 // A character that was begun ends as U+FFFD where its output ends early.
@@ -191,7 +196,9 @@ fn compare(world: &World, ask: &Ask, reply: &Reply, is_cut: bool) {
         None => {}
     }
     drop(memory);
-    world.tally.borrow_mut().compared += u64::from(is_whole);
+    let mut tally = world.tally.borrow_mut();
+    tally.whole += u64::from(is_whole);
+    tally.compared += u64::from(is_compared);
 }
 
 fn note(world: &World, what: &str, status: u16) {

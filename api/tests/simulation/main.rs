@@ -94,8 +94,9 @@ fn whatever_happens_each_request_ends_once_with_its_own_words() {
     };
     let hours = tally.seconds / 3600.0;
     eprintln!(
-        "{} requests, {} of them compared to the bit, {} faults of {} kinds, {hours:.1} hours, {} steps, in {:.1} s",
+        "{} requests, {} answered whole, {} of these compared to the bit, {} faults of {} kinds, {hours:.1} hours, {} steps, in {:.1} s",
         tally.requests,
+        tally.whole,
         tally.compared,
         tally.num_faults(),
         tally.faults.len(),
@@ -105,7 +106,8 @@ fn whatever_happens_each_request_ends_once_with_its_own_words() {
     eprintln!("statuses: {:?}", tally.statuses);
     tally.faults.iter().for_each(|(kind, count)| eprintln!("{count:>8}  {kind}"));
     if seed.is_none() {
-        assert!(tally.compared > tally.requests / 2 && tally.faults.len() >= 25, "{tally:?}");
+        assert!(tally.whole > tally.requests / 2 && tally.compared > tally.whole / 4, "{tally:?}");
+        assert!(tally.faults.len() >= 25, "{tally:?}");
     }
     if (seed, worlds) == (None, None) {
         let is_enough = tally.requests >= LEAST_REQUESTS && tally.num_faults() >= LEAST_FAULTS && hours >= LEAST_HOURS;

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 pub(crate) struct Tally {
     /// Requests whose first byte was sent.
     pub(crate) requests: u64,
-    /// Those with a whole answer that was compared, to the bit, with what the model says to the request alone or said
+    /// Those with a whole answer.
+    pub(crate) whole: u64,
+    /// Those of them whose answer was compared, to the bit, with what the model says to the request alone or said
     /// before.
     pub(crate) compared: u64,
     /// Virtual time, seconds.
@@ -41,6 +43,7 @@ impl Tally {
 
     pub(crate) fn add(&mut self, other: &Self) {
         self.requests += other.requests;
+        self.whole += other.whole;
         self.compared += other.compared;
         self.seconds += other.seconds;
         self.steps += other.steps;
