@@ -7,7 +7,10 @@ use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::{cross_origin::CrossOriginConfig, protocol::body_memory::MAX_BODY_MEMORY};
+use crate::cross_origin::CrossOriginConfig;
+
+/// Memory for the bodies of all requests, bytes, where there is enough.
+pub const MAX_BODY_MEMORY: usize = 1 << 30;
 
 /// Everything that was decided for the API. Field names are those of the flags, as `/server_info` shows them.
 #[derive(Clone, Debug, PartialEq, Serialize)]

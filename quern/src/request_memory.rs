@@ -1,6 +1,6 @@
 //! [`RequestMemory`]: the memory that requests may take beside weights and KV pool.
 
-use quern_api::protocol::body_memory::MAX_BODY_MEMORY;
+use quern_api::config::MAX_BODY_MEMORY;
 
 use crate::memory::gib;
 

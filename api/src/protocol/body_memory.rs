@@ -12,9 +12,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 
-/// Memory for all bodies, bytes, where there is enough.
-pub const MAX_BODY_MEMORY: usize = 1 << 30;
-
 /// Memory is counted in pieces of this many bytes.
 const UNIT: usize = 1 << 10;
 
@@ -109,6 +106,7 @@ pub fn tree_bytes(json: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MAX_BODY_MEMORY;
 
     #[test]
     fn bodies_share_one_memory_and_give_it_back() {

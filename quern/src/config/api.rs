@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use quern_api::{
     ApiConfig, api_keys,
-    config::{GrammarBackend, LOGPROBS_MODES, SamplingDefaults, Secret, ToolCallParser},
-    protocol::body_memory::MAX_BODY_MEMORY,
+    config::{GrammarBackend, LOGPROBS_MODES, MAX_BODY_MEMORY, SamplingDefaults, Secret, ToolCallParser},
 };
 use quern_backend::LogprobsOf;
 use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
