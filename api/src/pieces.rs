@@ -1,6 +1,6 @@
 //! Large answers: sent in pieces, and freed off the threads that serve sockets.
 //!
-//! A connection copies and writes what it is given as one piece, and whoever drops the last reference frees it: of
+//! A connection copies and writes what it is given as one piece, and the thread that drops the last reference frees it: of
 //! 256 MiB, either takes tens of milliseconds.
 
 use std::{
