@@ -18,6 +18,8 @@ import openai
 
 # Starts on a machine that has other things to do; nothing below depends on how long they take.
 PATIENCE = 120
+# How long the router asks nothing of a replica that has failed several times.
+BREAKER_SECONDS = 3
 
 
 def free_port():
@@ -61,7 +63,8 @@ router = subprocess.Popen(
     [Path(sys.executable).with_name("sglang-router"), "launch", "--worker-urls", *(r.url for r in replicas)]
     + ["--port", str(port), "--prometheus-port", str(free_port()), "--log-level", "error"]
     + "--policy cache_aware --health-check-interval-secs 1 --health-failure-threshold 2".split()
-    + "--health-success-threshold 1 --cb-failure-threshold 3".split(),
+    + "--health-success-threshold 1 --cb-failure-threshold 3".split()
+    + ["--cb-timeout-duration-secs", str(BREAKER_SECONDS)],
     stdout=subprocess.DEVNULL,
 )
 try:
@@ -123,7 +126,11 @@ try:
 
     # One that drains loses nothing: what it refuses, the router tries elsewhere.
     replicas[1] = Replica(other.port)
+    returned = time.monotonic()
     until("both are known", lambda: (get(f"{url}/get_loads") or "").count('"load"') == 2)
+    # Known is not trusted yet: a probe must have passed, and the breaker have waited until it tries again.
+    until("both are healthy", lambda: (get(f"{url}/workers") or "").count('"is_healthy":true') == 2)
+    until("the breaker tries again", lambda: time.monotonic() > returned + 2 * BREAKER_SECONDS)
     replicas[0].process.send_signal(signal.SIGTERM)
     assert all(answered(f"Count to {n}") for n in range(8))
     assert replicas[0].process.wait(PATIENCE) == 0
