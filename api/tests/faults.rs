@@ -6,12 +6,12 @@ mod support;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::join_all};
+use futures_util::future::join_all;
 use quern_api::ApiConfig;
 use quern_engine::{DeviceFault, EngineConfig};
 use serde_json::{Value, json};
@@ -250,15 +250,17 @@ async fn aborts_reach_the_requests_they_name() {
 
 #[tokio::test]
 async fn a_failing_step_ends_its_requests_with_an_error_and_the_next_ones_work() {
-    let failing = Arc::new(AtomicBool::new(false));
+    // The number of the step that fails, from now on; 0: none does.
+    let failing = Arc::new(AtomicUsize::new(0));
     let fails = Arc::clone(&failing);
-    let hook = Box::new(move |_| match fails.swap(false, Ordering::AcqRel) {
-        true => Err(DeviceFault::Step { backend: "fake", cause: "the memory is on fire".into() }.into()),
-        false => Ok(()),
-    });
+    let hook =
+        Box::new(move |_| match fails.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)) {
+            Ok(1) => Err(DeviceFault::Step { backend: "fake", cause: "the memory is on fire".into() }.into()),
+            _ => Ok(()),
+        });
     let server = Server::with(config(), Some(hook)).await;
     let body = json!({"messages": user("x"), "max_tokens": 400, "ignore_eos": true});
-    failing.store(true, Ordering::Release);
+    failing.store(1, Ordering::Release);
     let (status, answer) = server.post("/v1/chat/completions", body.clone()).await;
     assert_eq!((status, &answer["type"]), (500, &json!("InternalServerError")), "{answer}");
 
@@ -269,16 +271,10 @@ async fn a_failing_step_ends_its_requests_with_an_error_and_the_next_ones_work()
             json!({"text": "x", "stream": true, "sampling_params": {"max_new_tokens": 400, "ignore_eos": true}}),
         ),
     ] {
-        let answer = server.client.post(server.url(path)).json(&body).send().await.unwrap();
-        let mut stream = answer.bytes_stream();
-        // Pieces of a socket may end inside a character.
-        let mut bytes = stream.next().await.unwrap().unwrap().to_vec();
-        failing.store(true, Ordering::Release);
-        while let Some(piece) = stream.next().await {
-            bytes.extend(piece.unwrap());
-        }
-        let text = String::from_utf8(bytes).unwrap();
+        failing.store(20, Ordering::Release);
+        let text = server.client.post(server.url(path)).json(&body).send().await.unwrap().text().await.unwrap();
         let frames = frames(&text);
+        assert!(frames.len() > 10, "tokens before the failure: {text}");
         let error = &frames.last().unwrap()["error"];
         assert_eq!(error["code"], 500, "{text}");
         assert!(error["message"].as_str().unwrap().contains("on fire"), "{text}");
