@@ -26,7 +26,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures_util::task::AtomicWaker;
+use futures_util::{future::BoxFuture, task::AtomicWaker};
 use tokio::{
     runtime::Handle,
     task::{JoinHandle, spawn_blocking},
@@ -38,7 +38,7 @@ pub const LARGE_BYTES: usize = 64 << 10;
 
 /// Where a future is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum PollSite {
     SocketThread,
     Pool,
 }
@@ -47,7 +47,7 @@ enum Place {
 #[derive(Clone, Copy, Debug)]
 struct Polling {
     /// Where it is polled; where it is to be polled next, once it was told so.
-    place: Place,
+    site: PollSite,
     is_heavy: bool,
 }
 
@@ -57,7 +57,7 @@ thread_local! {
 
 /// Go on on the pool of blocking threads. Without an [`Offloadable`] around it, this does nothing.
 pub async fn to_pool() {
-    go_to(Place::Pool).await;
+    go_to(PollSite::Pool).await;
 }
 
 /// Go on on the pool, if there are so many bytes to work on that it matters.
@@ -76,13 +76,13 @@ pub async fn to_pool_if_heavy_or(bytes: usize) {
 
 /// Go on where sockets are served: from here on there is little to do at a time.
 pub async fn to_socket_thread() {
-    go_to(Place::SocketThread).await;
+    go_to(PollSite::SocketThread).await;
 }
 
-async fn go_to(place: Place) {
+async fn go_to(site: PollSite) {
     poll_fn(|context| match POLLING.get() {
-        Some(polling) if polling.place != place => {
-            POLLING.set(Some(Polling { place, ..polling }));
+        Some(polling) if polling.site != site => {
+            POLLING.set(Some(Polling { site, ..polling }));
             // For combinators that poll only what was woken.
             context.waker().wake_by_ref();
             Poll::Pending
@@ -94,44 +94,42 @@ async fn go_to(place: Place) {
 
 /// Whether the future that is being polled has been on the pool, and so holds large values.
 pub fn is_heavy() -> bool {
-    POLLING.get().is_some_and(|polling| polling.is_heavy || polling.place == Place::Pool)
+    POLLING.get().is_some_and(|polling| polling.is_heavy || polling.site == PollSite::Pool)
 }
 
 /// Drop `value`, which may take its time, on the pool.
 pub fn discard(value: impl Send + 'static) {
-    let is_there = POLLING.get().is_some_and(|polling| polling.place == Place::Pool);
+    let is_there = POLLING.get().is_some_and(|polling| polling.site == PollSite::Pool);
     let Some(runtime) = Handle::try_current().ok().filter(|_| !is_there) else { return drop(value) };
     // Tokio panics where there is no thread and the system refuses one; the value is dropped with its queue, then.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(runtime.spawn_blocking(move || drop(value)))));
 }
 
-type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
 /// A future that is polled on the pool of blocking threads when it asks for it ([`to_pool`]), and then dropped there.
 pub struct Offloadable<T: Send + 'static> {
-    state: State<T>,
+    state: OffloadState<T>,
     signal: Arc<Signal>,
     is_heavy: bool,
 }
 
-enum State<T> {
-    Resting(Work<T>, Place),
+enum OffloadState<T> {
+    Resting(BoxFuture<'static, T>, PollSite),
     /// The pool polls it.
-    OnPool(Arc<Mutex<Slot<T>>>, JoinHandle<()>),
+    OnPool(Arc<Mutex<Handover<T>>>, JoinHandle<()>),
     Ended,
 }
 
 /// Through which a future goes to the pool and comes back.
-enum Slot<T> {
-    ToPoll(Work<T>),
+enum Handover<T> {
+    ToPoll(BoxFuture<'static, T>),
     Empty,
     Polled(Polled<T>),
 }
 
 /// A future after a poll: it, or what came of it, and where it is to be polled next.
 struct Polled<T> {
-    result: Result<T, Work<T>>,
-    place: Place,
+    result: Result<T, BoxFuture<'static, T>>,
+    site: PollSite,
 }
 
 /// Tells that a future which waits on the pool's behalf has something to do.
@@ -160,45 +158,47 @@ impl<T: Send + 'static> Offloadable<T> {
 
     /// The same, holding large values already if `is_heavy`.
     pub fn of_weight(is_heavy: bool, work: impl Future<Output = T> + Send + 'static) -> Self {
-        Self { state: State::Resting(Box::pin(work), Place::SocketThread), signal: Arc::default(), is_heavy }
+        Self { state: OffloadState::Resting(Box::pin(work), PollSite::SocketThread), signal: Arc::default(), is_heavy }
     }
 
     /// Have the pool poll `work`. Where the system has no thread for it, it is polled here: late is better than never.
-    fn offload(&mut self, work: Work<T>) {
+    fn offload(&mut self, work: BoxFuture<'static, T>) {
         self.is_heavy = true;
-        let slot = Arc::new(Mutex::new(Slot::ToPoll(work)));
+        let slot = Arc::new(Mutex::new(Handover::ToPoll(work)));
         let job = {
             let (slot, waker) = (Arc::clone(&slot), Waker::from(Arc::clone(&self.signal)));
             move || {
-                let taken = exchange(&slot, Slot::Empty);
-                if let Slot::ToPoll(work) = taken {
-                    let polled = poll_at(work, &mut Context::from_waker(&waker), Place::Pool, true);
-                    exchange(&slot, Slot::Polled(polled));
+                let taken = exchange(&slot, Handover::Empty);
+                if let Handover::ToPoll(work) = taken {
+                    let polled = poll_at(work, &mut Context::from_waker(&waker), PollSite::Pool, true);
+                    exchange(&slot, Handover::Polled(polled));
                 }
             }
         };
         // Tokio panics where it has no such thread and the system refuses one.
         self.state = match catch_unwind(AssertUnwindSafe(|| spawn_blocking(job))) {
-            Ok(handle) => State::OnPool(slot, handle),
+            Ok(handle) => OffloadState::OnPool(slot, handle),
             Err(_) => {
-                let Slot::ToPoll(work) = exchange(&slot, Slot::Empty) else { unreachable!("no thread has taken it") };
+                let Handover::ToPoll(work) = exchange(&slot, Handover::Empty) else {
+                    unreachable!("no thread has taken it")
+                };
                 let waker = Waker::from(Arc::clone(&self.signal));
-                let Polled { result, place } = poll_at(work, &mut Context::from_waker(&waker), Place::Pool, true);
+                let Polled { result, site } = poll_at(work, &mut Context::from_waker(&waker), PollSite::Pool, true);
                 match result {
-                    Err(work) => State::Resting(work, place),
-                    Ok(value) => State::Resting(Box::pin(std::future::ready(value)), Place::SocketThread),
+                    Err(work) => OffloadState::Resting(work, site),
+                    Ok(value) => OffloadState::Resting(Box::pin(std::future::ready(value)), PollSite::SocketThread),
                 }
             }
         };
     }
 }
 
-fn exchange<T>(slot: &Mutex<Slot<T>>, new: Slot<T>) -> Slot<T> {
+fn exchange<T>(slot: &Mutex<Handover<T>>, new: Handover<T>) -> Handover<T> {
     mem::replace(&mut slot.lock().unwrap_or_else(PoisonError::into_inner), new)
 }
 
 /// Poll `work`, which learns where that is.
-fn poll_at<T>(mut work: Work<T>, context: &mut Context<'_>, place: Place, is_heavy: bool) -> Polled<T> {
+fn poll_at<T>(mut work: BoxFuture<'static, T>, context: &mut Context<'_>, site: PollSite, is_heavy: bool) -> Polled<T> {
     /// Gives the thread back to the future around this one, also after a panic.
     struct Outer(Option<Polling>);
     impl Drop for Outer {
@@ -206,12 +206,12 @@ fn poll_at<T>(mut work: Work<T>, context: &mut Context<'_>, place: Place, is_hea
             POLLING.set(self.0);
         }
     }
-    let _outer = Outer(POLLING.replace(Some(Polling { place, is_heavy })));
+    let _outer = Outer(POLLING.replace(Some(Polling { site, is_heavy })));
     let result = match work.as_mut().poll(context) {
         Poll::Ready(value) => Ok(value),
         Poll::Pending => Err(work),
     };
-    Polled { result, place: POLLING.get().map_or(place, |polling| polling.place) }
+    Polled { result, site: POLLING.get().map_or(site, |polling| polling.site) }
 }
 
 impl<T: Send + 'static> Future for Offloadable<T> {
@@ -220,45 +220,45 @@ impl<T: Send + 'static> Future for Offloadable<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let this = &mut *self;
         loop {
-            let polled = match mem::replace(&mut this.state, State::Ended) {
-                State::Resting(work, Place::SocketThread) => {
-                    let polled = poll_at(work, context, Place::SocketThread, this.is_heavy);
-                    if polled.place == Place::SocketThread
+            let polled = match mem::replace(&mut this.state, OffloadState::Ended) {
+                OffloadState::Resting(work, PollSite::SocketThread) => {
+                    let polled = poll_at(work, context, PollSite::SocketThread, this.is_heavy);
+                    if polled.site == PollSite::SocketThread
                         && let Err(work) = polled.result
                     {
-                        this.state = State::Resting(work, Place::SocketThread);
+                        this.state = OffloadState::Resting(work, PollSite::SocketThread);
                         return Poll::Pending;
                     }
                     this.signal.is_set.store(true, Ordering::Release);
                     polled
                 }
-                State::Resting(work, Place::Pool) => {
+                OffloadState::Resting(work, PollSite::Pool) => {
                     this.signal.task.register(context.waker());
                     if !this.signal.is_set.swap(false, Ordering::AcqRel) {
-                        this.state = State::Resting(work, Place::Pool);
+                        this.state = OffloadState::Resting(work, PollSite::Pool);
                         return Poll::Pending;
                     }
                     this.offload(work);
                     continue;
                 }
-                State::OnPool(slot, mut handle) => match Pin::new(&mut handle).poll(context) {
+                OffloadState::OnPool(slot, mut handle) => match Pin::new(&mut handle).poll(context) {
                     Poll::Pending => {
-                        this.state = State::OnPool(slot, handle);
+                        this.state = OffloadState::OnPool(slot, handle);
                         return Poll::Pending;
                     }
-                    Poll::Ready(Ok(())) => match exchange(&slot, Slot::Empty) {
-                        Slot::Polled(polled) => polled,
-                        Slot::ToPoll(_) | Slot::Empty => unreachable!("the pool has polled it"),
+                    Poll::Ready(Ok(())) => match exchange(&slot, Handover::Empty) {
+                        Handover::Polled(polled) => polled,
+                        Handover::ToPoll(_) | Handover::Empty => unreachable!("the pool has polled it"),
                     },
                     Poll::Ready(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
                     // The runtime is going down, and this future with it.
                     Poll::Ready(Err(_)) => return Poll::Pending,
                 },
-                State::Ended => panic!("polled after its end"),
+                OffloadState::Ended => panic!("polled after its end"),
             };
             match polled.result {
                 Ok(value) => return Poll::Ready(value),
-                Err(work) => this.state = State::Resting(work, polled.place),
+                Err(work) => this.state = OffloadState::Resting(work, polled.site),
             }
         }
     }
@@ -269,15 +269,15 @@ impl<T: Send + 'static> Drop for Offloadable<T> {
         if !self.is_heavy {
             return;
         }
-        match mem::replace(&mut self.state, State::Ended) {
-            State::Resting(work, _) => discard(work),
+        match mem::replace(&mut self.state, OffloadState::Ended) {
+            OffloadState::Resting(work, _) => discard(work),
             // What the pool is polling is dropped there; what waits for it need not be polled any more.
-            State::OnPool(slot, _) => match exchange(&slot, Slot::Empty) {
-                Slot::ToPoll(work) => discard(work),
-                Slot::Polled(polled) => discard(polled),
-                Slot::Empty => {}
+            OffloadState::OnPool(slot, _) => match exchange(&slot, Handover::Empty) {
+                Handover::ToPoll(work) => discard(work),
+                Handover::Polled(polled) => discard(polled),
+                Handover::Empty => {}
             },
-            State::Ended => {}
+            OffloadState::Ended => {}
         }
     }
 }

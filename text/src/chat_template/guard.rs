@@ -84,7 +84,7 @@ pub(super) fn guarded(source: &str) -> String {
             continue;
         }
         let (tokens, end) = tokens(source, inside, if is_block { "%}" } else { "}}" });
-        Tag { source, tokens: &tokens, is_block }.guard(&mut edits);
+        JinjaTag { source, tokens: &tokens, is_block }.guard(&mut edits);
         at = end;
     }
     edits.apply(source)
@@ -121,14 +121,14 @@ enum Kind {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Token {
+struct JinjaToken {
     kind: Kind,
     start: usize,
     end: usize,
 }
 
 /// The tokens from `at` to the `mark` that ends their tag, outside of texts and brackets, and where the tag ends.
-fn tokens(source: &str, mut at: usize, mark: &str) -> (Vec<Token>, usize) {
+fn tokens(source: &str, mut at: usize, mark: &str) -> (Vec<JinjaToken>, usize) {
     let (mut tokens, mut depth) = (Vec::new(), 0isize);
     while let Some(first) = source[at..].chars().next() {
         let rest = &source[at..];
@@ -152,7 +152,7 @@ fn tokens(source: &str, mut at: usize, mark: &str) -> (Vec<Token>, usize) {
             _ => (Kind::Sign, first.len_utf8()),
         };
         depth += isize::from(kind == Kind::Open) - isize::from(kind == Kind::Close);
-        tokens.push(Token { kind, start: at, end: at + length });
+        tokens.push(JinjaToken { kind, start: at, end: at + length });
         at += length;
     }
     (tokens, source.len())
@@ -215,9 +215,9 @@ impl Edits {
 }
 
 /// A tag.
-struct Tag<'a> {
+struct JinjaTag<'a> {
     source: &'a str,
-    tokens: &'a [Token],
+    tokens: &'a [JinjaToken],
     is_block: bool,
 }
 
@@ -233,7 +233,7 @@ enum Between {
     Concat,
 }
 
-impl Tag<'_> {
+impl JinjaTag<'_> {
     fn guard(&self, edits: &mut Edits) {
         self.level(0, self.tokens.len(), None, edits);
         let items = self.items(0, self.tokens.len());
