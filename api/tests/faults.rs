@@ -104,21 +104,31 @@ async fn a_thousand_streams_dropped_at_random_leave_nothing_behind() {
 
 #[tokio::test]
 async fn a_client_that_leaves_is_seen_within_a_step() {
-    let (server, held) = held_server(config()).await;
+    // Steps that have begun, and how many may: the engine must not come to the end before the client leaves.
+    let (begun, allowed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (step, last) = (Arc::clone(&begun), Arc::clone(&allowed));
+    let hook = Box::new(move |_| {
+        while step.load(Ordering::Acquire) >= last.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        step.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    });
+    let server = Server::with(config(), Some(hook)).await;
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 900, "ignore_eos": true}});
     for streams in [true, false] {
+        allowed.store(begun.load(Ordering::Acquire) + 10, Ordering::Release);
         let before = server.engine().metrics().snapshot().scheduler.generated_tokens;
         let idle = Arc::strong_count(&server.state);
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         socket.write_all(&raw("/generate", &with(&body, json!({"stream": streams})))).await.unwrap();
         let generated = || server.engine().metrics().snapshot().scheduler.generated_tokens;
-        until("it generates", || generated() >= before + 5).await;
-        held.store(true, Ordering::Release);
+        until("it generates", || generated() >= before + 9).await;
         drop(socket);
         // The connection's end reaches its task, which lets go of everything without a step of the engine.
         until("the connection ends", || Arc::strong_count(&server.state) == idle).await;
-        let at_leaving = server.engine().metrics().snapshot().scheduler.generated_tokens;
-        held.store(false, Ordering::Release);
+        let at_leaving = generated();
+        allowed.store(u64::MAX, Ordering::Release);
         server.is_clean().await;
         let after = server.engine().metrics().snapshot().scheduler.generated_tokens;
         assert!(after - at_leaving <= 2, "{} tokens were computed for nobody (stream: {streams})", after - at_leaving);
