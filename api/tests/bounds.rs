@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::sync::mpsc;
-
 use futures_util::{StreamExt, stream};
 use quern_api::{
     ApiConfig,
@@ -15,7 +13,7 @@ use quern_api::{
 use quern_engine::EngineConfig;
 use quern_text::Stops;
 use serde_json::{Map, Value, json};
-use support::{Server, Setup, config, frames, small_engine, user, with};
+use support::{Server, Setup, config, frames, gate::StepGate, small_engine, user, with};
 
 /// Patterns of some hundred states each.
 fn patterns() -> Vec<String> {
@@ -235,13 +233,8 @@ async fn an_answer_that_a_stop_string_ends_has_finished() {
 
 #[tokio::test]
 async fn only_a_response_is_cancelled_and_only_by_its_whole_id() {
-    // No step is taken until the gate is opened, by dropping its other end.
-    let (open, gate) = mpsc::channel::<()>();
-    let hook = Box::new(move |_| {
-        let _ = gate.recv();
-        Ok(())
-    });
-    let server = Server::with(config(), Some(hook)).await;
+    let gate = StepGate::default();
+    let server = Server::with(config(), Some(gate.hook())).await;
     let response = json!({"input": "x", "stream": true, "max_output_tokens": 9, "ignore_eos": true});
     let send = async |body: &Value| {
         let answer = server.client.post(server.url("/v1/responses")).json(body).send().await.unwrap();
@@ -264,7 +257,7 @@ async fn only_a_response_is_cancelled_and_only_by_its_whole_id() {
         assert_eq!(status, 404, "{id}: {answer}");
     }
     server.ok(&format!("/v1/responses/{id}/cancel"), json!({})).await;
-    drop(open);
+    gate.open();
     let mut events = String::new();
     while let Some(piece) = cancelled.next().await {
         events += &String::from_utf8_lossy(&piece.unwrap());

@@ -3,19 +3,12 @@
 
 mod support;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-    time::Duration,
-};
+use std::sync::mpsc;
 
 use futures_util::future::join_all;
 use quern_api::{ApiConfig, connection};
 use serde_json::json;
-use support::{Server, config};
+use support::{PATIENCE, Server, config, gate::StepGate, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -25,29 +18,11 @@ use tokio::{
     time::timeout,
 };
 
-/// Long enough for any answer here, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A server whose steps wait while `held` is set.
-async fn held_server(config: ApiConfig) -> (Server, Arc<AtomicBool>) {
-    let held = Arc::new(AtomicBool::new(false));
-    let gate = Arc::clone(&held);
-    let hook = Box::new(move |_| {
-        while gate.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    });
-    (Server::with(config, Some(hook)).await, held)
-}
-
-async fn until(what: &str, comes_true: impl Fn() -> bool) {
-    let wait = async {
-        while !comes_true() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what} does not come true"));
+/// A server whose steps wait while the gate is shut.
+async fn held_server(config: ApiConfig) -> (Server, StepGate) {
+    let gate = StepGate::default();
+    gate.open();
+    (Server::with(config, Some(gate.hook())).await, gate)
 }
 
 async fn connect_and_say(server: &Server, words: &str) -> TcpStream {
@@ -109,8 +84,8 @@ async fn the_oldest_idle_connection_gives_way_first() {
 
 #[tokio::test]
 async fn requests_that_are_answered_keep_their_places_and_others_wait() {
-    let (server, held) = held_server(ApiConfig { max_connections: 2, ..config() }).await;
-    held.store(true, Ordering::Release);
+    let (server, gate) = held_server(ApiConfig { max_connections: 2, ..config() }).await;
+    gate.shut();
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
     let send = || tokio::spawn(server.client.post(server.url("/generate")).json(&body).send());
     let running = [send(), send()];
@@ -134,7 +109,7 @@ async fn requests_that_are_answered_keep_their_places_and_others_wait() {
         assert_eq!(timeout(PATIENCE, server.get(path)).await.unwrap().0, status, "{path}");
     }
     assert_eq!(server.engine().num_alive(), 2);
-    held.store(false, Ordering::Release);
+    gate.open();
     for answer in running {
         assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap().status(), 200);
     }
@@ -148,14 +123,14 @@ async fn requests_that_are_answered_keep_their_places_and_others_wait() {
 #[tokio::test]
 async fn an_address_has_no_more_connections_than_its_share() {
     let limits = ApiConfig { max_connections_per_address: Some(1), ..config() };
-    let (server, held) = held_server(limits).await;
+    let (server, gate) = held_server(limits).await;
     let mut idle = connect_and_say(&server, "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n").await;
     idle.read_exact(&mut [0; 12]).await.unwrap();
     assert_eq!(answer(&server).await, 200);
     let mut rest = Vec::new();
     let closed = timeout(PATIENCE, idle.read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "its place was needed");
-    held.store(true, Ordering::Release);
+    gate.shut();
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
     let running = tokio::spawn(server.client.post(server.url("/generate")).json(&body).send());
     until("it runs", || server.engine().num_alive() == 1).await;
@@ -164,7 +139,7 @@ async fn an_address_has_no_more_connections_than_its_share() {
     timeout(PATIENCE, second.read_to_string(&mut refused)).await.unwrap().unwrap();
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("--max-connections-per-address"), "{refused}");
     assert_eq!(server.get("/live").await.0, 200, "probes are not counted");
-    held.store(false, Ordering::Release);
+    gate.open();
     assert_eq!(running.await.unwrap().unwrap().status(), 200);
 }
 

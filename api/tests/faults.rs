@@ -6,7 +6,7 @@ mod support;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,37 +15,18 @@ use futures_util::future::join_all;
 use quern_api::ApiConfig;
 use quern_engine::{DeviceFault, EngineConfig};
 use serde_json::{Value, json};
-use support::{Server, Setup, config, frames, small_engine, user, with};
+use support::{PATIENCE, Server, Setup, config, frames, gate::StepGate, small_engine, until, user, with};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
-/// Long enough for any answer here, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A server whose steps wait while `held` is set.
-async fn held_server(config: impl Into<Setup>) -> (Server, Arc<AtomicBool>) {
-    let held = Arc::new(AtomicBool::new(false));
-    let gate = Arc::clone(&held);
-    let hook = Box::new(move |_| {
-        while gate.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    });
-    (Server::with(config, Some(hook)).await, held)
-}
-
-/// Wait for something that must come true.
-async fn until(what: &str, comes_true: impl Fn() -> bool) {
-    let wait = async {
-        while !comes_true() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what} does not come true"));
+/// A server whose steps wait while the gate is shut.
+async fn held_server(config: impl Into<Setup>) -> (Server, StepGate) {
+    let gate = StepGate::default();
+    gate.open();
+    (Server::with(config, Some(gate.hook())).await, gate)
 }
 
 fn raw(path: &str, body: &Value) -> Vec<u8> {
@@ -104,20 +85,11 @@ async fn a_thousand_streams_dropped_at_random_leave_nothing_behind() {
 
 #[tokio::test]
 async fn a_client_that_leaves_is_seen_within_a_step() {
-    // Steps that have begun, and how many may: the engine must not come to the end before the client leaves.
-    let (begun, allowed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let (step, last) = (Arc::clone(&begun), Arc::clone(&allowed));
-    let hook = Box::new(move |_| {
-        while step.load(Ordering::Acquire) >= last.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        step.fetch_add(1, Ordering::AcqRel);
-        Ok(())
-    });
-    let server = Server::with(config(), Some(hook)).await;
+    let (server, gate) = held_server(config()).await;
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 900, "ignore_eos": true}});
     for streams in [true, false] {
-        allowed.store(begun.load(Ordering::Acquire) + 10, Ordering::Release);
+        // The engine must not come to the end before the client leaves.
+        gate.allow(10);
         let before = server.engine().metrics().snapshot().scheduler.generated_tokens;
         let idle = Arc::strong_count(&server.state);
         let mut socket = TcpStream::connect(server.address).await.unwrap();
@@ -128,7 +100,7 @@ async fn a_client_that_leaves_is_seen_within_a_step() {
         // The connection's end reaches its task, which lets go of everything without a step of the engine.
         until("the connection ends", || Arc::strong_count(&server.state) == idle).await;
         let at_leaving = generated();
-        allowed.store(u64::MAX, Ordering::Release);
+        gate.open();
         server.is_clean().await;
         let after = server.engine().metrics().snapshot().scheduler.generated_tokens;
         assert!(after - at_leaving <= 2, "{} tokens were computed for nobody (stream: {streams})", after - at_leaving);
@@ -167,8 +139,8 @@ async fn what_was_read_for_a_client_that_gave_up_is_not_read_again() {
 async fn a_full_queue_refuses_with_503_and_says_when_to_come_back() {
     let engine = EngineConfig { max_queued: Some(2), max_running: 1, ..small_engine() };
     let limits = Setup { api: config(), engine };
-    let (server, held) = held_server(limits).await;
-    held.store(true, Ordering::Release);
+    let (server, gate) = held_server(limits).await;
+    gate.shut();
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
     let send = || tokio::spawn(server.client.post(server.url("/generate")).json(&body).send());
     let running = send();
@@ -185,7 +157,7 @@ async fn a_full_queue_refuses_with_503_and_says_when_to_come_back() {
     }
     assert_eq!(server.get("/ready").await.0, 503);
     assert_eq!(server.get("/live").await.0, 200);
-    held.store(false, Ordering::Release);
+    gate.open();
     for answer in waiting {
         assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
@@ -196,8 +168,8 @@ async fn a_full_queue_refuses_with_503_and_says_when_to_come_back() {
 #[tokio::test]
 async fn health_checks_take_no_place_from_requests() {
     let engine = EngineConfig { max_queued: Some(1), max_running: 1, ..small_engine() };
-    let (server, held) = held_server(Setup { api: config(), engine }).await;
-    held.store(true, Ordering::Release);
+    let (server, gate) = held_server(Setup { api: config(), engine }).await;
+    gate.shut();
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
     let send = || tokio::spawn(server.client.post(server.url("/generate")).json(&body).send());
     let running = send();
@@ -210,7 +182,7 @@ async fn health_checks_take_no_place_from_requests() {
     assert_eq!((server.engine().num_alive(), server.engine().num_queued()), (1, 0));
     let waiting = send();
     until("another waits", || server.engine().num_queued() == 1).await;
-    held.store(false, Ordering::Release);
+    gate.open();
     for answer in probes.into_iter().chain([running, waiting]) {
         assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap().status(), 200);
     }
@@ -220,14 +192,14 @@ async fn health_checks_take_no_place_from_requests() {
 #[tokio::test]
 async fn health_checks_of_an_idle_server_share_one_request() {
     let engine = EngineConfig { max_queued: Some(1), ..small_engine() };
-    let (server, held) = held_server(Setup { api: config(), engine }).await;
+    let (server, gate) = held_server(Setup { api: config(), engine }).await;
     let before = server.engine().metrics().snapshot().scheduler.steps;
-    held.store(true, Ordering::Release);
+    gate.shut();
     let probes: Vec<_> = (0..16).map(|_| tokio::spawn(server.client.get(server.url("/health")).send())).collect();
     until("one checks", || server.engine().num_alive() == 1).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(server.engine().num_alive(), 1);
-    held.store(false, Ordering::Release);
+    gate.open();
     for answer in probes {
         assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap().status(), 200);
     }
@@ -238,8 +210,8 @@ async fn health_checks_of_an_idle_server_share_one_request() {
 
 #[tokio::test]
 async fn aborts_reach_the_requests_they_name() {
-    let (server, held) = held_server(config()).await;
-    held.store(true, Ordering::Release);
+    let (server, gate) = held_server(config()).await;
+    gate.shut();
     let body =
         |rid: &str| json!({"text": "x", "rid": rid, "sampling_params": {"max_new_tokens": 500, "ignore_eos": true}});
     let send = |rid: &str| tokio::spawn(server.client.post(server.url("/generate")).json(&body(rid)).send());
@@ -248,7 +220,7 @@ async fn aborts_reach_the_requests_they_name() {
     let (status, answer) = server.post("/generate", body("b")).await;
     assert!(status == 400 && answer.to_string().contains("Duplicate request ID"), "{answer}");
     assert_eq!(server.post("/abort_request", json!({"rid": "a-"})).await.0, 200);
-    held.store(false, Ordering::Release);
+    gate.open();
     for aborted in [a1, a2] {
         let answer: Value = aborted.await.unwrap().unwrap().json().await.unwrap();
         assert_eq!(answer["meta_info"]["finish_reason"]["type"], "abort", "{answer}");
@@ -456,8 +428,8 @@ async fn a_head_or_a_body_that_dribbles_in_is_given_up() {
 
 #[tokio::test]
 async fn a_draining_server_refuses_and_finishes_what_runs() {
-    let (server, held) = held_server(config()).await;
-    held.store(true, Ordering::Release);
+    let (server, gate) = held_server(config()).await;
+    gate.shut();
     let body = json!({"messages": user("x"), "max_tokens": 50, "ignore_eos": true, "stream": true});
     let running = tokio::spawn(server.client.post(server.url("/v1/chat/completions")).json(&body).send());
     until("requests are alive", || server.engine().num_alive() >= 1).await;
@@ -467,7 +439,7 @@ async fn a_draining_server_refuses_and_finishes_what_runs() {
     assert_eq!(server.get("/health").await.0, 503);
     let (status, answer) = server.post("/v1/chat/completions", body.clone()).await;
     assert!(status == 503 && answer.to_string().contains("shutting down"), "{answer}");
-    held.store(false, Ordering::Release);
+    gate.open();
     let text = running.await.unwrap().unwrap().text().await.unwrap();
     let frames = frames(&text);
     assert_eq!(frames.last().unwrap()["choices"][0]["finish_reason"], "length");
@@ -475,22 +447,22 @@ async fn a_draining_server_refuses_and_finishes_what_runs() {
 
 #[tokio::test]
 async fn a_shutdown_ends_streams_with_an_end() {
-    let (server, held) = held_server(config()).await;
+    let (server, gate) = held_server(config()).await;
     let body = json!({"messages": user("x"), "max_tokens": 900, "ignore_eos": true, "stream": true});
     let answer = server.client.post(server.url("/v1/chat/completions")).json(&body).send().await.unwrap();
-    held.store(true, Ordering::Release);
+    gate.shut();
     server.engine().shutdown();
-    held.store(false, Ordering::Release);
+    gate.open();
     let frames = frames(&answer.text().await.unwrap());
     assert_eq!(frames.last().unwrap()["choices"][0]["finish_reason"], "abort");
 }
 
 #[tokio::test]
 async fn a_stuck_step_is_no_progress_and_probes_answer_all_the_same() {
-    let (server, held) = held_server(config()).await;
+    let (server, gate) = held_server(config()).await;
     let body: Value = serde_json::from_str(&server.get("/health/progress").await.1).unwrap();
     assert_eq!(body["seconds_since_progress"], 0.0, "an idle engine is not late");
-    held.store(true, Ordering::Release);
+    gate.shut();
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
     let stuck = tokio::spawn(server.client.post(server.url("/generate")).json(&body).send());
     until("requests are alive", || server.engine().num_alive() >= 1).await;
@@ -499,7 +471,7 @@ async fn a_stuck_step_is_no_progress_and_probes_answer_all_the_same() {
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert!(status == 200 && answer["seconds_since_progress"].as_f64().unwrap() > 0.04, "{answer}");
     assert_eq!(server.get("/live").await.0, 200);
-    held.store(false, Ordering::Release);
+    gate.open();
     assert_eq!(stuck.await.unwrap().unwrap().status(), 200);
     assert_eq!(server.get("/health").await.0, 200);
 }

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use quern_api::{ApiConfig, config::Secret};
 use quern_engine::{DeviceFault, EngineConfig};
 use serde_json::{Value, json};
-use support::{CALL, Server, Setup, arguments, config, functions, parsing, small_engine, user, with};
+use support::{CALL, Server, Setup, arguments, config, functions, gate::StepGate, parsing, small_engine, user, with};
 
 const PATH: &str = "/v1/messages";
 
@@ -436,13 +436,11 @@ async fn either_key_may_be_the_right_one() {
 
 #[tokio::test]
 async fn while_a_prompt_is_read_there_are_pings_and_a_failure_ends_the_stream() {
-    let gate = Arc::new(AtomicBool::new(true));
+    let gate = StepGate::default();
     let fails = Arc::new(AtomicBool::new(false));
-    let (held, failing) = (Arc::clone(&gate), Arc::clone(&fails));
+    let (held, failing) = (gate.clone(), Arc::clone(&fails));
     let hook = Box::new(move |_| {
-        while held.load(Ordering::Acquire) {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+        held.pass();
         if failing.load(Ordering::Acquire) {
             return Err(DeviceFault::Step { backend: "fake", cause: "scripted".into() }.into());
         }
@@ -450,7 +448,7 @@ async fn while_a_prompt_is_read_there_are_pings_and_a_failure_ends_the_stream() 
     });
     let server = Server::with(ApiConfig { stream_keep_alive: 0.02, ..config() }, Some(hook)).await;
     for fail in [false, true] {
-        gate.store(true, Ordering::Release);
+        gate.shut();
         fails.store(fail, Ordering::Release);
         let body = with(&ask(), json!({"stream": true, "max_tokens": 2, "ignore_eos": true}));
         let answer = server.client.post(server.url(PATH)).json(&body).send().await.unwrap();
@@ -459,7 +457,7 @@ async fn while_a_prompt_is_read_there_are_pings_and_a_failure_ends_the_stream() 
         while text.matches("event: ping\n").count() < 3 {
             text += std::str::from_utf8(&stream.next().await.expect("it goes on").unwrap()).unwrap();
         }
-        gate.store(false, Ordering::Release);
+        gate.open();
         while let Some(piece) = stream.next().await {
             text += std::str::from_utf8(&piece.unwrap()).unwrap();
         }

@@ -2,15 +2,10 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
 use futures_util::StreamExt;
 use quern_api::ApiConfig;
 use serde_json::{Value, json};
-use support::{CALL, Server, arguments, config, functions, parsing, user, with};
+use support::{CALL, Server, arguments, config, functions, gate::StepGate, parsing, user, with};
 
 const PATH: &str = "/v1/responses";
 
@@ -299,15 +294,8 @@ async fn scores_are_reported_when_asked_for() {
 
 #[tokio::test]
 async fn while_a_prompt_is_read_the_stream_says_that_it_goes_on() {
-    let gate = Arc::new(AtomicBool::new(true));
-    let held = Arc::clone(&gate);
-    let hook = Box::new(move |_| {
-        while held.load(Ordering::Acquire) {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        Ok(())
-    });
-    let server = Server::with(ApiConfig { stream_keep_alive: 0.02, ..config() }, Some(hook)).await;
+    let gate = StepGate::default();
+    let server = Server::with(ApiConfig { stream_keep_alive: 0.02, ..config() }, Some(gate.hook())).await;
     let body = with(&ask(), json!({"stream": true, "max_output_tokens": 2, "ignore_eos": true}));
     let answer = server.client.post(server.url(PATH)).json(&body).send().await.unwrap();
     let mut stream = answer.bytes_stream();
@@ -315,7 +303,7 @@ async fn while_a_prompt_is_read_the_stream_says_that_it_goes_on() {
     while text.matches("event: response.in_progress\n").count() < 4 {
         text += std::str::from_utf8(&stream.next().await.expect("it goes on").unwrap()).unwrap();
     }
-    gate.store(false, Ordering::Release);
+    gate.open();
     while let Some(piece) = stream.next().await {
         text += std::str::from_utf8(&piece.unwrap()).unwrap();
     }

@@ -2,23 +2,12 @@
 
 mod support;
 
-use std::{
-    fs,
-    io::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fs, io::Write, sync::Arc};
 
 use quern_api::{ApiConfig, config::Secret, log_queue::LogLine};
 use quern_engine::EngineConfig;
 use serde_json::{Value, json};
-use support::{Server, Setup, config, small_engine, with};
-use tokio::time::{sleep, timeout};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::{Server, Setup, config, gate::StepGate, small_engine, until, with};
 
 fn keys() -> ApiConfig {
     ApiConfig { api_key: ["red", "blue"].map(Secret::new).into(), ..config() }
@@ -33,31 +22,15 @@ async fn ask(server: &Server, key: &str, method: &str, path: &str, body: Value) 
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
-async fn until(what: &str, comes_true: impl Fn() -> bool) {
-    let wait = async {
-        while !comes_true() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what} does not come true"));
-}
-
-/// A server of one place whose steps wait while `held` is set.
-async fn held_server(api: ApiConfig, max_queued: Option<usize>) -> (Server, Arc<AtomicBool>) {
+/// A server of one place whose gate is shut.
+async fn held_server(api: ApiConfig, max_queued: Option<usize>) -> (Server, StepGate) {
     held_over(Setup { api, engine: EngineConfig { max_queued, ..small_engine() } }).await
 }
 
-async fn held_over(setup: Setup) -> (Server, Arc<AtomicBool>) {
-    let held = Arc::new(AtomicBool::new(true));
-    let gate = Arc::clone(&held);
-    let hook = Box::new(move |_| {
-        while gate.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    });
+async fn held_over(setup: Setup) -> (Server, StepGate) {
+    let gate = StepGate::default();
     let engine = EngineConfig { max_running: 1, ..setup.engine };
-    (Server::with(Setup { engine, ..setup }, Some(hook)).await, held)
+    (Server::with(Setup { engine, ..setup }, Some(gate.hook())).await, gate)
 }
 
 fn cached(answer: &Value) -> u64 {
@@ -109,7 +82,7 @@ async fn a_stored_response_is_its_keys_own() {
 
 #[tokio::test]
 async fn an_abort_reaches_ones_own_requests_by_their_whole_ids() {
-    let (server, held) = held_server(keys(), None).await;
+    let (server, gate) = held_server(keys(), None).await;
     let server = Arc::new(server);
     let send = |key: &'static str, rid: &str| {
         let sampling = json!({"max_new_tokens": 20, "ignore_eos": true});
@@ -127,7 +100,7 @@ async fn an_abort_reaches_ones_own_requests_by_their_whole_ids() {
         assert_eq!(ask(&server, "blue", "POST", "/abort_request", body).await.0, 200);
     }
     assert_eq!(ask(&server, "red", "POST", "/abort_request", json!({"rid": "job"})).await.0, 200);
-    held.store(false, Ordering::Release);
+    gate.open();
     let reason = |(status, answer): (u16, Value)| {
         assert_eq!(status, 200, "{answer}");
         answer["meta_info"]["finish_reason"]["type"].clone()
@@ -137,18 +110,18 @@ async fn an_abort_reaches_ones_own_requests_by_their_whole_ids() {
     assert_eq!(reason(second.await.unwrap()), "length", "another's abort, and the beginning of its id");
     assert_eq!(reason(blue.await.unwrap()), "length", "another's of the same id");
 
-    held.store(true, Ordering::Release);
+    gate.shut();
     let (red, blue) = (send("red", "r"), send("blue", "b"));
     until("both are there", || server.engine().num_alive() == 2).await;
     assert_eq!(ask(&server, "blue", "POST", "/abort_request", json!({"abort_all": true})).await.0, 200);
-    held.store(false, Ordering::Release);
+    gate.open();
     assert_eq!(reason(red.await.unwrap()), "length", "all means all one's own");
     assert_eq!(reason(blue.await.unwrap()), "abort");
 }
 
 #[tokio::test]
 async fn an_admin_key_aborts_for_everybody_as_before() {
-    let (server, held) = held_server(ApiConfig { admin_api_key: Some(Secret::new("boss")), ..keys() }, None).await;
+    let (server, gate) = held_server(ApiConfig { admin_api_key: Some(Secret::new("boss")), ..keys() }, None).await;
     let server = Arc::new(server);
     let send = |key: &'static str, rid: &str| {
         let (server, body) = (Arc::clone(&server), json!({"text": "x", "rid": rid}));
@@ -158,7 +131,7 @@ async fn an_admin_key_aborts_for_everybody_as_before() {
     until("both are there", || server.engine().num_alive() == 2).await;
     assert_eq!(ask(&server, "red", "POST", "/abort_request", json!({"rid": "job"})).await.0, 401);
     assert_eq!(ask(&server, "boss", "POST", "/abort_request", json!({"rid": "job"})).await.0, 200);
-    held.store(false, Ordering::Release);
+    gate.open();
     for request in requests {
         assert_eq!(request.await.unwrap().1["meta_info"]["finish_reason"]["type"], "abort");
     }
@@ -166,7 +139,7 @@ async fn an_admin_key_aborts_for_everybody_as_before() {
 
 #[tokio::test]
 async fn who_floods_the_queue_hears_429_once_others_are_there_and_they_are_served() {
-    let (server, held) = held_server(keys(), Some(2)).await;
+    let (server, gate) = held_server(keys(), Some(2)).await;
     let server = Arc::new(server);
     let body = json!({"text": "x", "sampling_params": {"max_new_tokens": 2, "ignore_eos": true}});
     let send = |key: &'static str| {
@@ -189,7 +162,7 @@ async fn who_floods_the_queue_hears_429_once_others_are_there_and_they_are_serve
         assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (429, &"1".parse().unwrap()));
         assert!(answer.text().await.unwrap().contains("Too many of your requests are waiting: 2"));
     }
-    held.store(false, Ordering::Release);
+    gate.open();
     for answer in accepted {
         assert_eq!(answer.await.unwrap().0, 200);
     }
@@ -205,7 +178,7 @@ async fn a_server_is_ready_for_others_while_one_key_floods_its_queue() {
         for (api, others_are_served) in
             [(keys(), true), (ApiConfig { api_key: vec![Secret::new("red")], ..keys() }, false)]
         {
-            let (server, held) = held_over(Setup { api, engine: limits }).await;
+            let (server, gate) = held_over(Setup { api, engine: limits }).await;
             let server = Arc::new(server);
             let send = || {
                 let (server, body) = (Arc::clone(&server), body.clone());
@@ -221,7 +194,7 @@ async fn a_server_is_ready_for_others_while_one_key_floods_its_queue() {
             if others_are_served {
                 assert_eq!(ask(&server, "blue", "GET", "/ready", Value::Null).await.0, 200);
             }
-            held.store(false, Ordering::Release);
+            gate.open();
             for status in accepted {
                 assert_eq!(status.await.unwrap(), 200);
             }

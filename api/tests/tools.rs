@@ -4,7 +4,7 @@ mod support;
 
 use quern_api::{ApiConfig, config::ToolCallParser};
 use serde_json::{Value, json};
-use support::{Server, config, user, with};
+use support::{Server, config, gate::StepGate, user, with};
 
 const CALL: &str = "Let me look.\n<tool_call>\n<function=read_file>\n<parameter=path>\n/tmp/a \"b\".txt\n</parameter>\n<parameter=lines>\n12\n</parameter>\n</function>\n</tool_call>";
 
@@ -173,21 +173,14 @@ async fn a_gap_is_filled_and_ends_where_the_model_says() {
 
 #[tokio::test]
 async fn a_stream_that_waits_says_so_with_data() {
-    let gate = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let held = std::sync::Arc::clone(&gate);
-    let hook = Box::new(move |_| {
-        while held.load(std::sync::atomic::Ordering::Acquire) {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        Ok(())
-    });
-    let server = Server::with(ApiConfig { stream_keep_alive: 0.02, ..config() }, Some(hook)).await;
+    let gate = StepGate::default();
+    let server = Server::with(ApiConfig { stream_keep_alive: 0.02, ..config() }, Some(gate.hook())).await;
     for (path, body, empty) in [
         ("/v1/chat/completions", json!({"messages": user("x")}), "\"delta\":{\"content\":\"\""),
         ("/v1/completions", json!({"prompt": "x"}), "\"text\":\"\""),
         ("/generate", json!({"text": "x"}), ": keep-alive"),
     ] {
-        gate.store(true, std::sync::atomic::Ordering::Release);
+        gate.shut();
         let body = with(&body, json!({"stream": true, "max_tokens": 2, "ignore_eos": true}));
         let answer = server.client.post(server.url(path)).json(&body).send().await.unwrap();
         let mut stream = answer.bytes_stream();
@@ -196,7 +189,7 @@ async fn a_stream_that_waits_says_so_with_data() {
         while String::from_utf8_lossy(&bytes).matches(empty).count() < 3 {
             bytes.extend(futures_util::StreamExt::next(&mut stream).await.expect("it goes on").unwrap());
         }
-        gate.store(false, std::sync::atomic::Ordering::Release);
+        gate.open();
         while let Some(piece) = futures_util::StreamExt::next(&mut stream).await {
             bytes.extend(piece.unwrap());
         }

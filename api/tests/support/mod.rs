@@ -2,9 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod gate;
 mod scripted;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use quern_api::{ApiConfig, AppState, ModelCard, Service, config::ToolCallParser, connection, model_card::Recommended};
 use quern_engine::{
@@ -14,7 +19,25 @@ use quern_engine::{
 use quern_text::{ChatTemplate, Tokenizer};
 use scripted::{Script, Scripted};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, runtime::Handle, sync::watch};
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+/// Long enough for any answer here, on a busy machine too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Wait for something that must come true.
+pub(crate) async fn until(what: &str, comes_true: impl Fn() -> bool) {
+    let wait = async {
+        while !comes_true() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what} does not come true"));
+}
 
 /// A server that ends with the test.
 pub(crate) struct Server {
