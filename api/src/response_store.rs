@@ -32,8 +32,7 @@ pub struct ResponseStore {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Each with its size as JSON.
-    by_id: HashMap<OwnedId, (Arc<StoredResponse>, usize)>,
+    by_id: HashMap<OwnedId, Arc<StoredResponse>>,
     oldest_first: VecDeque<OwnedId>,
     /// Whose answer has the item of this id, and where among its output.
     items: HashMap<OwnedId, (OwnedId, usize)>,
@@ -61,6 +60,7 @@ pub struct StoredResponse {
     pub tools: Vec<Value>,
     /// The items of the request's input.
     pub input: Vec<Value>,
+    /// Its size as JSON.
     bytes: usize,
 }
 
@@ -95,14 +95,14 @@ impl ResponseStore {
         for (index, item) in response.item_ids() {
             kept.items.insert((owner.clone(), item.to_owned()), (id.clone(), index));
         }
-        kept.by_id.insert(id, (Arc::new(response), bytes));
+        kept.by_id.insert(id, Arc::new(response));
         drop(kept);
         removed.into_iter().for_each(free);
     }
 
     /// The answer of this id.
     pub fn get(&self, owner: &Owner, id: &str) -> Option<Arc<StoredResponse>> {
-        self.lock().by_id.get(&(owner.clone(), id.to_owned())).map(|(response, _)| Arc::clone(response))
+        self.lock().by_id.get(&(owner.clone(), id.to_owned())).map(Arc::clone)
     }
 
     /// Forget it. Says whether it was there.
@@ -136,7 +136,7 @@ impl ResponseStore {
         let (response, index) = {
             let kept = self.lock();
             let (response, index) = kept.items.get(&(owner.clone(), id.to_owned()))?;
-            (Arc::clone(&kept.by_id.get(response)?.0), *index)
+            (Arc::clone(kept.by_id.get(response)?), *index)
         };
         response.object["output"].get(index).cloned()
     }
@@ -148,17 +148,17 @@ impl ResponseStore {
 
 impl Kept {
     fn remove(&mut self, id: &OwnedId) -> Option<Arc<StoredResponse>> {
-        let (response, bytes) = self.by_id.remove(id)?;
+        let response = self.by_id.remove(id)?;
         for (_, item) in response.item_ids() {
             let item = (id.0.clone(), item.to_owned());
             if self.items.get(&item).is_some_and(|(whose, _)| whose == id) {
                 self.items.remove(&item);
             }
         }
-        self.bytes -= bytes;
+        self.bytes -= response.bytes;
         self.oldest_first.retain(|other| other != id);
         let share = self.owners.get_mut(&id.0).expect("an owner of an answer has a share");
-        *share = share.without(OwnerShare { entries: 1, bytes });
+        *share = share.without(OwnerShare { entries: 1, bytes: response.bytes });
         if share.entries == 0 {
             self.owners.remove(&id.0);
         }
@@ -170,12 +170,15 @@ impl Kept {
     /// to have most and has no answer left that could leave.
     fn leaving_for(&self, owner: &Owner, new: OwnerShare, most: OwnerShare) -> Option<Vec<OwnedId>> {
         let mut all = OwnerShare { entries: self.by_id.len(), bytes: self.bytes }.with(new);
+        if all.fits(most) {
+            return Some(Vec::new());
+        }
         let mut shares = self.owners.clone();
         let own = shares.entry(owner.clone()).or_default();
         *own = own.with(new);
         let mut staying: Vec<&OwnedId> = self.oldest_first.iter().collect();
         let mut leaving = Vec::new();
-        while all.entries > most.entries || all.bytes > most.bytes {
+        while !all.fits(most) {
             let size = |whose: &Owner| {
                 let share = shares[whose];
                 if all.entries > most.entries { share.entries } else { share.bytes }
@@ -183,7 +186,7 @@ impl Kept {
             let largest = shares.keys().map(size).max()?;
             let index = staying.iter().position(|(whose, _)| size(whose) == largest)?;
             let old = staying.remove(index);
-            let less = OwnerShare { entries: 1, bytes: self.by_id[old].1 };
+            let less = OwnerShare { entries: 1, bytes: self.by_id[old].bytes };
             all = all.without(less);
             shares.entry(old.0.clone()).and_modify(|share| *share = share.without(less));
             leaving.push(old.clone());
@@ -195,6 +198,10 @@ impl Kept {
 impl OwnerShare {
     fn with(self, more: Self) -> Self {
         Self { entries: self.entries + more.entries, bytes: self.bytes + more.bytes }
+    }
+
+    fn fits(self, most: Self) -> bool {
+        self.entries <= most.entries && self.bytes <= most.bytes
     }
 
     fn without(self, less: Self) -> Self {
