@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use quern_api::{ApiConfig, config::ToolCallParser};
+use quern_api::config::ToolCallParser;
 use quern_backend::{KvFormat, KvSpec, Precision, QuantFormat};
 use quern_model::{Checkpoint, ModelConfig};
 
@@ -241,13 +241,6 @@ pub fn resolve(args: &ServeArgs, facts: Facts<'_>, mut notes: Vec<String>) -> Re
     let numbers = numbers(args, network, &host, &mut notes)?;
     let (host, engine) = place(args, numbers, network, &weights, host, &mut notes)?;
     let model_path = args.model.path();
-    let api_facts = ApiFacts {
-        model_path: &model_path,
-        context_length: numbers.context_length,
-        context_length_is_explicit: args.model.context_length.is_some(),
-        template_parser,
-        random_seed: random_seed(),
-    };
     // A GPU has weights and pool in a memory of its own.
     let of_engine = match host.gpu {
         Some(_) => 0,
@@ -260,15 +253,18 @@ pub fn resolve(args: &ServeArgs, facts: Facts<'_>, mut notes: Vec<String>) -> Re
         max_request_bytes: args.api.server.max_request_bytes,
     };
     let requests = requests.memory()?;
-    notes.extend(requests.note);
-    let api = ApiConfig {
-        max_request_bytes: requests.max_request_bytes,
-        max_body_memory: requests.max_body_memory,
-        ..args.api.config(&args.metrics, &api_facts, &mut notes)
+    notes.extend(requests.note.clone());
+    let api_facts = ApiFacts {
+        model_path: &model_path,
+        context_length: numbers.context_length,
+        context_length_is_explicit: args.model.context_length.is_some(),
+        template_parser,
+        random_seed: random_seed(),
+        requests: &requests,
     };
     let config = Config {
         model: args.model.settings(numbers, load_format, places, args.api.template.clone()),
-        api,
+        api: args.api.config(&args.metrics, &api_facts, &mut notes),
         listen: args.listen.clone(),
         engine,
         device: args.device.settings(&host.machine, host.gpu.map(|gpu| gpu.compute)),
@@ -287,6 +283,7 @@ pub(crate) mod tests {
     use std::path::PathBuf;
 
     use proptest::prelude::*;
+    use quern_api::ApiConfig;
     use serde_json::{Value, json};
 
     use super::*;

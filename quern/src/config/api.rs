@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use quern_api::{
     ApiConfig, api_keys,
-    config::{GrammarBackend, LOGPROBS_MODES, MAX_BODY_MEMORY, SamplingDefaults, Secret, ToolCallParser},
+    config::{GrammarBackend, LOGPROBS_MODES, SamplingDefaults, Secret, ToolCallParser},
 };
 use quern_backend::LogprobsOf;
 use quern_text::{GrammarFactory, JsonBlanks, tool::ToolFormat};
@@ -19,6 +19,7 @@ use super::{
     refused::RefusedFlag,
     values::{json_object, positive_seconds, positive_size, seconds, size},
 };
+use crate::request_memory::RequestMemory;
 
 /// What was typed about the API and its requests.
 #[derive(Args, Clone, Debug)]
@@ -232,6 +233,8 @@ pub struct ApiFacts<'a> {
     pub template_parser: Option<ToolCallParser>,
     /// Seeds the requests that bring no seed, where none is typed.
     pub random_seed: u64,
+    /// What the bodies of requests may take.
+    pub requests: &'a RequestMemory,
 }
 
 impl ApiFlags {
@@ -263,8 +266,8 @@ impl ApiFlags {
             admin_api_key: server.admin_api_key.clone(),
             cross_origin: server.cross_origin.config(),
             no_ui: server.no_ui,
-            max_request_bytes: server.max_request_bytes,
-            max_body_memory: MAX_BODY_MEMORY,
+            max_request_bytes: facts.requests.max_request_bytes,
+            max_body_memory: facts.requests.max_body_memory,
             response_store_entries: server.response_store_entries,
             response_store_bytes: server.response_store_bytes,
             max_connections: server.max_connections,
