@@ -54,9 +54,6 @@ const VALUE_BYTES: usize = 32;
 /// Values within values. Jinja's own ways to write, compare and look up a value have no bound of their depth.
 const MAX_DEPTH: usize = 128;
 
-/// Values that a render may go through for each unit of its fuel, all [`bounded`] together.
-const VALUES_PER_FUEL: u64 = 1;
-
 thread_local! {
     /// Values that the render of this thread has gone through.
     static GONE_THROUGH: Cell<u64> = const { Cell::new(0) };
@@ -65,6 +62,11 @@ thread_local! {
 /// A render begins on this thread.
 pub(super) fn begin() {
     GONE_THROUGH.set(0);
+}
+
+/// Values that a render may go through, all that are [`bounded`] or [`shallow`] together: one for each unit of its fuel.
+fn most_values(state: &State) -> u64 {
+    state.fuel_levels().map_or(MOST_FUEL, |(used, left)| used + left)
 }
 
 /// Refuse a value that is longer, on paper, than the render may yet write, or nested deeper than anything that has an
@@ -76,9 +78,7 @@ pub(super) fn bounded(state: &State, value: &Value) -> Result<(), Error> {
     if value.as_object().is_none() {
         return Ok(());
     }
-    let (used, left) = state.fuel_levels().unwrap_or((0, MOST_FUEL));
-    let most = (used + left).saturating_mul(VALUES_PER_FUEL);
-    go_through(value, writable(state), most, &mut 0, 0)
+    go_through(value, writable(state), most_values(state), &mut 0, 0)
 }
 
 /// Refuse a value that is nested deeper than anything that has an end, or that holds so many others that it was not made
@@ -89,8 +89,7 @@ pub(super) fn bounded(state: &State, value: &Value) -> Result<(), Error> {
 /// # Errors
 /// If it is.
 pub(super) fn shallow(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
-    let (used, left) = state.fuel_levels().unwrap_or((0, MOST_FUEL));
-    go_into(value, (used + left).saturating_mul(VALUES_PER_FUEL), depth)
+    go_into(value, most_values(state), depth)
 }
 
 fn go_into(value: &Value, most: u64, depth: usize) -> Result<(), Error> {
