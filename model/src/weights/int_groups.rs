@@ -282,6 +282,18 @@ fn word_at(bytes: &[u8], index: usize) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
+/// Where the blocks of `block` columns lie, counted over a matrix of `row_cols`, that hold columns `cols` of the rows from
+/// `first` on.
+pub(super) fn block_indices(
+    first: usize,
+    cols: &Range<usize>,
+    row_cols: usize,
+    block: usize,
+) -> impl Iterator<Item = usize> {
+    let blocks = cols.start / block..cols.end / block;
+    (first..).flat_map(move |row| blocks.clone().map(move |index| row * (row_cols / block) + index))
+}
+
 /// Codes of 4 bits as blocks have them: the first half in the low nibbles, the second in the high ones.
 pub(super) fn nibbles(codes: &[u8; BLOCK], out: &mut [u8]) {
     let (low, high) = codes.split_at(BLOCK / 2);

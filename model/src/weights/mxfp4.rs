@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::{
     TensorProblem,
-    int_groups::{BLOCK, nibbles},
+    int_groups::{BLOCK, block_indices, nibbles},
     tensor::Tensor,
 };
 
@@ -37,9 +37,7 @@ impl Mxfp4<'_> {
     /// # Errors
     /// At an exponent that stands for no number.
     pub(super) fn fill(&self, first: usize, cols: &Range<usize>, out: &mut [u8]) -> Result<(), TensorProblem> {
-        let blocks = cols.start / BLOCK..cols.end / BLOCK;
-        let places = (first..).flat_map(|row| blocks.clone().map(move |block| row * (self.cols / BLOCK) + block));
-        for (index, out) in places.zip(out.chunks_exact_mut(BYTES)) {
+        for (index, out) in block_indices(first, cols, self.cols, BLOCK).zip(out.chunks_exact_mut(BYTES)) {
             let exponent = self.exponents.bytes[index];
             if exponent == NAN {
                 let found = format!("a value that is no number at element {index}");

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{TensorProblem, tensor::Tensor};
+use super::{TensorProblem, int_groups::block_indices, tensor::Tensor};
 
 /// Columns of a block.
 pub(super) const BLOCK: usize = 64;
@@ -49,10 +49,8 @@ impl Nvfp4<'_> {
     /// # Errors
     /// At a scale that is below zero or stands for no number.
     pub(super) fn fill(&self, first: usize, cols: &Range<usize>, out: &mut [u8]) -> Result<(), TensorProblem> {
-        let blocks = cols.start / BLOCK..cols.end / BLOCK;
         let (all_codes, all_scales) = (&*self.codes.bytes, &*self.scales.bytes);
-        let places = (first..).flat_map(|row| blocks.clone().map(move |block| row * (self.cols / BLOCK) + block));
-        for (index, out) in places.zip(out.chunks_exact_mut(GROUPS + BLOCK / 2)) {
+        for (index, out) in block_indices(first, cols, self.cols, BLOCK).zip(out.chunks_exact_mut(GROUPS + BLOCK / 2)) {
             let (scales, codes) = out.split_at_mut(GROUPS);
             for (group, (scale, codes)) in (index * GROUPS..).zip(scales.iter_mut().zip(codes.chunks_exact_mut(CODES)))
             {
