@@ -86,8 +86,7 @@ fn campaign() {
 
 #[test]
 fn a_small_campaign_holds() {
-    // Where addresses end under load Rust's allocator aborts: an open point of docs/reliability.md, which the campaign shows.
-    let table = run(Scale::small(), |name| name != "little memory");
+    let table = run(Scale::small(), |_| true);
     println!("{table}");
     assert!(table.has_held(), "an experiment failed:\n{table}");
 }

@@ -91,11 +91,6 @@ impl Process {
         kill_process(pid, signal).expect("it runs");
     }
 
-    /// Its status, if it has ended.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("a child of ours")
-    }
-
     /// Wait for its end; `None` if it does not come.
     pub(crate) fn until_ended(&mut self) -> Option<ExitStatus> {
         let begin = Instant::now();
