@@ -10,6 +10,8 @@ use quern_model::{
     gguf::{Announced, GgufFile, GgufModel, GgufValue, GgufWriter},
     gguf_export::{Unquantised, export},
     load,
+    network::Shape,
+    shard::Shard,
     weights::{QuantRecipe, TensorProblem},
 };
 use serde_json::{Map, json};
@@ -91,6 +93,39 @@ fn a_quantised_file_is_what_quantising_on_load_makes() {
         let missing = quantised.formats().into_iter().filter(|f| f.blocks().is_some() && !file.formats().contains(f));
         assert_eq!(missing.count(), 0, "{recipe}");
     }
+}
+
+#[test]
+fn a_header_alone_says_what_the_whole_file_holds() {
+    let whole = exported(&demo(Some(QuantRecipe::Q4KM)), DType::BF16);
+    let size = whole.len() as u64;
+    let header = |bytes: usize| GgufFile::header("m.gguf", &whole.slice(0..bytes).unwrap(), size).unwrap();
+    let enough = (0..).map(|i| 1usize << i).find(|&bytes| header(bytes).is_some()).unwrap();
+    assert!(enough < whole.len() / 2, "{enough} of {size}");
+    assert!((0..enough / 2).step_by(97).all(|bytes| header(bytes).is_none()));
+
+    let model = GgufModel::announced("owner/model", vec![header(enough).unwrap()]).unwrap();
+    let announced = Checkpoint::gguf(model, &Map::new()).unwrap();
+    let opened = read(&whole);
+    assert_eq!(announced.config().num_layers, opened.config().num_layers);
+    assert_eq!(announced.eos_token_ids(), opened.eos_token_ids());
+    assert_eq!((announced.formats(), announced.weight_bytes()), (opened.formats(), opened.weight_bytes()));
+    for tensor in opened.network().tensors() {
+        if let Shape::Matrix(..) = tensor.shape {
+            let bytes = |of: &Checkpoint| of.weights().part_bytes(tensor, &Shard::whole(tensor)).unwrap();
+            let matrices = opened.weights().matrices(tensor).unwrap();
+            let held: u64 = matrices.iter().map(|matrix| matrix.held_bytes() as u64).sum();
+            assert_eq!([bytes(&announced), bytes(&opened)], [held; 2], "{:?}", tensor.role);
+        }
+    }
+    let error = load(&announced, Arc::new(RefBackend), limits(16, KvFormat::F32), &mut |_| {}).err().unwrap();
+    assert!(error.to_string().contains("only the file's header"), "{error}");
+
+    // What a header says is checked as that of a whole file.
+    let error = GgufFile::header("m.gguf", &whole.slice(0..enough).unwrap(), size - 1).unwrap_err();
+    assert!(error.found.contains("the file is cut"), "{error}");
+    let error = GgufFile::header("m.gguf", &SharedBytes::new(Arc::new(b"GGML0000".to_vec())), size).unwrap_err();
+    assert!(error.expected.contains("GGUF"), "{error}");
 }
 
 /// The demonstration model with `rope_scaling`, written with `more` metadata and read again.

@@ -21,7 +21,7 @@ use crate::{
     hub::Wanted,
     logging,
     memory::gib,
-    model_files::{ModelFiles, Source},
+    model_files::{ModelFiles, Source, Unfetched},
     progress::ByteProgress,
     start_error::StartError,
 };
@@ -60,10 +60,8 @@ pub fn run(args: &ConvertArgs) -> Result<(), ConvertError> {
 async fn convert(args: &ConvertArgs) -> Result<String, ConvertError> {
     let path = args.model.as_deref();
     let source = Source { path, revision: None, download_dir: None, wanted: Wanted::Everything };
-    let judge = |small: &ModelFiles, is_gguf: bool| -> Result<(), StartError> {
-        if !is_gguf {
-            small.checkpoint(LoadFormat::Dummy, &Map::new())?;
-        }
+    let judge = |unfetched: Unfetched| -> Result<(), StartError> {
+        unfetched.checkpoint(&Map::new())?;
         Ok(())
     };
     let files = ModelFiles::locate_judged(&source, judge).await?;

@@ -15,7 +15,7 @@ use crate::{
     hub::Wanted,
     machine::{self, Machine},
     memory::gib,
-    model_files::{ModelFiles, Source},
+    model_files::{LookedUp, Source},
     roofline::{self, Roofline},
     start::for_measuring,
     start_error::StartError,
@@ -122,7 +122,10 @@ fn published() -> Vec<(String, Checkpoint)> {
 /// One model as it is stored and, unless it is in llama.cpp's format, as it can be quantised.
 async fn named(model: &str, revision: Option<&str>) -> Result<Vec<(String, Checkpoint)>, StartError> {
     let source = Source { path: Some(model), revision, download_dir: None, wanted: Wanted::NoWeights };
-    let files = ModelFiles::locate(&source).await?;
+    let files = match LookedUp::find(&source).await? {
+        LookedUp::Here(files) => files,
+        LookedUp::Announced(unfetched) => return Ok(vec![(model.to_owned(), unfetched.checkpoint(&Map::new())?)]),
+    };
     let open = || files.checkpoint(if files.is_gguf() { LoadFormat::Gguf } else { LoadFormat::Dummy }, &Map::new());
     let mut found = vec![(model.to_owned(), open()?)];
     if !files.is_gguf() {

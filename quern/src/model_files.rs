@@ -17,8 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     config::LoadFormat,
-    gguf_files::{files, is_gguf},
-    hub::{Fetched, Hub, HubError, HubOptions, HubRef, Wanted},
+    hub::{AnnouncedGguf, Fetched, Hub, HubError, HubOptions, HubRef, Opened, Wanted},
     local_model, shipped,
 };
 
@@ -46,6 +45,88 @@ pub struct Source<'a> {
     pub wanted: Wanted,
 }
 
+/// A model whose weights are not here yet: its configuration, and the headers of GGUF files.
+pub struct Unfetched {
+    /// The small files of its repository.
+    files: ModelFiles,
+    is_gguf: bool,
+    gguf: Option<AnnouncedGguf>,
+}
+
+impl Unfetched {
+    /// Whether the weights are in llama.cpp's format.
+    pub fn is_gguf(&self) -> bool {
+        self.is_gguf
+    }
+
+    /// Whether it is known how large its weights are, and in what encodings.
+    pub fn knows_weights(&self) -> bool {
+        !self.is_gguf || self.gguf.is_some()
+    }
+
+    /// Whether anything tells what network it is.
+    fn is_described(&self) -> bool {
+        self.gguf.is_some() || (self.files.has_config() && (!self.is_gguf || self.files.has_whole_config()))
+    }
+
+    /// Read the network, with weights that cannot be loaded; `overrides` are merged over its configuration.
+    ///
+    /// # Errors
+    /// If it cannot be served.
+    pub fn checkpoint(self, overrides: &Map<String, Value>) -> Result<Checkpoint, LoadError> {
+        if let Some(gguf) = self.gguf {
+            return Checkpoint::gguf(gguf?, overrides);
+        }
+        let mut overrides = overrides.clone();
+        if self.is_gguf {
+            // That of the weights that the files were made from.
+            overrides.insert("quantization_config".into(), Value::Null);
+        }
+        self.files.checkpoint(LoadFormat::Dummy, &overrides)
+    }
+}
+
+/// What is known of a model without downloading its weights.
+pub enum LookedUp {
+    /// Its files: all of them, or those that say how large its weights are.
+    Here(ModelFiles),
+    /// Headers of GGUF files that are not here.
+    Announced(Unfetched),
+}
+
+impl LookedUp {
+    /// Look a model up, fetching small files and headers alone.
+    ///
+    /// # Errors
+    /// If there is no such model, or the hub cannot be reached.
+    pub async fn find(source: &Source<'_>) -> Result<Self, HubError> {
+        let on_hub = source.path.filter(|path| !Path::new(path).exists()).and_then(HubRef::parse);
+        let Some(HubRef { repo, pick }) = on_hub else { return ModelFiles::locate(source).await.map(Self::Here) };
+        let hub = source.hub()?;
+        let opened = hub.open(&repo, source.revision).await?;
+        let small = ModelFiles::without_weights(&opened);
+        let choice = match hub.choose(&opened, pick.as_ref()).await {
+            Ok(choice) if choice.is_gguf() => choice,
+            // The configuration says it.
+            Ok(_) | Err(HubError::NoWeights { .. }) => return Ok(Self::Here(small)),
+            Err(error) => return Err(error),
+        };
+        if choice.is_here() {
+            return Ok(Self::Here(hub.fetch_chosen(&opened, &choice).await?.into()));
+        }
+        Ok(match hub.announced_gguf(&opened, &choice).await? {
+            Some(gguf) => Self::Announced(Unfetched { files: small, is_gguf: true, gguf: Some(gguf) }),
+            None => Self::Here(small),
+        })
+    }
+}
+
+impl Source<'_> {
+    fn hub(&self) -> Result<Hub, HubError> {
+        Hub::new(HubOptions::from_env(self.download_dir, |name| std::env::var(name).ok()))
+    }
+}
+
 impl From<Fetched> for ModelFiles {
     fn from(model: Fetched) -> Self {
         match model {
@@ -61,7 +142,7 @@ impl ModelFiles {
     /// # Errors
     /// If they are not there and cannot be downloaded.
     pub async fn locate(source: &Source<'_>) -> Result<Self, HubError> {
-        Self::locate_judged(source, |_, _| Ok(())).await
+        Self::locate_judged(source, |_| Ok(())).await
     }
 
     /// The files of the tokenizer: those at `path`, or these. `source` is where these come from.
@@ -75,14 +156,14 @@ impl ModelFiles {
         }
     }
 
-    /// The same as [`locate`](Self::locate), but let `judge` see the files, and whether the weights are GGUF, before weights are downloaded: what it
-    /// refuses costs no download.
+    /// The same as [`locate`](Self::locate), but let `judge` see what is known of the weights before they are downloaded:
+    /// what it refuses costs no download.
     ///
     /// # Errors
     /// As for [`locate`](Self::locate), or what `judge` refuses.
     pub async fn locate_judged<E: From<HubError>>(
         source: &Source<'_>,
-        judge: impl FnOnce(&Self, bool) -> Result<(), E>,
+        judge: impl FnOnce(Unfetched) -> Result<(), E>,
     ) -> Result<Self, E> {
         let Some(path) = source.path else { return Ok(Self::Shipped) };
         if Path::new(path).exists() {
@@ -99,38 +180,29 @@ impl ModelFiles {
     pub async fn fetch_judged<E: From<HubError>>(
         HubRef { repo, pick }: &HubRef,
         source: &Source<'_>,
-        judge: impl FnOnce(&Self, bool) -> Result<(), E>,
+        judge: impl FnOnce(Unfetched) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let hub = Hub::new(HubOptions::from_env(source.download_dir, |name| std::env::var(name).ok()))?;
+        let hub = source.hub()?;
         let opened = hub.open(repo, source.revision).await?;
-        let small = Self::Directory(opened.dir().to_owned());
         if source.wanted == Wanted::NoWeights {
-            // A tokenizer or a config may be in a GGUF file alone, which is taken if it is here.
-            return Ok(if small.has_config() {
-                small
-            } else {
-                local_model::find(opened.dir()).map_or(small, Self::from)
-            });
+            return Ok(Self::without_weights(&opened));
         }
-        let is_gguf = opened.is_gguf(pick.as_ref());
-        if small.has_config() && !small.has_weights() && (!is_gguf || small.has_whole_config()) {
-            judge(&small, is_gguf)?;
+        let small = Self::Directory(opened.dir().to_owned());
+        let choice = hub.choose(&opened, pick.as_ref()).await?;
+        if !choice.is_here() {
+            let gguf = if choice.is_gguf() { hub.announced_gguf(&opened, &choice).await? } else { None };
+            let unfetched = Unfetched { files: small, is_gguf: choice.is_gguf(), gguf };
+            if unfetched.is_described() {
+                judge(unfetched)?;
+            }
         }
-        Ok(hub.fetch_weights(&opened, pick.as_ref()).await?.into())
+        Ok(hub.fetch_chosen(&opened, &choice).await?.into())
     }
 
-    /// Read the network that `config.json` describes, whose weights are not here yet; `is_gguf`: they are in llama.cpp's
-    /// format.
-    ///
-    /// # Errors
-    /// If it cannot be served.
-    pub fn without_weights(&self, is_gguf: bool, overrides: &Map<String, Value>) -> Result<Checkpoint, LoadError> {
-        let mut overrides = overrides.clone();
-        if is_gguf {
-            // That of the weights that the files were made from.
-            overrides.insert("quantization_config".into(), Value::Null);
-        }
-        self.checkpoint(LoadFormat::Dummy, &overrides)
+    /// A tokenizer or a config may be in a GGUF file alone, which is taken if it is here.
+    fn without_weights(opened: &Opened) -> Self {
+        let small = Self::Directory(opened.dir().to_owned());
+        if small.has_config() { small } else { local_model::find(opened.dir()).map_or(small, Self::from) }
     }
 
     fn has_config(&self) -> bool {
@@ -142,12 +214,6 @@ impl ModelFiles {
         let text = self.dir().and_then(|dir| regular_file::read(&dir.join("config.json"), MAX_CONFIG_BYTES).ok());
         let config: Option<Map<String, Value>> = text.and_then(|text| serde_json::from_slice(&text).ok());
         config.is_some_and(|config| ["architectures", "hidden_size"].iter().all(|field| config.contains_key(*field)))
-    }
-
-    /// Whether any weights are in the folder: then the rest is most likely there too.
-    fn has_weights(&self) -> bool {
-        let names = self.dir().map(files).unwrap_or_default();
-        names.iter().any(|name| name.ends_with(".safetensors") || is_gguf(name))
     }
 
     /// The directory or file, unless they are inside this program.

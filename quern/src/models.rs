@@ -16,7 +16,7 @@ use crate::{
     hub::{HubError, HubOptions, Inventory, StoredKind, StoredModel, Wanted},
     logging,
     memory::gib,
-    model_files::{ModelFiles, Source},
+    model_files::{ModelFiles, Source, Unfetched},
 };
 
 /// Why a model was not fetched, listed or removed.
@@ -68,7 +68,7 @@ async fn pull(args: &PullArgs) -> Result<(), ModelsError> {
         wanted: Wanted::Everything,
     };
     for wanted in &args.models {
-        let judge = |small: &ModelFiles, is_gguf: bool| match small.without_weights(is_gguf, &Map::new()) {
+        let judge = |unfetched: Unfetched| match unfetched.checkpoint(&Map::new()) {
             Ok(_) => Ok(()),
             Err(cause) => Err(ModelsError::Unserved { id: wanted.to_string(), cause }),
         };

@@ -24,7 +24,7 @@ use crate::{
     hub::Wanted,
     machine::{self, Machine},
     memory::gib,
-    model_files::{ModelFiles, Source},
+    model_files::{ModelFiles, Source, Unfetched},
     progress::ByteProgress,
     resolve::{self, Decision, Facts, Host, WeightFacts},
     start_error::StartError,
@@ -59,7 +59,7 @@ impl Prepared {
         let mut notes = args.check()?;
         let host = Host { gpu: gpus::find(&args.device, &mut notes)?, ..Host::probe() };
         let source = source(args);
-        let files = ModelFiles::locate_judged(&source, |small, is_gguf| judge(args, host, small, is_gguf)).await?;
+        let files = ModelFiles::locate_judged(&source, |unfetched| judge(args, host, unfetched)).await?;
         let tokenizer_files = files.with_tokenizer_at(args.model.tokenizer_path.as_deref(), &source).await?;
 
         let load_format = args.model.load_format(files.is_gguf())?;
@@ -151,13 +151,14 @@ pub fn source(args: &ServeArgs) -> Source<'_> {
     }
 }
 
-/// Refuse by config.json what cannot be served, before its weights are fetched.
+/// Refuse by config.json, or the headers of GGUF files, what cannot be served, before its weights are fetched.
 ///
 /// # Errors
 /// Those of [`Prepared::new`], as far as neither weights nor tokenizer decide.
-pub fn judge(args: &ServeArgs, host: Host, small: &ModelFiles, is_gguf: bool) -> Result<(), StartError> {
-    args.model.load_format(is_gguf)?;
-    let checkpoint = small.without_weights(is_gguf, &args.model.json_model_override_args)?;
+pub fn judge(args: &ServeArgs, host: Host, unfetched: Unfetched) -> Result<(), StartError> {
+    args.model.load_format(unfetched.is_gguf())?;
+    let knows_weights = unfetched.knows_weights();
+    let checkpoint = unfetched.checkpoint(&args.model.json_model_override_args)?;
     let recipe = args.model.recipe(checkpoint.config().is_fp8())?;
     let checkpoint = checkpoint.quantised(recipe);
     let network = checkpoint.config();
@@ -165,8 +166,7 @@ pub fn judge(args: &ServeArgs, host: Host, small: &ModelFiles, is_gguf: bool) ->
     let mut notes = Vec::new();
     let numbers = resolve::numbers(args, network, &host, &mut notes)?;
     args.device.parallel.split(&checkpoint)?;
-    if !is_gguf {
-        // How large a GGUF model is, and in what encodings, depends on its file, which is not here yet.
+    if knows_weights {
         let weights = WeightFacts::of(&checkpoint, args.device.parallel)?;
         resolve::place(args, numbers, network, &weights, host, &mut notes)?;
     }

@@ -8,11 +8,19 @@ pub(super) struct ReadFault {
     pub(super) expected: String,
     pub(super) found: String,
     pub(super) remedy: Remedy,
+    /// Whether the bytes ended too early, so that more of them would be read on.
+    pub(super) at_end: bool,
 }
 
 impl ReadFault {
     pub(super) fn new(expected: impl ToString, found: impl ToString) -> Self {
-        Self { expected: expected.to_string(), found: found.to_string(), remedy: Remedy::FetchAgain }
+        let (expected, found) = (expected.to_string(), found.to_string());
+        Self { expected, found, remedy: Remedy::FetchAgain, at_end: false }
+    }
+
+    /// The same, because the bytes end here.
+    pub(super) fn at_end(self) -> Self {
+        Self { at_end: true, ..self }
     }
 
     /// The same, mended by `what`: a sentence.
@@ -45,7 +53,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8], ReadFault> {
         if count > self.left() {
             let found = format!("the file's end after {} of them, at byte {}", self.left(), self.bytes.len());
-            return Err(ReadFault::new(format!("{count} bytes of {what}"), found));
+            return Err(ReadFault::new(format!("{count} bytes of {what}"), found).at_end());
         }
         let taken = &self.bytes[self.at..self.at + count];
         self.at += count;

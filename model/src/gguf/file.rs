@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 use quern_backend::{QuantFormat, SharedBytes};
 
 use super::{
+    bytes::GgufBytes,
     cursor::{Cursor, ReadFault},
     types,
     value::{Elements, GgufValue},
@@ -39,7 +40,9 @@ pub struct TensorInfo {
     pub dims: Vec<u64>,
     /// Its encoding.
     pub format: QuantFormat,
-    /// Its bytes.
+    /// Bytes of it in the file.
+    pub stored_bytes: u64,
+    /// Its bytes; none where only the file's header is here.
     pub bytes: SharedBytes,
 }
 
@@ -51,10 +54,9 @@ impl TensorInfo {
 
     /// Bytes of it once loaded.
     pub fn held_bytes(&self) -> u64 {
-        let stored = self.bytes.len() as u64;
         match self.format.blocks() {
-            Some(blocks) => stored / blocks.bytes as u64 * blocks.held_bytes as u64,
-            None => stored,
+            Some(blocks) => self.stored_bytes / blocks.bytes as u64 * blocks.held_bytes as u64,
+            None => self.stored_bytes,
         }
     }
 
@@ -70,22 +72,60 @@ impl GgufFile {
     /// # Errors
     /// If it is no GGUF file, is cut short, or has an encoding that is not supported.
     pub fn parse(name: &str, bytes: &SharedBytes) -> Result<Self, TensorProblem> {
+        Self::read(name, &GgufBytes::whole(bytes))
+    }
+
+    /// The same for a file that may have been cut into pieces.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse).
+    pub fn read(name: &str, bytes: &GgufBytes) -> Result<Self, TensorProblem> {
+        let mut start = bytes.start(None).unwrap_or_else(|| bytes.slice(0..0));
+        loop {
+            match Self::read_start(name, &start, bytes) {
+                Ok(file) => return Ok(file),
+                Err((problem, false)) => return Err(problem),
+                Err((problem, true)) => start = bytes.start(Some(start.len())).ok_or(problem)?,
+            }
+        }
+    }
+
+    /// The header of a file of `size` bytes of which only the `beginning` is here, so that its tensors have no bytes;
+    /// `None` if it ends before the header does.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse).
+    pub fn header(name: &str, beginning: &SharedBytes, size: u64) -> Result<Option<Self>, TensorProblem> {
+        match Self::read_start(name, beginning, &GgufBytes::beginning(beginning, size)) {
+            Ok(file) => Ok(Some(file)),
+            Err((_, true)) if (beginning.len() as u64) < size => Ok(None),
+            Err((problem, _)) => Err(problem),
+        }
+    }
+
+    /// Read the header in `start`, with which `bytes` begin. The flag: more of them would be read on.
+    fn read_start(name: &str, start: &SharedBytes, bytes: &GgufBytes) -> Result<Self, (TensorProblem, bool)> {
         let mut part = FilePart::default();
-        let parsed = Self::parse_parts(name, bytes, &mut part);
-        parsed.map_err(|ReadFault { expected, found, remedy }| {
+        let parsed = Self::parse_parts(name, start, bytes, &mut part);
+        parsed.map_err(|ReadFault { expected, found, remedy, at_end }| {
             let problem = match part {
                 FilePart::Header => TensorProblem::file(name, expected, found),
                 FilePart::Key(key) => TensorProblem::file(name, format!("{expected} (metadata `{key}`)"), found),
                 FilePart::Tensor(tensor) => TensorProblem::tensor(name, &tensor, expected, found),
             };
-            TensorProblem { remedy, ..problem }
+            (TensorProblem { remedy, ..problem }, at_end)
         })
     }
 
-    fn parse_parts(name: &str, bytes: &SharedBytes, part: &mut FilePart) -> Result<Self, ReadFault> {
-        let mut from = Cursor::new(bytes);
+    fn parse_parts(
+        name: &str,
+        header: &SharedBytes,
+        bytes: &GgufBytes,
+        part: &mut FilePart,
+    ) -> Result<Self, ReadFault> {
+        let mut from = Cursor::new(header);
         let magic = from.take(4, "the header")?;
-        if lfs::is_pointer(bytes) {
+        if lfs::is_pointer(header) {
             return Err(ReadFault::new("a GGUF file", lfs::FOUND).mended_by(lfs::REMEDY));
         }
         if magic != MAGIC {
@@ -135,7 +175,7 @@ impl GgufFile {
         }
         *part = FilePart::Header;
         let start = (from.position() as u64).next_multiple_of(alignment);
-        let size = (bytes.len() as u64).saturating_sub(start);
+        let size = bytes.size().saturating_sub(start);
         let tensors = place(described, start, size, bytes, part)?;
         Ok(Self { name: name.to_owned(), metadata, tensors })
     }
@@ -233,7 +273,7 @@ fn place(
     mut described: Vec<TensorEntry>,
     start: u64,
     size: u64,
-    bytes: &SharedBytes,
+    bytes: &GgufBytes,
     part: &mut FilePart,
 ) -> Result<Vec<TensorInfo>, ReadFault> {
     described.sort_by_key(|tensor| tensor.offset);
@@ -248,9 +288,8 @@ fn place(
         end = offset.checked_add(len).filter(|&end| end <= size).ok_or_else(|| {
             ReadFault::new(format!("{len} bytes at {offset}"), format!("data of {size} bytes; the file is cut"))
         })?;
-        let range = (start + offset) as usize..(start + end) as usize;
-        let bytes = bytes.slice(range).expect("checked against the file's length");
-        tensors.push(TensorInfo { name, dims, format, bytes });
+        let bytes = bytes.slice(start + offset..start + end);
+        tensors.push(TensorInfo { name, dims, format, stored_bytes: len, bytes });
     }
     Ok(tensors)
 }

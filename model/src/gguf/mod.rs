@@ -2,6 +2,7 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Everything in them is untrusted.
 
+mod bytes;
 mod config;
 mod cursor;
 mod file;
@@ -13,6 +14,7 @@ mod types;
 mod value;
 mod writer;
 
+pub use bytes::GgufBytes;
 pub use file::{GgufFile, TensorInfo, general_type};
 pub use model::GgufModel;
 pub use value::GgufValue;

@@ -77,6 +77,18 @@ impl GgufModel {
         Self::gather(place.to_owned(), Vec::new(), first, Vec::new()).map_err(refused)
     }
 
+    /// What the headers of its `files` say of a model that is not here yet: its configuration, and its tensors without
+    /// their bytes. It can be verified and planned for, not loaded. `place` names it in errors.
+    ///
+    /// # Errors
+    /// If they do not belong together.
+    pub fn announced(place: &str, files: Vec<GgufFile>) -> Result<Self, LoadError> {
+        let refused = |problem| LoadError::Checkpoint { dir: place.to_owned(), problems: vec![problem] };
+        let mut files = files.into_iter();
+        let first = files.next().ok_or_else(|| refused(TensorProblem::file("(no file)", "a file", "nothing")))?;
+        Self::gather(place.to_owned(), Vec::new(), first, files.collect()).map_err(refused)
+    }
+
     fn gather(
         place: String,
         paths: Vec<PathBuf>,
@@ -189,7 +201,7 @@ impl GgufModel {
 
     /// Bytes of all tensors in the files.
     pub fn stored_bytes(&self) -> u64 {
-        self.tensors.values().map(|(_, tensor)| tensor.bytes.len() as u64).sum()
+        self.tensors.values().map(|(_, tensor)| tensor.stored_bytes).sum()
     }
 
     /// Of the tensor `name`, if it holds factors beside a tensor in NVFP4: that tensor's name, and the sizes that they
@@ -223,12 +235,22 @@ impl GgufModel {
             LoadError::Checkpoint { dir: self.place.clone(), problems: vec![problem] }
         })
     }
+
+    /// The same, whose bytes must be here.
+    fn find_bytes(&self, place: &TensorPlace) -> Result<&TensorInfo, LoadError> {
+        let tensor = self.find(place)?;
+        if tensor.bytes.len() as u64 == tensor.stored_bytes {
+            return Ok(tensor);
+        }
+        let problem = TensorProblem::tensor(self.first.name(), &place.name, "its bytes", "only the file's header");
+        Err(LoadError::Checkpoint { dir: self.place.clone(), problems: vec![problem.broken()] })
+    }
 }
 
 impl WeightSource for GgufModel {
     fn parts(&self, spec: &TensorSpec, shard: &Shard) -> Result<Vec<PackedMatrix>, LoadError> {
         let place = self.place(spec);
-        let tensor = self.find(&place)?;
+        let tensor = self.find_bytes(&place)?;
         let (rows, cols) = spec.matrix();
         let len = rows * tensor.format.row_bytes(cols);
         let part = |index: usize| {
@@ -248,8 +270,15 @@ impl WeightSource for GgufModel {
         self.find(&self.place(spec)).map_or_else(|_| Vec::new(), |tensor| vec![tensor.format])
     }
 
+    /// Its header says it.
+    fn part_bytes(&self, spec: &TensorSpec, shard: &Shard) -> Result<u64, LoadError> {
+        let format = self.find(&self.place(spec))?.format;
+        let rows = (shard.experts.len() * shard.rows.len()) as u64;
+        Ok(rows * format.held_row_bytes(shard.cols.len()) as u64)
+    }
+
     fn vector(&self, spec: &TensorSpec) -> Result<Vec<f32>, LoadError> {
-        let tensor = self.find(&self.place(spec))?;
+        let tensor = self.find_bytes(&self.place(spec))?;
         let len = spec.shape.dims()[0];
         let mut values = vec![0.0; len];
         PackedMatrix::plain(tensor.format, 1, len, tensor.bytes.clone()).decode_row(0, &mut values);

@@ -122,7 +122,8 @@ impl Elements {
     /// Each element has a byte at least.
     fn claim(&mut self, count: u64, bytes_left: usize) -> Result<(), ReadFault> {
         if count > bytes_left as u64 {
-            return Err(ReadFault::new(format!("an array that fits into the {bytes_left} bytes behind"), count));
+            let expected = format!("an array that fits into the {bytes_left} bytes behind");
+            return Err(ReadFault::new(expected, count).at_end());
         }
         if count > self.0 as u64 {
             return Err(ReadFault::new(format!("at most {MAX_ELEMENTS} elements in all arrays"), count));

@@ -103,7 +103,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
             (checkpoint, serve.model.load_format(false)?, ModelPaths::default())
         }
         None => {
-            let judged = |small: &ModelFiles, is_gguf| start::judge(&serve, Host::probe(), small, is_gguf);
+            let judged = |unfetched| start::judge(&serve, Host::probe(), unfetched);
             let files = ModelFiles::locate_judged(&start::source(&serve), judged).await?;
             let load_format = serve.model.load_format(files.is_gguf())?;
             let checkpoint = files.checkpoint(load_format, &serve.model.json_model_override_args)?;

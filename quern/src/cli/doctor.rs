@@ -7,7 +7,7 @@ use crate::config::CpuFlags;
 /// Measure this machine and say what it allows a model.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
-    /// A directory, a .gguf file or a hub id, of which only the configuration is fetched [default: the published
+    /// A directory, a .gguf file or a hub id, of which only the configuration and the headers of GGUF files are fetched [default: the published
     /// Qwen3-Coder models]
     #[arg(long = "model", visible_alias = "model-path", value_name = "MODEL")]
     pub model: Option<String>,

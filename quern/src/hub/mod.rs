@@ -7,6 +7,7 @@
 
 mod cache;
 mod error;
+mod headers;
 mod inventory;
 mod options;
 mod ranges;
@@ -31,9 +32,11 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 pub use error::HubError;
+pub use headers::AnnouncedGguf;
 pub use inventory::{Inventory, StoredKind, StoredModel};
 pub use options::HubOptions;
 pub use reference::{HubRef, Pick};
+pub use weights::WeightChoice;
 
 use self::{
     cache::{RepoCache, is_hex},
@@ -135,12 +138,6 @@ impl Opened {
     /// The folder of its files.
     pub fn dir(&self) -> &Path {
         &self.dir
-    }
-
-    /// Whether its weights are in llama.cpp's format, `pick` of them being named or not.
-    pub fn is_gguf(&self, pick: Option<&Pick>) -> bool {
-        let safetensors = |names: &Vec<String>| names.iter().any(|name| weights::is_weights(name));
-        pick.is_some() || self.names.as_ref().is_some_and(|names| !safetensors(names))
     }
 }
 

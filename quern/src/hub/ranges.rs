@@ -29,10 +29,17 @@ use crate::progress::ByteProgress;
 const CONNECTIONS: usize = 4;
 
 /// A range in memory, or its beginning if the connection failed too often, and the right to have it there.
-struct RangeRead {
+pub(super) struct RangeRead {
     bytes: Vec<u8>,
     failed: Option<String>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl RangeRead {
+    /// All of it; `None` if the connection failed too often.
+    pub(super) fn whole(self) -> Option<Vec<u8>> {
+        self.failed.is_none().then_some(self.bytes)
+    }
 }
 
 impl Hub {
@@ -75,7 +82,7 @@ impl Hub {
     }
 
     /// The bytes `range` of a file, over as many connections as it takes; none if the server does not know ranges.
-    async fn range(
+    pub(super) async fn range(
         &self,
         snapshot: &RepoSnapshot<'_>,
         head: &FileHead,

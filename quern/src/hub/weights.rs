@@ -13,31 +13,82 @@ use crate::{
 /// Names of files that an error lists.
 const LISTED: usize = 12;
 
+/// The weights of a repository: chosen, and here already or to be fetched.
+#[derive(Clone, Debug)]
+pub struct WeightChoice {
+    /// The quantisation, of files in llama.cpp's format.
+    gguf: Option<GgufChoice>,
+    /// The first one first.
+    files: Vec<String>,
+    is_here: bool,
+}
+
+impl WeightChoice {
+    /// Whether they are in llama.cpp's format.
+    pub fn is_gguf(&self) -> bool {
+        self.gguf.is_some()
+    }
+
+    /// Whether nothing of them need be fetched.
+    pub fn is_here(&self) -> bool {
+        self.is_here
+    }
+
+    /// Their files, the first one first.
+    pub(super) fn files(&self) -> &[String] {
+        &self.files
+    }
+}
+
 impl Hub {
-    /// Fetch the weights of `opened` that are not in the cache: its safetensors files, or the GGUF model that `pick` names
-    /// or, of a repository that has nothing else, one of four bits that fits into memory.
+    /// The weights of `opened`: its safetensors files, or the GGUF model that `pick` names or, of a repository that has
+    /// nothing else, one of four bits that fits into memory.
     ///
     /// # Errors
-    /// If there are no such weights, or they cannot be fetched.
-    pub async fn fetch_weights(&self, opened: &Opened, pick: Option<&Pick>) -> Result<Fetched, HubError> {
+    /// If there are no such weights.
+    pub async fn choose(&self, opened: &Opened, pick: Option<&Pick>) -> Result<WeightChoice, HubError> {
         let Some(names) = &opened.names else { return cached(opened, pick) };
         let cache = RepoCache::new(&self.options.cache_dir, &opened.repo);
         let snapshot = RepoSnapshot { repo: &opened.repo, commit: &opened.commit, cache: &cache };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        if pick.is_none() && names.iter().any(|name| is_weights(name)) {
-            let shards = shards(&snapshot, &names)?;
-            self.fetch_all(&snapshot, shards.iter().map(String::as_str)).await?;
-            mark_used(&opened.dir, shards.iter().map(String::as_str));
-            return Ok(Fetched::Directory(opened.dir.clone()));
-        }
-        let choices = GgufChoice::among(names.iter().copied());
-        let choice = match pick {
-            Some(pick) => picked(&opened.repo, &choices, pick)?,
-            None => self.usual(&snapshot, &choices, &names).await?,
+        let (gguf, files) = if pick.is_none() && names.iter().any(|name| is_weights(name)) {
+            (None, shards(&snapshot, &names)?)
+        } else {
+            let choices = GgufChoice::among(names.iter().copied());
+            let choice = match pick {
+                Some(pick) => picked(&opened.repo, &choices, pick)?,
+                None => self.usual(&snapshot, &choices, &names).await?,
+            };
+            (Some(choice.clone()), choice.files.clone())
         };
-        self.fetch_all(&snapshot, choice.files.iter().map(String::as_str)).await?;
+        let is_here = files.iter().all(|name| opened.dir.join(name).exists());
+        Ok(WeightChoice { gguf, files, is_here })
+    }
+
+    /// Fetch what is not in the cache of the weights that were chosen.
+    ///
+    /// # Errors
+    /// If they cannot be fetched.
+    pub async fn fetch_chosen(&self, opened: &Opened, choice: &WeightChoice) -> Result<Fetched, HubError> {
+        if opened.names.is_some() {
+            let cache = RepoCache::new(&self.options.cache_dir, &opened.repo);
+            let snapshot = RepoSnapshot { repo: &opened.repo, commit: &opened.commit, cache: &cache };
+            self.fetch_all(&snapshot, choice.files.iter().map(String::as_str)).await?;
+        }
         mark_used(&opened.dir, choice.files.iter().map(String::as_str));
-        Ok(Fetched::Gguf(opened.dir.join(&choice.files[0])))
+        Ok(match choice.gguf {
+            Some(_) => Fetched::Gguf(opened.dir.join(&choice.files[0])),
+            None => Fetched::Directory(opened.dir.clone()),
+        })
+    }
+
+    /// Choose weights and fetch them.
+    ///
+    /// # Errors
+    /// If there are no such weights, or they cannot be fetched.
+    pub async fn fetch_weights(&self, opened: &Opened, pick: Option<&Pick>) -> Result<Fetched, HubError> {
+        let choice = self.choose(opened, pick).await?;
+        self.fetch_chosen(opened, &choice).await
     }
 
     /// The model that is taken where none is named, with a line that says so.
@@ -82,22 +133,16 @@ impl Hub {
 }
 
 /// What is in the cache of a repository that the hub was not asked about.
-fn cached(opened: &Opened, pick: Option<&Pick>) -> Result<Fetched, HubError> {
+fn cached(opened: &Opened, pick: Option<&Pick>) -> Result<WeightChoice, HubError> {
     let names = files(&opened.dir);
     let choices = GgufChoice::among(names.iter().map(String::as_str));
-    let safetensors = || names.iter().map(String::as_str).filter(|name| is_weights(name));
-    let choice = match pick {
-        Some(pick) => picked(&opened.repo, &choices, pick)?,
-        None => match GgufChoice::by_preference(&choices).first() {
-            Some(choice) if safetensors().next().is_none() => choice,
-            _ => {
-                mark_used(&opened.dir, safetensors());
-                return Ok(Fetched::Directory(opened.dir.clone()));
-            }
-        },
+    let safetensors: Vec<String> = names.iter().filter(|name| is_weights(name)).cloned().collect();
+    let gguf = match pick {
+        Some(pick) => Some(picked(&opened.repo, &choices, pick)?),
+        None => GgufChoice::by_preference(&choices).first().copied().filter(|_| safetensors.is_empty()),
     };
-    mark_used(&opened.dir, choice.files.iter().map(String::as_str));
-    Ok(Fetched::Gguf(opened.dir.join(&choice.files[0])))
+    let files = gguf.map_or(safetensors, |choice| choice.files.clone());
+    Ok(WeightChoice { gguf: gguf.cloned(), files, is_here: true })
 }
 
 pub(super) fn picked<'c>(repo: &RepoId, choices: &'c [GgufChoice], pick: &Pick) -> Result<&'c GgufChoice, HubError> {

@@ -3,10 +3,13 @@
 use std::{
     fs::{self, File, FileTimes},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use serde_json::Value;
+use quern_backend::SharedBytes;
+use quern_model::{Checkpoint, gguf::GgufModel};
+use serde_json::{Map, Value};
 
 use super::{
     fake::{COMMIT, SHARD, Setup, hex_sha256, quantisations, start, weights},
@@ -87,6 +90,66 @@ async fn what_cannot_be_served_is_refused_before_its_weights_are_fetched() {
     assert!(ran.code == Some(1) && ran.err.contains("\"v9\""), "{}", ran.err);
     let ran = quern(&address, cache.path(), &["pull", "/some/where"]).await;
     assert!(ran.code == Some(2) && ran.err.contains("OWNER/NAME"), "{}", ran.err);
+}
+
+/// The shipped model in llama.cpp's format.
+async fn gguf_file() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let ran = quern("http://127.0.0.1:1", dir.path(), &["convert", "--outfile", path.to_str().unwrap()]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    fs::read(path).unwrap()
+}
+
+#[tokio::test]
+async fn gguf_files_are_judged_by_their_headers_before_they_are_fetched() {
+    let whole = gguf_file().await;
+    let at = whole.windows(8).position(|bytes| bytes == b"qwen3moe").unwrap();
+    let mut other = whole.clone();
+    other[at..at + 8].copy_from_slice(b"qwen3nxt");
+    let more = vec![("m-Q8_0.gguf", whole.clone()), ("m-Q4_0.gguf", other)];
+    let (state, address) = start(Setup { more, no_safetensors: true, ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    let first_mebibyte = |file: &str| format!("CONTENT {file} bytes=0-{}", (1 << 20) - 1);
+    let fetched = || -> Vec<_> { state.requests().into_iter().filter(|asked| asked.starts_with("CONTENT")).collect() };
+
+    // Another network, whatever way it is named.
+    for id in ["owner/model:Q4_0", "owner/model/m-Q4_0.gguf", "owner/model"] {
+        let ran = quern(&address, cache.path(), &["pull", id]).await;
+        assert!(ran.code == Some(1) && ran.err.contains("qwen3nxt"), "{id}: {}", ran.err);
+        assert_eq!(fetched(), [first_mebibyte("m-Q4_0.gguf")], "{id}");
+    }
+    // More than this machine's memory.
+    for id in ["owner/model:Q8_0", "owner/model/m-Q8_0.gguf"] {
+        let serve = ["serve", "--model", id, "--port", "0", "--mem-fraction-static", "0.0000001"];
+        let ran = quern(&address, cache.path(), &serve).await;
+        assert!(ran.code == Some(1) && ran.err.contains("the weights need"), "{id}: {}", ran.err);
+        assert_eq!(fetched(), [first_mebibyte("m-Q8_0.gguf")], "{id}");
+    }
+    assert_eq!(listed(cache.path()).await[0].1, "no weights");
+
+    let ran = quern(&address, cache.path(), &["pull", "owner/model:Q8_0"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(fetched(), [first_mebibyte("m-Q8_0.gguf"), "CONTENT m-Q8_0.gguf whole".into()]);
+    assert_eq!(fs::read(ran.out.trim_end()).unwrap(), whole);
+    // Now that it is here, nothing is asked for again.
+    assert_eq!(quern(&address, cache.path(), &["pull", "owner/model:Q8_0"]).await.code, Some(0));
+    assert!(fetched().is_empty());
+}
+
+#[tokio::test]
+async fn doctor_counts_a_gguf_file_that_is_not_here() {
+    let whole = gguf_file().await;
+    let model = GgufModel::embedded("m.gguf", &SharedBytes::new(Arc::new(whole.clone()))).unwrap();
+    let held = Checkpoint::gguf(model, &Map::new()).unwrap().weight_bytes();
+    let (state, address) =
+        start(Setup { more: vec![("m-Q8_0.gguf", whole)], no_safetensors: true, ..Setup::default() }).await;
+    let cache = tempfile::tempdir().unwrap();
+    let ran = quern(&address, cache.path(), &["doctor", "--json", "--model", "owner/model:Q8_0"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(ran.out.contains(&format!("\"weight_bytes\":{held}")), "{held}: {report}");
+    assert!(!state.requests().iter().any(|asked| asked.ends_with("whole")));
 }
 
 #[tokio::test]
