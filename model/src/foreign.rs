@@ -21,9 +21,9 @@ pub struct Foreign {
 
 /// What to serve instead of quantised weights in an encoding that is not supported.
 const OTHER_ENCODINGS: &str = "served are, of the same model: the official FP8 checkpoint (e.g. \
-    Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8) and others in FP8; integers of 4 bits or symmetric 8 bits in groups \
-    (compressed-tensors, AWQ, GPTQ, AutoRound); MXFP4, NVFP4 and NF4; MLX of 4 bits; a GGUF file (e.g. Q4_K_M); or the \
-    BF16 checkpoint with --quantization q4_k_m";
+    Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8) and others in FP8; integers of 4 or 8 bits in groups (compressed-tensors, \
+    AWQ, GPTQ, AutoRound); MXFP4 and NVFP4; bitsandbytes and MLX; a GGUF file (e.g. Q4_K_M); or the BF16 checkpoint with \
+    --quantization q4_k_m";
 
 /// What to serve instead of a GGUF file in an encoding that is not supported.
 pub const OTHER_GGUF: &str = "Take a file of another quantisation of the same model, e.g. Q4_K_M, Q2_K or IQ4_XS; \

@@ -222,18 +222,20 @@ fn quantised_checkpoints_of_others_are_named_with_what_works() {
         (json!({"quant_method": "awq", "bits": 3}), ["awq", "3 bits"]),
         (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), ["awq", "gemv"]),
         (json!({"quant_method": "awq", "bits": 4, "zero_point": false}), ["awq", "zero_point"]),
-        (json!({"quant_method": "gptq", "bits": 3}), ["gptq", "3 bits"]),
-        (json!({"quant_method": "gptq", "bits": 8, "sym": false}), ["gptq", "8 bits"]),
+        (json!({"quant_method": "gptq", "bits": 5}), ["gptq", "5 bits"]),
         (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), ["gptq", "marlin"]),
-        (json!({"quant_method": "auto-round", "bits": 2}), ["auto-round", "2 bits"]),
+        (json!({"quant_method": "auto-round", "bits": 6}), ["auto-round", "6 bits"]),
         (json!({"quant_method": "auto-round", "bits": 4, "data_type": "nv_fp"}), ["auto-round", "4 bits"]),
-        (json!({"quant_method": "bitsandbytes", "load_in_8bit": true}), ["bitsandbytes, 8 bits", "quant_method"]),
-        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), ["bitsandbytes, fp4", "bnb_4bit_quant_type"]),
+        (json!({"quant_method": "bitsandbytes"}), ["bitsandbytes", "load_in_8bit"]),
+        (
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "af4"}),
+            ["bitsandbytes, af4", "bnb_4bit_quant_type"],
+        ),
         (json!({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}), ["modelopt", "NVFP4_AWQ"]),
         (json!({"quant_method": "mxfp4"}), ["mxfp4", "quant_method"]),
         (json!({"quant_method": "fp8", "weight_block_size": [64, 64]}), ["FP8", "weight_block_size"]),
         (json!({"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e5m2"}), ["FP8", "e5m2"]),
-        (json!({"group_size": 64, "bits": 6}), ["6-bit MLX", "quant_method"]),
+        (json!({"group_size": 64, "bits": 7}), ["7-bit MLX", "quant_method"]),
         (json!({"group_size": 16, "bits": 4, "mode": "nvfp4"}), ["4-bit MLX", "nvfp4"]),
         (
             json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {
@@ -242,8 +244,8 @@ fn quantised_checkpoints_of_others_are_named_with_what_works() {
         ),
         (
             json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {
-            "weights": {"num_bits": 8, "type": "int", "strategy": "group", "symmetric": false}}}}),
-            ["asymmetric", "int of 8 bits"],
+            "weights": {"num_bits": 6, "type": "int", "strategy": "group", "symmetric": false}}}}),
+            ["asymmetric", "int of 6 bits"],
         ),
         (
             json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"group_0": {
@@ -268,8 +270,8 @@ fn quantised_checkpoints_of_others_are_named_with_what_works() {
             assert!(error.contains(part), "{quantization}: {part}: {error}");
         }
     }
-    let error = parse(&with("quantization", json!({"group_size": 64, "bits": 8}))).unwrap_err().to_string();
-    assert!(error.contains("8-bit MLX") && error.contains("`quantization`"), "{error}");
+    let error = parse(&with("quantization", json!({"group_size": 64, "bits": 7}))).unwrap_err().to_string();
+    assert!(error.contains("7-bit MLX") && error.contains("`quantization`"), "{error}");
 }
 
 #[test]
@@ -295,6 +297,12 @@ fn what_is_announced_of_quantised_weights_is_known() {
             TensorLayout::Bitsandbytes,
             QuantFormat::BF16,
         ),
+        (
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "fp4"}),
+            TensorLayout::Bitsandbytes,
+            QuantFormat::BF16,
+        ),
+        (json!({"quant_method": "bitsandbytes", "load_in_8bit": true}), TensorLayout::Bitsandbytes, QuantFormat::BF16),
         (
             compressed("nvfp4-pack-quantized", &weights(4, "float", "tensor_group", json!({"group_size": 16}))),
             TensorLayout::CompressedTensors,
@@ -332,6 +340,35 @@ fn what_is_announced_of_quantised_weights_is_known() {
             QuantFormat::Q5_0,
         ),
         (json!({"quant_method": "gptq", "bits": 8}), gptq(true, 1), QuantFormat::Q8_0),
+        (json!({"quant_method": "gptq", "bits": 8, "sym": false}), gptq(false, 1), QuantFormat::BF16),
+        (json!({"quant_method": "gptq", "bits": 3, "sym": false}), gptq(false, 1), QuantFormat::Q4_0),
+        (json!({"quant_method": "gptq", "bits": 2}), gptq(true, 1), QuantFormat::Q4_0),
+        // Columns of several groups share no block: where groups were made first, or there is one, none do.
+        (
+            json!({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true}),
+            gptq(true, 1),
+            QuantFormat::BF16,
+        ),
+        (
+            json!({"quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": true}),
+            gptq(true, 1),
+            QuantFormat::Q4_0,
+        ),
+        (
+            json!({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true, "static_groups": true}),
+            gptq(true, 1),
+            QuantFormat::Q4_0,
+        ),
+        (
+            compressed("pack-quantized", &weights(4, "int", "group", json!({"group_size": 128, "actorder": "group"}))),
+            TensorLayout::CompressedTensors,
+            QuantFormat::BF16,
+        ),
+        (
+            compressed("pack-quantized", &weights(8, "int", "group", json!({"group_size": 128, "symmetric": false}))),
+            TensorLayout::CompressedTensors,
+            QuantFormat::BF16,
+        ),
         (
             json!({"quant_method": "auto-round", "bits": 4, "sym": false, "packing_format": "auto_round"}),
             gptq(false, 0),
@@ -343,6 +380,10 @@ fn what_is_announced_of_quantised_weights_is_known() {
             QuantFormat::Q5_0,
         ),
         (json!({"group_size": 64, "bits": 4}), TensorLayout::Mlx, QuantFormat::Q4_1),
+        (json!({"group_size": 128, "bits": 3}), TensorLayout::Mlx, QuantFormat::Q4_1),
+        (json!({"group_size": 64, "bits": 5}), TensorLayout::Mlx, QuantFormat::Q5_1),
+        (json!({"group_size": 64, "bits": 6}), TensorLayout::Mlx, QuantFormat::BF16),
+        (json!({"group_size": 32, "bits": 8}), TensorLayout::Mlx, QuantFormat::BF16),
         (json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}), TensorLayout::Mlx, QuantFormat::Mxfp4),
     ] {
         let read = read(quantization.clone());

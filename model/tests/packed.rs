@@ -379,7 +379,7 @@ fn what_tensors_cannot_be_is_named() {
 }
 
 #[test]
-fn columns_in_another_order_are_refused_by_name() {
+fn columns_in_another_order_keep_their_numbers() {
     let gptq = json!({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": true, "desc_act": true});
     let with = |index: &dyn Fn(usize) -> u32, zeros: u32| {
         let tensors = vec![
@@ -393,9 +393,26 @@ fn columns_in_another_order_are_refused_by_name() {
     let in_order = |col: usize| col as u32 / 32;
     let plain = query(&with(&in_order, 0x7777_7777).unwrap()).unwrap();
     assert_eq!(plain, query(&with(&|_| u32::MAX, 0x8888_8888).unwrap()).unwrap());
-    let error = refusal(with(&|col| (col as u32 + 1) % 2, 0x7777_7777));
-    for part in ["q_proj.g_idx", "act-order", "desc_act", "--quantization"] {
-        assert!(error.contains(part), "{part}: {error}");
+    let format =
+        |checkpoint: &Checkpoint| checkpoint.weights().formats(checkpoint.network().tensor(Some(0), Role::Query));
+    assert_eq!(format(&with(&in_order, 0x7777_7777).unwrap()), [QuantFormat::Q4_0]);
+    // Both groups have one scale, so that the numbers are those of the integers, in any order of groups.
+    let scattered = with(&|col| (col as u32 + 1) % 2, 0x7777_7777).unwrap();
+    assert_eq!(format(&scattered), [QuantFormat::F16]);
+    let rounded: Vec<f32> = plain.iter().map(|&x| f16::from_f32(x).to_f32()).collect();
+    assert_eq!(query(&scattered).unwrap(), rounded);
+    let note = &scattered.notes()[0];
+    assert!(note.contains("1 matrices such as") && note.contains("q_proj.weight") && note.contains("f16"), "{note}");
+    let checkpoint = scattered.quantised(Some(QuantRecipe::Q8_0));
+    assert!(
+        checkpoint.quantised_weights().unwrap().formats(checkpoint.network().tensor(Some(0), Role::Query))
+            == [QuantFormat::Q8_0]
+    );
+    for outside in [2, u32::MAX] {
+        let error = refusal(with(&|col| if col == 63 { outside } else { 0 }, 0x7777_7777));
+        for part in ["q_proj.g_idx", "groups from 0 to 1", &(outside as i32).to_string(), "--quantization"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
     let error = refusal(with(&in_order, 0x7777_7776));
     assert!(error.contains("q_proj.qzeros") && error.contains("sym"), "{error}");
@@ -496,6 +513,24 @@ fn scales_and_factors_of_nvfp4_that_mean_nothing_are_named() {
         let error = refusal(with(&compressed, 0x38, factor));
         assert!(error.contains("q_proj.weight_global_scale"), "{factor}: {error}");
     }
+}
+
+#[test]
+fn bytes_of_bitsandbytes_in_another_order_are_refused() {
+    let quantization = json!({"quant_method": "bitsandbytes", "load_in_8bit": true});
+    let with = |format: u8| {
+        let largest = (0..ROWS).flat_map(|row| (row as f32).to_le_bytes()).collect();
+        let tensors = vec![
+            ("weight", ("I8", vec![ROWS, 64], vec![0xfe; ROWS * 64])),
+            ("SCB", ("F32", vec![ROWS], largest)),
+            ("weight_format", ("U8", vec![], vec![format])),
+        ];
+        checkpoint(64, &quantization, tensors)
+    };
+    let wanted = |i: usize| bf16::from_f32(-2.0 * (i / 64) as f32 * 7.874_015_7e-3).to_f32();
+    assert_eq!(query(&with(0).unwrap()).unwrap(), (0..ROWS * 64).map(wanted).collect::<Vec<_>>());
+    let error = refusal(with(2));
+    assert!(error.contains("q_proj.weight_format") && error.contains("format 2"), "{error}");
 }
 
 #[test]

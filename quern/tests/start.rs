@@ -248,14 +248,14 @@ fn what_config_json_rules_out_is_refused_before_weights_are_fetched() {
     };
     let outfile = tempfile::tempdir().unwrap();
     let outfile = outfile.path().join("x.gguf").display().to_string();
-    let int8 = with("quantization_config", serde_json::json!({"quant_method": "bitsandbytes", "load_in_8bit": true}));
+    let eetq = with("quantization_config", serde_json::json!({"quant_method": "eetq", "weights": "int8"}));
     for (config, arguments, part) in [
-        (int8.clone(), vec!["serve", "--model", "x/y"], "bitsandbytes"),
-        (int8.clone(), vec!["serve", "x/y"], "bitsandbytes"),
-        (int8.clone(), vec!["serve", "-hf", "x/y"], "bitsandbytes"),
-        (int8.clone(), vec!["convert", "--model", "x/y", "--outfile", &outfile], "bitsandbytes"),
-        (int8.clone(), vec!["bench", "offline", "--model", "x/y"], "bitsandbytes"),
-        (int8, vec!["bench", "offline", "x/y"], "bitsandbytes"),
+        (eetq.clone(), vec!["serve", "--model", "x/y"], "eetq"),
+        (eetq.clone(), vec!["serve", "x/y"], "eetq"),
+        (eetq.clone(), vec!["serve", "-hf", "x/y"], "eetq"),
+        (eetq.clone(), vec!["convert", "--model", "x/y", "--outfile", &outfile], "eetq"),
+        (eetq.clone(), vec!["bench", "offline", "--model", "x/y"], "eetq"),
+        (eetq, vec!["bench", "offline", "x/y"], "eetq"),
         (
             with("architectures", serde_json::json!(["Qwen3NextForCausalLM"])),
             vec!["serve", "--model", "x/y"],

@@ -16,7 +16,7 @@ pub enum TensorLayout {
     ModelOpt,
     /// `qweight` of AutoAWQ's `gemm`: integers, eight interleaved rows a word.
     Awq,
-    /// `qweight` of GPTQ: integers, eight (or four) columns a word.
+    /// `qweight` of GPTQ: integers, streams of bits down the columns.
     Gptq {
         /// Zero points are all in the middle, whatever is stored of them.
         symmetric: bool,
@@ -25,7 +25,7 @@ pub enum TensorLayout {
     },
     /// `weight`, `scales` and `biases` of MLX.
     Mlx,
-    /// `weight` of bitsandbytes: places in a list of sixteen numbers (NF4).
+    /// `weight` of bitsandbytes: places in a list of sixteen numbers (NF4, FP4), or signed bytes (LLM.int8()).
     Bitsandbytes,
 }
 

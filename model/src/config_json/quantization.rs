@@ -16,7 +16,7 @@ pub(super) fn read(fields: &Fields<'_>, dtype: DType) -> Result<Option<Quantizat
     let Some(config) = fields.object("quantization_config")? else {
         // MLX's own name for it, beside which it writes the usual one only lately.
         let mlx = fields.object("quantization")?;
-        return mlx.map(|mlx| self::mlx(mlx, "`quantization` in config.json")).transpose();
+        return mlx.map(|mlx| self::mlx(mlx, dtype, "`quantization` in config.json")).transpose();
     };
     let named = |field: &str| config.get(field).and_then(Value::as_str);
     let mut quantization = match named("quant_method") {
@@ -31,12 +31,12 @@ pub(super) fn read(fields: &Fields<'_>, dtype: DType) -> Result<Option<Quantizat
         Some("modelopt") if named("quant_algo").is_some_and(Foreign::modelopt_is_nvfp4) => {
             Quantization::of(TensorLayout::ModelOpt, QuantFormat::Nvfp4)
         }
-        Some("compressed-tensors") => compressed_tensors(config)?,
+        Some("compressed-tensors") => compressed_tensors(config, dtype)?,
         Some("awq") => awq(config)?,
-        Some("gptq") => gptq(config)?,
-        Some("auto-round") => auto_round(config)?,
+        Some("gptq") => gptq(config, dtype)?,
+        Some("auto-round") => auto_round(config, dtype)?,
         Some("bitsandbytes") => bitsandbytes(config, dtype)?,
-        None if config.get("bits").is_some() => mlx(config, "quantization_config.quant_method is absent")?,
+        None if config.get("bits").is_some() => mlx(config, dtype, "quantization_config.quant_method is absent")?,
         _ => return Err(Foreign::method(config).into()),
     };
     if let Some(Value::Array(names)) = config.get("modules_to_not_convert") {
@@ -81,7 +81,7 @@ fn fp8(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
 }
 
 /// Every group of modules must be of a kind that is served; the first says how most are computed with.
-fn compressed_tensors(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+fn compressed_tensors(config: &Map<String, Value>, dtype: DType) -> Result<Quantization, ConfigError> {
     if let Some(transforms) = config.get("transform_config").filter(|transforms| !is_empty(transforms)) {
         let named = transforms.get("config_groups").unwrap_or(transforms).as_object().into_iter().flat_map(Map::keys);
         let named = named.map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -93,15 +93,19 @@ fn compressed_tensors(config: &Map<String, Value>) -> Result<Quantization, Confi
     for group in groups.into_iter().flat_map(Map::values) {
         let format = group_format(config, group);
         let weights = group.get("weights").and_then(Value::as_object);
-        let Some(kind) = weights.and_then(|weights| compressed(weights, format)) else {
+        let Some(kind) = weights.and_then(|weights| compressed(weights, format, dtype)) else {
             return Err(Foreign::compressed_tensors(format, group).into());
         };
         let found = quantization.get_or_insert_with(|| Quantization::of(TensorLayout::CompressedTensors, kind));
         found.groups.push(weights.and_then(group_size));
         let order = weights.and_then(|weights| weights.get("actorder"));
-        found.act_order |= order.is_some_and(|order| {
+        let by_activations = order.is_some_and(|order| {
             *order == json!(true) || order.as_str().is_some_and(|order| ["group", "dynamic"].contains(&order))
         });
+        found.act_order |= by_activations;
+        if by_activations && weights.and_then(group_size).is_some() {
+            found.format = QuantFormat::plain(dtype);
+        }
         let strategy = weights.and_then(|weights| weights.get("strategy")).and_then(Value::as_str);
         found.has_row_scales |= kind == QuantFormat::Fp8Block128 && strategy == Some("channel");
     }
@@ -125,7 +129,7 @@ fn group_format<'a>(config: &'a Map<String, Value>, group: &'a Value) -> Option<
 }
 
 /// The encoding that matrices of a group of compressed-tensors are computed with, if it is one that is served.
-fn compressed(weights: &Map<String, Value>, format: Option<&str>) -> Option<QuantFormat> {
+fn compressed(weights: &Map<String, Value>, format: Option<&str>, dtype: DType) -> Option<QuantFormat> {
     let text = |field: &str| weights.get(field).and_then(Value::as_str);
     let is = |field: &str, value: Value| weights.get(field) == Some(&value);
     let symmetric = !is("symmetric", json!(false));
@@ -150,10 +154,9 @@ fn compressed(weights: &Map<String, Value>, format: Option<&str>) -> Option<Quan
         ("int", 4, Some("group" | "channel" | "tensor")) if packed("pack-quantized") => {
             Some(if symmetric { QuantFormat::Q4_0 } else { QuantFormat::Q5_0 })
         }
-        ("int", 8, Some("group" | "channel" | "tensor"))
-            if symmetric && (packed("pack-quantized") || packed("int-quantized")) =>
-        {
-            Some(QuantFormat::Q8_0)
+        ("int", 8, Some("group" | "channel" | "tensor")) if packed("pack-quantized") || packed("int-quantized") => {
+            // Numbers of 9 bits, which no blocks hold.
+            Some(if symmetric { QuantFormat::Q8_0 } else { QuantFormat::plain(dtype) })
         }
         _ => None,
     }
@@ -171,7 +174,7 @@ fn awq(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
     Ok(Quantization { groups: group_sizes(config), ..Quantization::of(TensorLayout::Awq, QuantFormat::Q5_0) })
 }
 
-fn gptq(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+fn gptq(config: &Map<String, Value>, dtype: DType) -> Result<Quantization, ConfigError> {
     let format = config.get("checkpoint_format").and_then(Value::as_str).unwrap_or("gptq");
     let marlin = config.get("is_marlin_format") == Some(&json!(true));
     let zero_offset = match format {
@@ -183,30 +186,40 @@ fn gptq(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
             return Err(other(format!("gptq in the layout {format}"), seen));
         }
     };
-    gptq_layout(config, "gptq", zero_offset)
+    gptq_layout(config, "gptq", zero_offset, dtype)
 }
 
-fn gptq_layout(config: &Map<String, Value>, method: &str, zero_offset: u8) -> Result<Quantization, ConfigError> {
+fn gptq_layout(
+    config: &Map<String, Value>,
+    method: &str,
+    zero_offset: u8,
+    dtype: DType,
+) -> Result<Quantization, ConfigError> {
     let symmetric = config.get("sym").and_then(Value::as_bool).unwrap_or(true);
     let bits = config.get("bits").and_then(Value::as_u64);
     let format = match (bits, symmetric) {
-        (Some(4), true) => QuantFormat::Q4_0,
+        (Some(2..=4), true) | (Some(2 | 3), false) => QuantFormat::Q4_0,
         (Some(4), false) => QuantFormat::Q5_0,
         (Some(8), true) => QuantFormat::Q8_0,
+        // Numbers of 9 bits, which no blocks hold.
+        (Some(8), false) => QuantFormat::plain(dtype),
         _ => {
             let bits = bits.map_or_else(|| "?".to_owned(), |bits| bits.to_string());
             let what = format!("{method}, {bits} bits, sym {symmetric}");
-            let seen = format!("quantization_config; of {method}, 4 bits and symmetric 8 bits are served");
+            let seen = format!("quantization_config; of {method}, 2, 3, 4 and 8 bits are served");
             return Err(other(what, seen));
         }
     };
     let layout = TensorLayout::Gptq { symmetric, zero_offset };
     let act_order = config.get("desc_act") == Some(&json!(true));
+    // Columns of several groups share no block, unless groups were made before columns were put in order.
+    let scattered = act_order && group_size(config).is_some() && config.get("static_groups") != Some(&json!(true));
+    let format = if scattered { QuantFormat::plain(dtype) } else { format };
     Ok(Quantization { groups: group_sizes(config), act_order, ..Quantization::of(layout, format) })
 }
 
 /// AutoRound writes the layouts of the others, and says which.
-fn auto_round(config: &Map<String, Value>) -> Result<Quantization, ConfigError> {
+fn auto_round(config: &Map<String, Value>, dtype: DType) -> Result<Quantization, ConfigError> {
     let text = |field: &str| config.get(field).and_then(Value::as_str);
     let packing = text("packing_format").or(text("backend")).unwrap_or("auto_round:auto_gptq");
     let integers = text("data_type").is_none_or(|kind| kind == "int");
@@ -220,35 +233,39 @@ fn auto_round(config: &Map<String, Value>) -> Result<Quantization, ConfigError> 
             Ok(Quantization { groups: group_sizes(config), ..Quantization::of(TensorLayout::Awq, QuantFormat::Q5_0) })
         }
         // Its own layout is GPTQ's with zero points as they are.
-        _ if packing.contains("gptq") && !packing.contains("gptqmodel") => gptq_layout(config, "auto-round", 1),
-        _ => gptq_layout(config, "auto-round", 0),
+        _ if packing.contains("gptq") && !packing.contains("gptqmodel") => gptq_layout(config, "auto-round", 1, dtype),
+        _ => gptq_layout(config, "auto-round", 0, dtype),
     }
 }
 
-/// Of bitsandbytes, what is stored in 4 bits as NF4.
+/// Of bitsandbytes, both of its forms of 4 bits, and that of 8 bits.
 fn bitsandbytes(config: &Map<String, Value>, dtype: DType) -> Result<Quantization, ConfigError> {
-    let four = ["load_in_4bit", "_load_in_4bit"].iter().any(|field| config.get(*field) == Some(&json!(true)));
+    let is = |field: &str| [field, &format!("_{field}")].iter().any(|field| config.get(*field) == Some(&json!(true)));
     let kind = config.get("bnb_4bit_quant_type").and_then(Value::as_str).unwrap_or("fp4");
-    if !four || kind != "nf4" {
-        let what = if four { format!("bitsandbytes, {kind}") } else { "bitsandbytes, 8 bits".into() };
-        let seen =
-            "quantization_config.quant_method = bitsandbytes; of it, 4 bits with bnb_4bit_quant_type nf4 are served";
+    if !is("load_in_8bit") && !(is("load_in_4bit") && ["nf4", "fp4"].contains(&kind)) {
+        let what = if is("load_in_4bit") { format!("bitsandbytes, {kind}") } else { "bitsandbytes".into() };
+        let seen = "quantization_config.quant_method = bitsandbytes; of it, load_in_8bit and load_in_4bit with \
+                    bnb_4bit_quant_type nf4 or fp4 are served";
         return Err(other(what, seen));
     }
     Ok(Quantization::of(TensorLayout::Bitsandbytes, QuantFormat::plain(dtype)))
 }
 
 /// What MLX writes into either of its two fields; `seen` names it.
-fn mlx(config: &Map<String, Value>, seen: &str) -> Result<Quantization, ConfigError> {
+fn mlx(config: &Map<String, Value>, dtype: DType, seen: &str) -> Result<Quantization, ConfigError> {
     let bits = config.get("bits").and_then(Value::as_u64);
     let mode = config.get("mode").and_then(Value::as_str).unwrap_or("affine");
     let format = match (mode, bits) {
-        ("affine", Some(4)) => QuantFormat::Q4_1,
+        ("affine", Some(2..=4)) => QuantFormat::Q4_1,
+        ("affine", Some(5)) => QuantFormat::Q5_1,
+        // No blocks of so many bits have a bias.
+        ("affine", Some(6 | 8)) => QuantFormat::plain(dtype),
         ("mxfp4", Some(4)) => QuantFormat::Mxfp4,
         _ => {
             let bits = bits.map_or_else(String::new, |bits| format!("{bits}-bit "));
             let mode = if mode == "affine" { String::new() } else { format!(" ({mode})") };
-            return Err(other(format!("{bits}MLX{mode}"), format!("{seen}; of MLX, 4 bits are served")));
+            let seen = format!("{seen}; of MLX, 2 to 6 and 8 bits (affine) and mxfp4 are served");
+            return Err(other(format!("{bits}MLX{mode}"), seen));
         }
     };
     Ok(Quantization { groups: group_sizes(config), ..Quantization::of(TensorLayout::Mlx, format) })

@@ -3,8 +3,9 @@
 
 use super::{
     TensorProblem,
+    int_groups::bits_at,
     nf4::Nf4,
-    tensor::{Named, wrong},
+    tensor::{Named, Tensor},
 };
 
 /// A tensor whose numbers are to say what the reader takes for granted.
@@ -12,46 +13,49 @@ use super::{
 pub(super) enum ContentCheck<'a> {
     /// Zero points of integers of `bits`: in the middle throughout, or one less.
     Middle { zeros: Named<'a>, bits: usize },
-    /// The group of each column: groups of `group` columns that follow one another.
-    InOrder { index: Named<'a>, group: usize },
+    /// The group of each column, of `count` groups; of `group` columns each where these follow one another.
+    Groups { index: Named<'a>, group: usize, count: usize },
     /// The sizes of the matrix.
     Sizes { stored: Named<'a>, sizes: [usize; 2] },
     /// The state of a matrix of bitsandbytes.
     Nf4(Nf4<'a>),
+    /// How bitsandbytes laid out bytes: rows one behind the other.
+    RowMajor(Named<'a>),
     /// A number that others are multiplied or divided by.
     Factor { factor: Named<'a>, divides: bool },
 }
 
-/// What to do with columns in another order.
-pub(super) const ACT_ORDER: &str = "Columns in the order of activations are not served. Take a checkpoint quantised \
-    with desc_act false (compressed-tensors: actorder weight or none), the official FP8 checkpoint or a GGUF file of the \
-    same model, or the BF16 checkpoint with --quantization q4_k_m.";
+/// What to do where the order of columns is not known.
+pub(super) const ACT_ORDER: &str = "Columns in the order of activations belong to groups that only this index tells. Take \
+    the checkpoint with all of its tensors, one quantised with desc_act false (compressed-tensors: actorder weight or \
+    none), the official FP8 checkpoint or a GGUF file of the same model, or the BF16 checkpoint with --quantization \
+    q4_k_m.";
 
-impl ContentCheck<'_> {
+impl<'a> ContentCheck<'a> {
     /// What is wrong with the numbers. Reads all of them.
     pub(super) fn problem(&self) -> Option<TensorProblem> {
         match *self {
             Self::Middle { zeros: (name, tensor), bits } => {
                 // Some programs store the middle, some one less.
                 let middle = 1u8 << (bits - 1);
-                let word = |code: u8| if bits == 8 { code } else { code << 4 | code };
-                let words = [word(middle), word(middle - 1)];
-                (!tensor.bytes.iter().all(|byte| words.contains(byte))).then(|| {
+                let count = tensor.bytes.len() * 8 / bits;
+                let even = |index| [middle, middle - 1].contains(&bits_at(&tensor.bytes, index * bits, bits));
+                (!(0..count).all(even)).then(|| {
                     let expected = format!("{} or {middle} throughout, since config.json says `sym`", middle - 1);
                     TensorProblem::tensor(&tensor.file, name, expected, "other zero points")
                 })
             }
-            Self::InOrder { index, group } => {
-                let stored = index.1.bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
-                // Some programs fill it with -1 where it is not used.
-                let unused = || stored.clone().all(|index| index == -1);
-                let in_order = stored.clone().zip(0..).all(|(index, col)| index == (col / group) as i32) || unused();
-                (!in_order).then(|| {
-                    let problem = wrong(index, "groups of columns that follow one another");
-                    let found = "another order (act-order, `desc_act`)".into();
-                    TensorProblem { found, ..problem }.mended_by(ACT_ORDER)
+            Self::Groups { index: (name, tensor), count, .. } => {
+                let outside = groups(tensor).find(|&group| group < 0 || group as usize >= count)?;
+                (!is_unused(tensor)).then(|| {
+                    let expected = format!("groups from 0 to {}", count - 1);
+                    TensorProblem::tensor(&tensor.file, name, expected, format!("group {outside}")).mended_by(ACT_ORDER)
                 })
             }
+            Self::RowMajor((name, tensor)) => tensor.bytes.iter().any(|&byte| byte != 0).then(|| {
+                let found = format!("format {}", tensor.bytes[0]);
+                TensorProblem::tensor(&tensor.file, name, "format 0, rows one behind the other", found)
+            }),
             Self::Nf4(nf4) => nf4.problem(),
             Self::Factor { factor: (name, tensor), divides } => {
                 let number = tensor.bytes.as_chunks().0.first().map(|bytes| f32::from_le_bytes(*bytes))?;
@@ -71,4 +75,24 @@ impl ContentCheck<'_> {
             }
         }
     }
+    /// The group of each column, where it is stored.
+    pub(super) fn index(&self) -> Option<Named<'a>> {
+        if let Self::Groups { index, .. } = *self { Some(index) } else { None }
+    }
+
+    /// Whether columns that follow one another belong to several groups. Reads all of their index.
+    pub(super) fn scatters(&self) -> bool {
+        let Self::Groups { index: (_, tensor), group, .. } = *self else { return false };
+        !groups(tensor).zip(0..).all(|(index, col)| index == (col / group) as i32) && !is_unused(tensor)
+    }
+}
+
+/// The group of each column.
+fn groups(index: &Tensor) -> impl Iterator<Item = i32> + '_ {
+    index.bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes))
+}
+
+/// Some programs fill the index with -1 where it is not used.
+fn is_unused(index: &Tensor) -> bool {
+    groups(index).all(|group| group == -1)
 }

@@ -1,13 +1,18 @@
-//! [`IntGroups`]: integers of 4 or 8 bits with a scale for each group of a row's columns, as the programs that quantise
+//! [`IntGroups`]: integers of 2 to 8 bits with a scale for each group of a row's columns, as the programs that quantise
 //! lay them out, written as the blocks of 32 that mean the same numbers.
 //!
 //! ```text
-//! stored                                block
-//! 4 bits, scale s                       Q4_0  s * (q - 8)
-//! 4 bits, scale s, zero point z         Q5_0  s * (q - z + 16 - 16)
-//! 4 bits, scale s, bias b               Q4_1  s * q + b
-//! 8 bits, scale s                       Q8_0  s * (q - 128)
-//! any of them, of a router              F32   each number by itself, rounded once
+//! stored                                held as
+//! 2 to 4 bits, scale s                  Q4_0  s * (q - 2^(bits - 1))
+//! 5 bits; 6 to 8                        Q5_0; Q8_0, likewise
+//! 2, 3 bits, scale s, zero point z      Q4_0  s * (q - z)
+//! 4 bits; 5 to 7                        Q5_0; Q8_0, likewise
+//! 2 to 4 bits, scale s, bias b          Q4_1  s * q + b
+//! 5 bits                                Q5_1, likewise
+//! 8 bits and zero points, 6 or 8 bits
+//! and biases, groups of scattered
+//! columns (GPTQ's act-order)            the scales' own type, each number by itself, rounded once
+//! any of them, of a router              F32, likewise
 //! ```
 //!
 //! A block's scale is a binary16. Those of AWQ and GPTQ are; a bfloat16 is one from 2^-17 to 65504, and every scale is
@@ -29,28 +34,29 @@ pub(super) const BLOCK: usize = 32;
 pub(super) struct IntGroups<'a> {
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// 4 or 8.
+    /// 2 to 8.
     pub(super) bits: usize,
     pub(super) codes: &'a Tensor,
     pub(super) order: Order,
-    /// Columns of a group, a multiple of [`BLOCK`] or all of them.
+    /// Columns of a group, a multiple of [`BLOCK`] or all of them, unless `index` says of each column which it is in.
     pub(super) group: usize,
+    pub(super) index: Option<&'a Tensor>,
     pub(super) scales: PerGroup<'a>,
     pub(super) offset: Offset<'a>,
-    /// The encoding it is written in: that of the table above, or F32.
+    /// The encoding it is written in, by the table above.
     pub(super) format: QuantFormat,
 }
 
 /// Where the integer of a row and column lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Rows one behind the other, the first column in the lowest bits.
+    /// Rows one behind the other, each a stream of bits, the first column in the lowest.
     Rows,
     /// The same in signed bytes.
     SignedRows,
     /// Words of eight rows for each column, interleaved: AutoAWQ's `gemm`.
     InterleavedColumns,
-    /// Words of as many columns as fit, the first in the lowest bits, for each row: GPTQ.
+    /// Words of columns for each row, together a stream of bits, the first column in the lowest: GPTQ.
     ColumnWords,
 }
 
@@ -82,7 +88,7 @@ pub(super) enum Offset<'a> {
 pub(super) struct Zeros<'a> {
     pub(super) name: &'a str,
     pub(super) tensor: &'a Tensor,
-    /// Signed bytes, `[rows, groups]`; otherwise words of as many rows as fit.
+    /// Signed bytes, `[rows, groups]`; otherwise words of rows, together a stream of bits.
     pub(super) signed: bool,
     /// From a word (or byte) of rows to the next, and from group to group.
     pub(super) row_stride: usize,
@@ -104,7 +110,7 @@ impl<'a> IntGroups<'a> {
         for (row, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {
             for (col, out) in cols.clone().step_by(BLOCK).zip(out.chunks_exact_mut(block_bytes)) {
                 self.codes(row, col, &mut codes);
-                self.block(row, col / self.group, &codes, out)?;
+                self.block(row, col, &codes, out)?;
             }
         }
         Ok(())
@@ -123,91 +129,138 @@ impl<'a> IntGroups<'a> {
         (0..self.rows).find_map(|row| self.fill(row, &(0..self.cols), &mut block).err())
     }
 
+    /// The group of column `col`.
+    fn group_of(&self, col: usize) -> usize {
+        // A check when the file was opened found all of them below the number of groups.
+        self.index.map_or(col / self.group, |index| word_at(&index.bytes, col) as usize)
+    }
+
     /// The unsigned integers of 32 columns from `col` on.
     fn codes(&self, row: usize, col: usize, out: &mut [u8; BLOCK]) {
-        let bytes = &*self.codes.bytes;
-        match (self.order, self.bits) {
-            (Order::Rows, 4) => {
-                let at = (row * self.cols + col) / 2;
-                for (pair, byte) in out.chunks_exact_mut(2).zip(&bytes[at..at + BLOCK / 2]) {
-                    (pair[0], pair[1]) = (byte & 15, byte >> 4);
-                }
+        let (bytes, bits) = (&*self.codes.bytes, self.bits);
+        match self.order {
+            Order::Rows => {
+                let at = (row * self.cols + col) / BLOCK * (BLOCK / 8 * bits);
+                unpack(bits, &bytes[at..at + BLOCK / 8 * bits], out);
             }
-            (Order::Rows, _) => out.copy_from_slice(&bytes[row * self.cols + col..][..BLOCK]),
-            (Order::SignedRows, _) => {
+            Order::SignedRows => {
                 let signed = &bytes[row * self.cols + col..][..BLOCK];
                 out.iter_mut().zip(signed).for_each(|(code, byte)| *code = byte ^ 0x80);
             }
-            (Order::InterleavedColumns, _) => {
+            Order::InterleavedColumns => {
                 let (word, shift) = (row / 8, 4 * INTERLEAVED[row % 8]);
                 for (code, col) in out.iter_mut().zip(col..) {
                     *code = (word_at(bytes, col * (self.rows / 8) + word) >> shift & 15) as u8;
                 }
             }
-            (Order::ColumnWords, bits) => {
-                let per_word = 32 / bits;
-                for (codes, word) in out.chunks_exact_mut(per_word).zip(col / per_word..) {
-                    let word = word_at(bytes, word * self.rows + row);
-                    for (code, place) in codes.iter_mut().zip(0..) {
-                        *code = (word >> (bits * place) & ((1 << bits) - 1)) as u8;
-                    }
+            Order::ColumnWords => {
+                let mut stream = [0; BLOCK];
+                let words = stream.as_chunks_mut().0.iter_mut().take(bits);
+                for (word, index) in words.zip(col / BLOCK * bits..) {
+                    *word = word_at(bytes, index * self.rows + row).to_le_bytes();
                 }
+                unpack(bits, &stream[..BLOCK / 8 * bits], out);
             }
         }
     }
 
-    fn block(&self, row: usize, group: usize, codes: &[u8; BLOCK], out: &mut [u8]) -> Result<(), TensorProblem> {
-        if self.format == QuantFormat::F32 {
-            self.numbers(row, group, codes, out);
+    fn block(&self, row: usize, col: usize, codes: &[u8; BLOCK], out: &mut [u8]) -> Result<(), TensorProblem> {
+        let group = self.group_of(col);
+        if self.format.element().is_some() {
+            return self.numbers(row, col, codes, out);
+        }
+        if let Offset::Biases(biases) = self.offset {
+            let any = codes.iter().any(|&code| code != 0);
+            out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
+            out[2..4].copy_from_slice(&biases.half(row, group, true)?);
+            match self.format {
+                QuantFormat::Q4_1 => nibbles(codes, &mut out[4..]),
+                _ => fives(codes, &mut out[4..]),
+            }
             return Ok(());
         }
-        match self.offset {
-            Offset::Middle if self.bits == 8 => {
-                let any = codes.iter().any(|&code| code != 0x80);
-                out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
-                out[2..].iter_mut().zip(codes).for_each(|(byte, code)| *byte = code ^ 0x80);
-            }
-            Offset::Middle => {
-                let any = codes.iter().any(|&code| code != 8);
-                out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
-                nibbles(codes, &mut out[2..]);
-            }
-            Offset::Zeros(zeros) => {
-                let zero = zeros.at(row, group, self.bits);
-                if !(0..16).contains(&zero) {
-                    let found = format!("{} for row {row} and group {group}", zero - 8);
-                    let (file, name) = (&self.codes.file, zeros.name);
-                    return Err(TensorProblem::tensor(file, name, "zero points from -8 to 7", found));
-                }
-                let shifted = codes.map(|code| (i32::from(code) - zero + 16) as u8);
-                let any = shifted.iter().any(|&code| code != 16);
-                out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
-                let fifths = shifted.iter().zip(0..).fold(0, |bits, (code, i)| bits | u32::from(code >> 4) << i);
-                out[2..6].copy_from_slice(&fifths.to_le_bytes());
-                nibbles(&shifted.map(|code| code & 15), &mut out[6..]);
-            }
-            Offset::Biases(biases) => {
-                let any = codes.iter().any(|&code| code != 0);
-                out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
-                out[2..4].copy_from_slice(&biases.half(row, group, true)?);
-                nibbles(codes, &mut out[4..]);
-            }
+        let zero = self.zero(row, group)?;
+        let any = codes.iter().any(|&code| i32::from(code) != zero);
+        out[..2].copy_from_slice(&self.scales.half(row, group, any)?);
+        let shifted = |offset: i32| codes.map(|code| (i32::from(code) - zero + offset) as u8);
+        match self.format {
+            QuantFormat::Q4_0 => nibbles(&shifted(8), &mut out[2..]),
+            QuantFormat::Q5_0 => fives(&shifted(16), &mut out[2..]),
+            _ => out[2..].copy_from_slice(&shifted(0)),
         }
         Ok(())
     }
 
-    /// The numbers by themselves.
-    fn numbers(&self, row: usize, group: usize, codes: &[u8; BLOCK], out: &mut [u8]) {
-        let scale = self.scales.at(row, group);
-        let (zero, bias) = match self.offset {
-            Offset::Middle => (1 << (self.bits - 1), 0.0),
-            Offset::Zeros(zeros) => (zeros.at(row, group, self.bits), 0.0),
-            Offset::Biases(biases) => (0, biases.at(row, group)),
-        };
-        for (number, &code) in out.as_chunks_mut().0.iter_mut().zip(codes) {
-            *number = (scale * (i32::from(code) - zero) as f32 + bias).to_le_bytes();
+    /// The integer that means zero.
+    fn zero(&self, row: usize, group: usize) -> Result<i32, TensorProblem> {
+        match self.offset {
+            Offset::Middle => Ok(1 << (self.bits - 1)),
+            Offset::Biases(_) => Ok(0),
+            Offset::Zeros(zeros) => {
+                let (zero, middle) = (zeros.at(row, group, self.bits), 1 << (self.bits - 1));
+                if (0..2 * middle).contains(&zero) {
+                    return Ok(zero);
+                }
+                let found = format!("{} for row {row} and group {group}", zero - middle);
+                let expected = format!("zero points from {} to {}", -middle, middle - 1);
+                Err(TensorProblem::tensor(&self.codes.file, zeros.name, expected, found))
+            }
         }
     }
+
+    /// The numbers of 32 columns from `col` on by themselves.
+    fn numbers(&self, row: usize, col: usize, codes: &[u8; BLOCK], out: &mut [u8]) -> Result<(), TensorProblem> {
+        let mut values = [0.0; BLOCK];
+        let mut of_group = None;
+        for ((value, &code), col) in values.iter_mut().zip(codes).zip(col..) {
+            let group = self.group_of(col);
+            let (scale, zero, bias) = match of_group {
+                Some((known, numbers)) if known == group => numbers,
+                _ => {
+                    let bias = match self.offset {
+                        Offset::Biases(biases) => biases.at(row, group),
+                        Offset::Middle | Offset::Zeros(_) => 0.0,
+                    };
+                    (self.scales.at(row, group), self.zero(row, group)?, bias)
+                }
+            };
+            of_group = Some((group, (scale, zero, bias)));
+            *value = scale * (i32::from(code) - zero) as f32 + bias;
+        }
+        put_numbers(self.format, &values, out);
+        Ok(())
+    }
+}
+
+/// Each of `values` as one of the plain types stores it, rounded once.
+pub(super) fn put_numbers(format: QuantFormat, values: &[f32], out: &mut [u8]) {
+    fn each<const N: usize>(values: &[f32], out: &mut [u8], stored: impl Fn(f32) -> [u8; N]) {
+        out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(bytes, &value)| *bytes = stored(value));
+    }
+    match format {
+        QuantFormat::BF16 => each(values, out, |x| bf16::from_f32(x).to_le_bytes()),
+        QuantFormat::F16 => each(values, out, |x| f16::from_f32_const(x).to_le_bytes()),
+        _ => each(values, out, f32::to_le_bytes),
+    }
+}
+
+/// A stream of 32 integers of `bits` bits, the first in the lowest.
+fn unpack(bits: usize, stream: &[u8], out: &mut [u8; BLOCK]) {
+    match bits {
+        4 => {
+            for (pair, byte) in out.chunks_exact_mut(2).zip(stream) {
+                (pair[0], pair[1]) = (byte & 15, byte >> 4);
+            }
+        }
+        8 => out.copy_from_slice(stream),
+        _ => out.iter_mut().zip(0..).for_each(|(code, i)| *code = bits_at(stream, i * bits, bits)),
+    }
+}
+
+/// The `bits` bits, 8 at most, of `stream` from bit `at` on.
+pub(super) fn bits_at(stream: &[u8], at: usize, bits: usize) -> u8 {
+    let (low, high) = (stream[at / 8], stream.get(at / 8 + 1).copied().unwrap_or(0));
+    (u16::from_le_bytes([low, high]) >> (at % 8)) as u8 & ((1u16 << bits) - 1) as u8
 }
 
 impl PerGroup<'_> {
@@ -267,11 +320,17 @@ impl Zeros<'_> {
             let byte = bytes[row * self.row_stride + group * self.group_stride];
             return i32::from(byte as i8) + (1 << (bits - 1));
         }
-        let per_word = 32 / bits;
-        let place = if self.interleaved { INTERLEAVED[row % 8] } else { row % per_word };
-        let word = word_at(bytes, row / per_word * self.row_stride + group * self.group_stride);
+        let word = |index: usize| word_at(bytes, index * self.row_stride + group * self.group_stride);
+        let code = if self.interleaved {
+            word(row / 8) >> (4 * INTERLEAVED[row % 8])
+        } else {
+            let (index, from) = (row * bits / 32, row * bits % 32);
+            let across = from + bits > 32;
+            let both = u64::from(word(index)) | if across { u64::from(word(index + 1)) << 32 } else { 0 };
+            (both >> from) as u32
+        };
         // A zero point of 0 is stored as -1 where 1 is to be added: it wraps around.
-        ((word >> (bits * place)).wrapping_add(self.added.into()) & ((1 << bits) - 1)) as i32
+        (code.wrapping_add(self.added.into()) & ((1 << bits) - 1)) as i32
     }
 }
 
@@ -300,4 +359,11 @@ pub(super) fn nibbles(codes: &[u8; BLOCK], out: &mut [u8]) {
     for (byte, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
         *byte = low | high << 4;
     }
+}
+
+/// Codes of 5 bits as blocks have them: the fifth bits, then the others as [`nibbles`].
+fn fives(codes: &[u8; BLOCK], out: &mut [u8]) {
+    let fifths = codes.iter().zip(0..).fold(0, |bits, (code, i)| bits | u32::from(code >> 4) << i);
+    out[..4].copy_from_slice(&fifths.to_le_bytes());
+    nibbles(&codes.map(|code| code & 15), &mut out[4..]);
 }

@@ -7,6 +7,7 @@ pub mod dummy;
 pub mod error;
 mod files;
 mod fill;
+mod int8_rows;
 mod int_groups;
 pub mod mapping;
 mod mxfp4;

@@ -1,24 +1,24 @@
-//! [`Nf4`]: numbers of 4 bits that choose one of sixteen, as bitsandbytes stores them, written each by itself in the type
-//! that bitsandbytes makes of them.
+//! [`Nf4`]: numbers of 4 bits that choose one of sixteen (NF4, FP4), as bitsandbytes stores them, written each by itself
+//! in the type that bitsandbytes makes of them.
 //!
 //! ```text
 //! weight                                   two numbers a byte, the first in its high bits, rows one behind the other
 //! weight.quant_map                         the sixteen
 //! weight.absmax                            a factor for each block of 64 numbers: F32, or where it is nested U8, places in
 //! weight.nested_quant_map, .nested_absmax  256 numbers, and a factor for each 256 of them
-//! weight.quant_state.bitsandbytes__nf4     JSON: sizes of blocks, what is added to nested factors, the type
+//! weight.quant_state.bitsandbytes__nf4     JSON: sizes of blocks, what is added to nested factors, the type; or …__fp4
 //! ```
 //!
 //! The sixteen are no integers, and no blocks hold such numbers. Source: `bitsandbytes/functional.py`.
 
 use std::ops::Range;
 
-use half::{bf16, f16};
 use quern_backend::{DType, QuantFormat};
 use serde_json::{Map, Value};
 
 use super::{
     TensorProblem,
+    int_groups::put_numbers,
     tensor::{Named, Tensor, floats},
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Nf4<'a> {
     pub(super) factors: &'a Tensor,
     pub(super) nested: Option<NestedFactors<'a>>,
     pub(super) state: Named<'a>,
+    /// `nf4` or `fp4`, which the state must say too.
+    pub(super) kind: &'static str,
 }
 
 /// Where factors are places in a list.
@@ -73,7 +75,7 @@ impl Nf4<'_> {
             _ => "float32",
         };
         let nested = [("nested_blocksize", Value::from(NESTED_BLOCK)), ("nested_dtype", "float32".into())];
-        let common = [("blocksize", Value::from(BLOCK)), ("quant_type", "nf4".into()), ("dtype", dtype.into())];
+        let common = [("blocksize", Value::from(BLOCK)), ("quant_type", self.kind.into()), ("dtype", dtype.into())];
         let wanted = common.into_iter().chain(nested.into_iter().filter(|_| self.nested.is_some()));
         for (field, value) in wanted {
             if state.get(field) != Some(&value) {
@@ -103,11 +105,7 @@ impl Nf4<'_> {
                 let code = if index.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
                 *value = map[usize::from(code)] * factors.at(index / BLOCK, offset);
             }
-            match self.dtype {
-                DType::BF16 => put_each(out, &values, |x| bf16::from_f32(x).to_le_bytes()),
-                DType::F16 => put_each(out, &values, |x| f16::from_f32(x).to_le_bytes()),
-                _ => put_each(out, &values, f32::to_le_bytes),
-            }
+            put_numbers(self.format(), &values, out);
         }
         Ok(())
     }
@@ -137,8 +135,4 @@ impl<'a> Factors<'a> {
             }
         }
     }
-}
-
-fn put_each<const N: usize>(bytes: &mut [u8], values: &[f32], stored: impl Fn(f32) -> [u8; N]) {
-    bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(bytes, &x)| *bytes = stored(x));
 }

@@ -45,6 +45,8 @@ pub struct Safetensors {
     quantization: Option<Quantization>,
     /// Matrices of integers that are held as F32: blocks would not hold the same numbers.
     widened: BTreeSet<String>,
+    /// Matrices of integers in which columns of several groups would share a block.
+    scattered: BTreeSet<String>,
     formats: Vec<QuantFormat>,
     has_row_scales: bool,
     num_bytes: u64,
@@ -124,6 +126,7 @@ impl Safetensors {
             notes: files.notes.clone(),
             quantization: config.quantization.clone(),
             widened: BTreeSet::new(),
+            scattered: BTreeSet::new(),
             formats: Vec::new(),
             has_row_scales: false,
             num_bytes: 0,
@@ -204,7 +207,8 @@ impl Safetensors {
     }
 
     fn lookup(&self) -> Lookup<'_> {
-        Lookup { tensors: &self.tensors, quantization: self.quantization.as_ref(), widened: &self.widened }
+        let (tensors, quantization) = (&self.tensors, self.quantization.as_ref());
+        Lookup { tensors, quantization, widened: &self.widened, scattered: &self.scattered }
     }
 
     /// Check names, types and shapes, and count what is to be held. Returns the names that the network does not have.
@@ -214,7 +218,9 @@ impl Safetensors {
         network: &NetworkSpec,
         problems: &mut Vec<TensorProblem>,
     ) -> Vec<String> {
+        self.scattered = self.find_scattered(network);
         let mut wanted = BTreeSet::new();
+        let mut unpacked: Option<(String, QuantFormat, usize)> = None;
         let mut held: Vec<(QuantFormat, u64)> = Vec::new();
         let mut widened = Vec::new();
         let (mut vector_bytes, mut has_row_scales) = (0, false);
@@ -230,6 +236,9 @@ impl Safetensors {
                             has_row_scales |= matrix.has_row_scales();
                             wanted.extend(matrix.names.iter().map(|name| (*name).to_owned()));
                             problems.extend(matrix.checks.iter().filter_map(ContentCheck::problem));
+                            if matrix.is_unpacked() {
+                                unpacked.get_or_insert((name.clone(), matrix.format(), 0)).2 += 1;
+                            }
                             match matrix.inexact() {
                                 None => held.push((matrix.format(), matrix.num_bytes())),
                                 Some(problem) => {
@@ -261,7 +270,28 @@ impl Safetensors {
         self.has_row_scales = has_row_scales;
         self.count(&held, vector_bytes);
         self.widen(widened, problems);
+        self.notes.extend(unpacked.map(|(name, format, count)| {
+            format!(
+                "{count} matrices such as {name} are held number by number, as {format}: no blocks hold theirs. \
+                 --quantization q8_0 (or q4_k_m, …) rounds them to blocks."
+            )
+        }));
         unexpected
+    }
+
+    /// The matrices in which columns of several groups would share a block. Nothing is read where no column says which
+    /// group it is in.
+    fn find_scattered(&self, network: &NetworkSpec) -> BTreeSet<String> {
+        if !self.tensors.keys().any(|name| name.ends_with("g_idx")) {
+            return BTreeSet::new();
+        }
+        let lookup = self.lookup();
+        let matrices = network.tensors().iter().filter(|spec| matches!(spec.shape, Shape::Matrix(..)));
+        let names = matrices.flat_map(|spec| spec.names().map(move |name| (spec, name)));
+        let scattered = names.filter(|(spec, name)| {
+            lookup.matrix(spec.role, name, spec.matrix()).is_ok_and(|matrix| matrix.is_scattered())
+        });
+        scattered.map(|(_, name)| name).collect()
     }
 
     /// Hold as F32 what blocks cannot hold, if most of the bytes are something else's: these matrices are to be an

@@ -12,6 +12,7 @@ use super::{
     TensorProblem,
     contents::{ACT_ORDER, ContentCheck},
     int_groups::{BLOCK, IntGroups, Offset, Order, PerGroup, Zeros},
+    int8_rows::Int8Rows,
     mxfp4::Mxfp4,
     nf4::{self, NestedFactors, Nf4},
     nvfp4::{self, Nvfp4},
@@ -55,6 +56,8 @@ pub(super) enum StoredEncoding<'a> {
     Nvfp4(Nvfp4<'a>),
     /// To be written number by number.
     Nf4(Nf4<'a>),
+    /// To be written number by number.
+    Int8(Int8Rows<'a>),
 }
 
 impl StoredMatrix<'_> {
@@ -67,14 +70,30 @@ impl StoredMatrix<'_> {
             StoredEncoding::Mxfp4(_) => QuantFormat::Mxfp4,
             StoredEncoding::Nvfp4(_) => QuantFormat::Nvfp4,
             StoredEncoding::Nf4(nf4) => nf4.format(),
+            StoredEncoding::Int8(int8) => int8.format(),
         }
     }
 
     /// A scale that blocks cannot have, where it is to be written as blocks.
     pub(super) fn inexact(&self) -> Option<TensorProblem> {
         match &self.encoding {
-            StoredEncoding::Ints(ints) if ints.format != QuantFormat::F32 => ints.inexact(),
+            StoredEncoding::Ints(ints) if ints.format.blocks().is_some() => ints.inexact(),
             _ => None,
+        }
+    }
+
+    /// Whether columns of several groups would share a block. Reads the index that says it.
+    pub(super) fn is_scattered(&self) -> bool {
+        self.checks.iter().any(ContentCheck::scatters)
+    }
+
+    /// Whether it is held in more bits than it is stored in because no blocks hold its numbers.
+    pub(super) fn is_unpacked(&self) -> bool {
+        match &self.encoding {
+            StoredEncoding::Ints(ints) => ints.format.element().is_some_and(|element| element != DType::F32),
+            StoredEncoding::Nf4(_) | StoredEncoding::Int8(_) => true,
+            StoredEncoding::Plain(..) | StoredEncoding::Fp8 { .. } => false,
+            StoredEncoding::Mxfp4(_) | StoredEncoding::Nvfp4(_) => false,
         }
     }
 
@@ -99,7 +118,8 @@ impl StoredMatrix<'_> {
             | StoredEncoding::Ints(_)
             | StoredEncoding::Mxfp4(_)
             | StoredEncoding::Nvfp4(_)
-            | StoredEncoding::Nf4(_) => None,
+            | StoredEncoding::Nf4(_)
+            | StoredEncoding::Int8(_) => None,
         }
     }
 
@@ -127,9 +147,11 @@ impl StoredMatrix<'_> {
                     (scales, _) => PackedMatrix::fp8(rows, cols, bytes, scales.into()),
                 })
             }
-            StoredEncoding::Ints(_) | StoredEncoding::Mxfp4(_) | StoredEncoding::Nvfp4(_) | StoredEncoding::Nf4(_) => {
-                None
-            }
+            StoredEncoding::Ints(_)
+            | StoredEncoding::Mxfp4(_)
+            | StoredEncoding::Nvfp4(_)
+            | StoredEncoding::Nf4(_)
+            | StoredEncoding::Int8(_) => None,
         }
     }
 
@@ -144,6 +166,10 @@ impl StoredMatrix<'_> {
             StoredEncoding::Mxfp4(mxfp4) => mxfp4.fill(first, cols, out),
             StoredEncoding::Nvfp4(nvfp4) => nvfp4.fill(first, cols, out),
             StoredEncoding::Nf4(nf4) => nf4.fill(first, cols, out),
+            StoredEncoding::Int8(int8) => {
+                int8.fill(first, cols, out);
+                Ok(())
+            }
             StoredEncoding::Plain(..) | StoredEncoding::Fp8 { .. } => unreachable!("it is computed with as it lies"),
         }
     }
@@ -164,6 +190,7 @@ impl StoredMatrix<'_> {
             StoredEncoding::Mxfp4(mxfp4) => mxfp4.codes.bytes.release(),
             StoredEncoding::Nvfp4(nvfp4) => nvfp4.codes.bytes.release(),
             StoredEncoding::Nf4(nf4) => nf4.codes.bytes.release(),
+            StoredEncoding::Int8(int8) => int8.codes.bytes.release(),
             StoredEncoding::Plain(..) | StoredEncoding::Fp8 { .. } => {}
         }
     }
@@ -182,6 +209,8 @@ pub(super) struct Lookup<'a> {
     pub(super) quantization: Option<&'a Quantization>,
     /// Names of the matrices of integers that are to be F32, since blocks would not hold the same numbers.
     pub(super) widened: &'a BTreeSet<String>,
+    /// Names of those in which columns of several groups would share a block.
+    pub(super) scattered: &'a BTreeSet<String>,
 }
 
 impl<'a> Lookup<'a> {
@@ -209,6 +238,9 @@ impl<'a> Lookup<'a> {
                 "weight.nested_absmax",
                 "weight.nested_quant_map",
                 "weight.quant_state.bitsandbytes__nf4",
+                "weight.quant_state.bitsandbytes__fp4",
+                "SCB",
+                "weight_format",
             ],
             Some(TensorLayout::Awq | TensorLayout::Gptq { .. }) => &["qweight", "qzeros", "scales", "g_idx"],
             Some(TensorLayout::Mlx) => &["scales", "biases"],
@@ -232,6 +264,9 @@ impl<'a> Lookup<'a> {
             }
             (Some(TensorLayout::Bitsandbytes), Some((name, tensor))) if tensor.dtype == "U8" => {
                 shape.nf4((name, tensor))
+            }
+            (Some(TensorLayout::Bitsandbytes), Some((name, tensor))) if tensor.dtype == "I8" => {
+                shape.int8_rows((name, tensor))
             }
             (_, Some((name, tensor))) => self.plain((name, tensor), rows, cols),
             (Some(TensorLayout::CompressedTensors), None) if shape.part("weight_packed").is_some() => shape.packed(),
@@ -320,8 +355,9 @@ impl<'a> ModuleParts<'_, 'a> {
         self.lookup.get(&format!("{}.{suffix}", self.module))
     }
 
-    fn widened(&self) -> bool {
-        !self.lookup.widened.is_empty() && self.lookup.widened.contains(&format!("{}.weight", self.module))
+    /// Whether the matrix is one of `names`.
+    fn is_in(&self, names: &BTreeSet<String>) -> bool {
+        !names.is_empty() && names.contains(&format!("{}.weight", self.module))
     }
 
     /// The same, which must be there.
@@ -339,7 +375,7 @@ impl<'a> ModuleParts<'_, 'a> {
             ("U8", "F8_E4M3") => return self.nvfp4(codes, "weight_global_scale", true),
             _ => {}
         }
-        let bits = self.bits(codes, &[self.rows, 0], "I32")?;
+        let bits = self.bits(codes, &[self.rows, 0], "I32", &[4, 8])?;
         let groups = self.groups(scales, [self.rows, 0])?;
         let (mut names, mut checks) = (vec![codes.0, scales.0], Vec::new());
         let offset = match self.part("weight_zero_point") {
@@ -360,19 +396,44 @@ impl<'a> ModuleParts<'_, 'a> {
         }
         if let Some(index) = self.group_index("weight_g_idx", scales, groups)? {
             names.push(index.0);
-            checks.push(self.in_order(index, groups));
+            checks.push(self.groups_check(index, groups));
         }
         let scales = PerGroup { name: scales.0, tensor: scales.1, row_stride: groups, group_stride: 1 };
-        Ok(StoredMatrix { checks, ..self.ints((codes.1, Order::Rows, bits), groups, scales, offset, names)? })
+        self.ints((codes.1, Order::Rows, bits), groups, scales, offset, (names, checks))
     }
 
-    /// `weight` in signed bytes.
+    /// `weight` in signed bytes, perhaps with zero points.
     fn signed_bytes(&self, codes: Named<'a>) -> LookupResult<'a> {
         expect(codes, &[self.rows, self.cols], "I8")?;
         let scales = self.required("weight_scale")?;
         let groups = self.groups(scales, [self.rows, 0])?;
         let grid = PerGroup { name: scales.0, tensor: scales.1, row_stride: groups, group_stride: 1 };
-        self.ints((codes.1, Order::SignedRows, 8), groups, grid, Offset::Middle, vec![codes.0, scales.0])
+        let mut names = vec![codes.0, scales.0];
+        let mut offset = Offset::Middle;
+        if let Some((name, tensor)) = self.part("weight_zero_point") {
+            expect((name, tensor), &[self.rows, groups], "I8")?;
+            names.push(name);
+            let (row_stride, group_stride, interleaved) = (groups, 1, false);
+            offset =
+                Offset::Zeros(Zeros { name, tensor, signed: true, row_stride, group_stride, interleaved, added: 0 });
+        }
+        self.ints((codes.1, Order::SignedRows, 8), groups, grid, offset, (names, Vec::new()))
+    }
+
+    /// `weight` in signed bytes, and the largest magnitude of each row.
+    fn int8_rows(&self, codes: Named<'a>) -> LookupResult<'a> {
+        let (rows, cols) = (self.rows, self.cols);
+        expect(codes, &[rows, cols], "I8")?;
+        let scales = self.required("SCB")?;
+        expect(scales, &[rows], "F32")?;
+        self.whole_blocks(codes)?;
+        let (mut names, mut checks) = (vec![codes.0, scales.0], Vec::new());
+        if let Some(format) = self.part("weight_format") {
+            names.push(format.0);
+            checks.push(ContentCheck::RowMajor(format));
+        }
+        let int8 = Int8Rows { cols, dtype: self.dtype(), codes: codes.1, scales: scales.1 };
+        Ok(StoredMatrix { rows, cols, encoding: StoredEncoding::Int8(int8), names, checks })
     }
 
     fn awq(&self) -> LookupResult<'a> {
@@ -384,12 +445,12 @@ impl<'a> ModuleParts<'_, 'a> {
         let offset = self.zeros_of_groups(zeros, 4, true, 0);
         let grid = PerGroup { name: scales.0, tensor: scales.1, row_stride: 1, group_stride: self.rows };
         let names = vec![codes.0, zeros.0, scales.0];
-        self.ints((codes.1, Order::InterleavedColumns, 4), groups, grid, offset, names)
+        self.ints((codes.1, Order::InterleavedColumns, 4), groups, grid, offset, (names, Vec::new()))
     }
 
     fn gptq(&self, symmetric: bool, zero_offset: u8) -> LookupResult<'a> {
         let (codes, scales) = (self.required("qweight")?, self.required("scales")?);
-        let bits = self.bits(codes, &[0, self.rows], "I32")?;
+        let bits = self.bits(codes, &[0, self.rows], "I32", &[4, 8, 3, 2])?;
         let groups = self.groups(scales, [0, self.rows])?;
         let (mut names, mut checks) = (vec![codes.0, scales.0], Vec::new());
         let zeros = if symmetric { self.part("qzeros") } else { Some(self.required("qzeros")?) };
@@ -406,16 +467,16 @@ impl<'a> ModuleParts<'_, 'a> {
         };
         if let Some(index) = self.group_index("g_idx", scales, groups)? {
             names.push(index.0);
-            checks.push(self.in_order(index, groups));
+            checks.push(self.groups_check(index, groups));
         }
         let grid = PerGroup { name: scales.0, tensor: scales.1, row_stride: 1, group_stride: self.rows };
-        Ok(StoredMatrix { checks, ..self.ints((codes.1, Order::ColumnWords, bits), groups, grid, offset, names)? })
+        self.ints((codes.1, Order::ColumnWords, bits), groups, grid, offset, (names, checks))
     }
 
     /// `weight` in words, with `scales` and `biases`, or with exponents.
     fn mlx(&self, codes: Named<'a>) -> LookupResult<'a> {
         let scales = self.required("scales")?;
-        let bits = self.bits(codes, &[self.rows, 0], "U32")?;
+        let bits = self.bits(codes, &[self.rows, 0], "U32", &[4, 8, 6, 5, 3, 2])?;
         if scales.1.dtype == "U8" && bits == 4 {
             return self.mxfp4(codes, scales, 8);
         }
@@ -424,7 +485,8 @@ impl<'a> ModuleParts<'_, 'a> {
         expect(biases, &[self.rows, groups], &scales.1.dtype)?;
         let grid = |(name, tensor): Named<'a>| PerGroup { name, tensor, row_stride: groups, group_stride: 1 };
         let names = vec![codes.0, scales.0, biases.0];
-        self.ints((codes.1, Order::Rows, bits), groups, grid(scales), Offset::Biases(grid(biases)), names)
+        let offset = Offset::Biases(grid(biases));
+        self.ints((codes.1, Order::Rows, bits), groups, grid(scales), offset, (names, Vec::new()))
     }
 
     /// Numbers of 4 bits, `per_element` of them in an element of `codes`, and exponents.
@@ -461,7 +523,12 @@ impl<'a> ModuleParts<'_, 'a> {
     /// Places in a list of sixteen, two a byte, and factors of blocks.
     fn nf4(&self, codes: Named<'a>) -> LookupResult<'a> {
         let (map, factors) = (self.required("weight.quant_map")?, self.required("weight.absmax")?);
-        let state = self.required("weight.quant_state.bitsandbytes__nf4")?;
+        let kinds = [("fp4", "weight.quant_state.bitsandbytes__fp4"), ("nf4", "weight.quant_state.bitsandbytes__nf4")];
+        let found = kinds.into_iter().find_map(|(kind, name)| Some((kind, self.part(name)?)));
+        let (kind, state) = match found {
+            Some(found) => found,
+            None => ("nf4", self.required(kinds[1].1)?),
+        };
         let (rows, cols) = (self.rows, self.cols);
         self.whole_blocks(codes)?;
         expect(codes, &[rows * cols / 2, 1], "U8")?;
@@ -483,11 +550,16 @@ impl<'a> ModuleParts<'_, 'a> {
                 None
             }
         };
-        let element = self.lookup.quantization.and_then(|quantization| quantization.format.element());
-        let dtype = element.unwrap_or(DType::BF16);
-        let nf4 = Nf4 { cols, dtype, codes: codes.1, map: map.1, factors: factors.1, nested, state };
+        let dtype = self.dtype();
+        let nf4 = Nf4 { cols, dtype, codes: codes.1, map: map.1, factors: factors.1, nested, state, kind };
         let checks = vec![ContentCheck::Nf4(nf4)];
         Ok(StoredMatrix { rows, cols, encoding: StoredEncoding::Nf4(nf4), names, checks })
+    }
+
+    /// The type that bitsandbytes makes numbers of.
+    fn dtype(&self) -> DType {
+        let element = self.lookup.quantization.and_then(|quantization| quantization.format.element());
+        element.unwrap_or(DType::BF16)
     }
 
     fn zeros_of_groups(&self, (name, tensor): Named<'a>, bits: usize, interleaved: bool, added: u8) -> Offset<'a> {
@@ -495,18 +567,19 @@ impl<'a> ModuleParts<'_, 'a> {
         Offset::Zeros(Zeros { name, tensor, signed: false, row_stride, group_stride, interleaved, added })
     }
 
-    /// Integers in `groups` groups, if there is an encoding of blocks for them.
+    /// Integers in `groups` groups.
     fn ints(
         &self,
         (codes, order, bits): (&'a Tensor, Order, usize),
         groups: usize,
         scales: PerGroup<'a>,
         offset: Offset<'a>,
-        names: Vec<&'a str>,
+        (names, checks): (Vec<&'a str>, Vec<ContentCheck<'a>>),
     ) -> LookupResult<'a> {
         self.whole_blocks((names[0], codes))?;
-        if matches!(order, Order::InterleavedColumns | Order::ColumnWords) && !self.rows.is_multiple_of(8) {
-            return Err(vec![wrong((names[0], codes), "a multiple of 8 rows")]);
+        let multiple = if bits == 3 { 32 } else { 8 };
+        if matches!(order, Order::InterleavedColumns | Order::ColumnWords) && !self.rows.is_multiple_of(multiple) {
+            return Err(vec![wrong((names[0], codes), format!("a multiple of {multiple} rows"))]);
         }
         let announced = self.lookup.quantization.and_then(|q| q.group(self.cols, groups));
         let Some(group) = announced else {
@@ -515,38 +588,47 @@ impl<'a> ModuleParts<'_, 'a> {
                 "as many groups as the group_size of config.json makes",
             )]);
         };
-        if group < self.cols && !group.is_multiple_of(BLOCK) {
+        let index = match checks.iter().find_map(|check| check.index()) {
+            Some((_, index)) if self.is_in(self.lookup.scattered) => Some(index),
+            _ => None,
+        };
+        if index.is_none() && group < self.cols && !group.is_multiple_of(BLOCK) {
             return Err(vec![wrong((scales.name, scales.tensor), "groups of a multiple of 32 columns")]);
         }
-        // A token that goes to another expert is not a rounding error.
+        let by_itself = QuantFormat::plain(scales.tensor.element().unwrap_or(DType::F32));
         let format = match (offset, bits) {
-            _ if self.role == Role::Router || self.widened() => QuantFormat::F32,
-            (Offset::Middle, 4) => QuantFormat::Q4_0,
-            (Offset::Middle, _) => QuantFormat::Q8_0,
-            (Offset::Zeros(_), 4) => QuantFormat::Q5_0,
-            (Offset::Biases(_), 4) => QuantFormat::Q4_1,
-            (Offset::Zeros(_) | Offset::Biases(_), _) => {
-                let problem = wrong((names[0], codes), "4 bits, where zero is not in the middle");
-                return Err(vec![problem.mended_by(OTHER_WIDTH)]);
-            }
+            // A token that goes to another expert is not a rounding error.
+            _ if self.role == Role::Router || self.is_in(self.lookup.widened) => QuantFormat::F32,
+            _ if index.is_some() => by_itself,
+            (Offset::Middle, ..=4) | (Offset::Zeros(_), ..=3) => QuantFormat::Q4_0,
+            (Offset::Middle, 5) | (Offset::Zeros(_), 4) => QuantFormat::Q5_0,
+            (Offset::Middle, _) | (Offset::Zeros(_), ..=7) => QuantFormat::Q8_0,
+            (Offset::Biases(_), ..=4) => QuantFormat::Q4_1,
+            (Offset::Biases(_), 5) => QuantFormat::Q5_1,
+            (Offset::Zeros(_) | Offset::Biases(_), _) => by_itself,
         };
         let (rows, cols) = (self.rows, self.cols);
-        let encoding =
-            StoredEncoding::Ints(IntGroups { rows, cols, bits, codes, order, group, scales, offset, format });
-        Ok(StoredMatrix { rows, cols, encoding, names, checks: Vec::new() })
+        let ints = IntGroups { rows, cols, bits, codes, order, group, index, scales, offset, format };
+        Ok(StoredMatrix { rows, cols, encoding: StoredEncoding::Ints(ints), names, checks })
     }
 
     fn whole_blocks(&self, of: Named<'a>) -> Result<(), Vec<TensorProblem>> {
         if self.cols.is_multiple_of(BLOCK) { Ok(()) } else { Err(vec![wrong(of, "rows of a multiple of 32 numbers")]) }
     }
 
-    /// Bits of an integer where words hold as many as `dims`, in which 0 is to be found, says: 4 or 8.
-    fn bits(&self, codes: Named<'a>, dims: &[usize; 2], dtype: &str) -> Result<usize, Vec<TensorProblem>> {
+    /// Bits of an integer, one of `widths`, where words hold as many as `dims`, in which 0 is to be found, says.
+    fn bits(
+        &self,
+        codes: Named<'a>,
+        dims: &[usize; 2],
+        dtype: &str,
+        widths: &[usize],
+    ) -> Result<usize, Vec<TensorProblem>> {
         let dims_of = |bits: usize| dims.map(|n| if n == 0 { (self.cols * bits).div_ceil(32) } else { n });
-        let fits = |bits: &usize| expect(codes, &dims_of(*bits), dtype).is_ok();
-        [4, 8].into_iter().find(fits).ok_or_else(|| {
-            let expected = format!("{dtype} {:?} (4 bits) or {:?} (8 bits)", dims_of(4), dims_of(8));
-            vec![wrong(codes, expected).mended_by(OTHER_WIDTH)]
+        let fits = |bits: &&usize| expect(codes, &dims_of(**bits), dtype).is_ok();
+        widths.iter().find(fits).copied().ok_or_else(|| {
+            let shapes: Vec<String> = widths.iter().map(|&bits| format!("{:?} ({bits} bits)", dims_of(bits))).collect();
+            vec![wrong(codes, format!("{dtype} {}", shapes.join(" or "))).mended_by(OTHER_WIDTH)]
         })
     }
 
@@ -583,16 +665,16 @@ impl<'a> ModuleParts<'_, 'a> {
         Ok(index)
     }
 
-    /// That the groups which `index` says follow one another.
-    fn in_order(&self, index: Named<'a>, groups: usize) -> ContentCheck<'a> {
-        let group = self.lookup.quantization.and_then(|q| q.group(self.cols, groups));
-        ContentCheck::InOrder { index, group: group.unwrap_or(self.cols).max(1) }
+    /// What `index` says of the groups of columns.
+    fn groups_check(&self, index: Named<'a>, count: usize) -> ContentCheck<'a> {
+        let group = self.lookup.quantization.and_then(|q| q.group(self.cols, count));
+        ContentCheck::Groups { index, group: group.unwrap_or(self.cols).max(1), count }
     }
 }
 
 /// What to do with other integers.
-const OTHER_WIDTH: &str = "Of integers, 4 bits and symmetric 8 bits are served. Take such a checkpoint, the official \
-    FP8 checkpoint or a GGUF file of the same model, or the BF16 checkpoint with --quantization q4_k_m.";
+const OTHER_WIDTH: &str = "Take a checkpoint of 4 or 8 bits, the official FP8 checkpoint or a GGUF file of the same model, \
+    or the BF16 checkpoint with --quantization q4_k_m.";
 
 /// Whether a tensor has this shape and type.
 fn expect(of: Named<'_>, dims: &[usize], dtype: &str) -> Result<(), Vec<TensorProblem>> {

@@ -11,9 +11,12 @@ time; what the numbers mean is written down beside it, in float32, and packed.js
 
 Formulas: compressed-tensors `pack_to_int32` (signed integers shifted up by 2^(bits-1), first column lowest; zero points
 packed along rows), AutoAWQ `WQLinear_GEMM.from_linear` (order 0, 2, 4, 6, 1, 3, 5, 7), GPTQ `QuantLinear.pack` (columns
-lowest first; zero points less one in format v1), mlx.core `dequantize` (q * scale + bias), OCP Microscaling 1.0 (E2M1),
+lowest first, integers of 3 bits across words; zero points less one in format v1; `g_idx`), mlx.core `dequantize` (q *
+scale + bias; streams of bits), OCP Microscaling 1.0 (E2M1),
 ModelOpt's NVFP4 (E2M1 * (scale * scale_2)) and that of compressed-tensors, whose number divides: as in vLLM, by way of its
-reciprocal; bitsandbytes `dequantize_4bit` (the sixteen times a block's factor, rounded to the type of the state).
+reciprocal; bitsandbytes `dequantize_4bit` (the sixteen times a block's factor, rounded to the type of the state) and
+`int8_vectorwise_dequant` (q * SCB * (1 / 127), likewise). Where no blocks hold such numbers (act-order, zero points beside
+8 bits, biases beside 6 or 8 bits) they are rounded once to the type of their scales.
 """
 
 import hashlib
@@ -86,9 +89,10 @@ class Checkpoint:
         scales = (spread * r.uniform(0.5, 1.5, (rows, groups))).astype(scale_type or self.dtype)
         return codes, scales, r.integers(0, 1 << bits, (rows, groups))
 
-    def mean(self, module, codes, scales, zeros, group):
-        columns = np.arange(codes.shape[1]) // group
-        self.numbers[module] = (codes - zeros[:, columns]).astype(F32) * scales.astype(F32)[:, columns]
+    def mean(self, module, codes, scales, zeros, group, index=None, rounded=False):
+        columns = np.arange(codes.shape[1]) // group if index is None else index
+        numbers = (codes - zeros[:, columns]).astype(F32) * scales.astype(F32)[:, columns]
+        self.numbers[module] = numbers.astype(scales.dtype).astype(F32) if rounded else numbers
 
     def write(self):
         folder = os.path.join(HERE, "packed", self.name)
@@ -159,10 +163,23 @@ def words(codes, bits, order=None):
     return packed
 
 
-def compressed(name, symmetric, bits, group, attention_bits=None):
+def stream(codes, bits):
+    """Integers along the last axis, a multiple of 32 of them, as one stream of bits in words, the first lowest."""
+    codes = np.asarray(codes, np.uint32).reshape(*np.shape(codes)[:-1], -1, 32)
+    single = (codes[..., None] >> np.arange(bits, dtype=np.uint32) & 1).reshape(*codes.shape[:-1], bits, 32)
+    packed = (single << np.arange(32, dtype=np.uint32)).sum(-1, dtype=np.uint32)
+    return packed.reshape(*packed.shape[:-2], -1)
+
+
+def scattered(c, module, cols, group):
+    """The group of each column, in an order of activations."""
+    return rng(c.name, module, "order").permutation(np.arange(cols) // group)
+
+
+def compressed(name, symmetric, bits, group, attention_bits=None, act_order=False):
     def group_config(bits, group, symmetric):
         weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "strategy": "group" if group else "channel",
-                   "group_size": group, "actorder": None, "dynamic": False}
+                   "group_size": group, "actorder": "group" if act_order else None, "dynamic": False}
         return {"targets": ["Linear"], "weights": weights, "input_activations": None}
 
     groups = {"group_0": group_config(bits, group, symmetric)}
@@ -175,7 +192,10 @@ def compressed(name, symmetric, bits, group, attention_bits=None):
         b, g, even = (attention_bits, cols, True) if wide else (bits, group or cols, symmetric)
         codes, scales, zeros = c.random(module, rows, cols, b, g)
         zeros = np.full_like(zeros, 1 << b - 1) if even else zeros
-        c.mean(module, codes, scales, zeros, g)
+        index = scattered(c, module, cols, g) if act_order else None
+        c.mean(module, codes, scales, zeros, g, index, rounded=act_order or (b == 8 and not even))
+        if act_order:
+            c.tensors[module + ".weight_g_idx"] = index.astype(np.int32)
         c.tensors[module + ".weight_packed"] = words(codes, b).view(np.int32)
         c.tensors[module + ".weight_scale"] = scales
         c.tensors[module + ".weight_shape"] = np.array([rows, cols], np.int64)
@@ -211,39 +231,44 @@ def awq():
     return c
 
 
-def gptq(name, bits, group, symmetric, less, quantization, index=False):
+def gptq(name, bits, group, symmetric, less, quantization, index=False, act_order=False):
     c = Checkpoint(name, {"bits": bits, "group_size": group or -1, "sym": symmetric} | quantization, dtype=F16)
     for module, (rows, cols) in c.matrices():
         g = group or cols
         codes, scales, zeros = c.random(module, rows, cols, bits, g)
         zeros = np.full_like(zeros, 1 << bits - 1) if symmetric else zeros
-        c.mean(module, codes, scales, zeros, g)
-        c.tensors[module + ".qweight"] = np.ascontiguousarray(words(codes, bits).T).view(np.int32)
-        c.tensors[module + ".qzeros"] = words((zeros.T - less) % (1 << bits), bits).view(np.int32)
+        groups = scattered(c, module, cols, g) if act_order else np.arange(cols) // g
+        c.mean(module, codes, scales, zeros, g, groups, rounded=act_order or (bits == 8 and not symmetric))
+        c.tensors[module + ".qweight"] = np.ascontiguousarray(stream(codes, bits).T).view(np.int32)
+        c.tensors[module + ".qzeros"] = stream((zeros.T - less) % (1 << bits), bits).view(np.int32)
         c.tensors[module + ".scales"] = np.ascontiguousarray(scales.T)
-        if index:
-            c.tensors[module + ".g_idx"] = (np.arange(cols) // g).astype(np.int32)
+        if index or act_order:
+            c.tensors[module + ".g_idx"] = groups.astype(np.int32)
         c.tensors[module + ".bias"] = np.zeros(rows, F16)
     return c
 
 
-def mlx():
+def mlx(name, bits, group, parts, inner=INNER):
+    """`parts`: of modules whose names end so, the bits and group of their own."""
     gate = LAYER + "mlp.gate"
-    quantization = {"group_size": 32, "bits": 4, "mode": "affine", gate: {"group_size": 64, "bits": 8}}
-    c = Checkpoint("mlx", quantization, field="quantization", plain=())
+    parts = {gate: (8, 64)} | {LAYER + part: size for part, size in parts.items()}
+    own = {module: {"group_size": group, "bits": bits} for module, (bits, group) in parts.items()}
+    c = Checkpoint(name, {"group_size": group, "bits": bits, "mode": "affine"} | own, field="quantization", plain=(),
+                   inner=inner)
     stacks = {part: [] for part in EXPERT}
     outside = [("model.embed_tokens", (VOCAB, HIDDEN)), ("lm_head", (VOCAB, HIDDEN)), (gate, (EXPERTS, HIDDEN))]
     for module, (rows, cols) in [*outside, *c.matrices()]:
-        bits, group = (8, 64) if module == gate else (4, 32)
-        codes, scales, zeros = c.random(module, rows, cols, bits, group)
+        b, g = parts.get(module, (bits, group))
+        codes, scales, zeros = c.random(module, rows, cols, b, g)
         biases = (-scales.astype(F32) * zeros).astype(BF16)
-        columns = np.arange(cols) // group
-        c.numbers[module] = codes.astype(F32) * scales.astype(F32)[:, columns] + biases.astype(F32)[:, columns]
-        parts = words(codes, bits), scales, biases
+        columns = np.arange(cols) // g
+        numbers = codes.astype(F32) * scales.astype(F32)[:, columns] + biases.astype(F32)[:, columns]
+        c.numbers[module] = numbers.astype(BF16).astype(F32) if b > 5 and module != gate else numbers
+        tensors = stream(codes, b), scales, biases
         if "experts" in module:
-            stacks[module.rsplit(".", 1)[1]].append(parts)
+            stacks[module.rsplit(".", 1)[1]].append(tensors)
             continue
-        c.tensors[module + ".weight"], c.tensors[module + ".scales"], c.tensors[module + ".biases"] = parts
+        c.tensors[module + ".weight"], c.tensors[module + ".scales"], c.tensors[module + ".biases"] = tensors
     for part, experts in stacks.items():
         for kind, tensors in zip(("weight", "scales", "biases"), zip(*experts)):
             c.tensors[f"{LAYER}mlp.switch_mlp.{part}.{kind}"] = np.stack(tensors)
@@ -300,13 +325,18 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1], F32)
 
 
-def nf4(name, nested, dtype, kind):
-    c = Checkpoint(name, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+# bitsandbytes `get_4bit_type("fp4")`.
+FP4 = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3, -0.0, -0.0625, -8, -12, -4, -6, -2, -3], F32) / F32(12)
+
+
+def nf4(name, nested, dtype, kind, quant_type="nf4"):
+    table16 = NF4 if quant_type == "nf4" else FP4
+    c = Checkpoint(name, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": quant_type,
                           "bnb_4bit_use_double_quant": nested}, dtype=dtype)
     for module, (rows, cols) in c.matrices():
         r, blocks = rng(name, module), rows * cols // 64
         codes, size = r.integers(0, 16, rows * cols), 1 / np.sqrt(cols)
-        state = {"quant_type": "nf4", "blocksize": 64, "dtype": kind, "shape": [rows, cols]}
+        state = {"quant_type": quant_type, "blocksize": 64, "dtype": kind, "shape": [rows, cols]}
         weight = module + ".weight"
         if nested:
             places, outer = r.integers(0, 256, blocks), (size * r.uniform(0.5, 1, -(-blocks // 256))).astype(F32)
@@ -318,11 +348,24 @@ def nf4(name, nested, dtype, kind):
         else:
             factors = (size * r.uniform(0.5, 1.5, blocks)).astype(F32)
             c.tensors[weight + ".absmax"] = factors
-        values = (NF4[codes] * factors[np.arange(rows * cols) // 64]).astype(dtype)
+        values = (table16[codes] * factors[np.arange(rows * cols) // 64]).astype(dtype)
         c.numbers[module] = values.astype(F32).reshape(rows, cols)
         c.tensors[weight] = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)[:, None]
-        c.tensors[weight + ".quant_map"] = NF4
-        c.tensors[weight + ".quant_state.bitsandbytes__nf4"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        c.tensors[weight + ".quant_map"] = table16
+        c.tensors[weight + ".quant_state.bitsandbytes__" + quant_type] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    return c
+
+
+def int8_rows():
+    c = Checkpoint("bnb-int8", {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 6.0})
+    for module, (rows, cols) in c.matrices():
+        r = rng(c.name, module)
+        codes = r.integers(-127, 128, (rows, cols)).astype(np.int8)
+        largest = (r.uniform(0.5, 1.5, rows) * 1.7 / np.sqrt(cols)).astype(F32)
+        numbers = codes.astype(F32) * largest[:, None] * F32(7.874015718698502e-3)
+        c.numbers[module] = numbers.astype(BF16).astype(F32)
+        c.tensors[module + ".weight"], c.tensors[module + ".SCB"] = codes, largest
+        c.tensors[module + ".weight_format"] = np.array(0, np.uint8)
     return c
 
 
@@ -358,7 +401,17 @@ MADE = [
     gptq("gptq-int8", 8, None, True, 1, {"quant_method": "gptq", "desc_act": True}),
     gptq("gptq-v2-asymmetric", 4, 32, False, 0, {"quant_method": "gptq", "checkpoint_format": "gptq_v2"}),
     gptq("auto-round", 4, 32, False, 1, {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}),
-    mlx(),
+    mlx("mlx", 4, 32, {}),
+    mlx("mlx-mixed", 8, 64, {"self_attn.q_proj": (6, 32), "self_attn.k_proj": (5, 64), "self_attn.v_proj": (3, 64),
+                             "self_attn.o_proj": (2, 128)}, inner=128),
+    gptq("gptq-act-order", 4, 32, False, 1, {"quant_method": "gptq", "desc_act": True}, act_order=True),
+    gptq("gptq-int3", 3, 32, False, 1, {"quant_method": "gptq", "desc_act": False}),
+    gptq("auto-round-int2", 2, 32, True, 1, {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}),
+    gptq("gptq-int8-asymmetric", 8, 32, False, 1, {"quant_method": "gptq"}),
+    compressed("ct-w4-act-order", True, 4, 32, act_order=True),
+    compressed("ct-w8-asymmetric", False, 8, 32),
+    nf4("bnb-fp4", False, BF16, "bfloat16", "fp4"),
+    int8_rows(),
     mxfp4(),
     fp8("fp8-tensor", {"quant_method": "fp8", "activation_scheme": "static"},
         lambda r, rows, cols, size: np.array(size * r.uniform(0.5, 1.5), F32)),
