@@ -128,6 +128,40 @@ fn a_header_alone_says_what_the_whole_file_holds() {
     assert!(error.expected.contains("GGUF"), "{error}");
 }
 
+#[test]
+fn a_file_cut_into_pieces_is_read_as_one() {
+    let whole = exported(&demo(Some(QuantRecipe::Q4_0)), DType::BF16);
+    let wanted = GgufModel::embedded("memory", &whole).unwrap();
+    let names = ["m.gguf-split-a", "m.gguf-split-b", "m.gguf-split-c"];
+    // Within the header, within tensors, and where a page of memory ends.
+    for cuts in [[1, 100], [whole.len() / 3, whole.len() / 2 + 1], [4096, whole.len() - 1]] {
+        let dir = tempfile::tempdir().unwrap();
+        let ends = [0, cuts[0], cuts[1], whole.len()];
+        for (name, range) in names.iter().zip(ends.windows(2)) {
+            std::fs::write(dir.path().join(name), &whole[range[0]..range[1]]).unwrap();
+        }
+        for name in names {
+            let model = GgufModel::open(&dir.path().join(name)).unwrap();
+            assert_eq!(model.paths(), names.map(|name| dir.path().join(name)));
+            for ((_, found), (_, wanted)) in model.tensors().zip(wanted.tensors()) {
+                assert_eq!((&found.name, &*found.bytes), (&wanted.name, &*wanted.bytes), "{cuts:?} {name}");
+            }
+            assert_eq!(model.metadata(), wanted.metadata());
+            Checkpoint::gguf(model, &Map::new()).unwrap().scan(1, &mut |_| {}).unwrap();
+        }
+        let refusal = |missing: &str| {
+            std::fs::remove_file(dir.path().join(missing)).unwrap();
+            GgufModel::open(&dir.path().join(names[0])).unwrap_err().to_string()
+        };
+        // Only the header knows that the last is missing.
+        let error = refusal(names[2]);
+        assert!(error.contains("m.gguf") && error.contains("the file"), "{error}");
+        std::fs::write(dir.path().join(names[2]), b"x").unwrap();
+        let error = refusal(names[1]);
+        assert!(error.contains("m.gguf-split-b beside it") && error.contains("one folder"), "{error}");
+    }
+}
+
 /// The demonstration model with `rope_scaling`, written with `more` metadata and read again.
 fn stretched(scaling: serde_json::Value, more: &[(&str, GgufValue)]) -> Result<(Checkpoint, Checkpoint), String> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/quern-demo");

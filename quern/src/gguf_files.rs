@@ -1,10 +1,13 @@
 //! [`GgufChoice`]: the models among the GGUF files of a folder or a repository, told by their names.
 
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
+
+use quern_model::gguf::FilePiece;
 
 /// Quantisations in the order in which one is taken when none is named: four bits first, then fewer, since what does not
 /// fit is passed over. Those whose blocks hold indices come last: in memory they are larger than Q2_K.
@@ -57,16 +60,25 @@ pub struct GgufChoice {
 
 impl GgufChoice {
     /// The models among the files `names`: without importance matrices and projectors of images, and with files that
-    /// follow a first one counted to it.
+    /// follow a first one, or are pieces of one, counted to it.
     pub fn among<'n>(names: impl IntoIterator<Item = &'n str>) -> Vec<Self> {
         let mut models: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for name in names.into_iter().filter(|name| is_gguf(name) && !is_beside(name)) {
-            let stem = stem(name);
+            let stem = stem(FilePiece::of(name).map_or(name, |piece| piece.whole()));
             let model = split(stem).map_or(stem, |(model, ..)| model);
             models.entry(model.to_owned()).or_default().push(name.to_owned());
         }
         let choice = |(model, mut files): (String, Vec<String>)| {
-            files.sort_unstable();
+            files.sort_unstable_by(|a, b| match (FilePiece::of(a), FilePiece::of(b)) {
+                (Some(one), Some(other)) => one.place().cmp(&other.place()),
+                // A whole file beside its pieces is the model.
+                (None, Some(_)) => Ordering::Less,
+                (Some(_), None) => Ordering::Greater,
+                (None, None) => a.cmp(b),
+            });
+            if FilePiece::of(&files[0]).is_none() {
+                files.retain(|name| FilePiece::of(name).is_none());
+            }
             Self { quantisation: quantisation(&model), files }
         };
         models.into_iter().map(choice).collect()
@@ -110,9 +122,10 @@ pub fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Whether `name` ends as GGUF files do.
+/// Whether `name` ends as GGUF files do, or as pieces of them.
 pub fn is_gguf(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("gguf"))
+        || FilePiece::of(name).is_some()
 }
 
 /// Files beside models that are none.
@@ -150,15 +163,6 @@ fn quantisation(model: &str) -> String {
     }
 }
 
-/// The pieces that `name` (`m.gguf.part1of2`) is one of, in order, and the name of the whole.
-pub fn pieces(name: &str) -> Option<(String, Vec<String>)> {
-    let (whole, piece) = name.rsplit_once(".part")?;
-    let (number, count) = piece.split_once("of")?;
-    let (number, count): (usize, usize) = (number.parse().ok()?, count.parse().ok()?);
-    let listed = is_gguf(whole) && (1..=count).contains(&number) && count <= 1000;
-    listed.then(|| (whole.to_owned(), (1..=count).map(|n| format!("{whole}.part{n}of{count}")).collect()))
-}
-
 #[cfg(test)]
 mod tests {
     use quern_backend::QuantFormat;
@@ -184,8 +188,21 @@ mod tests {
             "imatrix.gguf",
             "plain.gguf",
             "README.md",
+            "m.i1-Q6_K.gguf.part10of10",
+            "m.i1-Q6_K.gguf.part2of10",
+            "m-Q8_0.gguf",
+            "m-Q8_0.gguf-split-a",
         ]);
-        let expected = [("BF16", 2), ("MXFP4_MOE", 1), ("Q4_K_M", 1), ("UD-Q2_K_XL", 1), ("IQ3_XXS", 1), ("plain", 1)];
+        let expected = [
+            ("Q8_0", 1),
+            ("Q6_K", 2),
+            ("BF16", 2),
+            ("MXFP4_MOE", 1),
+            ("Q4_K_M", 1),
+            ("UD-Q2_K_XL", 1),
+            ("IQ3_XXS", 1),
+            ("plain", 1),
+        ];
         assert_eq!(found, expected.map(|(name, count)| (name.to_owned(), count)));
     }
 
@@ -217,13 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_told_from_splits() {
-        let (whole, all) = pieces("m.gguf.part2of3").unwrap();
-        assert_eq!(whole, "m.gguf");
-        assert_eq!(all, ["m.gguf.part1of3", "m.gguf.part2of3", "m.gguf.part3of3"]);
-        for name in ["m.gguf", "m.part1of2", "m.gguf.part3of2", "m.gguf.partXof2"] {
-            assert_eq!(pieces(name), None, "{name}");
-        }
+    fn splits_are_told_by_their_names() {
         assert_eq!(split("m-00002-of-00003"), Some(("m", 2, 3)));
         assert_eq!(split("m-2-of-3"), None);
     }

@@ -1,16 +1,18 @@
 //! [`find`]: the model that a path on this machine means.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::Read,
     path::{Path, PathBuf},
 };
 
-use quern_model::{gguf::general_type, regular_file};
+use quern_model::{
+    gguf::{FilePiece, general_type},
+    regular_file,
+};
 
 use crate::{
-    gguf_files::{GgufChoice, files, is_gguf, pieces, split},
+    gguf_files::{GgufChoice, files, is_gguf, split},
     hub::{Fetched, HubError},
 };
 
@@ -25,8 +27,9 @@ pub fn find(path: &Path) -> Result<Fetched, HubError> {
 
 fn at_file(path: &Path) -> Result<Fetched, HubError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if let Some((whole, pieces)) = pieces(&name) {
-        return Err(HubError::Pieces { place: path.display().to_string(), whole, pieces: pieces.join(" ") });
+    // The reader finds the other pieces, and says which is missing.
+    if FilePiece::of(&name).is_some() {
+        return Ok(Fetched::Gguf(path.to_owned()));
     }
     // Ollama keeps models under the names of their hashes.
     if !begins_as_gguf(path) && !is_gguf(&name) {
@@ -66,15 +69,8 @@ fn in_dir(dir: &Path) -> Result<Fetched, HubError> {
     }
     match choices.as_slice() {
         [choice] => at_file(&dir.join(&choice.files[0])),
-        [] => {
-            let mut pieced: BTreeMap<String, String> = BTreeMap::new();
-            pieced.extend(names.iter().filter_map(|name| pieces(name)).map(|(whole, all)| (whole, all.join(" "))));
-            match pieced.into_iter().next() {
-                Some((whole, pieces)) => Err(HubError::Pieces { place: dir.display().to_string(), whole, pieces }),
-                // What is missing there is said where it is read.
-                None => Ok(Fetched::Directory(dir.to_owned())),
-            }
-        }
+        // What is missing there is said where it is read.
+        [] => Ok(Fetched::Directory(dir.to_owned())),
         several => {
             let names: Vec<&str> = several.iter().map(|choice| choice.files[0].as_str()).collect();
             Err(HubError::Several { place: dir.display().to_string(), choices: names.join(", ") })
@@ -130,6 +126,9 @@ mod tests {
             (&["UD-Q8_K_XL/m-UD-Q8_K_XL.gguf", "config.json"], "", "UD-Q8_K_XL/m-UD-Q8_K_XL.gguf"),
             (&["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], "", "m-00001-of-00002.gguf"),
             (&["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], "m-00002-of-00002.gguf", "m-00001-of-00002.gguf"),
+            (&["m.gguf.part1of2", "m.gguf.part2of2", "mmproj-F16.gguf"], "", "m.gguf.part1of2"),
+            (&["m.gguf-split-b", "m.gguf-split-a"], "", "m.gguf-split-a"),
+            (&["m.gguf.part1of2", "m.gguf.part2of2"], "m.gguf.part2of2", "m.gguf.part2of2"),
             (&["sha256-0123"], "sha256-0123", "sha256-0123"),
             (&["a:b/config.json", "a:b/model.safetensors"], "a:b", "a:b/"),
             (&["config.json", "model.safetensors", "m-Q4_0.gguf"], "", "/"),
@@ -146,12 +145,6 @@ mod tests {
         for (names, at, parts) in [
             (&["m-Q8_0.gguf", "m-Q4_0.gguf"][..], "", &["m-Q4_0.gguf", "m-Q8_0.gguf"][..]),
             (&["a/m-Q8_0.gguf", "b/m-Q4_0.gguf"], "", &["a/m-Q8_0.gguf", "b/m-Q4_0.gguf"]),
-            (
-                &["m.gguf.part1of2", "m.gguf.part2of2"],
-                "m.gguf.part1of2",
-                &["cat m.gguf.part1of2 m.gguf.part2of2 > m.gguf"],
-            ),
-            (&["m.gguf.part1of2", "m.gguf.part2of2"], "", &["cat m.gguf.part1of2 m.gguf.part2of2 > m.gguf"]),
             (&["m-00002-of-00002.gguf"], "m-00002-of-00002.gguf", &["m-00001-of-00002.gguf"]),
             (&["model.safetensors"], "model.safetensors", &["is a file", "folder"]),
         ] {

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
 use quern_backend::{PackedMatrix, QuantFormat, SharedBytes};
 use serde_json::{Map, Value};
 
-use super::{GgufFile, GgufValue, TensorInfo, config, names, sampling};
+use super::{FilePiece, GgufBytes, GgufFile, GgufValue, TensorInfo, config, names, sampling};
 use crate::{
     GenerationConfig,
     config::ModelConfig,
@@ -35,14 +36,14 @@ pub struct GgufModel {
 }
 
 impl GgufModel {
-    /// Map and read `path` and, if it is the first of several, those that follow.
+    /// Map and read `path` and, if it is the first of several, those that follow; if it is a piece of a file that was cut,
+    /// all pieces.
     ///
     /// # Errors
     /// If a file is missing, malformed, or not supported.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let refused = |problem| LoadError::Checkpoint { dir: path.display().to_string(), problems: vec![problem] };
-        let first = read(path).map_err(refused)?;
-        let mut paths = vec![path.to_owned()];
+        let (first, mut paths) = read(path).map_err(refused)?;
         let mut files = Vec::new();
         let count = first.metadata().get("split.count").and_then(GgufValue::as_u64).unwrap_or(1);
         if count > MAX_SPLITS {
@@ -53,7 +54,7 @@ impl GgufModel {
                 let expected = format!("a name that ends in -00001-of-{count:05}.gguf, the first of its files");
                 refused(TensorProblem::file(first.name(), expected, path.display()))
             })?;
-            let file = read(&next).map_err(refused)?;
+            let (file, next) = read(&next).map_err(refused)?;
             // Counted from 0 there.
             let stated = file.metadata().get("split.no").and_then(GgufValue::as_u64);
             if stated != Some(number - 1) {
@@ -62,7 +63,7 @@ impl GgufModel {
                 return Err(refused(TensorProblem::file(file.name(), expected, found)));
             }
             files.push(file);
-            paths.push(next);
+            paths.extend(next);
         }
         Self::gather(path.display().to_string(), paths, first, files).map_err(refused)
     }
@@ -300,11 +301,28 @@ struct TensorPlace {
     parts: usize,
 }
 
-fn read(path: &Path) -> Result<GgufFile, TensorProblem> {
+/// The file at `path` and where it lies: there, or in pieces beside one another of which `path` is one.
+fn read(path: &Path) -> Result<(GgufFile, Vec<PathBuf>), TensorProblem> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let bytes = mapping::map(path).map_err(|cause| TensorProblem::file(&name, "a readable file", cause))?;
-    GgufFile::parse(&name, &bytes)
+    let map = |path: &Path| {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        mapping::map(path).map_err(|cause| TensorProblem::file(&name, "a readable file", cause))
+    };
+    let Some(piece) = FilePiece::of(&name) else {
+        return Ok((GgufFile::parse(&name, &map(path)?)?, vec![path.to_owned()]));
+    };
+    let beside = fs::read_dir(path.parent().unwrap_or(path)).into_iter().flatten().flatten();
+    let beside: Vec<String> = beside.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let names = piece.all_among(beside.iter().map(String::as_str)).map_err(|missing| {
+        TensorProblem::file(&name, format!("{missing} beside it"), "nothing").mended_by(ALL_PIECES)
+    })?;
+    let paths: Vec<PathBuf> = names.iter().map(|name| path.with_file_name(name)).collect();
+    let pieces = paths.iter().map(|path| map(path)).collect::<Result<_, _>>()?;
+    Ok((GgufFile::read(piece.whole(), &GgufBytes::joined(pieces))?, paths))
 }
+
+/// What to do where a piece is missing.
+const ALL_PIECES: &str = "Fetch all pieces into one folder; they need not be joined.";
 
 /// File `number` of `count`, where `first` is the first: `…-00002-of-00003.gguf`.
 fn split_path(first: &Path, number: u64, count: u64) -> Option<PathBuf> {

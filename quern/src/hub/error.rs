@@ -29,16 +29,6 @@ pub enum HubError {
         /// What may be named.
         choices: String,
     },
-    /// A file that was cut.
-    #[error("{place} is a piece of {whole}, cut to be joined again: cat {pieces} > {whole}, then give --model {whole}")]
-    Pieces {
-        /// What was named.
-        place: String,
-        /// The whole file.
-        whole: String,
-        /// All pieces in order.
-        pieces: String,
-    },
     /// A file of several without the first.
     #[error("{0} is missing; it is the first of the files that follow one another, and each of them is needed")]
     NoFirst(String),

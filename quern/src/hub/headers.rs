@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use quern_backend::SharedBytes;
 use quern_model::{
     LoadError,
-    gguf::{GgufFile, GgufModel},
+    gguf::{FilePiece, GgufFile, GgufModel},
     weights::{Remedy, TensorProblem},
 };
 
@@ -38,7 +38,15 @@ impl Hub {
         let cache = RepoCache::new(&self.options.cache_dir, &opened.repo);
         let snapshot = RepoSnapshot { repo: &opened.repo, commit: &opened.commit, cache: &cache };
         let heads = self.heads(&snapshot, choice.files().to_vec()).await?;
-        let headers = stream::iter(&heads).map(|head| self.header(&snapshot, head)).buffered(PARALLEL_FILES);
+        let all_bytes: u64 = heads.iter().map(|head| head.size).sum();
+        // The header of a file in pieces is in the first of them.
+        let is_cut = FilePiece::of(&choice.files()[0]).is_some();
+        let files = heads.iter().take(if is_cut { 1 } else { heads.len() });
+        let headers = stream::iter(files).map(|head| {
+            let size = if is_cut { all_bytes } else { head.size };
+            self.header(&snapshot, head, size)
+        });
+        let headers = headers.buffered(PARALLEL_FILES);
         let headers: Vec<Header> = headers.try_collect().await?;
         let mut files = Vec::new();
         for header in headers {
@@ -55,8 +63,8 @@ impl Hub {
         Ok(Some(GgufModel::announced(&opened.repo.to_string(), files)))
     }
 
-    /// The header of one file; `None` where it cannot be had.
-    async fn header(&self, snapshot: &RepoSnapshot<'_>, head: &FileHead) -> Result<Header, HubError> {
+    /// The header of a file of `size` bytes, of which `head` is the first piece or all; `None` where it cannot be had.
+    async fn header(&self, snapshot: &RepoSnapshot<'_>, head: &FileHead, size: u64) -> Result<Header, HubError> {
         let place = Mutex::new(None);
         let mut beginning = Vec::new();
         for most in BEGINNINGS {
@@ -72,7 +80,7 @@ impl Hub {
                 Err(Interruption::Connection(_) | Interruption::Write(_)) => return Ok(Ok(None)),
             }
             let bytes = SharedBytes::new(Arc::new(beginning));
-            match GgufFile::header(&head.name, &bytes, head.size) {
+            match GgufFile::header(&head.name, &bytes, size) {
                 Ok(None) if most < head.size => beginning = bytes.to_vec(),
                 read => return Ok(read),
             }

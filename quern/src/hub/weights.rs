@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{Fetched, Hub, HubError, Opened, Pick, RepoCache, RepoId, RepoSnapshot, cache::mark_used};
 use crate::{
     defaults::MEM_FRACTION,
-    gguf_files::{GgufChoice, files, pieces},
+    gguf_files::{GgufChoice, files},
     machine::Machine,
     memory::gib,
 };
@@ -101,9 +101,6 @@ impl Hub {
         let repo = snapshot.repo.to_string();
         let sorted = GgufChoice::by_preference(choices);
         let Some(first) = sorted.first() else {
-            if let Some((whole, pieces)) = names.iter().find_map(|name| pieces(name)) {
-                return Err(HubError::Pieces { place: repo, whole, pieces: pieces.join(" ") });
-            }
             let found: Vec<&str> = names.iter().copied().take(LISTED).collect();
             return Err(HubError::NoWeights { repo, found: found.join(", ") });
         };

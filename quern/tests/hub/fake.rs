@@ -208,7 +208,7 @@ async fn resolve(
     }
     let Some(bytes) = state.files.get(file.as_str()) else { return StatusCode::NOT_FOUND.into_response() };
     state.log.lock().unwrap().requests.push(format!("{method} {file}"));
-    let large = file.ends_with(".safetensors") || file.ends_with(".gguf");
+    let large = file.ends_with(".safetensors") || file.contains(".gguf");
     let commit = ("x-repo-commit", COMMIT.to_owned());
     if large {
         let etag = ("x-linked-etag", format!("\"{}\"", hex_sha256(bytes)));
