@@ -68,6 +68,11 @@ impl FairShares {
         self.tenants.get_mut(tenant).expect("a tenant that has begun is known").places -= 1;
     }
 
+    /// Requests of the tenant that are alive.
+    pub(crate) fn alive(&self, tenant: &Tenant) -> usize {
+        self.tenants.get(tenant).map_or(0, |share| share.alive)
+    }
+
     /// Requests of the tenant that run.
     pub(crate) fn places(&self, tenant: &Tenant) -> usize {
         self.tenants.get(tenant).map_or(0, |share| share.places)

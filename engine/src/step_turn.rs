@@ -13,6 +13,8 @@ pub(crate) struct StepTurn {
     pub(crate) prompts: BTreeMap<Tenant, Vec<SequenceKey>>,
     /// Tokens that the prompts of the one that leads may have before the others'.
     pub(crate) reserved: usize,
+    /// Tokens that prompts of tenants that flood may have beside those of the one that leads.
+    pub(crate) bounds: BTreeMap<Tenant, usize>,
     /// Decoding sequences of the others that are left out this time.
     pub(crate) paused: BTreeSet<SequenceKey>,
 }

@@ -1,7 +1,9 @@
 //! Turns: how it is decided whose work a step does, where several tenants want it.
 //!
 //! The least served tenant that has prompts to compute leads: it has seven eighths of the step, less if it wants less,
-//! and the others what is left, their decoding sequences taking turns where that is less than all of them.
+//! and the others what is left, their decoding sequences taking turns where that is less than all of them. A tenant that
+//! floods, with more requests than an equal share of the places, has no more than an eighth of what the leader has, even
+//! where the step has room for more: its tokens would double the time until the leader's first.
 //!
 //! Places and pages are shared as well. Where a tenant's next request finds no pages, tenants with as many places as it
 //! or more admit none until it is admitted, however many of them there are. Where a tenant cannot be admitted while
@@ -50,10 +52,25 @@ impl Scheduler {
         let chunk = self.config.chunk_tokens;
         let wanted_by_others = decodes.len() + demands.iter().sum::<usize>() - demands[lead];
         turn.reserved = chunk - wanted_by_others.min((chunk / OTHERS_PART).max(1));
-        let most_decodes = (chunk - demands[lead].min(turn.reserved)).max(1);
+        let mut most_decodes = (chunk - demands[lead].min(turn.reserved)).max(1);
+        // Of a short prompt as of half a chunk: steps of fewer tokens hardly take less time.
+        let beside = (demands[lead].max(chunk / 2) / OTHERS_PART).max(1);
+        let equal_share = self.config.max_running / (turn.order.len() + 1);
+        let floods = |tenant: &&Tenant| self.shares.alive(tenant) > equal_share;
+        turn.bounds = turn.order.iter().filter(floods).map(|tenant| (tenant.clone(), beside)).collect();
         // Those that were part of a step longest ago are part of this one.
         decodes.sort_unstable();
-        turn.paused = decodes.into_iter().skip(most_decodes).map(|(_, key)| key).collect();
+        for (_, key) in decodes {
+            let bound = turn.bounds.get_mut(&self.sequences[&key].tenant);
+            if most_decodes == 0 || bound.as_deref() == Some(&0) {
+                turn.paused.insert(key);
+                continue;
+            }
+            most_decodes -= 1;
+            if let Some(bound) = bound {
+                *bound -= 1;
+            }
+        }
         turn.order.insert(0, leader);
         turn
     }
@@ -73,7 +90,10 @@ impl Scheduler {
             if budget.is_spent() {
                 break;
             }
-            self.plan_prompts(tenant, self.still_running(turn.prompts_of(tenant)), plan, &mut budget);
+            let prompts = self.still_running(turn.prompts_of(tenant));
+            let mut own = budget.part(turn.bounds.get(tenant).copied().unwrap_or(usize::MAX));
+            self.plan_prompts(tenant, prompts, plan, &mut own);
+            budget.join(own);
         }
     }
 

@@ -131,6 +131,11 @@ fn served() -> EngineConfig {
     EngineConfig { max_running: 64, chunk_tokens: 128, max_prefill_tokens: 16_384, ..fake::engine_config(16, 2000) }
 }
 
+/// As many as a server has.
+fn served_whole() -> EngineConfig {
+    EngineConfig { max_running: 256, chunk_tokens: 512, max_prefill_tokens: 16_384, ..fake::engine_config(16, 8000) }
+}
+
 /// Steps, and tokens of steps, until the first token of a request that comes in the middle of a step.
 fn first_token(world: &mut World, tenant: &Tenant, prompt_len: usize) -> (usize, usize) {
     let (mut steps, mut work) = (0, 0);
@@ -169,9 +174,11 @@ fn median(mut values: Vec<usize>) -> usize {
 #[test]
 fn a_flood_of_a_thousand_streams_does_not_double_another_tenants_first_token() {
     let user = Tenant::new("user");
-    for (prompt_len, most_work) in [(100, 3.0), (250, 2.0), (700, 2.0)] {
+    // What steps take is their tokens. A short prompt waits for the step that is under way, which has more than it.
+    let cases = [(served(), 100, 3.0), (served(), 250, 2.0), (served(), 700, 2.0), (served_whole(), 250, 2.0)];
+    for (config, prompt_len, most_work) in cases {
         let measured = |flood: usize| {
-            let mut world = World::with(served());
+            let mut world = World::with(config);
             let streams: Vec<_> = (0..flood).map(|_| world.submit_for(Tenant::new("flood"), 60, 300)).collect();
             for _ in 0..100 * flood.min(1) {
                 world.step();
@@ -186,10 +193,20 @@ fn a_flood_of_a_thousand_streams_does_not_double_another_tenants_first_token() {
         let (alone, beside) = (measured(0), measured(1000));
         println!("{prompt_len}: {alone:?} alone, {beside:?} beside the flood");
         assert!(beside.0 < 2 * alone.0, "{prompt_len} tokens: {beside:?} steps and tokens beside it, {alone:?} alone");
-        // What steps take is their tokens. A short prompt waits for the step that is under way, which has more than it.
         let work = beside.1 as f64 / alone.1 as f64;
         assert!(work < most_work, "{prompt_len} tokens: {beside:?} steps and tokens beside it, {alone:?} alone");
     }
+}
+
+#[test]
+fn a_prompt_of_one_who_does_not_flood_has_all_room_that_a_step_has() {
+    let mut world = World::with(served());
+    let [short, long] = ["short", "long"].map(Tenant::new);
+    let _long = world.submit_for(long, 4000, 1);
+    world.step();
+    let heard = world.submit_for(short, 20, 1);
+    assert_eq!(world.step(), 128, "both fill the step");
+    assert_eq!(tokens(&heard), 1);
 }
 
 #[test]
