@@ -45,6 +45,7 @@ enum EngineCommand {
     Close(SequenceKey),
     AbortMatching(AbortScope),
     Flush(Sender<bool>),
+    Fail(String),
     Shutdown,
 }
 
@@ -247,6 +248,11 @@ impl EngineHandle {
         let requests = self.shared.requests();
         let result = self.shared.idle.wait_timeout_while(requests, timeout, |requests| requests.num_alive() > 0);
         !result.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Something that no step can do without is lost: fail every request, and try no step any more.
+    pub fn fail(&self, cause: String) {
+        let _ = self.commands.send(EngineCommand::Fail(cause));
     }
 
     /// Fail every request and end the thread.
@@ -512,6 +518,14 @@ impl Engine {
                 self.publish();
                 // The caller may have gone.
                 let _ = reply.send(flushed);
+            }
+            EngineCommand::Fail(cause) => {
+                if self.broken.is_none() {
+                    tracing::error!("no later step can succeed: {cause}; the engine takes no more requests");
+                }
+                self.stay_down(&cause);
+                self.scheduler.fail_all(&FailCause::Engine(cause));
+                self.publish();
             }
             EngineCommand::Shutdown => return Flow::Stop,
         }

@@ -214,6 +214,24 @@ fn three_failures_of_any_kind_and_the_engine_stays_down() {
 }
 
 #[test]
+fn what_is_lost_between_two_steps_ends_requests_and_the_engine_stays_down() {
+    let handle: Arc<OnceLock<EngineHandle>> = Arc::default();
+    let own = Arc::clone(&handle);
+    let hook: StepHook = Box::new(move |step| {
+        if step == 2 {
+            own.get().expect("set before the first request").fail("a host is gone".into());
+        }
+        Ok(())
+    });
+    let (engine, _) = engine_over(Box::new(fake(config()).with_hook(hook)), config());
+    assert!(handle.set(engine.clone()).is_ok());
+    let events = run(&engine, request("a", 8, 50));
+    assert_eq!(events.last(), Some(&TokenEvent::Failed(FailCause::Engine("a host is gone".into()))));
+    assert_eq!(engine.metrics().state(), EngineState::Down);
+    assert_eq!(engine.submit(request("b", 8, 1), Box::new(|_| {})).err(), Some(SubmitError::Unhealthy));
+}
+
+#[test]
 fn a_request_waits_through_one_restart_and_is_told_at_the_second() {
     let mut scheduler = Scheduler::new(config());
     scheduler.submit(SequenceKey(0), request("a", 8, 1), Box::new(|_| {}));
