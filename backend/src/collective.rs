@@ -47,6 +47,12 @@ pub trait Collective: Send + Sync {
     /// As for [`all_reduce`](Self::all_reduce).
     fn gather(&self, own: &[f32], widths: &[usize], all: &mut [f32]) -> Result<(), Lost>;
 
+    /// `values` becomes those of rank 0, on all ranks.
+    ///
+    /// # Errors
+    /// As for [`all_reduce`](Self::all_reduce).
+    fn broadcast(&self, values: &mut [f32]) -> Result<(), Lost>;
+
     /// This rank cannot go on with the step: everybody who waits, or will, gets `cause` as an error. The first call
     /// counts.
     fn poison(&self, cause: &str);

@@ -120,6 +120,12 @@ impl CpuBackend {
         Ok(Self { kernels, pool, scratch: Mutex::new(scratch), exchange })
     }
 
+    /// The same backend, which reaches the other ranks by way of `collective`: some of them are in other processes.
+    #[must_use]
+    pub fn with_collective(self, collective: Arc<dyn Collective>) -> Self {
+        Self { exchange: Some(Exchange { collective, lost: Mutex::default() }), ..self }
+    }
+
     /// Its way to the other ranks, where there are any.
     pub fn collective(&self) -> Option<Arc<dyn Collective>> {
         self.exchange.as_ref().map(|exchange| Arc::clone(&exchange.collective))

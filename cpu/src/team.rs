@@ -127,6 +127,14 @@ impl Collective for TeamMember {
         Ok(())
     }
 
+    fn broadcast(&self, values: &mut [f32]) -> Result<(), Lost> {
+        if self.rank.index == 0 {
+            return self.show(values).map(drop);
+        }
+        read(self.show(&[])?, |parts| values.copy_from_slice(parts[0]));
+        Ok(())
+    }
+
     fn poison(&self, cause: &str) {
         self.team.meeting.poison(Lost { rank: self.rank.index, cause: cause.into(), gone: false });
     }
@@ -331,6 +339,17 @@ mod tests {
             sum
         });
         assert_eq!(sums, [6.0 * (1999.0 * 2000.0 / 2.0); 3]);
+    }
+
+    #[test]
+    fn rank_0_is_heard_by_all() {
+        let members = Team::members(3, true);
+        let heard = together(&members, |member| {
+            let mut values = [member.rank().index as f32 + 1.0, -0.0];
+            member.broadcast(&mut values).expect("nobody is lost");
+            values.map(f32::to_bits)
+        });
+        assert_eq!(heard, [[1.0_f32.to_bits(), (-0.0_f32).to_bits()]; 3]);
     }
 
     #[test]

@@ -212,6 +212,10 @@ impl Collective for Apart {
         unreachable!("fakes do not add")
     }
 
+    fn broadcast(&self, _: &mut [f32]) -> Result<(), Lost> {
+        unreachable!("fakes tell nothing")
+    }
+
     fn gather(&self, _: &[f32], _: &[usize], _: &mut [f32]) -> Result<(), Lost> {
         unreachable!("fakes have no logits")
     }

@@ -39,7 +39,7 @@ pub use generation_config::GenerationConfig;
 pub use load::{RankLoader, load, load_ranks, load_through};
 pub use model::{ForwardError, Model, StepOutput};
 pub use network::{NetworkSpec, Role, TensorSpec};
-pub use ranks::{RankModel, Ranks};
+pub use ranks::{RankModel, Ranks, StepSink};
 pub use shard::Shard;
 pub use split::{Parallelism, Split};
 pub use split_error::SplitError;

@@ -83,11 +83,15 @@ pub struct RankLoader<'a, B: Backend> {
     pub collective: Arc<dyn Collective>,
 }
 
-/// Build the parts of the checkpoint's network for `ranks`, by index, side by side: what [`Ranks`](crate::Ranks) are made
-/// of. `ep` is [`Parallelism::ep`]. `loaded` hears of each layer that rank 0 has finished.
+/// Build the parts of the checkpoint's network for `ranks`, those of this process by index, side by side: what
+/// [`Ranks`](crate::Ranks) are made of. How many there are in all, their collectives know. `ep` is [`Parallelism::ep`].
+/// `loaded` hears of each layer that the first of them has finished.
 ///
 /// # Errors
 /// If the network cannot be divided into as many parts, a weight cannot be read, or a backend cannot hold it.
+///
+/// # Panics
+/// If there are none.
 pub fn load_ranks<B: Backend>(
     ranks: Vec<RankLoader<'_, B>>,
     ep: usize,
@@ -95,11 +99,14 @@ pub fn load_ranks<B: Backend>(
     limits: StepLimits,
     loaded: &mut (dyn FnMut(usize) + Send),
 ) -> Result<Vec<RankModel>, LoadError> {
-    let parts = checkpoint.split(Parallelism { tp: ranks.len(), ep })?;
+    let tp = ranks.first().expect("a rank to load").collective.rank().count;
+    let parts = checkpoint.split(Parallelism { tp, ep })?;
     let mut loaded = Some(loaded);
     thread::scope(|scope| {
-        let loading = ranks.into_iter().zip(&parts).map(|(rank, part)| {
+        let parts = &parts;
+        let loading = ranks.into_iter().map(|rank| {
             let RankLoader { backend, mut uploader, collective } = rank;
+            let part = &parts[collective.rank().index];
             let mut loaded = loaded.take();
             let load = move || {
                 let mut tell = |layer| loaded.iter_mut().for_each(|loaded| loaded(layer));

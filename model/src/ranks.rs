@@ -29,15 +29,20 @@ pub struct RankModel {
 
 /// The ranks of a network.
 pub struct Ranks {
-    /// Rank 0.
+    /// Rank 0, or the first one of this process.
     first: Box<dyn Model>,
-    /// The others, from rank 1 on.
+    /// The others of this process.
     others: Vec<RankThread>,
     /// Each rank's way to the others.
     collectives: Vec<Arc<dyn Collective>>,
-    /// Rank 0's launch of the step in flight.
+    /// Tells the other processes of a step.
+    followers: Option<StepSink>,
+    /// The launch of the step in flight on the first rank.
     launched: Option<Result<(), ForwardError>>,
 }
+
+/// Hands a step to the processes that hold the other ranks.
+pub type StepSink = Box<dyn FnMut(&ForwardBatch) -> Result<(), Lost> + Send>;
 
 /// A rank on a thread of its own, which lives until `steps` is dropped.
 struct RankThread {
@@ -59,26 +64,42 @@ impl Ranks {
         let collectives = ranks.iter().map(|rank| Arc::clone(&rank.collective)).collect();
         let mut ranks = ranks.into_iter();
         let first = ranks.next().expect("a network has a rank").model;
-        Ok(Self { first, others: ranks.map(RankThread::start).collect::<Result<_, _>>()?, collectives, launched: None })
+        Ok(Self {
+            first,
+            others: ranks.map(RankThread::start).collect::<Result<_, _>>()?,
+            collectives,
+            followers: None,
+            launched: None,
+        })
+    }
+
+    /// The same, with ranks in other processes, which `followers` tells of each step.
+    #[must_use]
+    pub fn with_followers(self, followers: StepSink) -> Self {
+        Self { followers: Some(followers), ..self }
     }
 }
 
 impl Model for Ranks {
     fn launch(&mut self, batch: &ForwardBatch, samples: &SampleBatch) {
         assert!(self.launched.is_none(), "the step before has not been waited for");
+        // Where a process is lost, so is the exchange, and the ranks here find that out in their step.
+        let told = self.followers.as_mut().map_or(Ok(()), |tell| tell(batch));
         let shared = Arc::new(batch.clone());
         for rank in &self.others {
             // A thread that is gone is missed when its word is waited for.
             let _ = rank.steps.as_ref().map(|steps| steps.send(Arc::clone(&shared)));
         }
-        self.launched = Some(guarded(&*self.collectives[0], || self.first.launch(batch, samples)));
+        let launched = guarded(&*self.collectives[0], || self.first.launch(batch, samples));
+        self.launched = Some(told.map_err(ForwardError::from).and(launched));
     }
 
     fn wait(&mut self) -> Result<StepOutput, ForwardError> {
         let launched = self.launched.take().expect("a step is in flight");
         let first = launched.and_then(|()| guarded(&*self.collectives[0], || self.first.wait())?);
         // All of them, before anything else happens: a rank that still computes must not meet the next step.
-        let others: Vec<_> = self.others.iter().zip(1..).map(|(other, rank)| other.end(rank)).collect();
+        let ranks = self.collectives.iter().map(|collective| collective.rank().index).skip(1);
+        let others: Vec<_> = self.others.iter().zip(ranks).map(|(other, rank)| other.end(rank)).collect();
         let failed = others.into_iter().filter_map(Result::err).next();
         let output = match (first, failed) {
             (Ok(output), None) => return Ok(output),
