@@ -14,11 +14,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cpu", &["backend"]),
     ("gpu", &["backend"]),
     ("model", &["backend"]),
+    ("ranks", &["backend"]),
     ("engine", &["backend", "model"]),
     ("text", &[]),
     ("bench", &[]),
     ("api", &["engine", "text"]),
-    ("quern", &["backend", "cpu", "gpu", "model", "engine", "text", "api", "bench"]),
+    ("quern", &["backend", "cpu", "gpu", "model", "ranks", "engine", "text", "api", "bench"]),
 ];
 
 /// Third-party crates and who may use them (I2): the wire in `api`, the command line in the program, and both in its

@@ -127,6 +127,7 @@ targets! {
     tool_calls detokenizer
     chat_template tokenizer_json tokenizer_text config_json safetensors shard_index packed gguf
     config_file key_file kept_panels model_names
+    node_frames
     sse_client
 }
 

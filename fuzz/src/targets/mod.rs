@@ -3,6 +3,7 @@
 mod files;
 mod grammar;
 mod http;
+mod nodes;
 mod sse;
 mod text;
 mod tools;
@@ -53,6 +54,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "key_file", run: files::key_file },
     Target { name: "kept_panels", run: files::kept_panels },
     Target { name: "model_names", run: files::model_names },
+    // What nodes of a network send each other.
+    Target { name: "node_frames", run: nodes::node_frames },
     // What a server answers to our own client.
     Target { name: "sse_client", run: sse::sse_client },
 ];
