@@ -17,6 +17,7 @@ pub mod constraint;
 pub mod cross_origin;
 pub mod dialects;
 pub mod fim;
+pub mod follower;
 pub mod generate;
 pub mod grammars;
 pub mod health_check;

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod memory;
 pub mod model_files;
 pub mod models;
+pub mod nodes;
 pub mod progress;
 pub mod request_memory;
 pub mod resolve;

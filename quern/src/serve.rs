@@ -1,6 +1,7 @@
 //! A server, from the command line to the last request.
 
 use std::{
+    future,
     io::{self, Write},
     sync::Arc,
     thread,
@@ -12,10 +13,11 @@ use quern_api::{
     listen::{self, BoundAddress},
 };
 use quern_engine::FailureObserver;
+use quern_ranks::{NodeEvent, Peers};
 use serde_json::json;
 use tokio::{
     runtime::{self, Handle},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
 };
 
 use crate::{
@@ -24,9 +26,10 @@ use crate::{
     crash_dump::CrashDumps,
     logging,
     machine::{self, Machine},
+    nodes::{self, Follower},
     roofline::{self, Unmeasured},
     shutdown::{self, ShutdownCause, Signals},
-    start::{Chosen, Prepared},
+    start::{self, Chosen, Prepared},
     start_error::StartError,
     summary, warmup,
 };
@@ -82,8 +85,9 @@ fn blocking_threads(available_bytes: Option<u64>) -> usize {
 fn check_threads(args: &ServeArgs) -> Result<(), StartError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let workers = args.device.cpu.threads(&Machine::probe());
-    let tp_size = args.device.parallel.tp_size;
-    let of_ranks = if tp_size > 1 { 2 * tp_size + workers } else { 0 };
+    let parallel = args.device.parallel;
+    let ranks = if parallel.is_divided() { parallel.tp_size / parallel.nnodes.max(1) } else { 0 };
+    let of_ranks = if ranks > 0 { 2 * ranks + workers + parallel.nnodes } else { 0 };
     Ok(machine::check_threads(FIXED_THREADS + cores + 2 * workers + of_ranks)?)
 }
 
@@ -91,11 +95,14 @@ fn check_threads(args: &ServeArgs) -> Result<(), StartError> {
 async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Thread)?;
     let (report, started) = oneshot::channel();
-    let handle = requests.clone();
+    // Stays open where there are no other nodes.
+    let (events, mut heard) = mpsc::unbounded_channel();
+    let (handle, hears) = (requests.clone(), events.clone());
+    let node = args.device.parallel.node_rank;
     let begin = move || {
         let _inside = handle.enter();
         // The receiver is gone after a signal.
-        let _ = report.send(start(&args, &handle, began));
+        let _ = report.send(start(&args, &handle, began, hears));
     };
     thread::Builder::new()
         .name("start".into())
@@ -108,8 +115,17 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
             tracing::info!("{name}: the server ends before it was ready.");
             return Ok(());
         }
+        event = heard.recv() => return match event {
+            Some(NodeEvent::Lost(lost)) => Err(lost.into()),
+            _ => Err(StartError::NodeLeft),
+        },
     };
-    let Some(Loaded { state, address, skip_warmup, unmeasured, crash_dumps }) = started else { return Ok(()) };
+    let loaded = match started {
+        None => return Ok(()),
+        Some(Started::Follower(follower)) => return follower.run(signals, node).await,
+        Some(Started::Server(loaded)) => loaded,
+    };
+    let Loaded { state, address, skip_warmup, unmeasured, crash_dumps, peers } = *loaded;
 
     let listener = address.listen()?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
@@ -122,7 +138,27 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
     }
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(connection::serve(listener, &state, requests, stopped));
-    let mut drained = tokio::spawn(shutdown::run(Arc::clone(&state), signals, stop));
+    let (leaving, left) = oneshot::channel();
+    let engine = state.engine.clone();
+    let watched = tokio::spawn(async move {
+        let _stays_open = events;
+        let mut leaving = Some(leaving);
+        while let Some(event) = heard.recv().await {
+            match event {
+                NodeEvent::Lost(lost) => engine.fail(lost.to_string()),
+                // Of several the first counts.
+                NodeEvent::Leaving(node) => drop(leaving.take().map(|leaving| leaving.send(node))),
+                NodeEvent::Goodbye => {}
+            }
+        }
+    });
+    let left = async {
+        match left.await {
+            Ok(node) => node,
+            Err(_) => future::pending().await,
+        }
+    };
+    let mut drained = tokio::spawn(shutdown::run(Arc::clone(&state), signals, left, stop));
     let panicked = |panic| StartError::Serve(io::Error::other(panic));
     let warm_up = async {
         match skip_warmup {
@@ -146,9 +182,14 @@ async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), S
     if let Some(dumps) = crash_dumps {
         dumps.flush();
     }
+    watched.abort();
+    if let Some(peers) = peers.filter(|_| cause != ShutdownCause::EngineDown) {
+        peers.goodbye();
+    }
     tracing::info!("The server has shut down.");
     match cause {
         ShutdownCause::Signal => Ok(()),
+        ShutdownCause::NodeLeft => Err(StartError::NodeLeft),
         ShutdownCause::EngineDown => Err(StartError::EngineDown),
     }
 }
@@ -160,11 +201,26 @@ struct Loaded {
     skip_warmup: bool,
     unmeasured: Option<Unmeasured>,
     crash_dumps: Option<CrashDumps>,
+    /// The nodes that follow it.
+    peers: Option<Arc<Peers>>,
+}
+
+/// What a start comes to.
+enum Started {
+    /// A server of requests.
+    Server(Box<Loaded>),
+    /// Another node than the one that serves.
+    Follower(Follower),
 }
 
 /// Find, read and load the model; `None` if all that was asked for is what was decided.
-fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<Loaded>, StartError> {
-    let prepared = requests.block_on(Prepared::new(args))?;
+fn start(
+    args: &ServeArgs,
+    requests: &Handle,
+    began: Instant,
+    events: mpsc::UnboundedSender<NodeEvent>,
+) -> Result<Option<Started>, StartError> {
+    let mut prepared = requests.block_on(Prepared::new(args))?;
     let shown = serde_json::to_string_pretty(&prepared.config).expect("a config is plain data");
     if args.print_config {
         writeln!(io::stdout(), "{shown}").map_err(StartError::Output)?;
@@ -176,13 +232,20 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
         tracing::info!("{line}");
     }
     let address = BoundAddress::bind(&config.listen.host, config.listen.port)?;
+    let isa = start::isa_of(&config.device);
+    let met = nodes::meet(&mut prepared.config, &prepared.checkpoint, &isa, events)?;
+    let config = &prepared.config;
+    let peers = met.as_ref().map(|met| Arc::clone(&met.peers));
     // The only place that chooses a backend.
-    let chosen = Chosen::new(&config.device, config.model.dtype, &prepared.checkpoint)?;
+    let chosen = Chosen::new(&config.device, config.model.dtype, &prepared.checkpoint, peers.clone())?;
     for line in summary::kernel_lines(&*chosen.device(), &prepared.checkpoint, config) {
         tracing::info!("{line}");
     }
     for line in summary::rank_lines(&config.device, &prepared.checkpoint, config.model.kv_cache_dtype)? {
         tracing::info!("{line}");
+    }
+    if let Some(met) = met.filter(|_| config.device.parallel.node_rank > 0) {
+        return Ok(Some(Started::Follower(prepared.follow(chosen, &met, address)?)));
     }
     let skip_warmup = config.listen.skip_server_warmup;
     let measures = chosen.device().can_be_measured() && !config.api.no_ui && !config.listen.skip_peak_measurement;
@@ -194,7 +257,7 @@ fn start(args: &ServeArgs, requests: &Handle, began: Instant) -> Result<Option<L
     let crash_dumps = crash_dumps(&prepared)?;
     let observer = crash_dumps.as_ref().map_or_else(|| Box::new(|_| {}) as FailureObserver, CrashDumps::observer);
     let state = Arc::new(AppState::new(prepared.start(chosen, observer)?, began));
-    Ok(Some(Loaded { state, address, skip_warmup, unmeasured, crash_dumps }))
+    Ok(Some(Started::Server(Box::new(Loaded { state, address, skip_warmup, unmeasured, crash_dumps, peers }))))
 }
 
 /// The folder of `--crash-dump-folder`. Keys are not shown in a configuration.

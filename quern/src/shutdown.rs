@@ -17,6 +17,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often it says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
+/// How long probes of a server whose engine has failed are answered.
+pub const DOWN_FOR_PROBES: Duration = Duration::from_secs(1);
+
 /// Signals that end the server.
 pub struct Signals(Vec<(&'static str, SignalKind, Signal)>);
 
@@ -90,20 +93,35 @@ pub enum ShutdownCause {
     Signal,
     /// Its engine has failed for good.
     EngineDown,
+    /// A node that it cannot do without was asked to end.
+    NodeLeft,
 }
 
 /// Wait for a signal, then drain: no new requests, the running ones may go on for `--drain-timeout`, what
 /// is left then ends with an abort that its client is told of. A second signal ends the wait. At last the
 /// connections are told to stop. An engine that has failed for good ends the server without a signal: what starts the
 /// process anew can do more for it.
-pub async fn run(state: Arc<AppState>, mut signals: Signals, stop: watch::Sender<bool>) -> ShutdownCause {
+///
+/// `leaving`: resolves to a node that waits for this server to end. It drains as for a signal.
+pub async fn run(
+    state: Arc<AppState>,
+    mut signals: Signals,
+    leaving: impl Future<Output = usize>,
+    stop: watch::Sender<bool>,
+) -> ShutdownCause {
     let cause = tokio::select! {
         name = signals.next() => {
             drain(&state, name, &mut signals).await;
             ShutdownCause::Signal
         }
+        node = leaving => {
+            drain(&state, &format!("node {node} was asked to end"), &mut signals).await;
+            ShutdownCause::NodeLeft
+        }
         () = engine_down(&state) => {
             state.set_ready(false);
+            // Probes hear why, before they find nobody.
+            sleep(DOWN_FOR_PROBES).await;
             ShutdownCause::EngineDown
         }
     };

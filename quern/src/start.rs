@@ -6,35 +6,31 @@ use std::{
     time::Instant,
 };
 
-use quern_api::{ModelCard, Service, config::ToolCallParser, model_card::Recommended};
+use quern_api::{ModelCard, Service, config::ToolCallParser, listen::BoundAddress, model_card::Recommended};
 use quern_backend::{Backend, Device, KvFormat, Precision};
 use quern_cpu::{CpuBackend, CpuConfig, CpuError, Isa, OnSaved, PackedWeightCache};
 use quern_engine::{EngineHandle, FailureObserver};
 use quern_gpu::GpuBackend;
 use quern_model::{Checkpoint, Model, RankLoader, Ranks, Split, StepCost, StepLimits};
+use quern_ranks::{NodeRank, Peers, StepBounds};
 use quern_text::{ChatTemplate, Tokenizer};
 
 use crate::{
     cli::ServeArgs,
-    config::{
-        Config, CpuFlags, CpuIsa, DeviceSettings, EngineSettings, LoadFormat, ParallelOptions, model::ModelPaths,
-    },
+    config::{Config, CpuFlags, CpuIsa, DeviceSettings, EngineSettings, LoadFormat, model::ModelPaths},
     configure::table::Table,
     gpus,
     hub::Wanted,
     machine::{self, Machine},
     memory::gib,
     model_files::{ModelFiles, Source, Unfetched},
+    nodes::{Follower, Met},
     progress::ByteProgress,
     resolve::{self, Decision, Facts, Host, WeightFacts},
     start_error::StartError,
     summary,
     weight_cache::{Found, WeightFile},
 };
-
-/// Rows of logits computed at once: with 150,000 tokens of vocabulary 40 MB; steps with more rows take
-/// several rounds.
-const MAX_LOGIT_ROWS: usize = 64;
 
 /// Everything that is known before weights are read.
 pub struct Prepared {
@@ -102,6 +98,24 @@ impl Prepared {
         Ok(Self { config, notes, checkpoint, tokenizer, template })
     }
 
+    /// Read the weights into what was chosen, which is a part of what node 0 computes on: what follows it.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or memory is too scarce.
+    pub fn follow(self, chosen: Chosen, met: &Met, address: BoundAddress) -> Result<Follower, StartError> {
+        let Self { config, checkpoint, .. } = self;
+        scan(&config, &checkpoint, &chosen)?;
+        let limits = config.engine.limits(met.max_tokens, config.model.kv_cache_dtype);
+        let bounds = StepBounds {
+            max_tokens: limits.max_tokens,
+            vocab_size: checkpoint.config().vocab_size,
+            page_size: limits.page_size,
+            num_pages: limits.num_pages,
+        };
+        let (model, peers) = (chosen.model(limits, &checkpoint)?, Arc::clone(&met.peers));
+        Ok(Follower { model, peers, bounds, address, drain_timeout: config.api.drain_timeout })
+    }
+
     /// Read the weights into what was chosen and start the engine, whose internal errors go to `observer`.
     ///
     /// # Errors
@@ -113,10 +127,7 @@ impl Prepared {
         let available = || machine::available_bytes(&*device);
         let shown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), gib);
         tracing::info!("Load weight begin. avail mem={}", shown(available()));
-        if config.model.load_format != LoadFormat::Dummy && !chosen.has_weights() {
-            let progress = ByteProgress::new("Checking weights", checkpoint.scanned_bytes());
-            checkpoint.scan(config.device.cpu_threads, &mut |bytes| progress.advance(bytes))?;
-        }
+        scan(&config, &checkpoint, &chosen)?;
         let (kv_format, log_interval) = (config.model.kv_cache_dtype, config.log.decode_log_interval);
         let weight_cache_failures = chosen.weight_cache_failures();
         let engine = chosen.engine(&config.engine, kv_format, log_interval, &checkpoint, observer)?;
@@ -139,6 +150,15 @@ impl Prepared {
             weight_cache_failures,
         })
     }
+}
+
+/// Check the weights, unless an earlier start kept what it made of them.
+fn scan(config: &Config, checkpoint: &Checkpoint, chosen: &Chosen) -> Result<(), StartError> {
+    if config.model.load_format != LoadFormat::Dummy && !chosen.has_weights() {
+        let progress = ByteProgress::new("Checking weights", checkpoint.scanned_bytes());
+        checkpoint.scan(config.device.cpu_threads, &mut |bytes| progress.advance(bytes))?;
+    }
+    Ok(())
 }
 
 /// Where the model is looked for.
@@ -190,6 +210,8 @@ pub struct CpuRanks {
     ep: usize,
     /// Of `--weight-cache`.
     failures: Arc<AtomicU64>,
+    /// The nodes with the other ranks.
+    peers: Option<Arc<Peers>>,
 }
 
 /// Starts the device that is to be measured, as a whole.
@@ -203,25 +225,37 @@ struct RankBackend {
 }
 
 impl Chosen {
-    /// What `device` decided on, for `checkpoint` and products in `precision`.
+    /// What `device` decided on, for `checkpoint` and products in `precision`. `peers` have the ranks that are not here.
     ///
     /// # Errors
     /// If the GPU or this CPU cannot do what was asked for, or repacked weights cannot be kept.
-    pub fn new(device: &DeviceSettings, precision: Precision, checkpoint: &Checkpoint) -> Result<Self, StartError> {
+    pub fn new(
+        device: &DeviceSettings,
+        precision: Precision,
+        checkpoint: &Checkpoint,
+        peers: Option<Arc<Peers>>,
+    ) -> Result<Self, StartError> {
         if let Some(gpu) = gpus::open(device)? {
             return Ok(Self::Gpu(Arc::new(gpu)));
         }
         let config = CpuConfig { threads: Some(device.cpu_threads), isa: device.cpu_isa.map(isa), precision };
-        let ParallelOptions { tp_size, ep_size } = device.parallel;
-        let backends = CpuBackend::ranks(config, tp_size).map_err(refused)?;
-        let mut ranks = Vec::with_capacity(tp_size);
+        let here = device.parallel.ranks_here();
+        let backends = CpuBackend::ranks(config, here.len()).map_err(refused)?;
+        let mut ranks = Vec::with_capacity(here.len());
         let failures = Arc::default();
-        for (backend, part) in backends.into_iter().zip(device.parallel.split(checkpoint)?) {
+        for (backend, part) in backends.into_iter().zip(&device.parallel.split(checkpoint)?[here]) {
             let panels =
-                device.weight_cache.as_ref().map(|dir| panels(dir, checkpoint, &part, &failures)).transpose()?;
+                device.weight_cache.as_ref().map(|dir| panels(dir, checkpoint, part, &failures)).transpose()?;
+            let backend = match &peers {
+                Some(peers) => {
+                    let rank = NodeRank::new(backend.collective(), Arc::clone(peers));
+                    backend.with_collective(Arc::new(rank))
+                }
+                None => backend,
+            };
             ranks.push(RankBackend { backend: Arc::new(backend), panels: panels.flatten() });
         }
-        Ok(Self::Cpu(CpuRanks { config, ranks, ep: ep_size, failures }))
+        Ok(Self::Cpu(CpuRanks { config, ranks, ep: device.parallel.ep_size, failures, peers }))
     }
 
     /// What computes, as the rest of the program sees it; of several ranks the first, which has its share of the threads.
@@ -278,38 +312,40 @@ impl Chosen {
         let balanced_context = checkpoint.network().balanced_context();
         let cost = StepCost::of(checkpoint, kv_format)?;
         let engine_config = settings.engine_config(log_interval, balanced_context, cost);
-        let limits = StepLimits {
-            max_tokens: engine_config.step_tokens(),
-            max_logit_rows: MAX_LOGIT_ROWS,
-            page_size: engine_config.page_size,
-            num_pages: engine_config.num_pages,
-            kv_format,
-        };
+        let limits = settings.limits(settings.step_tokens(), kv_format);
+        let model = self.model(limits, checkpoint)?;
+        quern_engine::start_observed(model, engine_config, observer).map_err(StartError::Thread)
+    }
+
+    /// Load the weights into a network that keeps to `limits`.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or memory is too scarce.
+    fn model(self, limits: StepLimits, checkpoint: &Checkpoint) -> Result<Box<dyn Model>, StartError> {
         let layers = checkpoint.config().num_layers as u64;
         let per_layer = checkpoint.weight_bytes() / layers.max(1);
         let doing = if checkpoint.recipe().is_some() { "Quantising weights" } else { "Loading weights" };
         let progress = ByteProgress::new(doing, per_layer * layers);
         let loaded = &mut |_| progress.advance(per_layer);
-        let model = match self {
-            Self::Cpu(CpuRanks { ranks, ep, .. }) => load(ranks, ep, checkpoint, limits, loaded)?,
-            Self::Gpu(gpu) => quern_model::load(checkpoint, gpu, limits, loaded)?,
-        };
-        drop(progress);
-        quern_engine::start_observed(model, engine_config, observer).map_err(StartError::Thread)
+        match self {
+            Self::Cpu(CpuRanks { ranks, ep, peers, .. }) => load(ranks, ep, peers, checkpoint, limits, loaded),
+            Self::Gpu(gpu) => Ok(quern_model::load(checkpoint, gpu, limits, loaded)?),
+        }
     }
 }
 
-/// The network of `checkpoint` on `ranks`.
+/// The network of `checkpoint` on `ranks`, and on those of `peers`.
 fn load(
     ranks: Vec<RankBackend>,
     ep: usize,
+    peers: Option<Arc<Peers>>,
     checkpoint: &Checkpoint,
     limits: StepLimits,
     loaded: &mut (dyn FnMut(usize) + Send),
 ) -> Result<Box<dyn Model>, StartError> {
     let (backends, panels): (Vec<_>, Vec<_>) = ranks.into_iter().map(|rank| (rank.backend, rank.panels)).unzip();
     let with_panels = backends.iter().zip(panels);
-    if let [backend] = backends.as_slice() {
+    if let ([backend], None) = (backends.as_slice(), &peers) {
         let uploaders = with_panels.map(|(backend, panels)| Box::new(backend.uploader_with(panels)));
         let uploader = uploaders.last().expect("one of each");
         return Ok(quern_model::load_through(uploader, checkpoint, Arc::clone(backend), limits, loaded)?);
@@ -320,7 +356,14 @@ fn load(
         collective: backend.collective().expect("one of several ranks"),
     });
     let models = quern_model::load_ranks(loaders.collect(), ep, checkpoint, limits, loaded)?;
-    Ok(Box::new(Ranks::new(models).map_err(StartError::Thread)?))
+    let ranks = Ranks::new(models).map_err(StartError::Thread)?;
+    match peers.filter(|peers| peers.node().index == 0) {
+        None => Ok(Box::new(ranks)),
+        Some(peers) => {
+            peers.wait_loaded()?;
+            Ok(Box::new(ranks.with_followers(Box::new(move |batch| peers.send_step(batch)))))
+        }
+    }
 }
 
 /// The file of the repacked weights of a `part` of `checkpoint` in `dir`, and what to say once it is written; `None`
@@ -353,6 +396,11 @@ fn cpu(config: CpuConfig) -> Result<CpuBackend, StartError> {
 
 fn refused(error: CpuError) -> StartError {
     StartError::Device(error.into())
+}
+
+/// The name of the instruction set that kernels on the CPU are for.
+pub fn isa_of(device: &DeviceSettings) -> String {
+    device.cpu_isa.map_or_else(Isa::detect, isa).to_string()
 }
 
 fn isa(asked: CpuIsa) -> Isa {
@@ -416,7 +464,7 @@ mod tests {
         let checkpoint = ModelFiles::Shipped.checkpoint(LoadFormat::Dummy, &Map::new()).unwrap();
         for (line, of_rank) in [("--cpu-threads 4", 4), ("--cpu-threads 4 --tp-size 2", 2)] {
             let config = decide(line).unwrap().config;
-            let chosen = Chosen::new(&config.device, config.model.dtype, &checkpoint).unwrap();
+            let chosen = Chosen::new(&config.device, config.model.dtype, &checkpoint, None).unwrap();
             assert_eq!(chosen.device().threads(), of_rank, "{line}");
             let whole = chosen.whole()().unwrap();
             assert!(whole.can_be_measured());

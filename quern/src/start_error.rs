@@ -1,7 +1,9 @@
 //! [`StartError`]: why the server did not start.
 
 use quern_api::listen::ListenError;
+use quern_backend::Lost;
 use quern_model::LoadError;
+use quern_ranks::RendezvousError;
 use quern_text::{TemplateError, TokenizerError};
 
 use crate::{
@@ -110,12 +112,21 @@ pub enum StartError {
     /// The server stopped with a failure.
     #[error("the server stopped: {0}")]
     Serve(std::io::Error),
+    /// The nodes of the network did not meet.
+    #[error(transparent)]
+    Rendezvous(#[from] RendezvousError),
+    /// A node is lost, or a rank on it.
+    #[error("{0}: no step can be computed without it. A new start of all nodes may help")]
+    NodeLost(#[from] Lost),
+    /// Another node was asked to end, and this one with it.
+    #[error("another node was asked to end, and this one cannot do without it. A new start of all nodes may help")]
+    NodeLeft,
     /// The engine has failed for good.
     #[error("the engine has failed and stays down; the log says why. A new start may help")]
     EngineDown,
 }
 
-/// The exit status of a server whose engine has failed for good: `EX_TEMPFAIL` of sysexits.h, which no other end has.
+/// The exit status of a server whose engine has failed for good, or one of whose nodes is missing: `EX_TEMPFAIL` of sysexits.h, which no other end has.
 pub const ENGINE_DOWN: u8 = 75;
 
 /// The exit status of a process whose mapped weights were cut off under it: `EX_SOFTWARE` of sysexits.h, which no other
@@ -126,7 +137,8 @@ impl StartError {
     /// The exit status of the program.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::EngineDown => ENGINE_DOWN,
+            Self::EngineDown | Self::NodeLost(_) | Self::NodeLeft => ENGINE_DOWN,
+            Self::Rendezvous(error) if error.is_temporary() => ENGINE_DOWN,
             _ => 1,
         }
     }

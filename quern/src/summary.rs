@@ -84,23 +84,31 @@ pub fn rank_lines(
     checkpoint: &Checkpoint,
     kv_format: KvFormat,
 ) -> Result<Vec<String>, StartError> {
-    let ParallelOptions { tp_size, ep_size } = device.parallel;
+    let ParallelOptions { tp_size, ep_size, nnodes, node_rank } = device.parallel;
     if !device.parallel.is_divided() {
         return Ok(Vec::new());
     }
     let parts = device.parallel.split(checkpoint)?;
-    let bytes = parts.iter().map(|part| checkpoint.part_bytes(part)).collect::<Result<Vec<_>, _>>()?;
+    let bytes = parts[device.parallel.ranks_here()]
+        .iter()
+        .map(|part| checkpoint.part_bytes(part))
+        .collect::<Result<Vec<_>, _>>()?;
     let (least, most) = (bytes.iter().min().copied().unwrap_or(0), bytes.iter().max().copied().unwrap_or(0));
     let weights = if gib(least) == gib(most) { gib(most) } else { format!("{} to {}", gib(least), gib(most)) };
     let kv_bytes = parts[0].narrowed(checkpoint.config()).kv_bytes_per_token(kv_format);
+    let here = device.parallel.ranks_here();
+    let place = match nnodes {
+        1 => format!("{tp_size} in this process"),
+        _ => format!("{} to {} of {tp_size} on node {node_rank} of {nnodes}", here.start, here.end - 1),
+    };
     let mut lines = vec![format!(
-        "Ranks: {tp_size} in this process (tp_size {tp_size}, ep_size {ep_size}). Each: {weights} of weights, {kv_bytes} bytes \
+        "Ranks: {place} (tp_size {tp_size}, ep_size {ep_size}). Each: {weights} of weights, {kv_bytes} bytes \
          of keys and values per token."
     )];
     lines.extend(parts[0].notes());
-    if device.cpu_threads < tp_size {
-        let threads = device.cpu_threads;
-        lines.push(format!("{tp_size} ranks have one thread each, on the cores of {threads}: they take turns."));
+    if device.cpu_threads < here.len() {
+        let (threads, ranks) = (device.cpu_threads, here.len());
+        lines.push(format!("{ranks} ranks have one thread each, on the cores of {threads}: they take turns."));
     }
     Ok(lines)
 }

@@ -274,7 +274,7 @@ fn flags_that_are_refused_say_so_before_a_model_is_looked_for() {
     for (words, parts) in [
         (&["--tp", "4", "--ep", "3"][..], &["--ep-size 3", "--tp-size 4"][..]),
         (&["--dp-size", "2"], &["--dp-size 2", "router"]),
-        (&["--nnodes", "2"], &["--nnodes 2", "--tp-size"]),
+        (&["--nnodes", "2"], &["--nnodes 2", "--tp-size 1"]),
         (&["--enable-lora"], &["--enable-lora:", "not supported"]),
         (&["--speculative-algorithm", "EAGLE"], &["--speculative-algorithm EAGLE"]),
         (&["--kv-cache-dtype", "nvfp4"], &["--kv-cache-dtype nvfp4", "fp8_e4m3"]),

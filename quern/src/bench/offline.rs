@@ -12,7 +12,7 @@ use quern_model::{Checkpoint, GenerationConfig, StepCost, StepShape, Work};
 use super::{MeasureError, table::BenchTable};
 use crate::{
     cli::bench::OfflineArgs,
-    config::{Config, model::ModelPaths},
+    config::{Config, RefusedFlag, model::ModelPaths},
     configure::network::Network,
     model_files::ModelFiles,
     resolve::{self, Decision, Facts, Host, WeightFacts},
@@ -44,7 +44,7 @@ pub(super) async fn run(args: &OfflineArgs) -> Result<(), MeasureError> {
     }
     args.prompt_lens.iter().try_for_each(|&tokens| check(&config, tokens.min(1), tokens + 1))?;
 
-    let chosen = Chosen::new(&config.device, config.model.dtype, &checkpoint)?;
+    let chosen = Chosen::new(&config.device, config.model.dtype, &checkpoint, None)?;
     // Its threads end before the engine's are at work.
     let device = chosen.whole()()?;
     let peaks = roofline::measure(&*device).ok_or(MeasureError::Memory)?;
@@ -93,6 +93,10 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
     let mut serve = args.serve.clone();
     serve.engine.schedule.disable_radix_cache = true;
     let notes = serve.check()?;
+    if let nodes @ 2.. = serve.device.parallel.nnodes {
+        let reason = "one process is measured; a server on several nodes by `quern bench serving`";
+        return Err(RefusedFlag::new("nnodes", nodes, reason).into());
+    }
     let (checkpoint, load_format, places) = match args.shape {
         Some(size) => {
             serve.model.model_path = Some(format!("{} (shape)", size.model()));

@@ -67,8 +67,8 @@ const fn alias(aliases: &'static [&'static str], flag: CompatFlag) -> CompatFlag
 
 const ONE_REPLICA: &str = "one replica is supported: run that many servers, each with its own --port and its own cores \
      (numactl --cpunodebind=K --membind=K), behind sglang-router (docs/deploy.md); or divide one over them by --tp-size";
-const ONE_RANK: &str = "--tp-size and --ep-size divide a network over the ranks of this process";
-const NO_RANKS: &str = "ranks are threads of one process and exchange in its memory";
+const ONE_RANK: &str = "--tp-size and --ep-size divide a network over ranks, and --nnodes these over hosts";
+const NO_RANKS: &str = "ranks exchange in the memory of a process and over sockets, without GPUs";
 const ONE_KERNEL_SET: &str = "kernels are chosen for what computes; the summary at start names them";
 const NO_GRAPHS: &str = "steps are not recorded as graphs";
 const NO_TLS: &str = "TLS is not supported; put a reverse proxy in front";
@@ -190,11 +190,12 @@ pub const TABLE: &[CompatFlag] = &[
         &["auto"],
         Note("there is one replica"),
     ),
-    flag("nnodes", Int, &["1"], Refuse(ONE_RANK)),
-    flag("node-rank", Int, &["0"], Refuse(ONE_RANK)),
-    alias(&["nccl-init-addr"], flag("dist-init-addr", Value, &[], Note(NO_RANKS))),
-    flag("nccl-port", Int, &[], Note(NO_RANKS)),
-    flag("dist-timeout", Int, &[], Note(NO_RANKS)),
+    flag(
+        "nccl-port",
+        Int,
+        &[],
+        Note("nodes meet at --dist-init-addr, and exchange over ports that the system chooses"),
+    ),
     flag("moe-a2a-backend", Value, &["none"], Refuse(ONE_RANK)),
     flag("enable-eplb", Nothing, &[], Refuse(ONE_RANK)),
     flag("ep-num-redundant-experts", Int, &["0"], Refuse(ONE_RANK)),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{
     names::{Auto, Names},
+    nodes::NodeOptions,
     parallel::ParallelOptions,
     refused::RefusedFlag,
 };
@@ -38,6 +39,10 @@ pub struct DeviceFlags {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it")]
     pub parallel: ParallelOptions,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it")]
+    pub nodes: NodeOptions,
 
     /// Keep a GGUF model's repacked weights in DIR, as large as the model, so that later starts map them and repack
     /// nothing
@@ -123,6 +128,9 @@ pub struct DeviceSettings {
     /// Over how many ranks the network is divided.
     #[serde(flatten)]
     pub parallel: ParallelOptions,
+    /// Where its nodes meet.
+    #[serde(flatten)]
+    pub nodes: NodeOptions,
     /// Pipeline stages.
     pub pp_size: usize,
     /// Replicas.
@@ -137,20 +145,26 @@ impl CpuFlags {
 }
 
 impl DeviceFlags {
-    /// A line about what changes nothing, whatever the model is.
+    /// Lines about what changes nothing, whatever the model is.
     ///
     /// # Errors
     /// For the flag that asks for what the device that is named does not do, or for ranks that no network has.
-    pub fn check(&self) -> Result<Option<String>, RefusedFlag> {
+    pub fn check(&self) -> Result<Vec<String>, RefusedFlag> {
         self.parallel.check()?;
+        let mut notes = self.nodes.check(self.parallel)?;
         match self.device {
-            None => Ok(None),
-            Some(Compute::Cpu) => Ok((self.base_gpu_id != 0).then(|| {
-                let id = self.base_gpu_id;
-                format!("--base-gpu-id {id} changes nothing: the CPU computes (--device cuda or hip takes a GPU).")
-            })),
+            None => Ok(notes),
+            Some(Compute::Cpu) => {
+                if self.base_gpu_id != 0 {
+                    let id = self.base_gpu_id;
+                    notes.push(format!(
+                        "--base-gpu-id {id} changes nothing: the CPU computes (--device cuda or hip takes a GPU)."
+                    ));
+                }
+                Ok(notes)
+            }
             Some(gpu) => match self.of_cpu().into_iter().next() {
-                None => Ok(None),
+                None => Ok(notes),
                 Some((flag, value)) => {
                     let reason = format!("--device {} does without; leave it out, or take --device cpu", gpu.name());
                     Err(RefusedFlag::new(flag, value, reason))
@@ -184,6 +198,7 @@ impl DeviceFlags {
             cpu_isa: self.cpu.cpu_isa,
             weight_cache: self.weight_cache.clone(),
             parallel: self.parallel,
+            nodes: self.nodes.clone(),
             pp_size: 1,
             dp_size: 1,
         }

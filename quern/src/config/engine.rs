@@ -1,8 +1,9 @@
 //! [`EngineFlags`] and [`EngineSettings`]: the pool of keys and values, and the order of work.
 
 use clap::{Args, ValueEnum};
+use quern_backend::KvFormat;
 use quern_engine::{EngineConfig, Policy};
-use quern_model::StepCost;
+use quern_model::{StepCost, StepLimits};
 use serde::Serialize;
 
 use super::{
@@ -96,6 +97,10 @@ pub struct ScheduleOptions {
     #[arg(long)]
     pub disable_radix_cache: bool,
 }
+
+/// Rows of logits computed at once: with 150,000 tokens of vocabulary 40 MB; steps with more rows take
+/// several rounds.
+const MAX_LOGIT_ROWS: usize = 64;
 
 /// Order of the waiting requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -213,6 +218,28 @@ impl EngineFlags {
 }
 
 impl EngineSettings {
+    /// Most tokens of a step: every running sequence may decode, even when that exceeds the chunk.
+    pub fn step_tokens(&self) -> usize {
+        self.chunked_prefill_size.max(self.max_running_requests)
+    }
+
+    /// What a network is loaded for, whose steps have at most `max_tokens`.
+    pub fn limits(&self, max_tokens: usize, kv_format: KvFormat) -> StepLimits {
+        let (page_size, num_pages) = (self.memory.page_size, self.num_pages);
+        StepLimits { max_tokens, max_logit_rows: MAX_LOGIT_ROWS, page_size, num_pages, kv_format }
+    }
+
+    /// Make do with `num_pages`, if these are fewer; says whether they are.
+    pub fn limit_pages(&mut self, num_pages: usize) -> bool {
+        if num_pages >= self.num_pages {
+            return false;
+        }
+        self.num_pages = num_pages;
+        self.max_total_num_tokens = num_pages * self.memory.page_size;
+        self.max_running_requests = self.max_running_requests.min(self.max_total_num_tokens / 2).max(1);
+        true
+    }
+
     /// The same as the engine takes it. The model's: `balanced_context`, the tokens of context whose attention costs as
     /// much as the rest of the network, and `cost`, the least that its steps take.
     pub fn engine_config(&self, decode_log_interval: usize, balanced_context: usize, cost: StepCost) -> EngineConfig {

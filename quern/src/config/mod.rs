@@ -14,6 +14,7 @@ pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod names;
+pub mod nodes;
 pub mod parallel;
 pub mod refused;
 pub mod values;
@@ -31,6 +32,7 @@ pub use self::{
     log::{LogFlags, LogLevel, LogSettings},
     metrics::MetricsFlags,
     model::{LoadFormat, ModelFlags, ModelSettings},
+    nodes::NodeOptions,
     parallel::ParallelOptions,
     refused::{RefusedFlag, ResolveError},
 };
