@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import HeldOut
 from evaluate import generate
-from model import MODEL_FOLDER
+from model import MODEL_FOLDER, exported
 
 LIMIT = 200
 EXECUTE_CODE = {"type": "function", "function": {
@@ -75,7 +75,7 @@ def reference(model, ids, stops):
 def main(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    own = own_model(folder)
+    own = exported(folder).eval()
     stops = {tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")}
     goldens = []
     for name, text in prompts(tokenizer):
@@ -93,36 +93,6 @@ def main(folder):
     }
     rows = ",\n".join(json.dumps(g, ensure_ascii=False) for g in goldens)
     (folder / "goldens.json").write_text(json.dumps(header, indent=1)[:-2] + ',\n "goldens": [\n' + rows + "\n]}\n", encoding="utf-8")
-
-
-def own_model(folder):
-    """`model.py` with the exported weights."""
-    from safetensors.torch import load_file
-
-    from model import Model, Shape
-
-    config = json.loads((folder / "config.json").read_text())
-    model = Model(Shape(**{k: config[k] for k in Shape().as_dict()}))
-    stored = {}
-    for file in folder.glob("*.safetensors"):
-        stored |= {k: v.float() for k, v in load_file(file).items()}
-    with torch.no_grad():
-        model.embed.copy_(stored["model.embed_tokens.weight"])
-        model.norm.weight.copy_(stored["model.norm.weight"])
-        for n, layer in enumerate(model.layers):
-            at = f"model.layers.{n}"
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                getattr(layer, name).weight.copy_(stored[f"{at}.{name}.weight"])
-            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-                getattr(layer.self_attn, name).copy_(stored[f"{at}.self_attn.{name}.weight"])
-            for name in ("q_norm", "k_norm"):
-                getattr(layer.self_attn, name).weight.copy_(stored[f"{at}.self_attn.{name}.weight"])
-            layer.mlp.gate.copy_(stored[f"{at}.mlp.gate.weight"])
-            for e in range(model.shape.num_experts):
-                parts = [stored[f"{at}.mlp.experts.{e}.{name}_proj.weight"] for name in ("gate", "up", "down")]
-                layer.mlp.gate_up[e].copy_(torch.cat(parts[:2]))
-                layer.mlp.down[e].copy_(parts[2])
-    return model.eval()
 
 
 if __name__ == "__main__":

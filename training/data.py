@@ -8,7 +8,7 @@ import json
 import random
 from pathlib import Path
 
-from topics import copies, gaps, programs, sums, talk, tools
+from topics import copies, gaps, programs, results, structured, sums, talk, tools
 
 HELD_OUT_FOLDER = Path(__file__).resolve().parent.parent / "models" / "quern-demo" / "heldout"
 HELD_OUT_SEED = 77_000_000
@@ -92,8 +92,10 @@ class Chat:
         self.parts.append((f"<|im_start|>user\n{text}{END}\n<|im_start|>assistant\n", False))
 
     def assistant(self, text):
-        self.parts.append((text + END, True))
-        self.parts.append(("\n", False))
+        self.assistant_parts([(text, True)])
+
+    def assistant_parts(self, parts):
+        self.parts += [*parts, (END, True), ("\n", False)]
 
     def results(self, texts):
         self.user("".join(f"<tool_response>\n{t}\n</tool_response>\n" for t in texts))
@@ -107,6 +109,17 @@ def prompt_text(messages, toolbox=()):
     return f"{head}<|im_start|>user\n{messages[-1]['content']}{END}\n<|im_start|>assistant\n"
 
 
+def result_prompt_text(messages, toolbox):
+    """The prompt of a held-out result: a user's message, a call, and what it gave."""
+    user, assistant, tool = messages
+    calls = [{"name": c["function"]["name"], "arguments": json.loads(c["function"]["arguments"])} for c in assistant["tool_calls"]]
+    chat = Chat(_system_text(None, toolbox))
+    chat.user(user["content"])
+    chat.assistant(call_text(calls))
+    chat.results([tool["content"]])
+    return "".join(text for text, _ in chat.parts)
+
+
 # The streams of documents.
 
 class Stream:
@@ -118,6 +131,8 @@ class Stream:
         self.no_questions = {q for q, _ in held_out.sums}
         self.no_gaps = {(p, s) for p, s, _ in held_out.gaps}
         self.no_requests = {messages[-1]["content"] for _, messages, _ in held_out.tools}
+        self.no_requests |= {messages[-1]["content"] for messages, _ in held_out.structured}
+        self.no_requests |= {_asked(messages) for _, messages, _ in held_out.results}
 
     def tools(self, turns=(3, 6), lean=False, crowded=False):
         """`lean` leaves out the description of the format, the same 258 tokens everywhere: more to learn per token.
@@ -153,6 +168,98 @@ class Stream:
             question, answer, _ = sums.fresh(rng, self.no_questions)
             return question, answer
         return programs.request(rng)
+
+    def results(self):
+        """Calls whose results are plain text, each with its answer."""
+        rng = self.rng
+        box = results_box(rng)
+        chat = Chat(rng.choice(talk.SYSTEMS) if rng.random() < 0.35 else None, box, lean=rng.random() < 0.8)
+        for _ in range(rng.choice([1, 2, 2, 3])):
+            if rng.random() < 0.08:
+                chat_exchange(chat, *talk.exchange(rng))
+                continue
+            text, calls = tools.request(rng, box)
+            if text in self.no_requests or len(calls) == 2 and calls[0][0] is calls[1][0]:
+                continue
+            chat.user(text)
+            chat.assistant(call_text([c for _, c in calls]))
+            answered = [results.plain_result(rng, t) for t, _ in calls]
+            chat.results([shown for shown, _, _ in answered])
+            chat.assistant(" ".join(said for _, said, _ in answered))
+        return chat.parts
+
+    def long_chat(self):
+        """Short exchanges after a long system prompt."""
+        rng = self.rng
+        chat = Chat(talk.long_system(rng, rng.choice([10, 20, 40, 80])))
+        for _ in range(rng.randint(3, 8)):
+            kind = rng.random()
+            if kind < 0.5:
+                chat_exchange(chat, *talk.exchange(rng))
+            elif kind < 0.75:
+                chat_exchange(chat, *sums.fresh(rng, self.no_questions)[:2])
+            else:
+                chat_exchange(chat, *programs.request(rng))
+        return chat.parts
+
+    def forced(self):
+        """A call that the server begins (`tool_choice` is `required` or a name), whether or not the request needs one."""
+        rng = self.rng
+        box = results_box(rng)
+        chat = Chat(rng.choice(talk.SYSTEMS) if rng.random() < 0.35 else None, box, lean=rng.random() < 0.8)
+        if rng.random() < 0.4:
+            text, calls = tools.request(rng, box)
+            calls = [call for _, call in calls]
+        else:
+            text = self.any_prompt()
+            calls = [tools.forced_call(box[0].tool["function"], text)]
+        if text in self.no_requests:
+            return self.forced()
+        chat.user(text)
+        opening = "<tool_call>\n<function="
+        chat.assistant_parts([(opening, False), (call_text(calls)[len(opening):], True)])
+        return chat.parts
+
+    def any_prompt(self):
+        """What a user may say, of any subject."""
+        rng = self.rng
+        kind = rng.random()
+        if kind < 0.5:
+            return talk.unknown_question(rng)
+        if kind < 0.7:
+            return talk.exchange(rng)[0]
+        if kind < 0.8:
+            return programs.request(rng)[0]
+        if kind < 0.9:
+            return sums.fresh(rng, self.no_questions)[0]
+        return structured.extraction(rng).asked
+
+    def structured(self):
+        """A JSON answer; see `structured_item`."""
+        while True:
+            messages, answer, begun = self.structured_item()
+            if messages[-1]["content"] not in self.no_requests:
+                break
+        chat = Chat(messages[0]["content"] if len(messages) > 1 else None)
+        chat.user(messages[-1]["content"])
+        chat.assistant_parts(structured.parts(self.rng, answer, begun))
+        return chat.parts
+
+    def structured_item(self):
+        """(messages, answer, whether only the server's mask asks for JSON)."""
+        rng = self.rng
+        kind = rng.random()
+        if kind < 0.1:
+            make = sums.drill if rng.random() < 0.4 else sums.problem
+            answer = structured.summed(rng, sums.fresh(rng, self.no_questions, make))
+        elif kind < 0.2:
+            answer = structured.answered(rng, talk.exchange(rng))
+        elif kind < 0.45:
+            answer = structured.anything(rng, self.any_prompt())
+        else:
+            answer = rng.choice(structured.MAKERS)(rng)
+        text, system, begun = structured.asked(rng, answer)
+        return ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": text}], answer, begun
 
     def sums_chat(self):
         rng = self.rng
@@ -211,6 +318,18 @@ class Stream:
         return chat.parts
 
 
+def results_box(rng):
+    """One to three tools, most of them of everyday use."""
+    box = []
+    for _ in range(rng.choice([1, 1, 1, 2, 2, 3])):
+        made = results.Plain(rng) if rng.random() < 0.7 else rng.choice([*tools.NATURAL, tools.Made])(rng)
+        names = {t.name.lower() for t in box}
+        abouts = {t.tool["function"]["description"] for t in box}  # two that say the same cannot be told apart
+        if made.name.lower() not in names and made.tool["function"]["description"] not in abouts:
+            box.append(made)
+    return box
+
+
 def chat_exchange(chat, user, assistant):
     chat.user(user)
     chat.assistant(assistant)
@@ -219,29 +338,34 @@ def chat_exchange(chat, user, assistant):
 # The held-out sets.
 
 class HeldOut:
-    """Tool prompts [(tools, messages, wanted calls)], word problems [(question, number)] and gaps [(prefix, suffix, middle)]."""
+    """Tool prompts [(tools, messages, wanted calls)], word problems [(question, number)], gaps [(prefix, suffix, middle)],
+    JSON answers [(messages, response_format)] and results of tools [(tools, messages, what the answer must hold)]."""
 
-    def __init__(self, tool_items, sum_items, gap_items):
+    def __init__(self, tool_items, sum_items, gap_items, structured_items, result_items):
         self.tools, self.sums, self.gaps = tool_items, sum_items, gap_items
+        self.structured, self.results = structured_items, result_items
 
     @staticmethod
     def empty():
-        return HeldOut([], [], [])
+        return HeldOut([], [], [], [], [])
 
     @staticmethod
     def load():
         """The committed sets: they stay as they are when the generators change."""
 
         def rows(name):
-            return [json.loads(line) for line in (HELD_OUT_FOLDER / name).read_text(encoding="utf-8").splitlines()]
+            return [json.loads(line) for line in (HELD_OUT_FOLDER / name).read_text(encoding="utf-8").split("\n") if line]
 
         return HeldOut([(r["tools"], r["messages"], r["want"]) for r in rows("tools.jsonl")],
                        [(r["messages"][-1]["content"], r["want"]) for r in rows("arithmetic.jsonl")],
-                       [(r["prefix"], r["suffix"], r["want"]) for r in rows("fim.jsonl")])
+                       [(r["prefix"], r["suffix"], r["want"]) for r in rows("fim.jsonl")],
+                       [(r["messages"], r["response_format"]) for r in rows("structured.jsonl")],
+                       [(r["tools"], r["messages"], r["want"]) for r in rows("tool_results.jsonl")])
 
     @staticmethod
-    def make(seed=HELD_OUT_SEED, counts=(200, 200, 100)):
-        return HeldOut(_tool_items(seed, counts[0]), _sum_items(seed, counts[1]), _gap_items(seed, counts[2]))
+    def make(seed=HELD_OUT_SEED, counts=(200, 200, 100, 200, 200)):
+        return HeldOut(_tool_items(seed, counts[0]), _sum_items(seed, counts[1]), _gap_items(seed, counts[2]),
+                       _structured_items(seed, counts[3]), _result_items(seed, counts[4]))
 
 
 def _tool_items(seed, count):
@@ -281,3 +405,36 @@ def _gap_items(seed, count):
         prefix, suffix, middle = gaps.gap(rng)
         seen[prefix, suffix] = middle
     return [(p, s, m) for (p, s), m in seen.items()]
+
+
+def _structured_items(seed, count):
+    """[(messages, response_format)], all different: every fourth under `json_object`, the others under a schema."""
+    stream = Stream(seed + 4)
+    seen = {}
+    while len(seen) < count:
+        messages, answer, _ = stream.structured_item()
+        schema = {"name": "answer", "schema": answer.schema}
+        loose = len(seen) % 4 == 3
+        seen.setdefault(messages[-1]["content"], (messages, {"type": "json_object"} if loose else {"type": "json_schema", "json_schema": schema}))
+    return list(seen.values())
+
+
+def _result_items(seed, count):
+    """[(tools, messages, the word or number to hold)]: a request, its call, and the result in plain text."""
+    rng = random.Random(seed + 5)
+    items = []
+    while len(items) < count:
+        box = results_box(rng)
+        text, calls = tools.request(rng, box)
+        if len(calls) > 1:
+            continue
+        tool, call = calls[0]
+        shown, _, want = results.plain_result(rng, tool)
+        called = {"id": "call_1", "type": "function", "function": {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}}
+        items.append(([t.tool for t in box], [{"role": "user", "content": text}, {"role": "assistant", "content": None, "tool_calls": [called]},
+                                              {"role": "tool", "tool_call_id": "call_1", "content": shown}], want))
+    return items
+
+
+def _asked(messages):
+    return next(m["content"] for m in messages if m["role"] == "user")

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from data import HeldOut, prompt_text
+from data import HeldOut, prompt_text, result_prompt_text
 from model import MODEL_FOLDER, restored
 
 
@@ -103,6 +103,8 @@ def scores(model, tokenizer, held, show=0):
           lambda i, text: final_number(text) == held.sums[i][1])
     tally("gaps", [f"<|fim_prefix|>{p}<|fim_suffix|>{s}<|fim_middle|>" for p, s, _ in held.gaps], 60,
           lambda i, text: text == held.gaps[i][2])
+    tally("results", [result_prompt_text(m, t) for t, m, _ in held.results], 80,
+          lambda i, text: held.results[i][2].lower() in text.lower() and "<tool_call>" not in text)
     result["stopped"] = stopped / total
     return result
 

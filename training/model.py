@@ -4,6 +4,7 @@ The weights lie as training wants them (the experts of a layer stacked into two 
 them apart into the published names.
 """
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -234,3 +235,31 @@ def restored(path):
     model = Model(Shape(**state["shape"]))
     model.load_state_dict(state["model"])
     return model, state
+
+
+def exported(folder):
+    """The model of an exported folder, its BF16 weights widened."""
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    model = Model(Shape(**{k: config[k] for k in Shape().as_dict()}))
+    stored = {}
+    for file in folder.glob("*.safetensors"):
+        stored |= {k: v.float() for k, v in load_file(file).items()}
+    with torch.no_grad():
+        model.embed.copy_(stored["model.embed_tokens.weight"])
+        model.norm.weight.copy_(stored["model.norm.weight"])
+        for n, layer in enumerate(model.layers):
+            at = f"model.layers.{n}"
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                getattr(layer, name).weight.copy_(stored[f"{at}.{name}.weight"])
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                getattr(layer.self_attn, name).copy_(stored[f"{at}.self_attn.{name}.weight"])
+            for name in ("q_norm", "k_norm"):
+                getattr(layer.self_attn, name).weight.copy_(stored[f"{at}.self_attn.{name}.weight"])
+            layer.mlp.gate.copy_(stored[f"{at}.mlp.gate.weight"])
+            for e in range(model.shape.num_experts):
+                parts = [stored[f"{at}.mlp.experts.{e}.{name}_proj.weight"] for name in ("gate", "up", "down")]
+                layer.mlp.gate_up[e].copy_(torch.cat(parts[:2]))
+                layer.mlp.down[e].copy_(parts[2])
+    return model

@@ -1,4 +1,7 @@
-"""Trains quern-demo on 2 CPU cores, a process with a half of each step's rows on either: `python train.py --out DIR --steps N [--decay-from M] [--resume FILE]`.
+"""Trains quern-demo: `python train.py --out DIR --steps N [--decay-from M] [--resume FILE | --from FOLDER] [--processes P]`.
+
+On two CPU cores a process on either takes half of each step's rows. `--from` goes on with the weights of an exported model
+(the optimisers begin anew, at a rate that `--rate` lowers) and with the mixture of the last part of a run.
 
 Muon for the matrices, AdamW for the embedding, the routers and the norms. The learning rate warms up, stays,
 and falls to zero between step M and step N. Every step draws its documents from a seed of its own, so a run
@@ -20,20 +23,22 @@ from tokenizers import Tokenizer
 
 from data import VALIDATION_SEED, HeldOut, Stream
 from evaluate import scores
-from model import MODEL_FOLDER, Model, Shape, restored
+from model import MODEL_FOLDER, Model, Shape, exported, restored
 from topics import copies
 
 SEED = 1_000
-RANKS = 2  # processes of one thread each: they meet once a step, so that a busy neighbour costs little
+PROCESSES = 2  # of one thread each: they meet once a step, so that a busy neighbour costs little
 WARM_UP = 60
 MATRIX_RATE, EMBEDDING_RATE, VECTOR_RATE = 0.02, 0.02, 0.004
 BALANCE = 0.01
 TOOL_ROWS, OTHER_ROWS, OTHER_WIDTH = 2, 4, 400
 # Shares of tokens among the documents that are not tool conversations.
-MIXTURE = {"copies": 0.06, "repeats": 0.01, "sums_chat": 0.20, "sums_raw": 0.13, "tables": 0.20, "drills": 0.02,
-           "programs": 0.14, "gaps": 0.20, "talk": 0.04}
+MIXTURE = {"copies": 0.04, "repeats": 0.01, "sums_chat": 0.12, "sums_raw": 0.07, "tables": 0.08, "drills": 0.02,
+           "programs": 0.08, "gaps": 0.30, "talk": 0.03, "structured": 0.25}
+# Shares of documents among the conversations of a row each.
+TOOL_MIXTURE = {"tools": 0.54, "results": 0.34, "forced": 0.09, "long_chat": 0.03}
 FIRST_MIXTURE = MIXTURE | {"copies": 0.25, "repeats": 0.08}
-LENGTHS = {"copies": 90, "repeats": 70, "sums_chat": 106, "sums_raw": 266, "drills": 138, "tables": 180, "programs": 162, "gaps": 62, "talk": 86}
+LENGTHS = {"copies": 90, "repeats": 70, "sums_chat": 106, "sums_raw": 266, "drills": 138, "tables": 180, "programs": 162, "gaps": 62, "talk": 86, "structured": 85}
 
 
 def orthogonal(g):
@@ -54,8 +59,8 @@ class Muon:
     Each process works out the steps of its share of the parameters and hears of the others'.
     """
 
-    def __init__(self, params, momentum=0.95):
-        self.params, self.momentum = params, momentum
+    def __init__(self, params, processes, momentum=0.95):
+        self.params, self.processes, self.momentum = params, processes, momentum
         self.speed = [torch.zeros_like(p) for p in params]
 
     @torch.no_grad()
@@ -63,7 +68,7 @@ class Muon:
         steps = [torch.zeros_like(p) for p in self.params]
         for i, (p, v) in enumerate(zip(self.params, self.speed)):
             v.lerp_(p.grad, 1 - self.momentum)
-            if i % RANKS != rank:
+            if i % self.processes != rank:
                 p.grad = None
                 continue
             step = p.grad.lerp(v, self.momentum)
@@ -80,11 +85,11 @@ class Muon:
             p.mul_(1 - rate * 0.03).add_(step.view_as(p), alpha=-rate)
 
 
-def optimisers(model):
+def optimisers(model, processes):
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and n != "embed" and not n.endswith("gate")]
     vectors = [p for n, p in model.named_parameters() if n != "embed" and not any(p is m for m in matrices)]
     groups = [{"params": [model.embed], "full_rate": EMBEDDING_RATE}, {"params": vectors, "full_rate": VECTOR_RATE}]
-    return Muon(matrices), torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+    return Muon(matrices, processes), torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def rate_factor(step, decay_from, steps):
@@ -117,8 +122,11 @@ class Batches:
         turns, lean = ((2, 4), 1.0) if progress < 0.15 else ((3, 6), 0.8) if progress < 0.7 else ((3, 6), 0.3)
         # Choosing among tools that are alike comes last: it needs everything else, and is most of what then goes wrong.
         late = progress >= 0.7
-        pool = (self.encoded(stream.tools(turns, rng.random() < lean, late and rng.random() < 0.5)) for _ in range(4 * TOOL_ROWS))
-        pool = sorted(pool, key=lambda d: len(d[0]))
+        pool = []
+        for kind in rng.choices(*zip(*TOOL_MIXTURE.items()), k=4 * TOOL_ROWS):
+            document = stream.tools(turns, rng.random() < lean, late and rng.random() < 0.5) if kind == "tools" else getattr(stream, kind)()
+            pool.append(self.encoded(document))
+        pool.sort(key=lambda d: len(d[0]))
         start = rng.randrange(3 * TOOL_ROWS + 1)
         yield self.stacked(pool[start : start + TOOL_ROWS])
         kinds, shares = zip(*(FIRST_MIXTURE if progress < 0.15 else MIXTURE).items())
@@ -155,8 +163,15 @@ def arguments():
     args.add_argument("--decay-from", type=int)
     args.add_argument("--stop-at", type=int)
     args.add_argument("--resume", type=Path)
-    args.add_argument("--matrix-rate", type=float, default=MATRIX_RATE)
-    return args.parse_args()
+    args.add_argument("--from", dest="base", type=Path)
+    args.add_argument("--rate", type=float, default=1.0, help="scales all learning rates")
+    args.add_argument("--minutes", type=float, help="the rate falls to zero over so many minutes, whatever the steps: on a shared machine")
+    args.add_argument("--processes", type=int, default=PROCESSES)
+    args.add_argument("--validate-every", type=int, default=500)
+    parsed = args.parse_args()
+    if parsed.minutes and parsed.processes > 1:
+        args.error("--minutes needs --processes 1: two clocks do not agree on the last step")
+    return parsed
 
 
 def picked_positions(learned, step, given_share):
@@ -175,19 +190,22 @@ def sum_gradients(params):
 
 def run(rank, args, port):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    processes = args.processes
+    dist.init_process_group("gloo", rank=rank, world_size=processes)
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     tokenizer = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
-    validation = HeldOut.make(VALIDATION_SEED, (60, 100, 60))
+    validation = HeldOut.make(VALIDATION_SEED, (60, 100, 60, 0, 60))
     batches = Batches(tokenizer, HeldOut.load())
     state = None
     if args.resume:
         model, state = restored(args.resume)
+    elif args.base:
+        model = exported(args.base)
     else:
         model = Model(Shape(vocab_size=tokenizer.get_vocab_size())).initialise(SEED)
     params = list(model.parameters())
-    muon, adam = optimisers(model)
+    muon, adam = optimisers(model, processes)
     first = tokens = seconds = 0
     if state:
         first, tokens, seconds = state["step"], state["tokens"], state["seconds"]
@@ -200,31 +218,42 @@ def run(rank, args, port):
         log.write(json.dumps(row) + "\n")
         log.flush()
 
+    def save(step):
+        torch.save({"shape": model.shape.as_dict(), "model": model.state_dict(), "muon": muon.speed,
+                    "adam": adam.state_dict(), "step": step, "tokens": tokens, "seconds": seconds}, args.out / "last.pt")
+
     decay_from = args.decay_from if args.decay_from is not None else args.steps // 2
     last = args.stop_at or args.steps
     began, losses = time.time() - seconds, []
+    ends = time.time() + 60 * args.minutes if args.minutes else None
     for step in range(first, last):
         model.train()
-        factor = rate_factor(step, decay_from, args.steps)
-        given_share = max(0.03, 0.15 * (1 - step / (0.4 * args.steps)))
+        factor = args.rate * rate_factor(step, decay_from, args.steps)
+        if ends:
+            left = max(0.0, (ends - time.time()) / (60 * args.minutes))
+            factor = args.rate * min(1.0 if state else (step + 1) / WARM_UP, left)
+            if left == 0.0:
+                break
+        progress = 1.0 if args.base else step / args.steps
+        given_share = max(0.03, 0.15 * (1 - progress / 0.4))
         micro = []
-        for ids, learned in batches.rows(step, step / args.steps):
+        for ids, learned in batches.rows(step, progress):
             micro.append((ids, learned, picked_positions(learned, step, given_share)))
         total = sum(where.sum().item() for _, _, where in micro)
         step_losses = []
         for ids, learned, where in micro:
             tokens += (learned > 0).sum().item()
-            ids, learned, where = ids[rank::RANKS], learned[rank::RANKS], where[rank::RANKS].reshape(-1).nonzero().squeeze(1)
+            ids, learned, where = ids[rank::processes], learned[rank::processes], where[rank::processes].reshape(-1).nonzero().squeeze(1)
             hidden = model(ids[:, :-1]).reshape(-1, model.shape.hidden_size)
             targets = ids[:, 1:].reshape(-1)[where]
             each = F.cross_entropy(model.logits(hidden[where]), targets, reduction="none")
-            (each.sum() / total + BALANCE * model.balance() / (len(micro) * RANKS)).backward()
+            (each.sum() / total + BALANCE * model.balance() / (len(micro) * processes)).backward()
             own = learned[:, 1:].reshape(-1)[where] == 2
             step_losses.append(each.detach()[own].mean().item())
         sum_gradients(params)
         for group in adam.param_groups:
             group["lr"] = group["full_rate"] * factor
-        muon.step(args.matrix_rate * factor, rank)
+        muon.step(MATRIX_RATE * factor, rank)
         adam.step()
         adam.zero_grad(set_to_none=True)
         seconds = time.time() - began
@@ -233,23 +262,23 @@ def run(rank, args, port):
             tool, other = (sum(x) / len(x) for x in zip(*losses))
             losses = []
             report({"step": step + 1, "tokens": tokens, "seconds": round(seconds), "tools": round(tool, 4), "other": round(other, 4)})
-        if rank == 0 and ((step + 1) % 100 == 0 or step + 1 == last):
-            state = {"shape": model.shape.as_dict(), "model": model.state_dict(), "muon": muon.speed,
-                     "adam": adam.state_dict(), "step": step + 1, "tokens": tokens, "seconds": seconds}
-            torch.save(state, args.out / "last.pt")
-        if (step + 1) % 500 == 0 or step + 1 == last:
+        if rank == 0 and (step + 1) % 50 == 0:
+            save(step + 1)
+        if (step + 1) % args.validate_every == 0 or step + 1 == last:
             if rank == 0:
-                torch.set_num_threads(RANKS)
+                torch.set_num_threads(processes)
                 report({"step": step + 1, "validation": scores(model, tokenizer, validation)})
                 torch.set_num_threads(1)
             dist.barrier()
+    if rank == 0:
+        save(step if ends else last)
     dist.destroy_process_group()
 
 
 def main():
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(run, (args, 20_000 + os.getpid() % 20_000), nprocs=RANKS)
+    torch.multiprocessing.spawn(run, (args, 20_000 + os.getpid() % 20_000), nprocs=args.processes)
 
 
 if __name__ == "__main__":

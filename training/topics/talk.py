@@ -1,5 +1,6 @@
 """Greetings, what the model says of itself, and what it says when it does not know."""
 
+from . import words
 from .words import ADJECTIVES, CITIES, LANGUAGES, THINGS, person
 
 WHO = ("I am quern-demo, a tiny demonstration model made to show the Quern inference server. I have only a few million "
@@ -43,9 +44,9 @@ medicine law fashion poetry chess geology""".split()
 
 
 def unknown_question(rng):
-    kind = rng.randrange(12)
-    thing, adjective = rng.choice(THINGS), rng.choice(ADJECTIVES)
-    return [
+    thing, other, adjective = rng.choice(THINGS), rng.choice(THINGS), rng.choice(ADJECTIVES)
+    city, field, country = rng.choice(CITIES), rng.choice(FIELDS), rng.choice(COUNTRIES)
+    return rng.choice([
         f"What is the capital of {rng.choice(COUNTRIES)}?",
         f"Who was the first king of {rng.choice(COUNTRIES)}?",
         f"Tell me about the {rng.choice(FIELDS)} of {rng.choice(COUNTRIES)}.",
@@ -58,7 +59,27 @@ def unknown_question(rng):
         f"Who invented the {thing}?",
         f"What do you think about {rng.choice(FIELDS)}?",
         f"How do I make a {adjective} {thing}?",
-    ][kind]
+        f"What is the meaning of {field}?",
+        f"What is the difference between a {thing} and a {other}?",
+        f"Plan a trip to {city} for {rng.randint(2, 9)} days.",
+        f"Give me {rng.randint(2, 9)} ideas for a {adjective} {thing}.",
+        f"Summarise this text: The {thing} in {city} is {adjective}. {person(rng)} wants a new {other}, and so the {thing} has to wait.",
+        f"Is the {thing} better than the {other}?",
+        f"Which {thing} should I buy in {city}?",
+        f"Write a haiku about the {thing}.",
+        f"Write an email to {person(rng)} about the {adjective} {thing}.",
+        f"When was {city} founded?",
+        f"How many people live in {country}?",
+        f"{words.capital(field)}?",
+        f"{thing} {other} {adjective}",
+        f"I need help with my {thing}. It is {adjective}, and {person(rng)} says that the {other} is to blame. What should I do?",
+        f"Can you recommend a book on {field}?",
+        f"Was ist {city}?",
+        f"Bonjour, parlez-moi de {city}.",
+        f"Who won the {thing} in {rng.randint(1950, 2025)}?",
+        f"Read my repository and fix the {thing}.",
+        f"Refactor the {thing} module so that the {other} is {adjective}.",
+    ])
 
 
 def exchange(rng):
@@ -72,3 +93,13 @@ def exchange(rng):
 SYSTEMS = ["You are a helpful assistant.", "You are a helpful coding assistant.", "You are a terse assistant.", "Be brief.",
            "You are quern-demo.", "Answer the user's questions.", "You are a helpful assistant with access to tools.",
            "You are an expert programmer.", "Be kind."]
+
+
+def long_system(rng, sentences):
+    """A system prompt of many rules, as agents send them."""
+    rules = []
+    for _ in range(sentences):
+        rules.append(rng.choice(["- Always {v} the {t}.", "- Never {v} the {t} before the {o} is {a}.", "- Use the {t} when the {o} is {a}.", "Note that the {t} is {a}.",
+                                 "## {T}", "- If the {t} is {a}, {v} the {o} first.", "The {t} belongs to {p}, who lives in {c}."]).format(
+            v=rng.choice(words.VERBS), t=rng.choice(THINGS), T=words.title(rng), o=rng.choice(THINGS), a=rng.choice(ADJECTIVES), p=person(rng), c=words.city(rng)))
+    return rng.choice(SYSTEMS) + "\n\n" + "\n".join(rules)

@@ -32,9 +32,16 @@ VERBS = [
     ("print", ["Print", "Please print", "Can you print"], "Print", "sent"),
     ("save", ["Save", "Please save", "Can you save"], "Save", "made"),
 ]
+DONE = {"create": "created", "add": "added", "book": "booked", "order": "ordered", "save": "saved", "send": "sent", "share": "shared",
+        "print": "printed", "delete": "deleted", "cancel": "cancelled", "update": "updated", "start": "started", "stop": "stopped"}
 NOUNS = """ticket order meeting note flight hotel invoice user task report reminder product song recipe file message
 payment event contact photo table room train server backup job video playlist account document letter parcel course
 lesson game""".split()
+
+
+def written(rng, value):
+    """A result in JSON; some programs write no blanks."""
+    return json.dumps(value, separators=(",", ":") if rng.random() < 0.5 else None)
 
 
 def plural(noun):
@@ -205,23 +212,24 @@ class Made:
         kind = self.verb[3]
         if rng.random() < 0.08:
             why = rng.choice(["not found", "no permission", "service not available", "wrong date"])
-            return json.dumps({"error": why}), f"That did not work: {why}."
+            return written(rng, {"error": why}), f"That did not work: {why}."
         if kind == "found":
             found = [words.title(rng) for _ in range(rng.randint(1, 3))]
             if rng.random() < 0.15:
-                return json.dumps({"results": []}), f"I found no {self.thing}."
-            return json.dumps({"results": found}), f"I found these {self.thing}: {listed(found)}."
+                return written(rng, {"results": []}), f"I found no {self.thing}."
+            return written(rng, {"results": found}), f"I found these {self.thing}: {listed(found)}."
         if kind == "value":
             status = rng.choice(["open", "closed", "ready", "late", "paid", "done", "running"])
-            return json.dumps({"status": status}), f"The {self.noun} is {status}."
-        done = {"made": {"create": "created", "add": "added", "book": "booked", "order": "ordered", "save": "saved"},
-                "sent": {"send": "sent", "share": "shared", "print": "printed"},
-                "gone": {"delete": "deleted", "cancel": "cancelled"},
-                "changed": {"update": "updated", "start": "started", "stop": "stopped"}}[kind][self.verb[0]]
+            return written(rng, {"status": status}), f"The {self.noun} is {status}."
+        done = self.done()
         if rng.random() < 0.5:
             number = rng.randint(10, 999)
-            return json.dumps({"status": "ok", "id": number}), f"The {self.noun} was {done} with the id {number}."
-        return json.dumps({"status": "ok"}), f"The {self.noun} was {done}."
+            return written(rng, {"status": "ok", "id": number}), f"The {self.noun} was {done} with the id {number}."
+        return written(rng, {"status": "ok"}), f"The {self.noun} was {done}."
+
+    def done(self):
+        """What was done with it, in a word."""
+        return DONE[self.verb[0]]
 
 
 class Weather:
@@ -246,7 +254,7 @@ class Weather:
 
     def result(self, rng):
         degrees, sky = rng.randint(-5, 38), rng.choice(["sunny", "cloudy", "rainy", "windy", "clear"])
-        return json.dumps({"temperature": degrees, "condition": sky}), f"It is {sky} in {self.city}, with {degrees} degrees."
+        return written(rng, {"temperature": degrees, "condition": sky}), f"It is {sky} in {self.city}, with {degrees} degrees."
 
 
 class Convert:
@@ -266,7 +274,7 @@ class Convert:
 
     def result(self, rng):
         value = rng.randint(2, 900) + rng.choice([0.5, 0.25, 0.75])
-        return json.dumps({"result": value}), f"That is {value} {self.two}."
+        return written(rng, {"result": value}), f"That is {value} {self.two}."
 
 
 class Calculator:
@@ -276,14 +284,15 @@ class Calculator:
                          {"expression": {"type": "string", "description": "The expression"}}, ["expression"])
 
     def request(self, rng):
-        x, y, z = rng.randint(2, 999), rng.randint(2, 999), rng.randint(2, 99)
+        most = rng.choice([20, 99, 999])  # small ones are what people try
+        x, y, z = rng.randint(2, most), rng.randint(2, most), rng.randint(2, 99)
         self.value = rng.choice([f"{x} * {y}", f"{x} + {y}", f"({x} + {y}) * {z}", f"{x} - {z}", f"{x} * {y} + {z}"])
         text = rng.choice(["Calculate {e}", "What is {e}", "Compute {e}", "Use the calculator for {e}"]).format(e=self.value)
         return text, {"name": self.name, "arguments": {"expression": self.value}}
 
     def result(self, rng):
         value = str(eval(self.value))
-        return rng.choice([value, json.dumps({"result": int(value)})]), f"{self.value} = {value}"
+        return rng.choice([value, written(rng, {"result": int(value)})]), f"{self.value} = {value}"
 
 
 FACTORIAL = "def factorial(n):\n    result = 1\n    for i in range(2, n + 1):\n        result *= i\n    return result\n\nprint(factorial({n}))"
@@ -364,8 +373,8 @@ class Execute:
         return text, {"name": self.name, "arguments": arguments}
 
     def result(self, rng):
-        shown = rng.choice([self.output, self.output, self.output + "\n", json.dumps({"output": self.output}),
-                            json.dumps({"result": self.output}), json.dumps({"stdout": self.output + "\n", "exit_code": 0})])
+        shown = rng.choice([self.output, self.output, self.output + "\n", written(rng, {"output": self.output}),
+                            written(rng, {"result": self.output}), written(rng, {"stdout": self.output + "\n", "exit_code": 0})])
         return shown, self.answer
 
 
@@ -394,7 +403,7 @@ def ended(rng, text):
     """A request as a sentence."""
     if "\n" in text:
         return text.rstrip("\n")
-    question = text.split()[0] in ("What", "What's", "How", "Can")
+    question = text.split()[0] in ("What", "What's", "How", "Can", "Is", "Which", "Who")
     return text + rng.choice(["?", "?", ""] if question else [".", ".", "", "!"])
 
 
@@ -416,3 +425,19 @@ def request(rng, tools):
             text = joined(rng, text, more)
             calls.append((two, other))
     return ended(rng, text), calls
+
+
+def forced_call(function, text):
+    """A call of a function that the text does not ask for: the required parameters, filled from the text."""
+    parameters = function["parameters"]
+    names = parameters.get("required", list(parameters["properties"])[:1])
+
+    def value(field):
+        if "enum" in field:
+            return field["enum"][0]
+        words = text.split()
+        short = text if len(words) <= 12 else " ".join(words[:8])
+        return {STRING: short.replace("\n", " "), INTEGER: 1, NUMBER: 1, BOOLEAN: True, ARRAY: [1] if field.get("items", {}).get("type") == INTEGER else [words[-1]],
+                OBJECT: {}}[field["type"]]
+
+    return {"name": function["name"], "arguments": {n: value(parameters["properties"][n]) for n in parameters["properties"] if n in names}}
