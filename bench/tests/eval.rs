@@ -212,12 +212,29 @@ async fn the_demo_models_sets_are_asked_each_in_its_way() {
     );
     write("arithmetic.jsonl", json!({"messages": [{"role": "user", "content": "21 * 2"}], "want": "42"}));
     write("fim.jsonl", json!({"prefix": "a", "suffix": "c", "want": "b\n"}));
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+    write(
+        "structured.jsonl",
+        json!({"messages": [{"role": "user", "content": "n"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}),
+    );
+    write(
+        "tool_results.jsonl",
+        json!({"tools": [tool], "messages": [{"role": "user", "content": "t"}, {"role": "tool", "content": "1"}],
+        "want": "1"}),
+    );
     let mock = Mock::start(|_, seen| {
         common(seen).unwrap_or_else(|| {
             let usage = json!({"completion_tokens": 3});
             let call = json!({"id": "c", "type": "function", "function": {"name": "add", "arguments": "{\"a\": 1}"}});
             Reply::json(&match &seen.body {
                 body if body.get("suffix").is_some() => json!({"choices": [{"text": "b"}], "usage": usage}),
+                body if body.get("response_format").is_some() => {
+                    json!({"choices": [{"message": {"content": "{\"n\": 1}"}, "finish_reason": "stop"}], "usage": usage})
+                }
+                body if body["messages"].as_array().is_some_and(|messages| messages.len() == 2) => {
+                    json!({"choices": [{"message": {"content": "It is 1."}, "finish_reason": "stop"}], "usage": usage})
+                }
                 body if body.get("tools").is_some() => {
                     json!({"choices": [{"message": {"content": null, "tool_calls": [call]}}], "usage": usage})
                 }
@@ -231,8 +248,8 @@ async fn the_demo_models_sets_are_asked_each_in_its_way() {
     let output = folder.path().join("out.jsonl").display().to_string();
     assert_eq!(run(&["demo", "--base-url", &url, "--data-path", &data, "--output", &output]).await, success());
     assert_eq!(mock.seen("/v1/completions")[0].body["suffix"], "c");
-    assert_eq!(mock.seen("/v1/chat/completions").len(), 2);
-    for name in ["tools", "arithmetic", "fim"] {
+    assert_eq!(mock.seen("/v1/chat/completions").len(), 4);
+    for name in ["tools", "arithmetic", "fim", "structured", "tool_results"] {
         let path = folder.path().join(format!("out.{name}.jsonl")).display().to_string();
         assert_eq!(transcripts(&path)[1]["summary"]["score"], json!(1.0), "{name}");
     }

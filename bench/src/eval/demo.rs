@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     TargetArgs,
     exam::{Target, sit},
+    json_schema::JsonSchema,
     question::{Answer, Evaluation, Question, Verdict},
     tool_calls::ToolCallEvaluation,
 };
@@ -25,7 +26,8 @@ pub struct DemoArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it")]
     pub target: TargetArgs,
-    /// The folder of tools.jsonl, arithmetic.jsonl and fim.jsonl; those that are missing are not asked
+    /// The folder of tools.jsonl, arithmetic.jsonl, fim.jsonl, structured.jsonl and tool_results.jsonl; those that are
+    /// missing are not asked
     #[arg(long, default_value = "models/quern-demo/heldout", value_name = "DIR")]
     pub data_path: PathBuf,
     /// Lines of each to ask, from the first on [default: all]
@@ -46,6 +48,19 @@ struct ArithmeticLine {
 struct FimLine {
     prefix: String,
     suffix: String,
+    want: String,
+}
+
+#[derive(Deserialize)]
+struct StructuredLine {
+    messages: Vec<Value>,
+    response_format: Value,
+}
+
+#[derive(Deserialize)]
+struct ResultLine {
+    tools: Vec<Value>,
+    messages: Vec<Value>,
     want: String,
 }
 
@@ -72,6 +87,95 @@ impl Evaluation for Plain {
     fn judge(&self, question: &Question, answers: &[Answer]) -> Verdict {
         let found = (self.found)(&answers[0].text);
         Verdict::single(found.as_deref() == question.wanted.as_str(), found.map(Value::from))
+    }
+}
+
+/// JSON answers: right is one that ended by itself and is valid under its schema.
+struct Structured {
+    questions: Vec<Question>,
+}
+
+impl Structured {
+    fn read(path: &Path, model: &str, args: &DemoArgs) -> Result<Self, BenchError> {
+        let questions =
+            read::<StructuredLine>(path, args.num_examples)?.into_iter().enumerate().map(|(index, line)| {
+                let schema = line.response_format["json_schema"].get("schema").cloned();
+                let schema = schema.unwrap_or_else(|| json!({"type": "object"}));
+                JsonSchema::new(&schema).map_err(|problem| BenchError::Content { path: path.to_owned(), problem })?;
+                Ok(Question {
+                    id: format!("structured-{index}"),
+                    path: "/v1/chat/completions",
+                    body: json!({"model": model, "messages": line.messages, "response_format": line.response_format,
+                    "temperature": 0, "max_tokens": args.max_tokens}),
+                    samples: 1,
+                    wanted: schema,
+                })
+            });
+        Ok(Self { questions: questions.collect::<Result<_, BenchError>>()? })
+    }
+}
+
+impl Evaluation for Structured {
+    fn name(&self) -> &'static str {
+        "demo-structured"
+    }
+
+    fn settings(&self) -> Value {
+        json!({})
+    }
+
+    fn questions(&self) -> &[Question] {
+        &self.questions
+    }
+
+    fn judge(&self, question: &Question, answers: &[Answer]) -> Verdict {
+        let found: Option<Value> = serde_json::from_str(&answers[0].text).ok();
+        let schema = JsonSchema::new(&question.wanted).expect("read before");
+        let is_valid = found.as_ref().is_some_and(|value| schema.allows(value));
+        Verdict::single(is_valid && answers[0].finish_reason == "stop", found)
+    }
+}
+
+/// Answers to results of tools: right is one that ended by itself, calls nothing, and holds the result's word or number,
+/// in capitals or not.
+struct ToolResults {
+    questions: Vec<Question>,
+}
+
+impl ToolResults {
+    fn read(path: &Path, model: &str, args: &DemoArgs) -> Result<Self, BenchError> {
+        let questions =
+            read::<ResultLine>(path, args.num_examples)?.into_iter().enumerate().map(|(index, line)| Question {
+                id: format!("tool-results-{index}"),
+                path: "/v1/chat/completions",
+                body: json!({"model": model, "messages": line.messages, "tools": line.tools, "temperature": 0,
+                    "max_tokens": args.max_tokens}),
+                samples: 1,
+                wanted: json!(line.want),
+            });
+        Ok(Self { questions: questions.collect() })
+    }
+}
+
+impl Evaluation for ToolResults {
+    fn name(&self) -> &'static str {
+        "demo-tool-results"
+    }
+
+    fn settings(&self) -> Value {
+        json!({})
+    }
+
+    fn questions(&self) -> &[Question] {
+        &self.questions
+    }
+
+    fn judge(&self, question: &Question, answers: &[Answer]) -> Verdict {
+        let answer = &answers[0];
+        let text = answer.text.to_lowercase();
+        let holds = question.wanted.as_str().is_some_and(|wanted| text.contains(&wanted.to_lowercase()));
+        let found = (answer.tool_calls.is_empty() && !answer.text.is_empty()).then(|| json!(answer.text));
+        Verdict::single(holds && found.is_some() && answer.finish_reason == "stop", found)
     }
 }
 
@@ -138,9 +242,15 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode, BenchError> {
     if let Some(path) = present("fim.jsonl") {
         sets.push(("fim", Arc::new(fim(&path, model, args)?)));
     }
+    if let Some(path) = present("structured.jsonl") {
+        sets.push(("structured", Arc::new(Structured::read(&path, model, args)?)));
+    }
+    if let Some(path) = present("tool_results.jsonl") {
+        sets.push(("tool_results", Arc::new(ToolResults::read(&path, model, args)?)));
+    }
     if sets.is_empty() {
-        let problem =
-            "holds neither tools.jsonl nor arithmetic.jsonl nor fim.jsonl; name their folder with --data-path";
+        let problem = "holds none of tools.jsonl, arithmetic.jsonl, fim.jsonl, structured.jsonl and tool_results.jsonl; \
+                       name their folder with --data-path";
         return Err(BenchError::Content { path: args.data_path.clone(), problem: problem.into() });
     }
     let mut status = ExitCode::SUCCESS;
@@ -175,5 +285,32 @@ mod tests {
         assert_eq!(after_hashes("#### -3").as_deref(), Some("-3"));
         assert_eq!(after_hashes("it is 4"), None);
         assert_eq!(after_hashes("#### "), None);
+    }
+
+    fn score(set: &dyn Evaluation, wanted: Value, text: &str, finish_reason: &str) -> (f64, bool) {
+        let question = Question { id: "x".into(), path: "", body: json!({}), samples: 1, wanted };
+        let answer = Answer { text: text.into(), finish_reason: finish_reason.into(), ..Answer::default() };
+        let verdict = set.judge(&question, &[answer]);
+        (verdict.score, verdict.valid)
+    }
+
+    #[test]
+    fn json_is_right_where_it_is_whole_and_valid() {
+        let set = Structured { questions: Vec::new() };
+        let schema = json!({"type": "object", "required": ["a"]});
+        assert_eq!(score(&set, schema.clone(), r#"{"a": 1}"#, "stop"), (1.0, true));
+        assert_eq!(score(&set, schema.clone(), r#"{"b": 1}"#, "stop"), (0.0, true));
+        assert_eq!(score(&set, schema.clone(), r#"{"a": 1}"#, "length"), (0.0, true));
+        assert_eq!(score(&set, schema, r#"{"a": "#, "length"), (0.0, false));
+    }
+
+    #[test]
+    fn an_answer_to_a_result_holds_it_and_ends() {
+        let set = ToolResults { questions: Vec::new() };
+        assert_eq!(score(&set, json!("18"), "It is 18 C.", "stop"), (1.0, true));
+        assert_eq!(score(&set, json!("open"), "Open.", "stop"), (1.0, true));
+        assert_eq!(score(&set, json!("18"), "It is warm.", "stop"), (0.0, true));
+        assert_eq!(score(&set, json!("18"), "18 18 18 18", "length"), (0.0, true));
+        assert_eq!(score(&set, json!("18"), "", "stop"), (0.0, false));
     }
 }

@@ -4,6 +4,7 @@ pub mod demo;
 pub mod exam;
 pub mod gsm8k;
 pub mod humaneval;
+mod json_schema;
 pub mod question;
 pub mod results;
 pub mod sandbox;
@@ -31,7 +32,7 @@ pub enum EvalCommand {
     /// Tool calls of your own, compared with those you want
     #[command(infer_long_args = true, args_override_self = true)]
     ToolCalls(tool_calls::ToolCallsArgs),
-    /// What Quern's own small model was taught: tools, arithmetic, filling in the middle
+    /// What Quern's own small model was taught: tools and their results, arithmetic, filling in the middle, JSON
     #[command(infer_long_args = true, args_override_self = true)]
     Demo(demo::DemoArgs),
 }
