@@ -1,20 +1,15 @@
 //! [`NodeKey`]: the secret that the nodes of one network share, and the proof of knowing it.
-//!
-//! Source: RFC 2104, "HMAC: Keyed-Hashing for Message Authentication".
 
 use std::{fmt, fs::File, io::Read};
 
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 /// Bytes of a proof.
 pub(crate) const PROOF: usize = 32;
 
 /// Bytes of what one node asks the other to prove the key on.
 pub(crate) const NONCE: usize = 32;
-
-/// Bytes that SHA-256 takes at once.
-const BLOCK: usize = 64;
 
 /// The secret of a network's nodes. It never goes over the wire.
 #[derive(Clone)]
@@ -28,23 +23,22 @@ impl NodeKey {
 
     /// What only those who know the key can make of `parts`.
     pub(crate) fn prove(&self, parts: &[&[u8]]) -> [u8; PROOF] {
-        let pad = |with: u8| {
-            let mut block = [with; BLOCK];
-            block.iter_mut().zip(self.0).for_each(|(byte, key)| *byte ^= key);
-            block
-        };
-        let mut inner = Sha256::new_with_prefix(pad(0x36));
-        for part in parts {
-            // Where one part ends and the next begins is part of the message.
-            inner.update((part.len() as u64).to_le_bytes());
-            inner.update(part);
-        }
-        Sha256::new_with_prefix(pad(0x5c)).chain_update(inner.finalize()).finalize().into()
+        self.mac(parts).finalize().into_bytes().into()
     }
 
     /// Whether `proof` is that of `parts`; takes as long for any.
     pub(crate) fn checks(&self, parts: &[&[u8]], proof: &[u8]) -> bool {
-        self.prove(parts).as_slice().ct_eq(proof).into()
+        self.mac(parts).verify_slice(proof).is_ok()
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
+        let mut mac = Hmac::new_from_slice(&self.0).expect("keys of any length are taken");
+        for part in parts {
+            // Where one part ends and the next begins is part of the message.
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part);
+        }
+        mac
     }
 }
 
