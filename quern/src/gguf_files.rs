@@ -194,13 +194,13 @@ mod tests {
             "m-Q8_0.gguf-split-a",
         ]);
         let expected = [
-            ("Q8_0", 1),
-            ("Q6_K", 2),
             ("BF16", 2),
             ("MXFP4_MOE", 1),
             ("Q4_K_M", 1),
             ("UD-Q2_K_XL", 1),
             ("IQ3_XXS", 1),
+            ("Q8_0", 1),
+            ("Q6_K", 2),
             ("plain", 1),
         ];
         assert_eq!(found, expected.map(|(name, count)| (name.to_owned(), count)));
