@@ -91,7 +91,7 @@ pub enum LookedUp {
     /// Its files: all of them, or those that say how large its weights are.
     Here(ModelFiles),
     /// Headers of GGUF files that are not here.
-    Announced(Unfetched),
+    Announced(Box<Unfetched>),
 }
 
 impl LookedUp {
@@ -115,7 +115,7 @@ impl LookedUp {
             return Ok(Self::Here(hub.fetch_chosen(&opened, &choice).await?.into()));
         }
         Ok(match hub.announced_gguf(&opened, &choice).await? {
-            Some(gguf) => Self::Announced(Unfetched { files: small, is_gguf: true, gguf: Some(gguf) }),
+            Some(gguf) => Self::Announced(Box::new(Unfetched { files: small, is_gguf: true, gguf: Some(gguf) })),
             None => Self::Here(small),
         })
     }

@@ -82,10 +82,13 @@ impl GgufFile {
     pub fn read(name: &str, bytes: &GgufBytes) -> Result<Self, TensorProblem> {
         let mut start = bytes.start(None).unwrap_or_else(|| bytes.slice(0..0));
         loop {
-            match Self::read_start(name, &start, bytes) {
+            let failed = match Self::read_start(name, &start, bytes) {
                 Ok(file) => return Ok(file),
-                Err((problem, false)) => return Err(problem),
-                Err((problem, true)) => start = bytes.start(Some(start.len())).ok_or(problem)?,
+                Err(failed) => failed,
+            };
+            match bytes.start(Some(start.len())).filter(|_| failed.fault.at_end) {
+                Some(longer) => start = longer,
+                None => return Err(failed.problem(name)),
             }
         }
     }
@@ -98,23 +101,15 @@ impl GgufFile {
     pub fn header(name: &str, beginning: &SharedBytes, size: u64) -> Result<Option<Self>, TensorProblem> {
         match Self::read_start(name, beginning, &GgufBytes::beginning(beginning, size)) {
             Ok(file) => Ok(Some(file)),
-            Err((_, true)) if (beginning.len() as u64) < size => Ok(None),
-            Err((problem, _)) => Err(problem),
+            Err(failed) if failed.fault.at_end && (beginning.len() as u64) < size => Ok(None),
+            Err(failed) => Err(failed.problem(name)),
         }
     }
 
-    /// Read the header in `start`, with which `bytes` begin. The flag: more of them would be read on.
-    fn read_start(name: &str, start: &SharedBytes, bytes: &GgufBytes) -> Result<Self, (TensorProblem, bool)> {
+    /// Read the header in `start`, with which `bytes` begin.
+    fn read_start(name: &str, start: &SharedBytes, bytes: &GgufBytes) -> Result<Self, PartFault> {
         let mut part = FilePart::default();
-        let parsed = Self::parse_parts(name, start, bytes, &mut part);
-        parsed.map_err(|ReadFault { expected, found, remedy, at_end }| {
-            let problem = match part {
-                FilePart::Header => TensorProblem::file(name, expected, found),
-                FilePart::Key(key) => TensorProblem::file(name, format!("{expected} (metadata `{key}`)"), found),
-                FilePart::Tensor(tensor) => TensorProblem::tensor(name, &tensor, expected, found),
-            };
-            (TensorProblem { remedy, ..problem }, at_end)
-        })
+        Self::parse_parts(name, start, bytes, &mut part).map_err(|fault| PartFault { part, fault })
     }
 
     fn parse_parts(
@@ -217,6 +212,25 @@ pub fn general_type(path: &Path) -> Option<String> {
     let bytes = mapping::map(path).ok()?;
     let file = GgufFile::parse("", &bytes).ok()?;
     file.metadata().get("general.type").and_then(GgufValue::as_str).map(str::to_owned)
+}
+
+/// A fault, and what was being read.
+struct PartFault {
+    part: FilePart,
+    fault: ReadFault,
+}
+
+impl PartFault {
+    /// The same of the file `name`.
+    fn problem(self, name: &str) -> TensorProblem {
+        let ReadFault { expected, found, remedy, .. } = self.fault;
+        let problem = match self.part {
+            FilePart::Header => TensorProblem::file(name, expected, found),
+            FilePart::Key(key) => TensorProblem::file(name, format!("{expected} (metadata `{key}`)"), found),
+            FilePart::Tensor(tensor) => TensorProblem::tensor(name, &tensor, expected, found),
+        };
+        TensorProblem { remedy, ..problem }
+    }
 }
 
 /// What is being read, for messages.
