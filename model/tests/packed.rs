@@ -527,7 +527,7 @@ fn bytes_of_bitsandbytes_in_another_order_are_refused() {
         ];
         checkpoint(64, &quantization, tensors)
     };
-    let wanted = |i: usize| bf16::from_f32(-2.0 * (i / 64) as f32 * 7.874_015_7e-3).to_f32();
+    let wanted = |i: usize| bf16::from_f32(-2.0 * (i / 64) as f32 * 7.874_016e-3).to_f32();
     assert_eq!(query(&with(0).unwrap()).unwrap(), (0..ROWS * 64).map(wanted).collect::<Vec<_>>());
     let error = refusal(with(2));
     assert!(error.contains("q_proj.weight_format") && error.contains("format 2"), "{error}");

@@ -242,7 +242,8 @@ fn auto_round(config: &Map<String, Value>, dtype: DType) -> Result<Quantization,
 fn bitsandbytes(config: &Map<String, Value>, dtype: DType) -> Result<Quantization, ConfigError> {
     let is = |field: &str| [field, &format!("_{field}")].iter().any(|field| config.get(*field) == Some(&json!(true)));
     let kind = config.get("bnb_4bit_quant_type").and_then(Value::as_str).unwrap_or("fp4");
-    if !is("load_in_8bit") && !(is("load_in_4bit") && ["nf4", "fp4"].contains(&kind)) {
+    let is_served = is("load_in_8bit") || is("load_in_4bit") && ["nf4", "fp4"].contains(&kind);
+    if !is_served {
         let what = if is("load_in_4bit") { format!("bitsandbytes, {kind}") } else { "bitsandbytes".into() };
         let seen = "quantization_config.quant_method = bitsandbytes; of it, load_in_8bit and load_in_4bit with \
                     bnb_4bit_quant_type nf4 or fp4 are served";

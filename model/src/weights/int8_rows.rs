@@ -17,7 +17,7 @@ use quern_backend::{DType, QuantFormat};
 use super::{int_groups::put_numbers, tensor::Tensor};
 
 /// What bitsandbytes multiplies by: 1 / 127 as a binary32.
-const PER_STEP: f32 = 7.874_015_7e-3;
+const PER_STEP: f32 = 7.874_016e-3;
 
 /// A matrix of such bytes.
 #[derive(Clone, Copy, Debug)]
