@@ -1,4 +1,4 @@
-//! A step on its way to another node: [`write`] it, and [`read`] it, which believes nothing that could hurt a network.
+//! A step on its way to another node: [`write()`] it, and [`read`] it, which believes nothing that could hurt a network.
 
 use std::ops::Range;
 
