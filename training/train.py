@@ -36,7 +36,7 @@ TOOL_ROWS, OTHER_ROWS, OTHER_WIDTH = 2, 4, 400
 MIXTURE = {"copies": 0.04, "repeats": 0.01, "sums_chat": 0.12, "sums_raw": 0.07, "tables": 0.08, "drills": 0.02,
            "programs": 0.08, "gaps": 0.30, "talk": 0.03, "structured": 0.25}
 # Shares of documents among the conversations of a row each.
-TOOL_MIXTURE = {"tools": 0.54, "results": 0.34, "forced": 0.09, "long_chat": 0.03}
+TOOL_MIXTURE = {"tools": 0.70, "results": 0.22, "forced": 0.06, "long_chat": 0.02}
 FIRST_MIXTURE = MIXTURE | {"copies": 0.25, "repeats": 0.08}
 LENGTHS = {"copies": 90, "repeats": 70, "sums_chat": 106, "sums_raw": 266, "drills": 138, "tables": 180, "programs": 162, "gaps": 62, "talk": 86, "structured": 85}
 
