@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 use super::{
     TargetArgs,
     exam::{Target, sit},
-    json_schema::JsonSchema,
     question::{Answer, Evaluation, Question, Verdict},
     tool_calls::ToolCallEvaluation,
 };
@@ -90,7 +89,8 @@ impl Evaluation for Plain {
     }
 }
 
-/// JSON answers: right is one that ended by itself and is valid under its schema.
+/// JSON answers: right is one that ended by itself and is valid under its schema, which a library judges and not the grammar
+/// that made the answer.
 struct Structured {
     questions: Vec<Question>,
 }
@@ -101,7 +101,8 @@ impl Structured {
             read::<StructuredLine>(path, args.num_examples)?.into_iter().enumerate().map(|(index, line)| {
                 let schema = line.response_format["json_schema"].get("schema").cloned();
                 let schema = schema.unwrap_or_else(|| json!({"type": "object"}));
-                JsonSchema::new(&schema).map_err(|problem| BenchError::Content { path: path.to_owned(), problem })?;
+                jsonschema::validator_for(&schema)
+                    .map_err(|cause| BenchError::Content { path: path.to_owned(), problem: cause.to_string() })?;
                 Ok(Question {
                     id: format!("structured-{index}"),
                     path: "/v1/chat/completions",
@@ -130,8 +131,7 @@ impl Evaluation for Structured {
 
     fn judge(&self, question: &Question, answers: &[Answer]) -> Verdict {
         let found: Option<Value> = serde_json::from_str(&answers[0].text).ok();
-        let schema = JsonSchema::new(&question.wanted).expect("read before");
-        let is_valid = found.as_ref().is_some_and(|value| schema.allows(value));
+        let is_valid = found.as_ref().is_some_and(|value| jsonschema::is_valid(&question.wanted, value));
         Verdict::single(is_valid && answers[0].finish_reason == "stop", found)
     }
 }

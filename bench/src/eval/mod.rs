@@ -4,7 +4,6 @@ pub mod demo;
 pub mod exam;
 pub mod gsm8k;
 pub mod humaneval;
-mod json_schema;
 pub mod question;
 pub mod results;
 pub mod sandbox;
