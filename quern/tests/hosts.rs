@@ -3,105 +3,29 @@
 //!
 //! The last three run in network namespaces of their own, which take root and iproute2.
 
+mod network;
 mod process;
 #[path = "../../tests/skip.rs"]
 mod skip;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    time::{Duration, Instant},
+    io::{BufRead, Read},
+    process::Command,
+    time::Instant,
 };
 
+use network::{CHAT, Client, HERE, LONG, PATIENCE, Place, Starting, content, post, signal, status, streamed};
 use process::{Server, quern, serve};
 
 /// What both nodes are started with, and the server of one process that they are compared with.
 const NETWORK: [&str; 8] = ["--tp", "2", "--ep", "2", "--max-total-tokens", "2048", "--cpu-threads", "1"];
 
-/// Longer than anything takes, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A chat whose answer says which bits it is made of.
-const CHAT: &str = r#"{"messages":[{"role":"user","content":"Write a function that adds two numbers."}],"max_tokens":24,
-    "temperature":0,"logprobs":true,"top_logprobs":3"#;
-
-/// Where a node runs: on this machine as it is, or in a network namespace.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    namespace: Option<&'a str>,
-    host: &'a str,
-}
-
-const HERE: Place<'static> = Place { namespace: None, host: "127.0.0.1" };
-
-impl Place<'_> {
-    /// `quern serve` at this place, as a node that meets the others at `address`.
-    fn serve(self, node: &str, address: &str, more: &[&str]) -> Command {
-        let arguments = ["serve", "--device", "cpu", "--port", "0", "--host", self.host, "--dist-init-addr", address];
-        let nodes = ["--nnodes", "2", "--node-rank", node];
-        let arguments: Vec<&str> = arguments.iter().chain(&nodes).chain(&NETWORK).chain(more).copied().collect();
-        self.within(quern(&arguments))
-    }
-
-    fn within(self, command: Command) -> Command {
-        let Some(namespace) = self.namespace else { return command };
-        let mut within = Command::new("ip");
-        within.args(["netns", "exec", namespace]).arg(command.get_program()).args(command.get_args());
-        within.stdin(Stdio::null());
-        within
-    }
-
-    /// The whole answer to a request, from within this place; empty where nobody answers.
-    fn ask(self, address: SocketAddr, request: &str) -> String {
-        if self.namespace.is_none() {
-            let Ok(mut socket) = TcpStream::connect(address) else { return String::new() };
-            let mut answer = String::new();
-            let _ = socket.write_all(request.as_bytes()).and_then(|()| socket.read_to_string(&mut answer));
-            return answer;
-        }
-        let mut client = Client::open(self, address, request);
-        let mut answer = String::new();
-        let _ = client.answer.read_to_string(&mut answer);
-        answer
-    }
-
-    fn get(self, address: SocketAddr, path: &str) -> String {
-        self.ask(address, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
-    }
-}
-
-fn post(path: &str, body: &str) -> String {
-    let head = "host: x\r\ncontent-type: application/json\r\nconnection: close";
-    format!("POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-}
-
-/// A connection that a process in another namespace holds.
-struct Client {
-    process: Child,
-    answer: BufReader<std::process::ChildStdout>,
-}
-
-impl Client {
-    fn open(place: Place<'_>, address: SocketAddr, request: &str) -> Self {
-        // The shell's own sockets: no program that may not be installed.
-        let script = format!("exec 3<>/dev/tcp/{}/{}; cat >&3; cat <&3", address.ip(), address.port());
-        let mut command = Command::new("bash");
-        command.args(["-c", &script]);
-        let mut command = place.within(command);
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let _ = process.stdin.take().unwrap().write_all(request.as_bytes());
-        let answer = BufReader::new(process.stdout.take().unwrap());
-        Self { process, answer }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// `quern serve` at this place, as a node that meets the others at `address`.
+fn node(place: Place<'_>, node: &str, address: &str, more: &[&str]) -> Command {
+    let arguments = ["serve", "--device", "cpu", "--port", "0", "--host", place.host, "--dist-init-addr", address];
+    let nodes = ["--nnodes", "2", "--node-rank", node];
+    let arguments: Vec<&str> = arguments.iter().chain(&nodes).chain(&NETWORK).chain(more).copied().collect();
+    place.within(quern(&arguments))
 }
 
 /// Node 0 and node 1, which have met.
@@ -110,94 +34,14 @@ struct Nodes {
     follower: Server,
 }
 
-/// A process whose log is read line by line.
-struct Starting {
-    process: Option<Child>,
-    lines: Receiver<String>,
-    log: Vec<String>,
-}
-
-impl Starting {
-    fn spawn(mut command: Command) -> Self {
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-        Self { process: Some(process), lines: receiver, log: Vec::new() }
-    }
-
-    /// What follows `part` in the first line that has it.
-    fn wait(&mut self, part: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {part:?} in {:#?}", self.log));
-            self.log.push(line.clone());
-            if let Some((_, rest)) = line.split_once(part) {
-                return rest.to_owned();
-            }
-        }
-    }
-
-    fn ready(mut self) -> Server {
-        let rest = self.wait("Listening on http://");
-        let address = rest.split(' ').next().unwrap().parse().unwrap();
-        self.wait("The server is fired up and ready to roll!");
-        let (sender, later_log) = mpsc::channel();
-        let lines = std::mem::replace(&mut self.lines, mpsc::channel().1);
-        std::thread::spawn(move || lines.iter().for_each(|line| drop(sender.send(line))));
-        let (process, log) = (self.process.take().unwrap(), std::mem::take(&mut self.log));
-        Server { process, address, log, later_log }
-    }
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
 /// Both nodes, each at its place, ready.
 fn start(places: [Place<'_>; 2], more: &[&str]) -> Nodes {
     let any_port = format!("{}:0", places[0].host);
-    let mut leader = Starting::spawn(places[0].serve("0", &any_port, more));
+    let mut leader = Starting::spawn(node(places[0], "0", &any_port, more));
     let address = leader.wait("waits for the others at ");
-    let follower = Starting::spawn(places[1].serve("1", address.trim_end_matches('.'), more));
+    let follower = Starting::spawn(node(places[1], "1", address.trim_end_matches('.'), more));
     let leader = leader.ready();
     Nodes { leader, follower: follower.ready() }
-}
-
-fn signal(process: &Child, name: &str) {
-    let status = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status().unwrap();
-    assert!(status.success());
-}
-
-/// What the process ends with; it must end.
-fn status(process: &mut Child) -> Option<i32> {
-    let begin = Instant::now();
-    loop {
-        if let Some(status) = process.try_wait().unwrap() {
-            return status.code();
-        }
-        assert!(begin.elapsed() < PATIENCE, "it does not end");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// The parts of an answer that are the network's: its text and the logarithms of its probabilities.
-fn content(answer: &str) -> serde_json::Value {
-    let body = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}")).1;
-    let answer: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"));
-    assert!(answer["choices"][0]["message"]["content"].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
-    answer["choices"].clone()
-}
-
-/// The deltas of a stream, put together.
-fn streamed(answer: &str) -> String {
-    let frames = answer.lines().filter_map(|line| line.strip_prefix("data: {"));
-    let frames = frames.map(|frame| serde_json::from_str::<serde_json::Value>(&format!("{{{frame}")).unwrap());
-    frames.filter_map(|frame| Some(frame["choices"][0]["delta"]["content"].as_str()?.to_owned())).collect()
 }
 
 #[test]
@@ -255,11 +99,11 @@ fn a_node_with_other_settings_or_another_key_is_refused_by_name_and_the_right_on
     };
     let (right, wrong) = (key("right", "a secret of this network"), key("wrong", "another secret of others"));
     let with_key = ["--dist-key-file", &right];
-    let mut leader = Starting::spawn(HERE.serve("0", "127.0.0.1:0", &with_key));
+    let mut leader = Starting::spawn(node(HERE, "0", "127.0.0.1:0", &with_key));
     let address = leader.wait("waits for the others at ");
     let address = address.trim_end_matches('.');
     let refused = |more: &[&str]| {
-        let output = HERE.serve("1", address, more).output().unwrap();
+        let output = node(HERE, "1", address, more).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{more:?}");
         String::from_utf8(output.stderr).unwrap()
     };
@@ -268,14 +112,10 @@ fn a_node_with_other_settings_or_another_key_is_refused_by_name_and_the_right_on
     leader.wait("127.0.0.1 connects as a node and is refused: --dtype is float32 on node 1");
     let error = refused(&["--dist-key-file", &wrong]);
     assert!(error.contains("another key") && error.contains("--dist-key-file"), "{error}");
-    let follower = Starting::spawn(HERE.serve("1", address, &with_key));
+    let follower = Starting::spawn(node(HERE, "1", address, &with_key));
     let (leader, follower) = (leader.ready(), follower.ready());
     assert!(leader.get("/health").starts_with("HTTP/1.1 200") && follower.get("/health").starts_with("HTTP/1.1 200"));
 }
-
-/// More context than any test generates, so that only a lost node ends a stream.
-const LONG: [&str; 4] =
-    ["--json-model-override-args", r#"{"max_position_embeddings": 1000000}"#, "--max-total-tokens", "90000"];
 
 /// What becomes of both nodes, and of a stream that has begun, when `harm` is done; `heal` is done once node 0 has ended.
 /// Returns what node 0 says of the other one.
