@@ -5,7 +5,7 @@ use std::{fmt::Write, sync::Arc, thread, time::Duration};
 use quern_api::{follower, listen::BoundAddress};
 use quern_backend::{Lost, Precision, SampleBatch};
 use quern_model::{Checkpoint, ForwardError, LoadError, Model, network::Shape};
-use quern_ranks::{NodeEvent, Peers, Rendezvous, StepBounds};
+use quern_ranks::{MeetingPlace, NodeEvent, Peers, Rendezvous, StepBounds};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{mpsc::UnboundedSender, oneshot, watch},
@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     config::{Config, ParallelOptions},
+    launched::Launched,
     shutdown::Signals,
     start_error::StartError,
 };
@@ -41,7 +42,7 @@ pub struct Follower {
 }
 
 /// Wait for the other nodes, if there are to be any, and lower the pool of `config` to what all have memory for. What is
-/// heard of them later goes to `events`. `isa` names the kernels of this one.
+/// heard of them later goes to `events`. `isa` names the kernels of this one; `launched` are those of a launcher.
 ///
 /// # Errors
 /// If they do not meet, or do not belong together.
@@ -49,21 +50,30 @@ pub fn meet(
     config: &mut Config,
     checkpoint: &Checkpoint,
     isa: &str,
+    launched: Option<&Launched>,
     events: UnboundedSender<NodeEvent>,
 ) -> Result<Option<Met>, StartError> {
     let device = &config.device;
-    let (parallel, Some(address)) = (device.parallel, device.nodes.dist_init_addr.clone()) else { return Ok(None) };
+    let parallel = device.parallel;
     if parallel.nnodes == 1 {
         return Ok(None);
     }
-    let (key, warning) = device.nodes.key(&address)?;
-    if let Some(warning) = warning {
-        tracing::warn!("{warning}");
-    }
+    let (key, place) = match (launched, &device.nodes.dist_init_addr) {
+        (Some(Launched { introduction, .. }), _) => (introduction.key.clone(), introduction.place.clone()),
+        (None, Some(address)) => {
+            let (key, warning) = device.nodes.key(address)?;
+            if let Some(warning) = warning {
+                tracing::warn!("{warning}");
+            }
+            (key, MeetingPlace::Typed(address.clone()))
+        }
+        (None, None) => return Ok(None),
+    };
     let rendezvous = Rendezvous {
         node: parallel.node(),
         ranks: parallel.ranks_here().len(),
-        address,
+        place,
+        mpi: launched.map(|launched| Arc::clone(&launched.mpi)),
         key,
         limit: Duration::from_secs_f64(device.nodes.dist_timeout),
         num_pages: config.engine.num_pages,

@@ -98,9 +98,11 @@ pub struct GpuHost {
 }
 
 impl Host {
-    /// This one, now, without its GPUs.
-    pub fn probe() -> Self {
-        Self { machine: Machine::probe(), allow_longer_context: longer_context_is_allowed(), gpu: None }
+    /// This one, now, without its GPUs, and the share of its memory that one of `processes` has.
+    pub fn probe(processes: usize) -> Self {
+        let mut machine = Machine::probe();
+        machine.available_bytes = machine.available_bytes.map(|bytes| bytes / processes.max(1) as u64);
+        Self { machine, allow_longer_context: longer_context_is_allowed(), gpu: None }
     }
 
     /// Bytes of one token's keys and values where they are computed, on all ranks together.
@@ -202,7 +204,11 @@ pub fn place(
     let mut engine = |host: &Host, available_bytes| {
         let facts = PoolFacts {
             context_length: numbers.context_length,
-            kv_bytes_per_token: host.kv_bytes_per_token(network, numbers.kv_cache_dtype, args.device.parallel),
+            kv_bytes_per_token: host.kv_bytes_per_token(
+                network,
+                numbers.kv_cache_dtype,
+                args.device.parallel.options(),
+            ),
             weight_bytes: weights.bytes,
             available_bytes,
             // A GPU's memory is not that of requests.
@@ -211,7 +217,7 @@ pub fn place(
         args.engine.settings(&facts, notes)
     };
     let Some(gpu) = host.gpu else { return Ok((host, engine(&host, host.machine.available_bytes)?)) };
-    let reason = match gpu.unfit(network, weights, &numbers, args.device.parallel) {
+    let reason = match gpu.unfit(network, weights, &numbers, args.device.parallel.options()) {
         Some(reason) => reason,
         None => match engine(&host, Some(gpu.available_bytes)) {
             Ok(engine) => {

@@ -1,7 +1,7 @@
 //! A server, from the command line to the last request.
 
 use std::{
-    future,
+    env, future,
     io::{self, Write},
     sync::Arc,
     thread,
@@ -24,6 +24,7 @@ use crate::{
     cli::ServeArgs,
     config::LogSettings,
     crash_dump::CrashDumps,
+    launched::{self, Launched},
     logging,
     machine::{self, Machine},
     nodes::{self, Follower},
@@ -58,20 +59,28 @@ const START_STACK_BYTES: usize = 16 << 20;
 ///
 /// # Errors
 /// If the server does not start, or stops with a failure.
-pub fn run(args: ServeArgs) -> Result<(), StartError> {
+pub fn run(mut args: ServeArgs) -> Result<(), StartError> {
     let began = Instant::now();
+    let launcher = launched::settle(&mut args, |name| env::var(name).ok())?;
     check_threads(&args)?;
     let LogSettings { log_level, log_level_http, .. } = args.log.settings();
     logging::init(log_level, log_level_http).map_err(StartError::Thread)?;
+    // Before the threads are started that keep to its share of the cores.
+    let launcher = launcher.filter(|_| !args.print_config);
+    let launched = launcher.map(|launcher| Launched::connect(&launcher, &args)).transpose()?.map(Arc::new);
     // Handles signals, accepts connections and answers probes, whatever happens on the threads of requests.
     let mut front = runtime::Builder::new_multi_thread();
     let front = front.worker_threads(1).thread_name("front").enable_all().build().map_err(StartError::Thread)?;
     let mut requests = runtime::Builder::new_multi_thread();
     requests.max_blocking_threads(blocking_threads(Machine::probe().available_bytes));
     let requests = requests.enable_all().build().map_err(StartError::Thread)?;
-    let outcome = front.block_on(live(args, requests.handle().clone(), began));
+    let outcome = front.block_on(live(args, requests.handle().clone(), began, launched.clone()));
     requests.shutdown_timeout(LEFTOVERS_TIMEOUT);
     front.shutdown_timeout(LEFTOVERS_TIMEOUT);
+    // One that was lost parts from nobody.
+    if let Some(launched) = launched.filter(|_| matches!(outcome, Ok(()) | Err(StartError::NodeLeft))) {
+        launched.part();
+    }
     outcome
 }
 
@@ -85,24 +94,29 @@ fn blocking_threads(available_bytes: Option<u64>) -> usize {
 fn check_threads(args: &ServeArgs) -> Result<(), StartError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let workers = args.device.cpu.threads(&Machine::probe());
-    let parallel = args.device.parallel;
+    let parallel = args.device.parallel.options();
     let ranks = if parallel.is_divided() { parallel.tp_size / parallel.nnodes.max(1) } else { 0 };
     let of_ranks = if ranks > 0 { 2 * ranks + workers + parallel.nnodes } else { 0 };
     Ok(machine::check_threads(FIXED_THREADS + cores + 2 * workers + of_ranks)?)
 }
 
 /// From the first signal that could come to the last answer.
-async fn live(args: ServeArgs, requests: Handle, began: Instant) -> Result<(), StartError> {
+async fn live(
+    args: ServeArgs,
+    requests: Handle,
+    began: Instant,
+    launched: Option<Arc<Launched>>,
+) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Thread)?;
     let (report, started) = oneshot::channel();
     // Stays open where there are no other nodes.
     let (events, mut heard) = mpsc::unbounded_channel();
     let (handle, hears) = (requests.clone(), events.clone());
-    let node = args.device.parallel.node_rank;
+    let node = args.device.parallel.options().node_rank;
     let begin = move || {
         let _inside = handle.enter();
         // The receiver is gone after a signal.
-        let _ = report.send(start(&args, &handle, began, hears));
+        let _ = report.send(start(&args, &handle, began, launched.as_deref(), hears));
     };
     thread::Builder::new()
         .name("start".into())
@@ -218,9 +232,11 @@ fn start(
     args: &ServeArgs,
     requests: &Handle,
     began: Instant,
+    launched: Option<&Launched>,
     events: mpsc::UnboundedSender<NodeEvent>,
 ) -> Result<Option<Started>, StartError> {
-    let mut prepared = requests.block_on(Prepared::new(args))?;
+    let processes = launched.map_or(1, |launched| launched.processes_here);
+    let mut prepared = requests.block_on(Prepared::new(args, processes))?;
     let shown = serde_json::to_string_pretty(&prepared.config).expect("a config is plain data");
     if args.print_config {
         writeln!(io::stdout(), "{shown}").map_err(StartError::Output)?;
@@ -233,7 +249,7 @@ fn start(
     }
     let address = BoundAddress::bind(&config.listen.host, config.listen.port)?;
     let isa = start::isa_of(&config.device);
-    let met = nodes::meet(&mut prepared.config, &prepared.checkpoint, &isa, events)?;
+    let met = nodes::meet(&mut prepared.config, &prepared.checkpoint, &isa, launched, events)?;
     let config = &prepared.config;
     let peers = met.as_ref().map(|met| Arc::clone(&met.peers));
     // The only place that chooses a backend.

@@ -47,13 +47,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Find the model (downloading it if need be), read all of it but the weights, and decide.
+    /// Find the model (downloading it if need be), read all of it but the weights, and decide. The memory is that of
+    /// `processes` like this one.
     ///
     /// # Errors
     /// If it cannot be found, fetched or read, or what was asked for and the model do not go together.
-    pub async fn new(args: &ServeArgs) -> Result<Self, StartError> {
+    pub async fn new(args: &ServeArgs, processes: usize) -> Result<Self, StartError> {
         let mut notes = args.check()?;
-        let host = Host { gpu: gpus::find(&args.device, &mut notes)?, ..Host::probe() };
+        let host = Host { gpu: gpus::find(&args.device, &mut notes)?, ..Host::probe(processes) };
         let source = source(args);
         let files = ModelFiles::locate_judged(&source, |unfetched| judge(args, host, unfetched)).await?;
         let tokenizer_files = files.with_tokenizer_at(args.model.tokenizer_path.as_deref(), &source).await?;
@@ -81,7 +82,7 @@ impl Prepared {
 
         let facts = Facts {
             network: checkpoint.config(),
-            weights: WeightFacts::of(&checkpoint, args.device.parallel)?,
+            weights: WeightFacts::of(&checkpoint, args.device.parallel.options())?,
             load_format,
             places: ModelPaths { model: files.dir().map(Into::into), tokenizer: tokenizer_files.dir().map(Into::into) },
             template_parser: template.as_ref().and_then(|template| {
@@ -185,9 +186,9 @@ pub fn judge(args: &ServeArgs, host: Host, unfetched: Unfetched) -> Result<(), S
     // Each of them is said again when all is known.
     let mut notes = Vec::new();
     let numbers = resolve::numbers(args, network, &host, &mut notes)?;
-    args.device.parallel.split(&checkpoint)?;
+    args.device.parallel.options().split(&checkpoint)?;
     if knows_weights {
-        let weights = WeightFacts::of(&checkpoint, args.device.parallel)?;
+        let weights = WeightFacts::of(&checkpoint, args.device.parallel.options())?;
         resolve::place(args, numbers, network, &weights, host, &mut notes)?;
     }
     Ok(())

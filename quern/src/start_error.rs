@@ -3,7 +3,7 @@
 use quern_api::listen::ListenError;
 use quern_backend::Lost;
 use quern_model::LoadError;
-use quern_ranks::RendezvousError;
+use quern_ranks::{LauncherError, MpiError, RendezvousError};
 use quern_text::{TemplateError, TokenizerError};
 
 use crate::{
@@ -112,6 +112,12 @@ pub enum StartError {
     /// The server stopped with a failure.
     #[error("the server stopped: {0}")]
     Serve(std::io::Error),
+    /// What started this process makes no sense.
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+    /// The processes of a launcher are not connected.
+    #[error(transparent)]
+    Mpi(#[from] MpiError),
     /// The nodes of the network did not meet.
     #[error(transparent)]
     Rendezvous(#[from] RendezvousError),
@@ -139,6 +145,7 @@ impl StartError {
         match self {
             Self::EngineDown | Self::NodeLost(_) | Self::NodeLeft => ENGINE_DOWN,
             Self::Rendezvous(error) if error.is_temporary() => ENGINE_DOWN,
+            Self::Mpi(error) if error.is_temporary() => ENGINE_DOWN,
             _ => 1,
         }
     }

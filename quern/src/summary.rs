@@ -4,7 +4,7 @@ use quern_backend::{Device, DeviceMemory, KvFormat};
 use quern_model::Checkpoint;
 
 use crate::{
-    config::{Config, DeviceSettings, EngineSettings, ModelSettings, ParallelOptions},
+    config::{Config, DeviceSettings, DistTransport, EngineSettings, ModelSettings, ParallelOptions},
     memory::gib,
     start_error::StartError,
 };
@@ -99,7 +99,12 @@ pub fn rank_lines(
     let here = device.parallel.ranks_here();
     let place = match nnodes {
         1 => format!("{tp_size} in this process"),
-        _ => format!("{} to {} of {tp_size} on node {node_rank} of {nnodes}", here.start, here.end - 1),
+        _ => format!(
+            "{} to {} of {tp_size} on node {node_rank} of {nnodes} over {}",
+            here.start,
+            here.end - 1,
+            if device.nodes.dist_transport == Some(DistTransport::Mpi) { "MPI" } else { "sockets" }
+        ),
     };
     let mut lines = vec![format!(
         "Ranks: {place} (tp_size {tp_size}, ep_size {ep_size}). Each: {weights} of weights, {kv_bytes} bytes \

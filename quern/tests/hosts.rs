@@ -49,7 +49,7 @@ fn two_nodes_answer_with_the_bits_of_one_process() {
     let nodes = start([HERE; 2], &[]);
     let alone = serve(&NETWORK);
     alone.said("Ranks: 2 in this process");
-    nodes.leader.said("Ranks: 0 to 0 of 2 on node 0 of 2");
+    nodes.leader.said("Ranks: 0 to 0 of 2 on node 0 of 2 over sockets");
     nodes.follower.said("Ranks: 1 to 1 of 2 on node 1 of 2");
     nodes.leader.said("there is no --dist-key-file");
     let chat = format!("{CHAT}}}");

@@ -103,6 +103,19 @@ impl FrameHeader {
             len => Err(format!("it sends {len} bytes of {kind:?}, at most {} are taken", kind.max_len())),
         }
     }
+
+    /// Whether `bytes`, at least a header's, begin with this one.
+    ///
+    /// # Errors
+    /// If they do not: the rest means nothing.
+    pub(crate) fn check(self, bytes: &[u8]) -> io::Result<()> {
+        let header = bytes.first_chunk::<HEADER>().expect("a header has come");
+        match Self::read(*header) {
+            Ok(header) if header == self => Ok(()),
+            Ok(header) => Err(io::Error::other(format!("{header:?} came where {self:?} belongs"))),
+            Err(cause) => Err(io::Error::other(cause)),
+        }
+    }
 }
 
 /// A whole frame.

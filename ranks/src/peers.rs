@@ -12,8 +12,9 @@ use quern_backend::{ForwardBatch, Lost, collective};
 pub use crate::watch::NodeEvent;
 use crate::{
     NodePosition,
-    exchange::{Transfer, exchange},
+    exchange::{Transfer, Transport, exchange},
     frame::{FrameHeader, FrameKind, HEADER},
+    sockets,
     step::{self, StepBounds},
     watch::{Observer, Watch, Watched},
 };
@@ -34,6 +35,8 @@ pub struct Peers {
     watch: Arc<Watch>,
     /// Silence of a node in the middle of a step that is too long.
     limit: Duration,
+    /// What carries sums and rows. Steps go over sockets, where one that waits for the next keeps no core busy.
+    transport: Transport,
     links: Mutex<Links>,
 }
 
@@ -48,8 +51,8 @@ struct Links {
 }
 
 impl Peers {
-    /// `others` over connections that were made for them, each with `ranks` ranks. What is heard of them goes to
-    /// `observer`.
+    /// `others` over connections that were made for them, each with `ranks` ranks, and numbers by `transport`. What is
+    /// heard of them goes to `observer`.
     ///
     /// # Errors
     /// If the system refuses a thread or a socket.
@@ -57,6 +60,7 @@ impl Peers {
         node: NodePosition,
         ranks: usize,
         limit: Duration,
+        transport: Transport,
         others: Vec<Watched>,
         observer: Observer,
     ) -> io::Result<Self> {
@@ -67,7 +71,8 @@ impl Peers {
             Ok(Link { node: other.node, stream, inbox: Vec::new(), floats: Vec::new() })
         });
         let links = Links { others: links.collect::<io::Result<_>>()?, outbox: Vec::new(), own: Vec::new(), number: 0 };
-        Ok(Self { node, watch: Watch::start(node, ranks, others, observer)?, limit, links: Mutex::new(links) })
+        let watch = Watch::start(node, ranks, others, observer)?;
+        Ok(Self { node, watch, limit, transport, links: Mutex::new(links) })
     }
 
     /// This node.
@@ -130,7 +135,7 @@ impl Peers {
         }
         let links = &mut *self.links();
         links.write(FrameKind::Step, &record);
-        self.swap(links, |_| true, &vec![None; links.others.len()])
+        self.swap(&Transport::Sockets, links, |_| true, &vec![None; links.others.len()])
     }
 
     /// Wait for the next step of node 0; `None` once it has said goodbye.
@@ -155,7 +160,7 @@ impl Peers {
         let links = &mut *self.links();
         links.write_floats(values);
         let lengths = vec![Some(values.len()); links.others.len()];
-        self.swap(links, |_| true, &lengths)?;
+        self.swap(&self.transport, links, |_| true, &lengths)?;
         links.own.clear();
         links.own.extend_from_slice(values);
         collective::tree(&links.parts(self.node.index, &links.own), values);
@@ -171,26 +176,33 @@ impl Peers {
         let links = &mut *self.links();
         links.write_floats(own);
         if self.node.index != 0 {
-            return self.swap(links, |node| node == 0, &vec![None; links.others.len()]);
+            return self.swap(&self.transport, links, |node| node == 0, &vec![None; links.others.len()]);
         }
         let rows = all.len().checked_div(widths.iter().sum()).unwrap_or(0);
         let lengths: Vec<_> = links.others.iter().map(|link| Some(rows * widths[link.node])).collect();
-        self.swap(links, |_| false, &lengths)?;
+        self.swap(&self.transport, links, |_| false, &lengths)?;
         collective::side_by_side(&links.parts(0, own), widths, all);
         Ok(())
     }
 
     /// Send what is in the outbox to the nodes that are `told`, and receive as many numbers of each as `lengths` says.
-    fn swap(&self, links: &mut Links, told: impl Fn(usize) -> bool, lengths: &[Option<usize>]) -> Result<(), Lost> {
+    fn swap(
+        &self,
+        transport: &Transport,
+        links: &mut Links,
+        told: impl Fn(usize) -> bool,
+        lengths: &[Option<usize>],
+    ) -> Result<(), Lost> {
         let Links { others, outbox, number, .. } = links;
         let transfers = others.iter_mut().zip(lengths).map(|(link, length)| {
             let expected =
                 length.map(|length| FrameHeader { kind: FrameKind::Floats, len: 4 * length, number: *number });
             link.inbox.resize(expected.map_or(0, |header| HEADER + header.len), 0);
-            let out = if told(link.node) { outbox.as_slice() } else { &[] };
-            Transfer { stream: &link.stream, out, into: &mut link.inbox, received: 0, expected }
+            let Link { node, stream, inbox, .. } = link;
+            Transfer { node: *node, stream, is_told: told(*node), into: inbox, expected }
         });
-        let swapped = exchange(&mut transfers.collect::<Vec<_>>(), Some(self.limit));
+        let mut transfers: Vec<_> = transfers.collect();
+        let swapped = exchange(transport, outbox, &mut transfers, self.limit, &|| self.watch.is_over());
         *number += 1;
         swapped.map_err(|(at, error)| self.watch.miss(others[at].node, &error, self.limit))?;
         for link in others {
@@ -231,19 +243,15 @@ impl Links {
     /// The next step of node 0, however long it takes to begin.
     fn receive_step(&mut self, bounds: &StepBounds) -> io::Result<ForwardBatch> {
         let stream = &self.others.first().expect("node 0 is one of the others").stream;
-        let receive = |into: &mut [u8]| {
-            let transfer = Transfer { stream, out: &[], into, received: 0, expected: None };
-            exchange(&mut [transfer], None).map_err(|(_, error)| error)
-        };
         let mut header = [0; HEADER];
-        receive(&mut header)?;
+        sockets::receive(stream, &mut header)?;
         let header = FrameHeader::read(header).map_err(io::Error::other)?;
         if header.kind != FrameKind::Step || header.number != self.number {
             return Err(io::Error::other(format!("{header:?} came where step {} belongs", self.number)));
         }
         self.number += 1;
         let mut record = vec![0; header.len];
-        receive(&mut record)?;
+        sockets::receive(stream, &mut record)?;
         step::read(&record, bounds).map_err(io::Error::other)
     }
 }

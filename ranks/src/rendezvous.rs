@@ -8,15 +8,19 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use crate::{
-    NodeEvent, NodeKey, NodePosition, Peers,
+    Mpi, NodeEvent, NodeKey, NodePosition, Peers,
+    exchange::Transport,
     handshake::{self, HandshakeError},
     key::nonce,
     message::{Hello, Purpose, Welcome},
@@ -38,6 +42,30 @@ const MAX_UNKNOWN: usize = 64;
 /// Most sentences about who was refused.
 const MAX_REFUSALS: usize = 64;
 
+/// Where node 0 is met.
+#[derive(Clone, Debug)]
+pub enum MeetingPlace {
+    /// At `host:port`, as it was typed on all nodes.
+    Typed(String),
+    /// This is node 0, and it listens here already.
+    Open(Arc<TcpListener>),
+    /// At one of these, as node 0 told the others.
+    Told(Vec<SocketAddr>),
+}
+
+impl fmt::Display for MeetingPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Typed(address) => f.write_str(address),
+            Self::Open(listener) => listener.local_addr().map_or(Ok(()), |address| address.fmt(f)),
+            Self::Told(addresses) => {
+                let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+                write!(f, "{} (chosen by node 0)", addresses.join(" or "))
+            }
+        }
+    }
+}
+
 /// What a node brings along.
 #[derive(Clone, Debug)]
 pub struct Rendezvous {
@@ -45,8 +73,10 @@ pub struct Rendezvous {
     pub node: NodePosition,
     /// Ranks of each node.
     pub ranks: usize,
-    /// `host:port` of node 0.
-    pub address: String,
+    /// Where node 0 is.
+    pub place: MeetingPlace,
+    /// What connects the processes besides, and carries the numbers of a step; else sockets do.
+    pub mpi: Option<Arc<Mpi>>,
     /// What all nodes know.
     pub key: NodeKey,
     /// How long nodes wait for one another: until all are there, and in the middle of a step.
@@ -145,19 +175,15 @@ impl Rendezvous {
             let host = control.peer_addr().map_or_else(|_| "gone".to_owned(), |address| address.ip().to_string());
             others.push(Watched { node, host, control, data });
         }
-        let peers = Peers::start(self.node, self.ranks, self.limit, others, Box::new(observer))?;
+        let transport = self.mpi.clone().map_or(Transport::Sockets, Transport::Mpi);
+        let peers = Peers::start(self.node, self.ranks, self.limit, transport, others, Box::new(observer))?;
         Ok((peers, welcome))
     }
 
     /// Node 0: wait for the others.
     fn lead(&self) -> Result<(Connections, Welcome), RendezvousError> {
-        let refused = |cause| RendezvousError::Listen { address: self.address.clone(), cause };
-        let address = resolve(&self.address).map_err(refused)?;
-        if address.ip().is_unspecified() {
-            let cause = "it stands for all addresses of this host; name one that the other nodes reach";
-            return Err(refused(io::Error::other(cause)));
-        }
-        let listener = TcpListener::bind(address).map_err(refused)?;
+        let refused = |cause| RendezvousError::Listen { address: self.place.to_string(), cause };
+        let listener = self.listen().map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let count = self.node.count;
         tracing::info!("Node 0 of {count} waits for the others at {address}.");
@@ -182,28 +208,42 @@ impl Rendezvous {
         Ok((connections.collect(), welcome))
     }
 
+    /// Where the others come to node 0.
+    fn listen(&self) -> io::Result<TcpListener> {
+        let typed = match &self.place {
+            MeetingPlace::Open(listener) => return listener.try_clone(),
+            place => place.to_string(),
+        };
+        let address = resolve(&typed)?;
+        if address.ip().is_unspecified() {
+            let cause = "it stands for all addresses of this host; name one that the other nodes reach";
+            return Err(io::Error::other(cause));
+        }
+        TcpListener::bind(address)
+    }
+
     /// Another node: reach node 0, then those in between, and wait for those behind.
     fn follow(&self) -> Result<(Connections, Welcome), RendezvousError> {
         let begin = Instant::now();
-        tracing::info!("Node {} of {} connects to node 0 at {}.", self.node.index, self.node.count, self.address);
+        tracing::info!("Node {} of {} connects to node 0 at {}.", self.node.index, self.node.count, self.place);
         let (control, record, listener) = loop {
             let cause = match self.reach() {
                 Ok(reached) => break reached,
                 Err(HandshakeError::Io(error)) => error.to_string(),
                 Err(HandshakeError::Refused(reason)) => {
-                    return Err(RendezvousError::Refused { address: self.address.clone(), reason });
+                    return Err(RendezvousError::Refused { address: self.place.to_string(), reason });
                 }
                 Err(HandshakeError::Foreign(cause)) => {
-                    return Err(RendezvousError::Foreign { address: self.address.clone(), cause });
+                    return Err(RendezvousError::Foreign { address: self.place.to_string(), cause });
                 }
             };
             if begin.elapsed() >= self.limit {
-                return Err(RendezvousError::Unreached { address: self.address.clone(), limit: self.limit, cause });
+                return Err(RendezvousError::Unreached { address: self.place.to_string(), limit: self.limit, cause });
             }
             thread::sleep(RETRY);
         };
         let foreign = |address: String, cause: String| RendezvousError::Foreign { address, cause };
-        let welcome = Welcome::read(&record).map_err(|error| foreign(self.address.clone(), error.to_string()))?;
+        let welcome = Welcome::read(&record).map_err(|error| foreign(self.place.to_string(), error.to_string()))?;
         let (leader, own) = (control.peer_addr()?, listener.local_addr()?.port());
         let mut connections = Connections::from([((0, Purpose::Control), control)]);
         let mut connect = |node: usize, address: SocketAddr, purpose| {
@@ -230,7 +270,24 @@ impl Rendezvous {
 
     /// One try to reach node 0: the connection, its welcome, and where this node listens.
     fn reach(&self) -> Result<(TcpStream, Vec<u8>, TcpListener), HandshakeError> {
-        let stream = TcpStream::connect_timeout(&resolve(&self.address)?, CONNECT)?;
+        let addresses = match &self.place {
+            MeetingPlace::Told(addresses) => addresses.clone(),
+            place => vec![resolve(&place.to_string())?],
+        };
+        let mut failed = None;
+        for address in addresses {
+            match self.reach_at(address) {
+                // What listens at another of the addresses, within this host or elsewhere, is not node 0.
+                Err(error @ HandshakeError::Io(_)) => failed = Some(error),
+                Err(error @ HandshakeError::Foreign(_)) => failed = failed.or(Some(error)),
+                reached => return reached,
+            }
+        }
+        Err(failed.expect("node 0 has an address"))
+    }
+
+    fn reach_at(&self, address: SocketAddr) -> Result<(TcpStream, Vec<u8>, TcpListener), HandshakeError> {
+        let stream = TcpStream::connect_timeout(&address, CONNECT)?;
         let listener = TcpListener::bind((stream.local_addr()?.ip(), 0))?;
         let hello = self.hello(Purpose::Control, listener.local_addr()?.port())?;
         let welcome = handshake::connect(&stream, &hello, &self.key, self.limit)?;

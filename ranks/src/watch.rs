@@ -228,7 +228,8 @@ impl Watch {
         self.state().ended
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether nothing is to be waited for any more: a node is lost, or all is well and at its end.
+    pub(crate) fn is_over(&self) -> bool {
         let state = self.state();
         state.ended || state.lost.is_some()
     }

@@ -17,7 +17,7 @@ use quern_backend::{
     conformance::Rng,
 };
 use quern_ranks::{
-    NodeEvent, NodeKey, NodePosition, NodeRank, Peers, Rendezvous, RendezvousError, StepBounds, Welcome,
+    MeetingPlace, NodeEvent, NodeKey, NodePosition, NodeRank, Peers, Rendezvous, RendezvousError, StepBounds, Welcome,
 };
 
 /// A free port of this machine. Another program may take it before it is used; the test would say so.
@@ -29,7 +29,8 @@ fn rendezvous(index: usize, count: usize, address: &str) -> Rendezvous {
     Rendezvous {
         node: NodePosition { index, count },
         ranks: 1,
-        address: address.to_owned(),
+        place: MeetingPlace::Typed(address.to_owned()),
+        mpi: None,
         key: NodeKey::new(b"key"),
         limit: Duration::from_secs(60),
         num_pages: 100 + index,
@@ -177,13 +178,38 @@ fn who_does_not_belong_is_refused_by_name_and_keeps_nobody_out() {
 }
 
 #[test]
+fn of_several_addresses_the_one_of_node_0_is_found() {
+    let listener = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+    let real = listener.local_addr().unwrap();
+    // One that nobody listens at, and one of a program that says something else.
+    let nobody = address().parse().unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let foreign = other.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in other.incoming().map_while(Result::ok) {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let leader = Rendezvous { place: MeetingPlace::Open(listener), ..rendezvous(0, 2, "") };
+    let follower = Rendezvous { place: MeetingPlace::Told(vec![nobody, foreign, real]), ..rendezvous(1, 2, "") };
+    let leader = thread::spawn(move || leader.join(|_| {}).map(drop));
+    follower.join(|_| {}).unwrap();
+    leader.join().unwrap().unwrap();
+    let lost =
+        Rendezvous { place: MeetingPlace::Told(vec![foreign, nobody]), limit: Duration::ZERO, ..rendezvous(1, 2, "") };
+    let error = lost.join(|_| {}).map(drop).unwrap_err();
+    assert!(matches!(error, RendezvousError::Unreached { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("{foreign} or {nobody} (chosen by node 0)")), "{error}");
+}
+
+#[test]
 fn nodes_that_do_not_come_are_named() {
     let impatient = |index, count| Rendezvous { limit: Duration::ZERO, ..rendezvous(index, count, &address()) };
     let missing = impatient(0, 3).join(|_| {}).map(drop).unwrap_err();
     assert_eq!(missing.to_string(), "--nnodes 3: node 1, node 2 did not come within 0 s (--dist-timeout)");
     let unreached = impatient(1, 2).join(|_| {}).map(drop).unwrap_err();
     assert!(matches!(unreached, RendezvousError::Unreached { .. }) && unreached.is_temporary(), "{unreached}");
-    let elsewhere = Rendezvous { address: "203.0.113.7:1".into(), ..rendezvous(0, 2, "") };
+    let elsewhere = Rendezvous { place: MeetingPlace::Typed("203.0.113.7:1".into()), ..rendezvous(0, 2, "") };
     let refused = elsewhere.join(|_| {}).map(drop).unwrap_err();
     assert!(refused.to_string().starts_with("--dist-init-addr 203.0.113.7:1: node 0 cannot listen"), "{refused}");
     assert!(!refused.is_temporary());

@@ -93,7 +93,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
     let mut serve = args.serve.clone();
     serve.engine.schedule.disable_radix_cache = true;
     let notes = serve.check()?;
-    if let nodes @ 2.. = serve.device.parallel.nnodes {
+    if let nodes @ 2.. = serve.device.parallel.options().nnodes {
         let reason = "one process is measured; a server on several nodes by `quern bench serving`";
         return Err(RefusedFlag::new("nnodes", nodes, reason).into());
     }
@@ -107,7 +107,7 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
             (checkpoint, serve.model.load_format(false)?, ModelPaths::default())
         }
         None => {
-            let judged = |unfetched| start::judge(&serve, Host::probe(), unfetched);
+            let judged = |unfetched| start::judge(&serve, Host::probe(1), unfetched);
             let files = ModelFiles::locate_judged(&start::source(&serve), judged).await?;
             let load_format = serve.model.load_format(files.is_gguf())?;
             let checkpoint = files.checkpoint(load_format, &serve.model.json_model_override_args)?;
@@ -118,11 +118,11 @@ async fn prepare(args: &OfflineArgs) -> Result<(Checkpoint, Decision), StartErro
     let checkpoint = checkpoint.quantised(recipe);
     let facts = Facts {
         network: checkpoint.config(),
-        weights: WeightFacts::of(&checkpoint, serve.device.parallel)?,
+        weights: WeightFacts::of(&checkpoint, serve.device.parallel.options())?,
         load_format,
         places,
         template_parser: None,
-        host: Host::probe(),
+        host: Host::probe(1),
     };
     let decision = resolve::resolve(&serve, facts, notes)?;
     Ok((checkpoint, decision))

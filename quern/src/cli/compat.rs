@@ -67,8 +67,8 @@ const fn alias(aliases: &'static [&'static str], flag: CompatFlag) -> CompatFlag
 
 const ONE_REPLICA: &str = "one replica is supported: run that many servers, each with its own --port and its own cores \
      (numactl --cpunodebind=K --membind=K), behind sglang-router (docs/deploy.md); or divide one over them by --tp-size";
-const ONE_RANK: &str = "--tp-size and --ep-size divide a network over ranks, and --nnodes these over hosts";
-const NO_RANKS: &str = "ranks exchange in the memory of a process and over sockets, without GPUs";
+const ONE_RANK: &str = "--tp-size and --ep-size divide a network over ranks, and --nnodes or mpirun these over hosts";
+const NO_RANKS: &str = "ranks exchange in the memory of a process, over sockets and by MPI, without GPUs";
 const ONE_KERNEL_SET: &str = "kernels are chosen for what computes; the summary at start names them";
 const NO_GRAPHS: &str = "steps are not recorded as graphs";
 const NO_TLS: &str = "TLS is not supported; put a reverse proxy in front";

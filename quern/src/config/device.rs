@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     names::{Auto, Names},
     nodes::NodeOptions,
-    parallel::ParallelOptions,
+    parallel::{ParallelFlags, ParallelOptions},
     refused::RefusedFlag,
 };
 use crate::machine::Machine;
@@ -38,7 +38,7 @@ pub struct DeviceFlags {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it")]
-    pub parallel: ParallelOptions,
+    pub parallel: ParallelFlags,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it")]
@@ -150,8 +150,9 @@ impl DeviceFlags {
     /// # Errors
     /// For the flag that asks for what the device that is named does not do, or for ranks that no network has.
     pub fn check(&self) -> Result<Vec<String>, RefusedFlag> {
-        self.parallel.check()?;
-        let mut notes = self.nodes.check(self.parallel)?;
+        let parallel = self.parallel.options();
+        parallel.check()?;
+        let mut notes = self.nodes.check(parallel)?;
         match self.device {
             None => Ok(notes),
             Some(Compute::Cpu) => {
@@ -197,7 +198,7 @@ impl DeviceFlags {
             cpu_threads: self.cpu.threads(machine),
             cpu_isa: self.cpu.cpu_isa,
             weight_cache: self.weight_cache.clone(),
-            parallel: self.parallel,
+            parallel: self.parallel.options(),
             nodes: self.nodes.clone(),
             pp_size: 1,
             dp_size: 1,

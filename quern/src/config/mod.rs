@@ -32,8 +32,8 @@ pub use self::{
     log::{LogFlags, LogLevel, LogSettings},
     metrics::MetricsFlags,
     model::{LoadFormat, ModelFlags, ModelSettings},
-    nodes::NodeOptions,
-    parallel::ParallelOptions,
+    nodes::{DistTransport, NodeOptions},
+    parallel::{ParallelFlags, ParallelOptions},
     refused::{RefusedFlag, ResolveError},
 };
 

@@ -1,4 +1,4 @@
-//! [`NodeOptions`]: where the nodes of a network meet.
+//! [`NodeOptions`]: where the nodes of a network meet, and what carries their numbers.
 
 use std::{
     fs,
@@ -10,7 +10,12 @@ use clap::Args;
 use quern_ranks::{NodeKey, is_private};
 use serde::Serialize;
 
-use super::{parallel::ParallelOptions, refused::RefusedFlag, values::positive_seconds};
+use super::{
+    names::{Auto, Names},
+    parallel::ParallelOptions,
+    refused::RefusedFlag,
+    values::positive_seconds,
+};
 
 /// Fewest bytes of a secret: shorter ones are guessed.
 const MIN_SECRET: usize = 16;
@@ -34,6 +39,25 @@ pub struct NodeOptions {
     /// private network
     #[arg(long, value_name = "FILE")]
     pub dist_key_file: Option<PathBuf>,
+
+    /// What carries sums between nodes: the MPI of the mpirun or srun that started them, or sockets. `auto` takes MPI under
+    /// such a launcher of several processes, unless --nnodes and --dist-init-addr are typed
+    #[arg(long, value_name = "TRANSPORT", default_value = "auto", value_parser = Names::or_auto(DistTransport::NAMES))]
+    pub dist_transport: Auto<DistTransport>,
+}
+
+/// What carries sums between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DistTransport {
+    /// The library of the launcher.
+    Mpi,
+    /// Connections of our own.
+    Sockets,
+}
+
+impl DistTransport {
+    const NAMES: [(&str, Self); 2] = [("mpi", Self::Mpi), ("sockets", Self::Sockets)];
 }
 
 /// `host:port`, as it was typed.
@@ -56,6 +80,14 @@ impl NodeOptions {
     /// For the flag that the nodes of `parallel` cannot do without, or a [`key`](Self::key) that is none.
     pub fn check(&self, parallel: ParallelOptions) -> Result<Vec<String>, RefusedFlag> {
         let nodes = parallel.nnodes;
+        let by_mpi = self.dist_transport == Some(DistTransport::Mpi);
+        if nodes > 1 && by_mpi {
+            let file = self.dist_key_file.as_ref();
+            let note = |file: &PathBuf| {
+                format!("--dist-key-file {} changes nothing: node 0 hands out a key by MPI.", file.display())
+            };
+            return Ok(file.map(note).into_iter().collect());
+        }
         if nodes > 1 {
             let reason = "needs --dist-init-addr HOST:PORT, where node 0 waits for the others";
             let address = self.dist_init_addr.as_ref().ok_or_else(|| RefusedFlag::new("nnodes", nodes, reason))?;
@@ -63,7 +95,8 @@ impl NodeOptions {
         }
         let address = self.dist_init_addr.as_ref().map(|address| format!("--dist-init-addr {address}"));
         let file = self.dist_key_file.as_ref().map(|file| format!("--dist-key-file {}", file.display()));
-        let typed = address.into_iter().chain(file);
+        let transport = by_mpi.then(|| "--dist-transport mpi".to_owned());
+        let typed = address.into_iter().chain(file).chain(transport);
         Ok(typed.map(|typed| format!("{typed} changes nothing: there is one node (--nnodes).")).collect())
     }
 
@@ -158,7 +191,7 @@ mod tests {
                 fs::write(&file, text).unwrap();
                 file
             });
-            NodeOptions { dist_init_addr: None, dist_timeout: 1.0, dist_key_file: file }
+            NodeOptions { dist_init_addr: None, dist_timeout: 1.0, dist_key_file: file, dist_transport: None }
         };
         let line = with(None).key("10.0.0.1:5000").unwrap().1.unwrap();
         assert!(line.contains("10.0.0.1:5000") && line.contains("--dist-key-file"), "{line}");

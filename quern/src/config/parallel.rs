@@ -1,4 +1,5 @@
-//! [`ParallelOptions`]: over how many ranks the network is divided, and which of them this process has.
+//! [`ParallelFlags`] and [`ParallelOptions`]: over how many ranks the network is divided, and which of them this process
+//! has.
 
 use std::ops::Range;
 
@@ -13,9 +14,9 @@ use super::{
     values::positive_size,
 };
 
-/// The ranks of the network, and those of this process: what was typed is what is decided.
-#[derive(Args, Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct ParallelOptions {
+/// What was typed about the ranks of the network.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ParallelFlags {
     /// Ranks that the network is divided over: each computes a part of every layer on its share of the threads
     #[arg(long, alias = "tensor-parallel-size", value_name = "RANKS", default_value = "1",
           value_parser = positive_size)]
@@ -26,13 +27,36 @@ pub struct ParallelOptions {
           value_parser = positive_size)]
     pub ep_size: usize,
 
-    /// Processes, one a host, that share the ranks: the same command is run on each, with another --node-rank
-    #[arg(long, value_name = "NODES", default_value = "1", value_parser = positive_size)]
-    pub nnodes: usize,
+    /// Processes, one a host, that share the ranks: the same command is run on each, with another --node-rank [default: 1,
+    /// or as many as mpirun or srun started]
+    #[arg(long, value_name = "NODES", value_parser = positive_size)]
+    pub nnodes: Option<usize>,
 
-    /// Which of the processes this is, from 0; node 0 serves requests, the others follow it and answer /health
-    #[arg(long, value_name = "NODE", default_value_t = 0)]
+    /// Which of the processes this is, from 0; node 0 serves requests, the others follow it and answer /health [default: 0,
+    /// or what mpirun or srun says]
+    #[arg(long, value_name = "NODE")]
+    pub node_rank: Option<usize>,
+}
+
+/// The ranks of the network, and those of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ParallelOptions {
+    /// Ranks that the network is divided over.
+    pub tp_size: usize,
+    /// Groups of ranks that hold different experts.
+    pub ep_size: usize,
+    /// Processes that share the ranks.
+    pub nnodes: usize,
+    /// Which of them this is.
     pub node_rank: usize,
+}
+
+impl ParallelFlags {
+    /// What was typed, with one process where nothing was.
+    pub fn options(self) -> ParallelOptions {
+        let Self { tp_size, ep_size, nnodes, node_rank } = self;
+        ParallelOptions { tp_size, ep_size, nnodes: nnodes.unwrap_or(1), node_rank: node_rank.unwrap_or(0) }
+    }
 }
 
 impl ParallelOptions {

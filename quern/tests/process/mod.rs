@@ -16,7 +16,8 @@ pub(crate) fn quern(arguments: &[&str]) -> Command {
     // Nothing of the machine these tests run on may matter.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if ["HF_", "SGLANG_", "RUST_LOG", "HTTP_PROXY", "http_proxy"].iter().any(|prefix| name.starts_with(prefix)) {
+        let foreign = ["HF_", "SGLANG_", "RUST_LOG", "HTTP_PROXY", "http_proxy", "OMPI_", "PMI_", "PMIX_", "SLURM_"];
+        if foreign.iter().any(|prefix| name.starts_with(prefix)) {
             command.env_remove(name);
         }
     }
