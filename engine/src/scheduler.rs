@@ -53,6 +53,8 @@ pub struct Scheduler {
     /// A tenant whose next request did not fit into the pool, of those the one with fewest places. Others with as many
     /// places or more yield to it until it is admitted.
     pub(crate) short_of_pages: Option<Tenant>,
+    /// Until this step a tenant that floods leaves room for one that does not.
+    pub(crate) guest_until: u64,
     pub(crate) stats: SchedulerStats,
     /// Internal errors of single sequences that nobody has asked for yet.
     incidents: Vec<Incident>,
@@ -87,6 +89,7 @@ impl Scheduler {
             running: Vec::new(),
             shares: FairShares::new(CREDIT_STEPS as u64 * chunk_tokens as u64),
             short_of_pages: None,
+            guest_until: 0,
             stats: SchedulerStats::default(),
             incidents: Vec::new(),
             config,

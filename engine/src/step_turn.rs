@@ -9,13 +9,13 @@ use crate::{sequence::SequenceKey, tenant::Tenant};
 pub(crate) struct StepTurn {
     /// The tenants that have requests: the one that leads, then the others, the least served first.
     pub(crate) order: Vec<Tenant>,
-    /// Each tenant's sequences that run and compute what is known already, the oldest first. Empty with one tenant.
+    /// Each tenant's sequences that run and compute what is known already, the oldest first. Empty where one tenant has the whole step.
     pub(crate) prompts: BTreeMap<Tenant, Vec<SequenceKey>>,
     /// Tokens that the prompts of the one that leads may have before the others'.
     pub(crate) reserved: usize,
-    /// Tokens that prompts of tenants that flood may have beside those of the one that leads.
+    /// Tokens that are left for prompts of each tenant that floods.
     pub(crate) bounds: BTreeMap<Tenant, usize>,
-    /// Decoding sequences of the others that are left out this time.
+    /// Decoding sequences that are left out this time.
     pub(crate) paused: BTreeSet<SequenceKey>,
 }
 

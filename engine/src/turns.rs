@@ -1,9 +1,12 @@
 //! Turns: how it is decided whose work a step does, where several tenants want it.
 //!
 //! The least served tenant that has prompts to compute leads: it has seven eighths of the step, less if it wants less,
-//! and the others what is left, their decoding sequences taking turns where that is less than all of them. A tenant that
-//! floods, with more requests than an equal share of the places, has no more than an eighth of what the leader has, even
-//! where the step has room for more: its tokens would double the time until the leader's first.
+//! and the others what is left, their decoding sequences taking turns where that is less than all of them.
+//!
+//! A tenant that floods, with more requests than an equal share of the places, has no more than an eighth of a step while
+//! another is there, even where the step has room for more: its tokens would double the time until the other's first.
+//! That holds on for some steps after the other has gone, so that one who asks now and then, and comes while a step is
+//! under way, finds a short one.
 //!
 //! Places and pages are shared as well. Where a tenant's next request finds no pages, tenants with as many places as it
 //! or more admit none until it is admitted, however many of them there are. Where a tenant cannot be admitted while
@@ -16,14 +19,19 @@ use crate::{
     tenant::Tenant,
 };
 
-/// This part of a step is for those that do not lead, if they want it.
+/// This part of a step is for those that do not lead, if they want it, and the most for one that floods.
 const OTHERS_PART: usize = 8;
+/// Tokens that one that floods has of a step at least: steps of fewer hardly take less time.
+const LEAST_PART: usize = 16;
+/// Steps after another was there in which a tenant that floods still has no more than its part.
+const GUEST_STEPS: u64 = 1000;
 
 impl Scheduler {
-    /// Whose work the next step does. With one tenant it is all that one's.
+    /// Whose work the next step does. With one tenant it is all that one's, if no other was there lately.
     pub(crate) fn next_turn(&mut self, plan: &mut StepPlan) -> StepTurn {
         let order = self.shares.in_order();
-        if order.len() < 2 {
+        let flooding = self.flooding(&order);
+        if order.len() < 2 && flooding.is_empty() {
             self.short_of_pages = None;
             return StepTurn { order, ..StepTurn::default() };
         }
@@ -44,46 +52,66 @@ impl Scheduler {
         }
         let mut turn = StepTurn { order, prompts, ..StepTurn::default() };
         let demand = |tenant: &Tenant| self.prompt_demand(tenant, turn.prompts_of(tenant));
-        let demands: Vec<_> = turn.order.iter().map(demand).collect();
-        let Some(lead) = demands.iter().position(|&demand| demand > 0) else { return turn };
-        let leader = turn.order.remove(lead);
-        decodes.retain(|(_, key)| self.sequences[key].tenant != leader);
+        let demands: BTreeMap<_, _> = turn.order.iter().map(|tenant| (tenant.clone(), demand(tenant))).collect();
+        let lead = turn.order.iter().position(|tenant| demands[tenant] > 0);
+        if lead.is_none() && flooding.is_empty() {
+            return turn;
+        }
+        let leader = turn.order.remove(lead.unwrap_or(0));
+        decodes.retain(|(_, key)| self.sequences[key].tenant != leader || flooding.contains(&leader));
 
         let chunk = self.config.chunk_tokens;
-        let wanted_by_others = decodes.len() + demands.iter().sum::<usize>() - demands[lead];
+        let wanted = demands[&leader];
+        let wanted_by_others = decodes.len() + demands.values().sum::<usize>() - wanted;
         turn.reserved = chunk - wanted_by_others.min((chunk / OTHERS_PART).max(1));
-        let mut most_decodes = (chunk - demands[lead].min(turn.reserved)).max(1);
-        // Of a short prompt as of half a chunk: steps of fewer tokens hardly take less time.
-        let beside = (demands[lead].max(chunk / 2) / OTHERS_PART).max(1);
-        let equal_share = self.config.max_running / (turn.order.len() + 1);
-        let floods = |tenant: &&Tenant| self.shares.alive(tenant) > equal_share;
-        turn.bounds = turn.order.iter().filter(floods).map(|tenant| (tenant.clone(), beside)).collect();
+        let mut most_decodes = (chunk - wanted.min(turn.reserved)).max(1);
+        // Beside a short prompt as beside half a chunk: steps of fewer tokens hardly take less time.
+        let beside = if wanted == 0 || flooding.contains(&leader) { chunk } else { wanted.max(chunk / 2) };
+        let bound = (beside / OTHERS_PART).max(LEAST_PART);
+        // Half of it is for prompts where there are any.
+        let decodes_of = |tenant: &Tenant| bound - demands[tenant].min(bound / 2);
+        let mut rows: BTreeMap<_, _> = flooding.iter().map(|tenant| (tenant, decodes_of(tenant))).collect();
+        turn.bounds = flooding.iter().map(|tenant| (tenant.clone(), bound)).collect();
         // Those that were part of a step longest ago are part of this one.
         decodes.sort_unstable();
         for (_, key) in decodes {
-            let bound = turn.bounds.get_mut(&self.sequences[&key].tenant);
-            if most_decodes == 0 || bound.as_deref() == Some(&0) {
+            let tenant = &self.sequences[&key].tenant;
+            let rows = rows.get_mut(tenant);
+            if most_decodes == 0 || rows.as_deref() == Some(&0) {
                 turn.paused.insert(key);
                 continue;
             }
             most_decodes -= 1;
-            if let Some(bound) = bound {
-                *bound -= 1;
+            if let (Some(rows), Some(bound)) = (rows, turn.bounds.get_mut(tenant)) {
+                (*rows, *bound) = (*rows - 1, *bound - 1);
             }
         }
         turn.order.insert(0, leader);
         turn
     }
 
+    /// The tenants that have more requests than an equal share of the places, while one that has not is there or was
+    /// lately.
+    fn flooding(&mut self, order: &[Tenant]) -> Vec<Tenant> {
+        let equal_share = self.config.max_running / order.len().max(2);
+        let flooding: Vec<_> = order.iter().filter(|tenant| self.shares.alive(tenant) > equal_share).cloned().collect();
+        let step = self.stats.steps;
+        if !flooding.is_empty() && flooding.len() < order.len() {
+            self.guest_until = step + GUEST_STEPS;
+        }
+        if step < self.guest_until { flooding } else { Vec::new() }
+    }
+
     /// Chunks of prompts, those of the tenant that leads first.
     pub(crate) fn plan_tenants(&mut self, turn: &StepTurn, plan: &mut StepPlan, mut budget: Budget) {
         let Some((leader, others)) = turn.order.split_first() else { return };
-        if others.is_empty() {
+        let bound_of = |tenant: &Tenant| turn.bounds.get(tenant).copied().unwrap_or(usize::MAX);
+        if others.is_empty() && turn.bounds.is_empty() {
             let is_prompt = |key: &SequenceKey| !self.sequences[key].is_decoding();
             let prompts = self.running.iter().copied().filter(is_prompt).collect();
             return self.plan_prompts(leader, prompts, plan, &mut budget);
         }
-        let mut own = budget.part(turn.reserved);
+        let mut own = budget.part(turn.reserved.min(bound_of(leader)));
         self.plan_prompts(leader, self.still_running(turn.prompts_of(leader)), plan, &mut own);
         budget.join(own);
         for tenant in others {
@@ -91,7 +119,7 @@ impl Scheduler {
                 break;
             }
             let prompts = self.still_running(turn.prompts_of(tenant));
-            let mut own = budget.part(turn.bounds.get(tenant).copied().unwrap_or(usize::MAX));
+            let mut own = budget.part(bound_of(tenant));
             self.plan_prompts(tenant, prompts, plan, &mut own);
             budget.join(own);
         }
