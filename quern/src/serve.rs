@@ -3,6 +3,7 @@
 use std::{
     env, future,
     io::{self, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -16,7 +17,7 @@ use quern_engine::FailureObserver;
 use quern_ranks::{NodeEvent, Peers};
 use serde_json::json;
 use tokio::{
-    runtime::{self, Handle},
+    runtime::{self, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
 };
 
@@ -70,10 +71,10 @@ pub fn run(mut args: ServeArgs) -> Result<(), StartError> {
     let launched = launcher.map(|launcher| Launched::connect(&launcher, &args)).transpose()?.map(Arc::new);
     // Handles signals, accepts connections and answers probes, whatever happens on the threads of requests.
     let mut front = runtime::Builder::new_multi_thread();
-    let front = front.worker_threads(1).thread_name("front").enable_all().build().map_err(StartError::Thread)?;
+    let front = built(front.worker_threads(1).thread_name("front").enable_all())?;
     let mut requests = runtime::Builder::new_multi_thread();
     requests.max_blocking_threads(blocking_threads(Machine::probe().available_bytes));
-    let requests = requests.enable_all().build().map_err(StartError::Thread)?;
+    let requests = built(requests.enable_all())?;
     let outcome = front.block_on(live(args, requests.handle().clone(), began, launched.clone()));
     requests.shutdown_timeout(LEFTOVERS_TIMEOUT);
     front.shutdown_timeout(LEFTOVERS_TIMEOUT);
@@ -82,6 +83,12 @@ pub fn run(mut args: ServeArgs) -> Result<(), StartError> {
         launched.part();
     }
     outcome
+}
+
+/// The runtime, whose library panics where the system refuses a thread that it gave when that was tried before.
+fn built(builder: &mut runtime::Builder) -> Result<Runtime, StartError> {
+    let built = catch_unwind(AssertUnwindSafe(|| builder.build()));
+    built.unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into())).map_err(StartError::Thread)
 }
 
 /// As many as an eighth of the memory has room for.
