@@ -3,7 +3,7 @@
 //   node sources.mjs           prints it
 //   node sources.mjs --write   and keeps it in dist/sources.sha256
 //
-// quern/tests/page.rs computes the same: a line `SHA-256 of a file, two spaces, its path` for every source,
+// quern/tests/program/page.rs computes the same: a line `SHA-256 of a file, two spaces, its path` for every source,
 // sorted by path, and the SHA-256 of these lines.
 import { createHash } from "node:crypto";
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";

@@ -82,6 +82,13 @@ impl CpuBackend {
         Self::beside_others(config, Rank::SOLO, threads, None)
     }
 
+    /// The same with 8-bit products of panels by tiles that are `wide` or not, where the instruction set has both: how scarce
+    /// this CPU's loads are chooses between them, and both give the same bits.
+    pub fn with_wide_panels(self, wide: bool) -> Option<Self> {
+        let kernels = self.kernels.with_wide_panels(wide)?;
+        Some(Self { kernels, ..self })
+    }
+
     /// `count` backends that are the ranks of one network in this process, by index. They share the threads and the
     /// cores, and have one thread each at least.
     ///

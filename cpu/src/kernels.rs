@@ -42,6 +42,13 @@ impl Kernels {
         Ok(Self { isa, precision, entries })
     }
 
+    /// The same with the other way through panels, where the instruction set has two of them.
+    pub(crate) fn with_wide_panels(self, wide: bool) -> Option<Self> {
+        let entries = entries_of(self.isa);
+        let panels_int8 = if wide { entries.wide_panels_int8? } else { entries.panels_int8 };
+        Some(Self { entries: KernelEntries { panels_int8, ..self.entries }, ..self })
+    }
+
     pub(crate) fn isa(&self) -> Isa {
         self.isa
     }
@@ -223,43 +230,5 @@ fn entries_of(isa: Isa) -> KernelEntries {
         Isa::NeonDot => arch::neondot::ENTRIES,
         // The others are not available on this architecture, and `Kernels::choose` refuses them.
         _ => arch::scalar::ENTRIES,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use quern_backend::conformance::{Rng, matrix};
-
-    use super::*;
-    use crate::{
-        buffer::Buffer,
-        pool::Pool,
-        product::{ProductScratch, Weight, linear},
-    };
-
-    #[test]
-    #[cfg_attr(miri, ignore = "takes hours")]
-    fn both_ways_through_panels_give_the_same_bits() {
-        let pool = Pool::new(2).unwrap();
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            let kernels = Kernels::choose(Some(isa), Precision::Bf16).unwrap();
-            let Some(wide) = kernels.entries.wide_panels_int8 else { continue };
-            for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
-                for (tokens, rows) in [(9, 16), (48, 80), (61, 37)] {
-                    let mut random = Rng(tokens as u64);
-                    let weight = Weight::new(&pool, None, &[matrix(&mut random, format, rows, 512)]).unwrap();
-                    let x = random.values(tokens * 512);
-                    let product = |panels_int8| {
-                        let kernels = Kernels { entries: KernelEntries { panels_int8, ..kernels.entries }, ..kernels };
-                        let (mut input, mut out) = (Buffer::zeroed(tokens, 512), Buffer::zeroed(tokens, rows));
-                        input.values_mut().copy_from_slice(&x);
-                        linear(&kernels, &pool, &mut ProductScratch::default(), &input, &weight, &mut out);
-                        out.values().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-                    };
-                    let one = product(entries_of(isa).panels_int8);
-                    assert_eq!(product(wide), one, "{isa} {format}, {tokens} tokens × {rows} rows");
-                }
-            }
-        }
     }
 }

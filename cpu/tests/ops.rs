@@ -179,6 +179,25 @@ impl MoeCase {
     }
 }
 
+// Here and not beside the kernels: a test of the library that reaches them compiles all of them a second time.
+#[test]
+#[cfg_attr(miri, ignore = "takes hours")]
+fn both_ways_through_panels_give_the_same_bits() {
+    for isa in available() {
+        let with = |wide| backend(isa, Precision::Bf16, 2).with_wide_panels(wide);
+        let (Some(wide), Some(narrow)) = (with(true), with(false)) else { continue };
+        for format in QuantFormat::ALL.into_iter().filter(|format| format.blocks().is_some()) {
+            for (tokens, rows) in [(9, 16), (48, 80), (61, 37)] {
+                let mut random = Rng(tokens as u64);
+                let parts = [matrix(&mut random, format, rows, 512)];
+                let x = random.values(tokens * 512);
+                let bits = |b: &CpuBackend| linear(b, &x, &parts).iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&wide), bits(&narrow), "{isa} {format}, {tokens} tokens × {rows} rows");
+            }
+        }
+    }
+}
+
 #[test]
 fn experts_agree_with_the_reference_whether_idle_shared_or_alone() {
     // Many experts for few tokens leave most idle; few for many make groups.

@@ -1,0 +1,11 @@
+//! Checkpoints and networks, a subject a file. One program, since each takes as long to link as to run.
+
+mod checkpoint;
+mod config;
+mod demo;
+mod gguf;
+mod golden;
+mod packed;
+mod split;
+#[path = "../support/mod.rs"]
+mod support;
