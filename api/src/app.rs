@@ -33,7 +33,7 @@ fn layered(routes: Router<Arc<AppState>>, state: Arc<AppState>, cross_origin: &A
     routes
         .with_state(Arc::clone(&state))
         .layer(middleware::from_fn(offloadable))
-        .layer(Extension(state.bodies.clone()))
+        .layer(Extension(state.memory.clone()))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(origin_guard::cors(cross_origin))
         .layer(middleware::from_fn_with_state(Arc::clone(cross_origin), origin_guard::guard))

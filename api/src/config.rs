@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::cross_origin::CrossOriginConfig;
 
-/// Memory for the bodies of all requests, bytes, where there is enough.
-pub const MAX_BODY_MEMORY: usize = 1 << 30;
+/// Memory for the bodies and log-probabilities of all requests, bytes, where there is enough.
+pub const MAX_REQUEST_MEMORY: usize = 1 << 30;
 
 /// Everything that was decided for the API. Field names are those of the flags, as `/server_info` shows them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -69,8 +69,9 @@ pub struct ApiConfig {
     pub no_ui: bool,
     /// Largest request body, bytes.
     pub max_request_bytes: usize,
-    /// Memory that the bodies of all requests may take as values, bytes.
-    pub max_body_memory: usize,
+    /// Memory that the bodies of all requests, as values, and their log-probabilities may take, bytes. Compiled grammars
+    /// are kept within a quarter of as much beside them.
+    pub max_request_memory: usize,
     /// Most answers of `/v1/responses` that are kept for requests that go on from them; 0: none.
     pub response_store_entries: usize,
     /// Their size at most, bytes of JSON.
@@ -150,7 +151,7 @@ impl Default for ApiConfig {
             cross_origin: CrossOriginConfig::default(),
             no_ui: false,
             max_request_bytes: 32 << 20,
-            max_body_memory: MAX_BODY_MEMORY,
+            max_request_memory: MAX_REQUEST_MEMORY,
             response_store_entries: 1024,
             response_store_bytes: 64 << 20,
             max_connections: 1024,

@@ -24,7 +24,10 @@ use crate::{
     offload::{LARGE_BYTES, to_pool_for},
     outcome::{Matched, Outcome},
     prompt::off_thread,
-    protocol::ApiError,
+    protocol::{
+        ApiError,
+        memory_pool::{HeldFor, HeldMemory},
+    },
     sampling::Sampling,
     score_limits::{ScoreBytes, ScoreReport},
     state::AppState,
@@ -76,6 +79,8 @@ pub struct Generations {
     streams: bool,
     began: Instant,
     _ids: ClaimedIds,
+    /// What its log-probabilities may take.
+    _scores: HeldMemory,
 }
 
 /// What has become of one output so far.
@@ -151,6 +156,8 @@ impl Generations {
         };
         let score_bytes = ScoreBytes::sum(specs.iter().map(scores));
         score_bytes.check(specs.len())?;
+        let mut held = HeldMemory::default();
+        state.memory.hold(&mut held, score_bytes.whole(), HeldFor::Scores)?;
         // What an answer may come to hold is freed at its end, or when its client leaves.
         to_pool_for(score_bytes.whole() + specs.iter().map(GenerationSpec::bytes).sum::<usize>()).await;
         let stops = stops(state, &specs).await?;
@@ -170,7 +177,7 @@ impl Generations {
             outputs.push(output);
         }
         let (state, began) = (Arc::clone(state), Instant::now());
-        Ok(Self { state, inbox, outputs, num_running, visits: 0, streams, began, _ids: ids })
+        Ok(Self { state, inbox, outputs, num_running, visits: 0, streams, began, _ids: ids, _scores: held })
     }
 
     /// The next delta and the index of its output; `None` when all have ended. Cancel-safe.

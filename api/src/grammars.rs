@@ -22,7 +22,7 @@ use std::{
 };
 
 use quern_engine::{Grammar, GrammarError, TokenMask};
-use quern_text::{GrammarFactory, GrammarSpec, JsonBlanks, Tokenizer};
+use quern_text::{GrammarFactory, GrammarSpec, Tokenizer};
 use tokio::{
     sync::{Semaphore, oneshot},
     time::sleep,
@@ -62,20 +62,18 @@ impl Grammars {
     }
 
     /// Start the threads that prepare the vocabulary (half a second for 152,000 tokens) and compute masks.
-    /// `blanks` may stand between the tokens of JSON; a unit may be repeated `max_repeats` times.
+    /// `configure` sets what the factory leaves open.
     pub fn start(
         tokenizer: Arc<Tokenizer>,
         vocab_size: usize,
         eos_token_ids: Vec<u32>,
-        blanks: JsonBlanks,
-        max_repeats: usize,
+        configure: impl FnOnce(GrammarFactory) -> GrammarFactory + Send + 'static,
     ) -> Self {
         let factory = Arc::new(OnceLock::new());
         let made = Arc::clone(&factory);
         let make = move || {
             let factory = GrammarFactory::new(&tokenizer, vocab_size, &eos_token_ids);
-            let factory = factory.map(|factory| factory.with_json_blanks(blanks).with_max_repeats(max_repeats));
-            factory.map_err(|cause| cause.to_string())
+            factory.map(configure).map_err(|cause| cause.to_string())
         };
         let spawned = spawn("vocabulary", move || drop(made.set(contained(make))));
         let (jobs, queue) = mpsc::channel();
@@ -287,7 +285,7 @@ mod tests {
     fn grammars() -> Grammars {
         let tokenizer = tokenizer();
         let eos = tokenizer.eos_id().unwrap();
-        Grammars::start(Arc::new(tokenizer), ROWS, vec![eos], JsonBlanks::default(), GrammarFactory::MAX_REPEATS)
+        Grammars::start(Arc::new(tokenizer), ROWS, vec![eos], |factory| factory)
     }
 
     #[tokio::test]

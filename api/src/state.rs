@@ -9,7 +9,7 @@ use std::{
 };
 
 use quern_engine::{EngineHandle, Work};
-use quern_text::{ChatTemplate, Tokenizer};
+use quern_text::{ChatTemplate, GrammarFactory, Tokenizer};
 use serde_json::Value;
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     live_view::LiveView,
     metrics::Metrics,
     model_card::ModelCard,
-    protocol::body_memory::BodyMemory,
+    protocol::memory_pool::MemoryPool,
     response_store::ResponseStore,
     sampling::Defaults,
 };
@@ -88,8 +88,8 @@ pub struct AppState {
     pub metrics: Metrics,
     /// What the page shows of the last hour.
     pub live_view: LiveView,
-    /// Memory for the bodies of requests.
-    pub bodies: BodyMemory,
+    /// Memory for what requests hold.
+    pub memory: MemoryPool,
     /// Keys of ordinary endpoints, and whom each stands for.
     pub keys: ApiKeys,
     /// Ids of the requests that are alive.
@@ -129,7 +129,11 @@ impl AppState {
         let grammars = match config.grammar_backend {
             Some(GrammarBackend::Llguidance) => {
                 let (blanks, max_repeats) = (config.json_blanks.clone(), config.constrained_max_repeats);
-                Grammars::start(Arc::clone(&tokenizer), model.vocab_size, eos_token_ids.clone(), blanks, max_repeats)
+                let cached_bytes = config.max_request_memory / 4;
+                let configure = move |factory: GrammarFactory| {
+                    factory.with_json_blanks(blanks).with_max_repeats(max_repeats).with_max_cached_bytes(cached_bytes)
+                };
+                Grammars::start(Arc::clone(&tokenizer), model.vocab_size, eos_token_ids.clone(), configure)
             }
             None => Grammars::none(),
         };
@@ -144,7 +148,7 @@ impl AppState {
             model,
             eos_token_ids,
             chat_defaults,
-            bodies: BodyMemory::new(config.max_body_memory),
+            memory: MemoryPool::new(config.max_request_memory),
             keys: ApiKeys::new(&config),
             ids: Arc::default(),
             responses: ResponseStore::new(config.response_store_entries, config.response_store_bytes),

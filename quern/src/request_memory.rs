@@ -1,6 +1,6 @@
 //! [`RequestMemory`]: the memory that requests may take beside weights and KV pool.
 
-use quern_api::config::MAX_BODY_MEMORY;
+use quern_api::config::MAX_REQUEST_MEMORY;
 
 use crate::memory::gib;
 
@@ -8,11 +8,11 @@ use crate::memory::gib;
 /// step, the stacks of its threads.
 const SERVER_BYTES: u64 = 96 << 20;
 
-/// Least memory for the bodies of requests: one of 64 KiB, whatever it says, and its neighbours.
-const LEAST_BODY_MEMORY: u64 = 8 << 20;
+/// Least memory for what requests hold: a body of 64 KiB, whatever it says, and its neighbours.
+const LEAST_HELD_MEMORY: u64 = 8 << 20;
 
 /// The least that is to be left beside weights and pool, bytes.
-pub const LEAST_REQUEST_MEMORY: u64 = SERVER_BYTES + 2 * LEAST_BODY_MEMORY;
+pub const LEAST_REQUEST_MEMORY: u64 = SERVER_BYTES + 2 * LEAST_HELD_MEMORY;
 
 /// A body takes this many times its size as values, if it is text for the most part.
 const VALUES_PER_BYTE: u64 = 2;
@@ -29,8 +29,8 @@ pub struct RequestDemand {
 /// What requests may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestMemory {
-    /// Memory for the bodies of all requests, bytes.
-    pub max_body_memory: usize,
+    /// Memory for the bodies and log-probabilities of all requests, bytes.
+    pub max_request_memory: usize,
     /// Most bytes of one body.
     pub max_request_bytes: usize,
     /// A line for the log, where that is less than was asked for.
@@ -49,18 +49,18 @@ pub struct NoRequestMemory {
 }
 
 impl RequestDemand {
-    /// As much for bodies as is useful, and at most half of what is left: answers, prompts and stored responses have the
-    /// other half.
+    /// As much for bodies and log-probabilities as is useful, and at most half of what is left: text, prompts, stored
+    /// responses and compiled grammars have the other half.
     ///
     /// # Errors
     /// If no request could be served.
     pub fn memory(&self) -> Result<RequestMemory, NoRequestMemory> {
-        let wanted = (MAX_BODY_MEMORY as u64).max((self.max_request_bytes as u64).saturating_mul(4));
+        let wanted = (MAX_REQUEST_MEMORY as u64).max((self.max_request_bytes as u64).saturating_mul(4));
         let fits = match self.free_bytes {
             None => wanted,
             Some(free_bytes) => {
                 let most = free_bytes.saturating_sub(SERVER_BYTES) / 2;
-                if most < LEAST_BODY_MEMORY {
+                if most < LEAST_HELD_MEMORY {
                     return Err(NoRequestMemory { free_bytes });
                 }
                 most.min(wanted)
@@ -76,7 +76,7 @@ impl RequestDemand {
             )
         });
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        Ok(RequestMemory { max_body_memory: size(fits), max_request_bytes: size(longest), note })
+        Ok(RequestMemory { max_request_memory: size(fits), max_request_bytes: size(longest), note })
     }
 }
 
@@ -97,18 +97,18 @@ mod tests {
         assert_eq!(memory(8 << 30), DEMAND.memory().unwrap());
         assert_eq!(
             memory(8 << 30),
-            RequestMemory { max_body_memory: 1 << 30, max_request_bytes: 32 << 20, note: None }
+            RequestMemory { max_request_memory: 1 << 30, max_request_bytes: 32 << 20, note: None }
         );
         let large = RequestDemand { max_request_bytes: 1 << 30, ..DEMAND };
-        assert_eq!(large.memory().unwrap().max_body_memory, 4 << 30);
+        assert_eq!(large.memory().unwrap().max_request_memory, 4 << 30);
     }
 
     #[test]
     fn where_there_is_little_bodies_are_fewer_and_then_shorter() {
         let few = memory(SERVER_BYTES + (256 << 20));
-        assert_eq!((few.max_body_memory, few.max_request_bytes, few.note), (128 << 20, 32 << 20, None));
+        assert_eq!((few.max_request_memory, few.max_request_bytes, few.note), (128 << 20, 32 << 20, None));
         let short = memory(SERVER_BYTES + (32 << 20));
-        assert_eq!((short.max_body_memory, short.max_request_bytes), (16 << 20, 8 << 20));
+        assert_eq!((short.max_request_memory, short.max_request_bytes), (16 << 20, 8 << 20));
         let note = short.note.unwrap();
         assert!(note.contains("--max-request-bytes 33554432") && note.contains("8388608"), "{note}");
     }
@@ -126,8 +126,8 @@ mod tests {
         fn nothing_takes_more_than_there_is(free in 0u64..1 << 40, most in 1usize..1 << 36) {
             let demand = RequestDemand { free_bytes: Some(free), max_request_bytes: most };
             if let Ok(memory) = demand.memory() {
-                prop_assert!(memory.max_body_memory as u64 + SERVER_BYTES <= free);
-                prop_assert!(memory.max_request_bytes <= memory.max_body_memory && memory.max_request_bytes > 0);
+                prop_assert!(memory.max_request_memory as u64 + SERVER_BYTES <= free);
+                prop_assert!(memory.max_request_bytes <= memory.max_request_memory && memory.max_request_bytes > 0);
             }
         }
     }

@@ -362,9 +362,9 @@ pub(crate) mod tests {
     fn nothing_typed_gives_the_documented_defaults() {
         let config = decide("--random-seed 0 --max-total-tokens 8192").unwrap().config;
         // Half of what is left of 1 GiB.
-        let max_body_memory = config.api.max_body_memory;
-        assert!((256 << 20..512 << 20).contains(&max_body_memory), "{max_body_memory}");
-        assert_eq!(config.api, ApiConfig { max_body_memory, ..ApiConfig::default() });
+        let max_request_memory = config.api.max_request_memory;
+        assert!((256 << 20..512 << 20).contains(&max_request_memory), "{max_request_memory}");
+        assert_eq!(config.api, ApiConfig { max_request_memory, ..ApiConfig::default() });
         let shown = serde_json::to_value(&config).unwrap();
         for (field, value) in [
             ("model_path", json!("quern-demo")),

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    body_memory::{BodyMemory, HeldMemory, tree_bytes},
     error::ApiError,
+    memory_pool::{HeldFor, HeldMemory, MemoryPool, tree_bytes},
     scalar::shown,
 };
 use crate::{config::ApiConfig, offload::to_pool_for, pieces::FreedOnPool};
@@ -44,7 +44,7 @@ pub struct Body {
 /// The bytes of a body, and where their memory is counted.
 struct Received {
     bytes: FreedOnPool<Vec<u8>>,
-    memory: BodyMemory,
+    memory: MemoryPool,
     held: HeldMemory,
 }
 
@@ -78,7 +78,7 @@ impl Body {
 
     fn parse(received: Received) -> Result<Self, ApiError> {
         let Received { bytes, memory, mut held } = received;
-        memory.hold(&mut held, tree_bytes(&bytes.0))?;
+        memory.hold(&mut held, tree_bytes(&bytes.0), HeldFor::Body)?;
         // A later key of the same name wins, as in Python.
         let parsed: Result<Value, serde_json::Error> = quern_text::json::parse(&bytes.0);
         let fields = parsed.map_err(|cause| ApiError::schema(format!("Invalid JSON: {cause}")))?;
@@ -110,8 +110,8 @@ impl Body {
             return Err(too_large(bytes.to_string()));
         }
         let seconds = config.request_read_timeout;
-        let memory = request.extensions().get::<BodyMemory>().cloned();
-        let memory = memory.unwrap_or_else(|| BodyMemory::new(config.max_body_memory));
+        let memory = request.extensions().get::<MemoryPool>().cloned();
+        let memory = memory.unwrap_or_else(|| MemoryPool::new(config.max_request_memory));
         let whole = async {
             let (mut held, mut body) = (HeldMemory::default(), request.into_body());
             let mut received = FreedOnPool(Vec::new());
@@ -124,7 +124,7 @@ impl Body {
                 if bytes.len() + chunk.len() > limit {
                     return Err(too_large(format!("more than {limit}")));
                 }
-                memory.hold(&mut held, bytes.len() + chunk.len())?;
+                memory.hold(&mut held, bytes.len() + chunk.len(), HeldFor::Body)?;
                 bytes.extend_from_slice(&chunk);
             }
             Ok(Received { bytes: received, memory, held })

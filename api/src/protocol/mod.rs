@@ -2,7 +2,6 @@
 
 pub mod blocks;
 pub mod body;
-pub mod body_memory;
 pub mod chat;
 pub mod compaction;
 pub mod completions;
@@ -10,6 +9,7 @@ pub mod custom_tool;
 pub mod envelope;
 pub mod error;
 pub mod infill;
+pub mod memory_pool;
 pub mod messages;
 pub mod native;
 pub mod ollama;

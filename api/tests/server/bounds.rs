@@ -1,17 +1,17 @@
 //! What one request may cost: every field within its own limit, and the products of any two of them too.
 //! What goes beyond is refused by name, with the number and the limit, and nobody else hears of it.
 
+use crate::support::{Server, Setup, config, frames, gate::StepGate, small_engine, user, with};
 use futures_util::{StreamExt, stream};
 use quern_api::{
     ApiConfig,
     limits::{MAX_OUTPUTS, MAX_STOP_STATES},
-    protocol::body_memory::HeldMemory,
+    protocol::memory_pool::{HeldFor, HeldMemory},
     score_limits::{ScoreBytes, ScoreReport},
 };
 use quern_engine::EngineConfig;
 use quern_text::Stops;
 use serde_json::{Map, Value, json};
-use crate::support::{Server, Setup, config, frames, gate::StepGate, small_engine, user, with};
 
 /// Patterns of some hundred states each.
 fn patterns() -> Vec<String> {
@@ -369,12 +369,12 @@ async fn a_text_that_cannot_fit_is_refused_by_its_bytes() {
 async fn bodies_beyond_their_memory_are_turned_away_until_there_is_room() {
     let server = Server::new().await;
     let mut others = HeldMemory::default();
-    server.state.bodies.hold(&mut others, server.state.bodies.limit() - 1000).unwrap();
+    server.state.memory.hold(&mut others, server.state.memory.limit() - 1000, HeldFor::Body).unwrap();
     let body = json!({"messages": user(&"a".repeat(500)), "max_tokens": 1});
     for path in ["/v1/chat/completions", "/v1/messages"] {
         let answer = server.client.post(server.url(path)).json(&body).send().await.unwrap();
         assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
-        assert!(answer.text().await.unwrap().contains("memory set aside for bodies"));
+        assert!(answer.text().await.unwrap().contains("memory that bodies and log-probabilities may have"));
     }
     assert_eq!(server.get("/live").await.0, 200);
     drop(others);
@@ -384,7 +384,28 @@ async fn bodies_beyond_their_memory_are_turned_away_until_there_is_room() {
     let request = server.client.post(server.url("/v1/chat/completions")).header("content-type", "application/json");
     let answer = request.body(reqwest::Body::wrap_stream(stream::iter(pieces))).send().await.unwrap();
     assert_eq!(answer.status(), 200);
-    server.state.bodies.hold(&mut HeldMemory::default(), server.state.bodies.limit()).unwrap();
+    server.state.memory.hold(&mut HeldMemory::default(), server.state.memory.limit(), HeldFor::Body).unwrap();
+    server.is_clean().await;
+}
+
+#[tokio::test]
+async fn log_probabilities_take_their_part_of_the_memory_until_they_are_sent() {
+    let server = Server::new().await;
+    let body = json!({"messages": user("hello"), "max_tokens": 64, "logprobs": true, "top_logprobs": 20});
+    // Of 64 places with 21 scores and their texts no more than half.
+    let needed = 64 * 21 * 64 / 2;
+    let mut others = HeldMemory::default();
+    server.state.memory.hold(&mut others, server.state.memory.limit() - needed, HeldFor::Body).unwrap();
+    for streams in [false, true] {
+        let (status, answer) = server.post("/v1/chat/completions", with(&body, json!({"stream": streams}))).await;
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(status == 503 && message.contains("log-probabilities may have together"), "{status} {message}");
+    }
+    let fewer = with(&body, json!({"top_logprobs": 5}));
+    server.ok("/v1/chat/completions", fewer).await;
+    drop(others);
+    server.ok("/v1/chat/completions", body).await;
+    server.state.memory.hold(&mut HeldMemory::default(), server.state.memory.limit(), HeldFor::Body).unwrap();
     server.is_clean().await;
 }
 

@@ -267,7 +267,7 @@ impl ApiFlags {
             cross_origin: server.cross_origin.config(),
             no_ui: server.no_ui,
             max_request_bytes: facts.requests.max_request_bytes,
-            max_body_memory: facts.requests.max_body_memory,
+            max_request_memory: facts.requests.max_request_memory,
             response_store_entries: server.response_store_entries,
             response_store_bytes: server.response_store_bytes,
             max_connections: server.max_connections,

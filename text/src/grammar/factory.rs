@@ -26,7 +26,7 @@ use crate::tokenizer::Tokenizer;
 /// Grammars kept. Agents repeat one set of tools; a public server sees some dozens of schemas.
 const MAX_CACHED: usize = 64;
 
-/// Bytes of all grammars kept, as estimated by [`estimated_bytes`].
+/// Bytes of all grammars kept, as estimated by [`estimated_bytes`], unless there is less memory.
 const MAX_CACHED_BYTES: usize = 256 << 20;
 
 /// What one grammar may cost. llguidance counts work, not time: 50 units of lexer fuel are about a
@@ -104,7 +104,7 @@ impl GrammarFactory {
         *parsers.limits_mut() = LIMITS;
         parsers.quiet();
         let (blanks, max_repeats) = (JsonBlanks::default(), Self::MAX_REPEATS);
-        Ok(Self { parsers, rows: vocab_size, blanks, max_repeats, cache: Mutex::default() })
+        Ok(Self { parsers, rows: vocab_size, blanks, max_repeats, cache: Mutex::new(Cache::new(MAX_CACHED_BYTES)) })
     }
 
     /// The same with another bound of repeats; 0: none.
@@ -115,6 +115,11 @@ impl GrammarFactory {
     /// The same with other blanks between the tokens of JSON.
     pub fn with_json_blanks(self, blanks: JsonBlanks) -> Self {
         Self { blanks, ..self }
+    }
+
+    /// The same, which keeps at most so many bytes of compiled grammars, and never more than 256 MiB.
+    pub fn with_max_cached_bytes(self, bytes: usize) -> Self {
+        Self { cache: Mutex::new(Cache::new(bytes.min(MAX_CACHED_BYTES))), ..self }
     }
 
     /// The grammar of `spec`, at its beginning: from the cache, or compiled now.
@@ -214,8 +219,8 @@ fn source_bytes(grammar: &GrammarWithLexer) -> usize {
 }
 
 /// The grammars used last.
-#[derive(Default)]
 struct Cache {
+    max_bytes: usize,
     entries: HashMap<String, Entry>,
     bytes: usize,
     clock: u64,
@@ -229,6 +234,11 @@ struct Entry {
 }
 
 impl Cache {
+    /// An empty one.
+    fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, entries: HashMap::new(), bytes: 0, clock: 0 }
+    }
+
     fn get(&mut self, key: &str) -> Option<Matcher> {
         self.clock += 1;
         let entry = self.entries.get_mut(key)?;
@@ -240,11 +250,11 @@ impl Cache {
     fn insert(&mut self, key: String, matcher: Matcher, source_bytes: usize) {
         self.clock += 1;
         let bytes = key.len() + estimated_bytes(source_bytes);
-        if bytes > MAX_CACHED_BYTES {
+        if bytes > self.max_bytes {
             return;
         }
         self.remove(&key);
-        while self.entries.len() >= MAX_CACHED || self.bytes + bytes > MAX_CACHED_BYTES {
+        while self.entries.len() >= MAX_CACHED || self.bytes + bytes > self.max_bytes {
             let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_use).map(|(key, _)| key.clone());
             self.remove(&oldest.expect("a cache without entries has room"));
         }

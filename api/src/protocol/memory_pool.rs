@@ -1,8 +1,9 @@
-//! [`BodyMemory`]: the memory that the bodies of all requests may take together.
+//! [`MemoryPool`]: the memory that the bodies of all requests, and the log-probabilities of their answers, may take
+//! together.
 //!
 //! A body costs more as a tree of values than as text: `{"a":{}}` fifty times as much. So it is counted
-//! twice, as bytes while it arrives and as [`tree_bytes`] before it is parsed. What does not fit now is
-//! answered 503, what never fits 413.
+//! twice, as bytes while it arrives and as [`tree_bytes`] before it is parsed. Log-probabilities are counted when their
+//! request is submitted, as many as it may get. What does not fit now is answered 503, what never fits 413.
 
 use std::sync::Arc;
 
@@ -15,21 +16,50 @@ use super::error::ApiError;
 /// Memory is counted in pieces of this many bytes.
 const UNIT: usize = 1 << 10;
 
-/// What is left for bodies. Clones share it.
+/// What is left for requests. Clones share it.
 #[derive(Clone, Debug)]
-pub struct BodyMemory {
+pub struct MemoryPool {
     free: Arc<Semaphore>,
     limit: usize,
 }
 
-/// Memory that counts as one body's until this is dropped.
+/// Memory that counts as one request's until this is dropped.
 #[derive(Debug, Default)]
 pub struct HeldMemory {
     permit: Option<OwnedSemaphorePermit>,
     bytes: usize,
 }
 
-impl BodyMemory {
+/// What a request wants memory for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldFor {
+    /// Its body, as values.
+    Body,
+    /// The log-probabilities of its answer, until they are sent.
+    Scores,
+}
+
+impl HeldFor {
+    /// Why `bytes` are refused where all requests may have `limit`.
+    fn never(self, bytes: usize, limit: usize) -> ApiError {
+        let (what, instead) = match self {
+            Self::Body => ("The body takes", "Send fewer values in one request."),
+            Self::Scores => (
+                "The log-probabilities that this request may get take",
+                "Ask for a smaller top_logprobs, max_tokens or n.",
+            ),
+        };
+        let message = format!(
+            "{what} about {bytes} bytes of memory; the bodies and log-probabilities of all requests may take {limit}. {instead}"
+        );
+        match self {
+            Self::Body => ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, message),
+            Self::Scores => ApiError::invalid(message).about("top_logprobs"),
+        }
+    }
+}
+
+impl MemoryPool {
     /// Memory of `limit` bytes.
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
@@ -44,21 +74,18 @@ impl BodyMemory {
     /// Count `bytes` in all as held, or refuse.
     ///
     /// # Errors
-    /// If all bodies together would hold more than the server allows.
-    pub fn hold(&self, held: &mut HeldMemory, bytes: usize) -> Result<(), ApiError> {
+    /// If all requests together would hold more than the server allows.
+    pub fn hold(&self, held: &mut HeldMemory, bytes: usize, purpose: HeldFor) -> Result<(), ApiError> {
         let limit = self.limit;
         if bytes > limit {
-            let message = format!(
-                "The body takes about {bytes} bytes of memory as values; the bodies of all requests may take {limit}. \
-                 Send fewer values in one request."
-            );
-            return Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, message));
+            return Err(purpose.never(bytes, limit));
         }
         let more = bytes.div_ceil(UNIT).saturating_sub(held.bytes.div_ceil(UNIT));
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.free).try_acquire_many_owned(more).map_err(|_| {
             ApiError::unavailable(format!(
-                "The bodies of other requests take the {limit} bytes of memory set aside for bodies; try again."
+                "Other requests take the {limit} bytes of memory that bodies and log-probabilities may have together; \
+                 try again."
             ))
         })?;
         match &mut held.permit {
@@ -106,22 +133,26 @@ pub fn tree_bytes(json: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::MAX_BODY_MEMORY;
+    use crate::config::MAX_REQUEST_MEMORY;
 
     #[test]
-    fn bodies_share_one_memory_and_give_it_back() {
-        let memory = BodyMemory::new(MAX_BODY_MEMORY);
+    fn requests_share_one_memory_and_give_it_back() {
+        let memory = MemoryPool::new(MAX_REQUEST_MEMORY);
         let (mut one, mut other) = (HeldMemory::default(), HeldMemory::default());
-        memory.hold(&mut one, memory.limit() - 4096).unwrap();
-        memory.hold(&mut one, 10).unwrap();
-        memory.hold(&mut other, 1).unwrap();
-        memory.hold(&mut other, 4096).unwrap();
-        let full = memory.hold(&mut other, 4097).unwrap_err();
+        memory.hold(&mut one, memory.limit() - 4096, HeldFor::Body).unwrap();
+        memory.hold(&mut one, 10, HeldFor::Body).unwrap();
+        memory.hold(&mut other, 1, HeldFor::Scores).unwrap();
+        memory.hold(&mut other, 4096, HeldFor::Body).unwrap();
+        let full = memory.hold(&mut other, 4097, HeldFor::Scores).unwrap_err();
         assert!(full.status == 503 && full.message.contains("1073741824"), "{full}");
         drop(one);
-        memory.hold(&mut other, memory.limit()).unwrap();
-        let never = memory.hold(&mut other, memory.limit() + 1).unwrap_err();
-        assert!(never.status == 413 && never.message.contains("1073741825"), "{never}");
+        memory.hold(&mut other, memory.limit(), HeldFor::Body).unwrap();
+        for (purpose, status, instead) in [(HeldFor::Body, 413, "fewer values"), (HeldFor::Scores, 400, "top_logprobs")]
+        {
+            let never = memory.hold(&mut other, memory.limit() + 1, purpose).unwrap_err();
+            let says = |part: &str| never.message.contains(part);
+            assert!(never.status == status && says("1073741825") && says(instead), "{never}");
+        }
     }
 
     #[test]
