@@ -350,17 +350,21 @@ class HeldOut:
         return HeldOut([], [], [], [], [])
 
     @staticmethod
-    def load():
-        """The committed sets: they stay as they are when the generators change."""
+    def load(folder=HELD_OUT_FOLDER):
+        """The sets of a folder, by default the committed ones: they stay as they are when the generators change."""
 
         def rows(name):
-            return [json.loads(line) for line in (HELD_OUT_FOLDER / name).read_text(encoding="utf-8").split("\n") if line]
+            return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").split("\n") if line]
 
         return HeldOut([(r["tools"], r["messages"], r["want"]) for r in rows("tools.jsonl")],
                        [(r["messages"][-1]["content"], r["want"]) for r in rows("arithmetic.jsonl")],
                        [(r["prefix"], r["suffix"], r["want"]) for r in rows("fim.jsonl")],
                        [(r["messages"], r["response_format"]) for r in rows("structured.jsonl")],
                        [(r["tools"], r["messages"], r["want"]) for r in rows("tool_results.jsonl")])
+
+    def with_sets_of(self, other):
+        return HeldOut(self.tools + other.tools, self.sums + other.sums, self.gaps + other.gaps,
+                       self.structured + other.structured, self.results + other.results)
 
     @staticmethod
     def make(seed=HELD_OUT_SEED, counts=(200, 200, 100, 200, 200)):

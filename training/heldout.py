@@ -1,10 +1,13 @@
-"""Writes the held-out sets as JSON lines: `python heldout.py`. Training then keeps clear of what is written.
+"""Writes the held-out sets as JSON lines: `python heldout.py [--seed S --folder DIR]`. Training then keeps clear of what is written.
 
-A set that is there stays: it is compared with earlier models, and the generators have changed since."""
+A set that is there stays: it is compared with earlier models, and the generators have changed since. Sets of another seed
+judge weights whose training was steered by the scores on the committed ones."""
 
+import argparse
 import json
+from pathlib import Path
 
-from data import HELD_OUT_FOLDER, HeldOut
+from data import HELD_OUT_FOLDER, HELD_OUT_SEED, HeldOut
 
 
 def write(path, rows):
@@ -14,9 +17,13 @@ def write(path, rows):
 
 
 def main():
-    folder = HELD_OUT_FOLDER
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED)
+    parser.add_argument("--folder", type=Path, default=HELD_OUT_FOLDER)
+    args = parser.parse_args()
+    folder = args.folder
     folder.mkdir(parents=True, exist_ok=True)
-    held = HeldOut.make()
+    held = HeldOut.make(args.seed)
     write(folder / "tools.jsonl", ({"tools": t, "messages": m, "want": w} for t, m, w in held.tools))
     write(folder / "arithmetic.jsonl", ({"messages": [{"role": "user", "content": q}], "want": n} for q, n in held.sums))
     write(folder / "fim.jsonl", ({"prefix": p, "suffix": s, "want": m} for p, s, m in held.gaps))

@@ -33,10 +33,10 @@ MATRIX_RATE, EMBEDDING_RATE, VECTOR_RATE = 0.02, 0.02, 0.004
 BALANCE = 0.01
 TOOL_ROWS, OTHER_ROWS, OTHER_WIDTH = 2, 4, 400
 # Shares of tokens among the documents that are not tool conversations.
-MIXTURE = {"copies": 0.04, "repeats": 0.01, "sums_chat": 0.12, "sums_raw": 0.07, "tables": 0.08, "drills": 0.02,
-           "programs": 0.08, "gaps": 0.30, "talk": 0.03, "structured": 0.25}
+MIXTURE = {"copies": 0.04, "repeats": 0.01, "sums_chat": 0.14, "sums_raw": 0.08, "tables": 0.09, "drills": 0.02,
+           "programs": 0.08, "gaps": 0.31, "talk": 0.03, "structured": 0.20}
 # Shares of documents among the conversations of a row each.
-TOOL_MIXTURE = {"tools": 0.70, "results": 0.22, "forced": 0.06, "long_chat": 0.02}
+TOOL_MIXTURE = {"tools": 0.72, "results": 0.20, "forced": 0.06, "long_chat": 0.02}
 FIRST_MIXTURE = MIXTURE | {"copies": 0.25, "repeats": 0.08}
 LENGTHS = {"copies": 90, "repeats": 70, "sums_chat": 106, "sums_raw": 266, "drills": 138, "tables": 180, "programs": 162, "gaps": 62, "talk": 86, "structured": 85}
 
@@ -164,6 +164,7 @@ def arguments():
     args.add_argument("--stop-at", type=int)
     args.add_argument("--resume", type=Path)
     args.add_argument("--from", dest="base", type=Path)
+    args.add_argument("--keep-clear", type=Path, help="a folder of further held-out sets, which the stream skips as well")
     args.add_argument("--rate", type=float, default=1.0, help="scales all learning rates")
     args.add_argument("--minutes", type=float, help="the rate falls to zero over so many minutes, whatever the steps: on a shared machine")
     args.add_argument("--processes", type=int, default=PROCESSES)
@@ -196,7 +197,10 @@ def run(rank, args, port):
     torch.manual_seed(SEED)
     tokenizer = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
     validation = HeldOut.make(VALIDATION_SEED, (60, 100, 60, 0, 60))
-    batches = Batches(tokenizer, HeldOut.load())
+    held_out = HeldOut.load()
+    if args.keep_clear:
+        held_out = held_out.with_sets_of(HeldOut.load(args.keep_clear))
+    batches = Batches(tokenizer, held_out)
     state = None
     if args.resume:
         model, state = restored(args.resume)
