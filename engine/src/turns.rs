@@ -6,7 +6,7 @@
 //! A tenant that floods, with more requests than an equal share of the places, has no more than an eighth of a step while
 //! another is there, even where the step has room for more: its tokens would double the time until the other's first.
 //! That holds on for some steps after the other has gone, so that one who asks now and then, and comes while a step is
-//! under way, finds a short one.
+//! under way, finds a short one; but a tenant with fewer requests than an eighth of a step has tokens is not held back then.
 //!
 //! Places and pages are shared as well. Where a tenant's next request finds no pages, tenants with as many places as it
 //! or more admit none until it is admitted, however many of them there are. Where a tenant cannot be admitted while
@@ -54,19 +54,23 @@ impl Scheduler {
         let demand = |tenant: &Tenant| self.prompt_demand(tenant, turn.prompts_of(tenant));
         let demands: BTreeMap<_, _> = turn.order.iter().map(|tenant| (tenant.clone(), demand(tenant))).collect();
         let lead = turn.order.iter().position(|tenant| demands[tenant] > 0);
+        let chunk = self.config.chunk_tokens;
+        // Where nobody's prompt waits, a few long requests are no flood: their steps are theirs.
+        let is_beside = lead.is_some_and(|lead| !flooding.contains(&turn.order[lead]));
+        let is_bounded = |tenant: &Tenant| is_beside || self.shares.alive(tenant) > chunk / OTHERS_PART;
+        let flooding: Vec<_> = flooding.into_iter().filter(is_bounded).collect();
         if lead.is_none() && flooding.is_empty() {
             return turn;
         }
         let leader = turn.order.remove(lead.unwrap_or(0));
         decodes.retain(|(_, key)| self.sequences[key].tenant != leader || flooding.contains(&leader));
 
-        let chunk = self.config.chunk_tokens;
         let wanted = demands[&leader];
         let wanted_by_others = decodes.len() + demands.values().sum::<usize>() - wanted;
         turn.reserved = chunk - wanted_by_others.min((chunk / OTHERS_PART).max(1));
         let mut most_decodes = (chunk - wanted.min(turn.reserved)).max(1);
         // Beside a short prompt as beside half a chunk: steps of fewer tokens hardly take less time.
-        let beside = if wanted == 0 || flooding.contains(&leader) { chunk } else { wanted.max(chunk / 2) };
+        let beside = if is_beside { wanted.max(chunk / 2) } else { chunk };
         let bound = (beside / OTHERS_PART).max(LEAST_PART);
         // Half of it is for prompts where there are any.
         let decodes_of = |tenant: &Tenant| bound - demands[tenant].min(bound / 2);
