@@ -72,22 +72,21 @@ impl Scheduler {
         // Beside a short prompt as beside half a chunk: steps of fewer tokens hardly take less time.
         let beside = if is_beside { wanted.max(chunk / 2) } else { chunk };
         let bound = (beside / OTHERS_PART).max(LEAST_PART);
-        // Half of it is for prompts where there are any.
-        let decodes_of = |tenant: &Tenant| bound - demands[tenant].min(bound / 2);
-        let mut rows: BTreeMap<_, _> = flooding.iter().map(|tenant| (tenant, decodes_of(tenant))).collect();
-        turn.bounds = flooding.iter().map(|tenant| (tenant.clone(), bound)).collect();
+        turn.bounds = flooding.into_iter().map(|tenant| (tenant, bound)).collect();
         // Those that were part of a step longest ago are part of this one.
         decodes.sort_unstable();
         for (_, key) in decodes {
             let tenant = &self.sequences[&key].tenant;
-            let rows = rows.get_mut(tenant);
-            if most_decodes == 0 || rows.as_deref() == Some(&0) {
+            let left = turn.bounds.get_mut(tenant);
+            // Half of it is for prompts where there are any.
+            let is_spent = |left: &usize| *left <= demands[tenant].min(bound / 2);
+            if most_decodes == 0 || left.as_deref().is_some_and(is_spent) {
                 turn.paused.insert(key);
                 continue;
             }
             most_decodes -= 1;
-            if let (Some(rows), Some(bound)) = (rows, turn.bounds.get_mut(tenant)) {
-                (*rows, *bound) = (*rows - 1, *bound - 1);
+            if let Some(left) = left {
+                *left -= 1;
             }
         }
         turn.order.insert(0, leader);

@@ -1,11 +1,13 @@
 //! [`CoreShare`]: the cores of a process where a launcher put several on one machine. A launcher that binds its processes is
 //! obeyed; where it leaves all of them to all cores each keeps to its share, so that no two pin their threads to one core.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::path::Path;
 
 use quern_backend::Rank;
 use quern_ranks::HostRecord;
 use rustix::process::{Pid, getppid};
+
+use crate::machine;
 
 /// The processors that a process keeps to, and what an operator should know.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,10 +62,10 @@ impl CoreShare {
         let overlap = |cpus: &[usize]| cpus.iter().any(|cpu| own.contains(cpu));
         let sharing: Vec<_> = here.iter().filter(|(_, cpus)| overlap(cpus)).collect();
         let count = sharing.len();
-        let cores = cores(own, root);
+        let cores = machine::by_core(own, root);
         let mut share = Self { cpus: None, lines: Vec::new() };
         if count < 2 {
-            let all = self::cores(of_launcher, root).len();
+            let all = machine::by_core(of_launcher, root).len();
             if !cores.is_empty() && cores.len() * here.len() < all {
                 share.lines.push(format!(
                     "the launcher bound this process to {} of {all} cores, and {} of its processes are on this machine: \
@@ -107,22 +109,6 @@ impl CoreShare {
     }
 }
 
-/// `cpus` by physical core, those of one memory node together.
-fn cores(cpus: &[usize], root: &Path) -> Vec<Vec<usize>> {
-    let mut cores: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
-    for cpu in cpus {
-        let folder = root.join(format!("sys/devices/system/cpu/cpu{cpu}"));
-        // Without the file (some containers hide it) every processor counts as a core.
-        let siblings = fs::read_to_string(folder.join("topology/thread_siblings_list")).unwrap_or_default();
-        let first = siblings.trim().split([',', '-']).next().and_then(|first| first.parse().ok()).unwrap_or(*cpu);
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let node = |name: std::ffi::OsString| name.to_str()?.strip_prefix("node")?.parse().ok();
-        let node = entries.filter_map(|entry| node(entry.file_name())).next().unwrap_or(0);
-        cores.entry((node, first)).or_default().push(*cpu);
-    }
-    cores.into_values().collect()
-}
-
 /// `0-3,8` for 0, 1, 2, 3, 8.
 fn shown(cpus: &[usize]) -> String {
     let mut runs: Vec<(usize, usize)> = Vec::new();
@@ -140,6 +126,8 @@ fn shown(cpus: &[usize]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Four cores of two threads each: 0 and 4, 1 and 5 on one memory node, 2 and 6, 3 and 7 on the other.

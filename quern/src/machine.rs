@@ -4,7 +4,7 @@
 //! read, every ancestor group included, and the smallest answer counts.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::RwLock,
@@ -231,12 +231,23 @@ fn read_number(file: PathBuf) -> Option<u64> {
 fn physical_cores(root: &Path) -> Option<usize> {
     let status = fs::read_to_string(root.join("proc/self/status")).ok()?;
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    let mut cores = BTreeSet::new();
-    for thread in cpu_list(allowed.trim())? {
-        let siblings = root.join(format!("sys/devices/system/cpu/cpu{thread}/topology/thread_siblings_list"));
-        cores.insert(fs::read_to_string(siblings).ok()?.trim().to_owned());
+    Some(by_core(&cpu_list(allowed.trim())?, root).len()).filter(|&cores| cores > 0)
+}
+
+/// Processors by physical core, those of one memory node together, as the files under `root` say.
+pub fn by_core(cpus: &[usize], root: &Path) -> Vec<Vec<usize>> {
+    let mut cores: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for cpu in cpus {
+        let folder = root.join(format!("sys/devices/system/cpu/cpu{cpu}"));
+        // Without the file (some containers hide it) every processor counts as a core.
+        let siblings = fs::read_to_string(folder.join("topology/thread_siblings_list")).unwrap_or_default();
+        let first = siblings.trim().split([',', '-']).next().and_then(|first| first.parse().ok()).unwrap_or(*cpu);
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let node = |name: std::ffi::OsString| name.to_str()?.strip_prefix("node")?.parse().ok();
+        let node = entries.filter_map(|entry| node(entry.file_name())).next().unwrap_or(0);
+        cores.entry((node, first)).or_default().push(*cpu);
     }
-    (!cores.is_empty()).then_some(cores.len())
+    cores.into_values().collect()
 }
 
 /// `0-3,8` as 0, 1, 2, 3, 8.

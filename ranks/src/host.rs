@@ -4,11 +4,10 @@ use std::fs;
 
 use sha2::{Digest, Sha256};
 
+use crate::wire::{RecordReader, RecordWriter, WireError};
+
 /// Processors that a record has room for.
 const CPUS: usize = 1024;
-
-/// Bytes of a record.
-const RECORD: usize = 32 + 32 + CPUS / 8;
 
 /// Where a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +49,19 @@ impl HostRecord {
         (0..CPUS).filter(|cpu| self.cpus[cpu / 8] >> (cpu % 8) & 1 == 1).collect()
     }
 
-    /// As it is told the other processes.
+    /// As it is told the other processes, always as many bytes.
     pub(crate) fn write(&self) -> Vec<u8> {
-        [&self.machine[..], &self.network, &self.cpus].concat()
+        let mut record = RecordWriter::default();
+        record.bytes(&self.machine).bytes(&self.network).bytes(&self.cpus);
+        record.finish()
     }
 
     /// What [`write`](Self::write) wrote.
-    pub(crate) fn read(record: &[u8]) -> Self {
-        assert_eq!(record.len(), RECORD, "records are as long as one's own");
-        let (machine, rest) = record.split_first_chunk().expect("a whole record");
-        let (network, cpus) = rest.split_first_chunk().expect("a whole record");
-        Self { machine: *machine, network: *network, cpus: cpus.try_into().expect("a whole record") }
+    pub(crate) fn read(record: &[u8]) -> Result<Self, WireError> {
+        let mut fields = RecordReader::new(record);
+        let (machine, network, cpus) = (fields.array("machine")?, fields.array("network")?, fields.array("cpus")?);
+        fields.end()?;
+        Ok(Self { machine, network, cpus })
     }
 }
 
@@ -71,7 +72,7 @@ mod tests {
     #[test]
     fn processes_of_one_machine_know_each_other_and_their_processors() {
         let (one, other) = (HostRecord::of_this_process([0, 9, 1023, 5000]), HostRecord::of_this_process([1]));
-        assert_eq!(HostRecord::read(&one.write()), one);
+        assert_eq!(HostRecord::read(&one.write()).unwrap(), one);
         assert_eq!((one.cpus(), other.cpus()), (vec![0, 9, 1023], vec![1]));
         assert!(one.shares_machine(&other) && one.shares_network(&other));
         let elsewhere = HostRecord { machine: [1; 32], network: [1; 32], cpus: [0; 128] };

@@ -40,7 +40,8 @@ pub fn introduce(
     address: Option<&str>,
     limit: Duration,
 ) -> Result<Introduction, MpiError> {
-    let hosts: Vec<_> = mpi.share(&own.write(), limit)?.iter().map(|record| HostRecord::read(record)).collect();
+    let told = mpi.share(&own.write(), limit)?;
+    let hosts: Vec<_> = told.iter().map(|record| HostRecord::read(record)).collect::<Result<_, _>>()?;
     if mpi.node().index != 0 {
         let told = mpi.share(&[0; Invitation::BYTES], limit)?;
         let Invitation { secret, addresses } = Invitation::read(&told[0])?;

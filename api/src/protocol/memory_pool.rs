@@ -3,7 +3,8 @@
 //!
 //! A body costs more as a tree of values than as text: `{"a":{}}` fifty times as much. So it is counted
 //! twice, as bytes while it arrives and as [`tree_bytes`] before it is parsed. Log-probabilities are counted when their
-//! request is submitted, as many as it may get. What does not fit now is answered 503, what never fits 413.
+//! request is submitted, as many as it may get. What does not fit now is answered 503; what never
+//! fits, 413 for a body and 400 for log-probabilities.
 
 use std::sync::Arc;
 

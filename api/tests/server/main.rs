@@ -11,6 +11,8 @@ mod infill;
 mod messages;
 mod neighbours;
 mod ollama;
+#[path = "../../../tests/reference.rs"]
+mod reference;
 mod replay;
 mod responses;
 mod restart;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -96,10 +95,7 @@ fn settled(mut message: Value) -> Value {
 }
 
 async fn both(server: &Server, body: Value) -> Value {
-    let whole = server.ok(PATH, body.clone()).await;
-    let streamed = fold(&server.events(PATH, with(&body, json!({"stream": true}))).await);
-    assert_eq!(settled(streamed), settled(whole.clone()), "{body}");
-    whole
+    server.whole_and_streamed(PATH, body, fold, settled).await
 }
 
 #[tokio::test]
@@ -286,15 +282,7 @@ async fn a_conversation_recomputes_only_what_is_new() {
 
 #[tokio::test]
 async fn recorded_requests_are_answered_or_refused_as_documented() {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("clients/shapes");
-    if !dir.is_dir() {
-        crate::skip::skip(
-            &format!("no fixtures at {}", dir.display()),
-            "set QUERN_SHARED to the folder of reference fixtures",
-        );
-        return;
-    }
+    let Some(dir) = crate::reference::folder("clients/shapes") else { return };
     let roomy = Setup {
         api: ApiConfig { context_length: 1 << 16, ..parsing() },
         engine: EngineConfig { num_pages: 1 << 15, chunk_tokens: 2048, ..small_engine() },

@@ -187,16 +187,7 @@ async fn requests_of_our_own_words_are_answered() {
 
 #[tokio::test]
 async fn captured_requests_are_answered() {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let fixtures = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from);
-    let dir = fixtures.join("clients/shapes");
-    if !dir.exists() {
-        crate::skip::skip(
-            &format!("no fixtures at {}", fixtures.display()),
-            "set QUERN_SHARED to the folder of reference fixtures",
-        );
-        return;
-    }
+    let Some(dir) = crate::reference::folder("clients/shapes") else { return };
     let requests = captured(&dir);
     assert!(requests.len() > 100, "{} requests", requests.len());
     let pair =

@@ -73,10 +73,7 @@ fn settled(mut response: Value) -> Value {
 }
 
 async fn both(server: &Server, body: Value) -> Value {
-    let whole = server.ok(PATH, body.clone()).await;
-    let streamed = fold(&server.events(PATH, with(&body, json!({"stream": true}))).await);
-    assert_eq!(settled(streamed), settled(whole.clone()), "{body}");
-    whole
+    server.whole_and_streamed(PATH, body, fold, settled).await
 }
 
 #[tokio::test]

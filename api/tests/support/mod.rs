@@ -226,6 +226,21 @@ impl Server {
         events(&text)
     }
 
+    /// The answer in one piece. The events of the same request streamed, `fold`ed into one, must be it, but for what
+    /// `settled` takes away.
+    pub(crate) async fn whole_and_streamed(
+        &self,
+        path: &str,
+        body: Value,
+        fold: fn(&[Value]) -> Value,
+        settled: fn(Value) -> Value,
+    ) -> Value {
+        let whole = self.ok(path, body.clone()).await;
+        let streamed = fold(&self.events(path, with(&body, json!({"stream": true}))).await);
+        assert_eq!(settled(streamed), settled(whole.clone()), "{body}");
+        whole
+    }
+
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let answer = self.client.get(self.url(path)).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())

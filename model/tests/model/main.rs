@@ -6,6 +6,9 @@ mod demo;
 mod gguf;
 mod golden;
 mod packed;
+mod packed_checkpoint;
+mod packed_floats;
+mod packed_int_groups;
 mod split;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,6 +1,8 @@
 //! A greedy driver over [`Model`] and readers for golden files, shared by the tests.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+#[path = "../../../tests/reference.rs"]
+pub(crate) mod reference;
 #[path = "../../../tests/skip.rs"]
 mod skip;
 
@@ -18,17 +20,6 @@ use quern_model::{Checkpoint, CheckpointOptions, Model, StepLimits, load};
 /// A row of a step and what to make of its logits.
 pub type LogitRow = (usize, LogitTask);
 
-/// The folder of reference fixtures; `None`, and the test says that it is skipped, where there is none.
-pub fn fixtures() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from);
-    if dir.join("oracle").is_dir() {
-        return Some(dir);
-    }
-    skip::skip(&format!("no fixtures at {}", dir.display()), "set QUERN_SHARED to the folder of reference fixtures");
-    None
-}
-
 /// Checkpoints that lie in the repository.
 const OWN: [&str; 6] = ["tiny-dense", "tiny-fp8-ragged", "tiny-mixed", "tiny-yarn", "tiny-qwen2", "tiny-qwen2-yarn"];
 
@@ -38,7 +29,7 @@ pub fn open(name: &str) -> Option<(PathBuf, Golden)> {
     if OWN.contains(&name) {
         return Some((own.join(name), Golden::open(&own.join(format!("{name}.safetensors")))));
     }
-    let oracle = fixtures()?.join("oracle");
+    let oracle = reference::folder("oracle")?;
     Some((oracle.join("models").join(name), Golden::open(&oracle.join(format!("goldens/{name}.safetensors")))))
 }
 
@@ -61,6 +52,34 @@ pub struct Progress {
 pub type Share = (usize, usize);
 
 impl Driver {
+    /// Every greedy continuation of 64 tokens, all prompts in one ragged batch, must be the oracle's.
+    pub fn assert_greedy(mut self, golden: &Golden, chunk: usize, what: &str) {
+        let prompts = golden.prompts();
+        for prompt in &prompts {
+            self.add(&golden.ids(&format!("{prompt}.ids")));
+        }
+        for (prompt, tokens) in prompts.iter().zip(self.greedy(64, chunk)) {
+            assert_eq!(tokens, golden.ids(&format!("{prompt}.greedy_ids")), "{what}, prompt {prompt}");
+        }
+    }
+
+    /// The last position's logits of every prompt must be within 1e-3 (compared as log-probabilities, which differ from
+    /// logits by one constant a row).
+    pub fn assert_logits(mut self, golden: &Golden, what: &str) {
+        for prompt in golden.prompts() {
+            let ids = golden.ids(&format!("{prompt}.ids"));
+            let logits = golden.floats(&format!("{prompt}.last_logits"));
+            let index = self.add(&ids);
+            let out = self.step(&[(index, ids.len())], |rows| vec![full_row(rows[0], logits.len())]);
+            let max = logits.iter().copied().fold(f64::MIN, f64::max);
+            let normaliser = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
+            for ((token, logprob), logit) in out[0].requested.iter().zip(logits) {
+                let difference = (f64::from(*logprob) - (logit - normaliser)).abs();
+                assert!(difference < 1e-3, "{what}, prompt {prompt}, token {token}: off by {difference}");
+            }
+        }
+    }
+
     pub fn new<B: Backend>(dir: &Path, backend: Arc<B>, limits: StepLimits) -> Self {
         let checkpoint = Checkpoint::open(dir, &CheckpointOptions::default()).unwrap_or_else(|e| panic!("{e}"));
         checkpoint.scan(2, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));

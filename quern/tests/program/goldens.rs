@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::networks::{Driver, full_row, limits, open};
+use crate::networks::{Driver, limits, open};
 use quern_backend::{KvFormat, LogitTask, Precision, RowTask, SamplingParams, conformance::Rng};
 use quern_cpu::{CpuBackend, CpuConfig, Isa};
 use quern_engine::{
@@ -37,14 +37,8 @@ fn in_float32_every_greedy_continuation_is_the_oracles() {
     for (name, ..) in ALL {
         let Some((dir, golden)) = open(name) else { continue };
         for (threads, isa, chunk) in [(2, None, 2048), (1, None, 100), (2, Some(Isa::Scalar), 2048)] {
-            let mut driver = Driver::new(&dir, cpu(Precision::F32, threads, isa), limits(16, KvFormat::F32));
-            let prompts = golden.prompts();
-            for prompt in &prompts {
-                driver.add(&golden.ids(&format!("{prompt}.ids")));
-            }
-            for (prompt, tokens) in prompts.iter().zip(driver.greedy(64, chunk)) {
-                assert_eq!(tokens, golden.ids(&format!("{prompt}.greedy_ids")), "{name} {prompt} {isa:?} {chunk}");
-            }
+            let driver = Driver::new(&dir, cpu(Precision::F32, threads, isa), limits(16, KvFormat::F32));
+            driver.assert_greedy(&golden, chunk, &format!("{name} {isa:?} {chunk}"));
         }
     }
 }
@@ -53,19 +47,8 @@ fn in_float32_every_greedy_continuation_is_the_oracles() {
 fn in_float32_logits_are_within_a_thousandth() {
     for (name, ..) in ALL {
         let Some((dir, golden)) = open(name) else { continue };
-        let mut driver = Driver::new(&dir, cpu(Precision::F32, 2, None), limits(32, KvFormat::F32));
-        for prompt in golden.prompts() {
-            let ids = golden.ids(&format!("{prompt}.ids"));
-            let logits = golden.floats(&format!("{prompt}.last_logits"));
-            let index = driver.add(&ids);
-            let out = driver.step(&[(index, ids.len())], |rows| vec![full_row(rows[0], logits.len())]);
-            let max = logits.iter().copied().fold(f64::MIN, f64::max);
-            let normaliser = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
-            for ((token, logprob), logit) in out[0].requested.iter().zip(logits) {
-                let difference = (f64::from(*logprob) - (logit - normaliser)).abs();
-                assert!(difference < 1e-3, "{name}, prompt {prompt}, token {token}: off by {difference}");
-            }
-        }
+        let driver = Driver::new(&dir, cpu(Precision::F32, 2, None), limits(32, KvFormat::F32));
+        driver.assert_logits(&golden, name);
     }
 }
 

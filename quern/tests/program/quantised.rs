@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use crate::networks::{Driver, Golden, fixtures, full_row, limits};
+use crate::networks::{Driver, Golden, full_row, limits, reference};
 use quern_backend::{KvFormat, Precision, QuantFormat};
 use quern_cpu::{CpuBackend, CpuConfig};
 use quern_model::{Checkpoint, CheckpointOptions, load, weights::QuantRecipe};
@@ -113,12 +113,12 @@ fn keys_and_values_in_8_bits_stay_close() {
 
 #[test]
 fn more_bits_cost_less() {
-    let Some(fixtures) = fixtures() else { return };
+    let Some(oracle) = reference::folder("oracle") else { return };
     for name in ["tiny-bf16", "tiny-fp8"] {
-        let golden = Golden::open(&fixtures.join(format!("oracle/goldens/{name}.safetensors")));
+        let golden = Golden::open(&oracle.join(format!("goldens/{name}.safetensors")));
         let prompts: Vec<_> = golden.prompts().iter().map(|prompt| golden.ids(&format!("{prompt}.ids"))).collect();
         let [(eight, _), (four, _), (mixed, _), (best, _)] =
-            measured(&fixtures.join("oracle/models").join(name), &prompts, &recipes())[..]
+            measured(&oracle.join("models").join(name), &prompts, &recipes())[..]
         else {
             panic!("four recipes")
         };

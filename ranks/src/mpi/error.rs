@@ -100,9 +100,9 @@ pub enum MpiError {
         /// Why.
         cause: io::Error,
     },
-    /// What node 0 told makes no sense.
-    #[error("what node 0 told by MPI makes no sense: {0}")]
-    Invitation(#[from] WireError),
+    /// What another process told makes no sense.
+    #[error("what another process told by MPI makes no sense: {0}; do all run the same program?")]
+    Record(#[from] WireError),
     /// The system refuses a thread or random numbers.
     #[error("the processes of the launcher cannot be connected: {0}")]
     System(#[from] io::Error),

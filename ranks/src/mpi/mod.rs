@@ -8,6 +8,7 @@ mod calls;
 mod error;
 mod family;
 mod flight;
+mod library;
 
 use std::{
     io,
@@ -19,9 +20,9 @@ use std::{
     time::Duration,
 };
 
-use self::calls::{MpiLibrary, OpenError};
 pub use self::error::MpiError;
 pub(crate) use self::flight::Parcel;
+use self::library::{MpiLibrary, OpenError};
 use crate::{Launcher, NodePosition};
 
 /// The processes of a launcher, connected by its library.
@@ -46,7 +47,7 @@ impl Mpi {
     /// If there is no such library, or it does not know of the launcher, or the others do not come.
     pub fn start(launcher: &Launcher, limit: Duration) -> Result<Arc<Self>, MpiError> {
         let Launcher { name, variable, node: expected, families } = *launcher;
-        let library: Arc<dyn MpiLibrary> = match calls::open(families) {
+        let library: Arc<dyn MpiLibrary> = match self::library::open(families) {
             Ok(library) => library.into(),
             Err(OpenError::Broken(error)) => return Err(error),
             Err(OpenError::None(tried)) => {

@@ -1,22 +1,11 @@
 //! The official tokenizer and templates, read from the reference fixtures where they are present.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use quern_text::{ChatPrompt, ChatTemplate, Specials, Tokenizer, conversation, fim_prompt};
 use serde_json::Value;
 
-fn oracle() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("oracle");
-    if dir.is_dir() {
-        return Some(dir);
-    }
-    crate::skip::skip(
-        &format!("no fixtures at {}", dir.display()),
-        "set QUERN_SHARED to the folder of reference fixtures",
-    );
-    None
-}
+use crate::reference;
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -29,7 +18,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 #[test]
 fn the_official_vectors_encode_exactly_and_decode_back() {
-    let Some(oracle) = oracle() else { return };
+    let Some(oracle) = reference::folder("oracle") else { return };
     let tokenizer = Tokenizer::from_dir(&oracle.join("tokenizer")).expect("the official tokenizer");
     let vectors = lines(&oracle.join("tokenizer/vectors.jsonl"));
     assert!(vectors.len() > 600);
@@ -43,7 +32,7 @@ fn the_official_vectors_encode_exactly_and_decode_back() {
 
 #[test]
 fn the_official_templates_render_every_conversation_exactly() {
-    let Some(oracle) = oracle() else { return };
+    let Some(oracle) = reference::folder("oracle") else { return };
     let tokenizer = Tokenizer::from_dir(&oracle.join("tokenizer")).expect("the official tokenizer");
     let mut compared = 0;
     for version in ["v1", "v2"] {
@@ -82,7 +71,7 @@ fn the_official_templates_render_every_conversation_exactly() {
 
 #[test]
 fn fill_in_the_middle_prompts_have_three_tokens_of_structure_whatever_the_text_spells() {
-    let Some(oracle) = oracle() else { return };
+    let Some(oracle) = reference::folder("oracle") else { return };
     let tokenizer = Tokenizer::from_dir(&oracle.join("tokenizer")).expect("the official tokenizer");
     let plain = fim_prompt(&tokenizer, "def f(x):\n    return ", "\n\nprint(f(1))").expect("the tokens");
     let whole = "<|fim_prefix|>def f(x):\n    return <|fim_suffix|>\n\nprint(f(1))<|fim_middle|>";

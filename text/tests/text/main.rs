@@ -7,6 +7,8 @@ mod grammar;
 mod grammar_bombs;
 mod json_grammar;
 mod loops;
+#[path = "../../../tests/reference.rs"]
+mod reference;
 #[path = "../../../tests/skip.rs"]
 mod skip;
 #[path = "../support/mod.rs"]

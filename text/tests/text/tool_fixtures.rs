@@ -1,28 +1,12 @@
 //! The shared cases of tool-call output, read from the reference fixtures where they are present.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use quern_text::{ParsedMessage, ToolCall, ToolFormat, ToolParser, ToolSchemas};
 use serde_json::Value;
 
 /// Cases that are answered otherwise, for the reason in the documentation of `quern_text::tool`.
 const DISAGREED: &[&str] = &["duplicate_param"];
-
-fn toolcalls() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("oracle/toolcalls");
-    if dir.is_dir() {
-        return Some(dir);
-    }
-    crate::skip::skip(
-        &format!("no fixtures at {}", dir.display()),
-        "set QUERN_SHARED to the folder of reference fixtures",
-    );
-    None
-}
 
 fn parse(schemas: &Arc<ToolSchemas>, pieces: &[&str], cut: bool) -> ParsedMessage {
     let mut parser = ToolParser::new(ToolFormat::Qwen3Coder, schemas.clone());
@@ -64,7 +48,7 @@ fn as_wanted(got: &ParsedMessage, want: &Value) -> bool {
 
 #[test]
 fn the_shared_cases_come_out_as_wanted_however_they_are_cut() {
-    let Some(dir) = toolcalls() else { return };
+    let Some(dir) = crate::reference::folder("oracle/toolcalls") else { return };
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let tools: Vec<Value> = serde_json::from_str(&read("tools.json")).expect("tools");
     let schemas = Arc::new(ToolSchemas::new(&tools));

@@ -1,6 +1,6 @@
 //! A tokenizer that went through a GGUF file's lists has the same ids.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use quern_text::{
     Specials, Tokenizer, Vocabulary,
@@ -59,15 +59,7 @@ fn the_shipped_tokenizer_is_the_same() {
 
 #[test]
 fn qwens_tokenizer_is_the_same() {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let dir = std::env::var_os("QUERN_SHARED").map_or(default, PathBuf::from).join("oracle/tokenizer");
-    if !dir.is_dir() {
-        crate::skip::skip(
-            &format!("no tokenizer at {}", dir.display()),
-            "set QUERN_SHARED to the folder of reference fixtures",
-        );
-        return;
-    }
+    let Some(dir) = crate::reference::folder("oracle/tokenizer") else { return };
     same(&dir, 200);
 }
 
