@@ -1,9 +1,6 @@
 //! Addresses: [`is_private`], those that only hosts of one's own network reach, and [`addresses_of_this_host`].
 
-use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Whether `address` is this host's own or one of a private network (RFC 1918, 3927, 4193, 6598).
 pub fn is_private(address: IpAddr) -> bool {
@@ -20,45 +17,19 @@ fn is_shared(address: Ipv4Addr) -> bool {
 }
 
 /// The addresses at which other hosts may reach this one, those of private networks first; none where the system does not
-/// say (Linux).
+/// say. Those of one link need a name of it, which other hosts do not know.
 pub(crate) fn addresses_of_this_host() -> Vec<IpAddr> {
-    let read = |file| fs::read_to_string(file).unwrap_or_default();
-    let mut addresses = in_fib_trie(&read("/proc/net/fib_trie"));
-    addresses.extend(in_if_inet6(&read("/proc/net/if_inet6")));
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let reached = interfaces.into_iter().filter(|interface| !interface.is_loopback() && !interface.is_link_local());
+    let mut addresses: Vec<_> = reached.map(|interface| interface.ip()).collect();
     addresses.sort_by_key(|address| !is_private(*address));
     addresses
 }
 
-/// This host's own addresses in the kernel's table of IPv4 routes, without the loopback ones. There the second of two lines
-/// says what the address in the first one is:
-///
-/// ```text
-///  |-- 10.0.0.1
-///     /32 host LOCAL
-/// ```
-fn in_fib_trie(table: &str) -> Vec<IpAddr> {
-    let mut found = Vec::new();
-    for (line, next) in table.lines().zip(table.lines().skip(1)) {
-        let address = line.trim_start().strip_prefix("|-- ").and_then(|text| text.trim().parse::<Ipv4Addr>().ok());
-        if let Some(address) = address.filter(|_| next.trim() == "/32 host LOCAL")
-            && !address.is_loopback()
-            && !found.contains(&IpAddr::V4(address))
-        {
-            found.push(IpAddr::V4(address));
-        }
-    }
-    found
-}
-
-/// The IPv6 addresses of this host in the kernel's list of them, without those of one link or of the loopback.
-fn in_if_inet6(list: &str) -> Vec<IpAddr> {
-    let digits = list.lines().filter_map(|line| line.split_whitespace().next());
-    let addresses = digits.filter_map(|digits| Some(Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?)));
-    addresses.filter(|v6| !v6.is_loopback() && !v6.is_unicast_link_local()).map(IpAddr::V6).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     #[test]
@@ -81,15 +52,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_this_host_are_those_that_the_kernel_lists() {
-        let table = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n           |-- 127.0.0.1\n\
-            \x20             /32 host LOCAL\n           |-- 10.0.0.0\n              /24 link UNICAST\n           |-- 10.0.0.7\n\
-            \x20             /32 host LOCAL\nLocal:\n           |-- 10.0.0.7\n              /32 host LOCAL\n";
-        assert_eq!(in_fib_trie(table), ["10.0.0.7".parse::<IpAddr>().unwrap()]);
-        let list = "fe8000000000000000fc00fffe000001 04 40 20 80     eth0\n\
-            00000000000000000000000000000001 01 80 10 80       lo\n\
-            fd000000000000000000000000000002 04 40 00 82     eth0\n";
-        assert_eq!(in_if_inet6(list), ["fd00::2".parse::<IpAddr>().unwrap()]);
-        assert!(addresses_of_this_host().iter().all(|address| !address.is_loopback()));
+    fn the_address_that_packets_leave_from_is_one_of_this_hosts() {
+        let found = addresses_of_this_host();
+        assert!(found.iter().all(|address| !address.is_loopback()), "{found:?}");
+        // Nothing is sent: the system says where it would go.
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let leaves_from = socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).and_then(|()| socket.local_addr());
+        // A host without a route has none.
+        let Ok(address) = leaves_from.map(|address| address.ip()) else { return };
+        assert!(address.is_loopback() || found.contains(&address), "{address} of {found:?}");
     }
 }
